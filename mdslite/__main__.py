@@ -1,0 +1,3 @@
+from mdslite.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""From a wanted configuration to a served one: plan, apply, revisions."""

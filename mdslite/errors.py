@@ -1,0 +1,193 @@
+"""Every error that mdslite raises on purpose: one tree, each class with a stable `code` and an HTTP status.
+
+    MdsliteError                 500 internal_error
+    ├── InvalidRequest           400 invalid_request
+    │   ├── InvalidJson          400 invalid_json
+    │   └── InvalidTensor        400 invalid_tensor
+    ├── Forbidden                403 forbidden
+    ├── NotFound                 404 not_found
+    ├── MethodNotAllowed         405 method_not_allowed
+    ├── RequestTimeout           408 request_timeout
+    ├── Conflict                 409 conflict
+    ├── TooLarge                 413 too_large
+    ├── UnsupportedMedia         415 unsupported_media_type
+    ├── Unprocessable            422 unprocessable
+    │   ├── SpecError            422 invalid_spec         (file, line, column)
+    │   ├── ArtifactError        422 invalid_artifact
+    │   └── LoadFailed           422 load_failed
+    ├── Overloaded               429 queue_full           (retry_after_s)
+    ├── ClientClosed             499 client_closed
+    ├── ModelError               500 model_error
+    ├── Unavailable              503 unavailable          (retry_after_s)
+    │   └── OutOfMemory          503 out_of_memory
+    ├── DeadlineExceeded         504 deadline_exceeded
+    ├── VersionNotSupported      505 http_version_not_supported
+    ├── StorageFull              507 storage_full
+    └── StoreError               500 store_error          (ends a command, exit 1)
+        ├── StoreLocked
+        └── StoreCorrupt
+
+Foreign exceptions become one of these once, at the adapter that met them, with `raise ... from exc`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class MdsliteError(Exception):
+    """The base: `message` says what was wrong and what was expected, `hint` what to do next."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retry_after_s = retry_after_s
+
+    def details(self) -> dict[str, Any]:
+        """What a reply carries beside `error`, `code` and `request_id`."""
+        return {"hint": self.hint} if self.hint else {}
+
+
+class InvalidRequest(MdsliteError):
+    code = "invalid_request"
+    status = 400
+
+
+class InvalidJson(InvalidRequest):
+    code = "invalid_json"
+
+
+class InvalidTensor(InvalidRequest):
+    code = "invalid_tensor"
+
+
+class Forbidden(MdsliteError):
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(MdsliteError):
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(MdsliteError):
+    code = "method_not_allowed"
+    status = 405
+
+
+class RequestTimeout(MdsliteError):
+    code = "request_timeout"
+    status = 408
+
+
+class Conflict(MdsliteError):
+    code = "conflict"
+    status = 409
+
+
+class TooLarge(MdsliteError):
+    code = "too_large"
+    status = 413
+
+
+class UnsupportedMedia(MdsliteError):
+    code = "unsupported_media_type"
+    status = 415
+
+
+class Unprocessable(MdsliteError):
+    code = "unprocessable"
+    status = 422
+
+
+class SpecError(Unprocessable):
+    """A mistake in a deployments.yaml, with the place where it stands."""
+
+    code = "invalid_spec"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str = "deployments.yaml",
+        line: int | None = None,
+        column: int | None = None,
+        excerpt: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        place = file if line is None else f"{file}:{line}:{column or 1}"
+        super().__init__(f"{place}: {message}", hint=hint)
+        self.file = file
+        self.line = line
+        self.column = column
+        self.excerpt = excerpt
+
+    def details(self) -> dict[str, Any]:
+        found = {"file": self.file, "line": self.line, "column": self.column, "excerpt": self.excerpt}
+        return super().details() | {key: value for key, value in found.items() if value is not None}
+
+
+class ArtifactError(Unprocessable):
+    code = "invalid_artifact"
+
+
+class LoadFailed(Unprocessable):
+    code = "load_failed"
+
+
+class Overloaded(MdsliteError):
+    code = "queue_full"
+    status = 429
+
+
+class ClientClosed(MdsliteError):
+    """The client left before its answer: logged and counted, never sent."""
+
+    code = "client_closed"
+    status = 499
+
+
+class ModelError(MdsliteError):
+    code = "model_error"
+    status = 500
+
+
+class Unavailable(MdsliteError):
+    code = "unavailable"
+    status = 503
+
+
+class OutOfMemory(Unavailable):
+    code = "out_of_memory"
+
+
+class DeadlineExceeded(MdsliteError):
+    code = "deadline_exceeded"
+    status = 504
+
+
+class VersionNotSupported(MdsliteError):
+    code = "http_version_not_supported"
+    status = 505
+
+
+class StorageFull(MdsliteError):
+    code = "storage_full"
+    status = 507
+
+
+class StoreError(MdsliteError):
+    code = "store_error"
+
+
+class StoreLocked(StoreError):
+    code = "store_locked"
+
+
+class StoreCorrupt(StoreError):
+    code = "store_corrupt"

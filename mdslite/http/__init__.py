@@ -1,0 +1,1 @@
+"""The ways in: the door, the predict call, the admin application."""

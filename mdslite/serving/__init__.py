@@ -1,0 +1,1 @@
+"""The way of a batch: fleet, router, lanes and the device gate."""

@@ -1,0 +1,1 @@
+"""Adapters to the frameworks that run models, behind the protocol in `protocol.py`."""

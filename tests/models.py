@@ -89,8 +89,8 @@ def gather(path: Path, *, size: int = 8, offset: int = 0) -> Path:
 
 
 def loop(path: Path, *, endless: bool = False) -> Path:
-    """turns INT64 [N, 1] → done INT64 [N, 1], the same values after as many turns of a Loop as the greatest of
-    them says (some microseconds each); a negative one turns for ever. `endless` does so for any input."""
+    """turns INT64 [N, 1] → done INT64 [N, 1], the same values after as many turns of a Loop as the greatest
+    of them says (some microseconds each); a negative one turns for ever. `endless` does so for any input."""
     body = helper.make_graph(
         [
             helper.make_node("Add", ["turn", "one"], ["next"]),
@@ -123,8 +123,8 @@ def loop(path: Path, *, endless: bool = False) -> Path:
 def classifier(
     path: Path, *, labels: Sequence[str] | Sequence[int] = ("ham", "spam"), zipmap: bool = True
 ) -> Path:
-    """x FP32 [N, 2] → label [N] and probabilities, a sequence of maps from label to FP32, as scikit-learn's
-    converter writes them; without `zipmap` an FP32 tensor [N, labels]. They are the softmax of x's columns."""
+    """x FP32 [N, 2] → label [N] and probabilities, a sequence of maps from label to FP32, as
+    scikit-learn's converter writes them; without `zipmap` an FP32 tensor [N, labels]. They are the softmax of x's columns."""
     textual = isinstance(labels[0], str)
     key = "classlabels_strings" if textual else "classlabels_ints"
     linear = helper.make_node(
@@ -205,8 +205,8 @@ def total(path: Path, *, shape: Shape = (3,)) -> Path:
 
 
 def dropping(path: Path) -> Path:
-    """x FP32 [N, 2] → y FP32, declared as [N, 2] but without the rows whose first value is not above 0: a model
-    that lies about its rows."""
+    """x FP32 [N, 2] → y FP32, declared as [N, 2] but without the rows whose first value is not above 0: a
+    model that lies about its rows."""
     nodes = [
         helper.make_node("Gather", ["x", "first"], ["head"], axis=1),
         helper.make_node("Greater", ["head", "nought"], ["keep"]),
@@ -261,8 +261,8 @@ def words(path: Path) -> Path:
 
 
 def external(path: Path, *, location: str | None = None, write: bool = True) -> Path:
-    """x FP32 [N, 2] → y FP32 [N, 2] = x @ [[1, 2], [3, 4]], whose weight lies outside of the model's file, by
-    default in `NAME.data` beside it. `location` may be anything; `write=False` leaves the data to the test."""
+    """x FP32 [N, 2] → y FP32 [N, 2] = x @ [[1, 2], [3, 4]], whose weight lies outside of the model's file,
+    by default in `NAME.data` beside it. `location` may be anything; without `write` the data are left out."""
     location = location or f"{path.name}.data"
     matrix = np.array([[1, 2], [3, 4]], np.float32)
     weight = numpy_helper.from_array(matrix, "w")
@@ -277,8 +277,8 @@ def external(path: Path, *, location: str | None = None, write: bool = True) -> 
 
 
 def crashing(path: Path, *, depth: int = 6000) -> Path:
-    """A chain of functions, each calling the next: ONNX Runtime 1.31 inlines it recursively, which overflows an
-    8 MiB stack (SIGSEGV) from between 2500 and 4000 of them."""
+    """A chain of functions, each calling the next: ONNX Runtime 1.31 inlines it recursively, which overflows
+    an 8 MiB stack (SIGSEGV) from between 2500 and 4000 of them."""
     opset = [helper.make_opsetid("", OPSET), helper.make_opsetid("f", 1)]
     functions = [
         helper.make_function(

@@ -124,7 +124,8 @@ def classifier(
     path: Path, *, labels: Sequence[str] | Sequence[int] = ("ham", "spam"), zipmap: bool = True
 ) -> Path:
     """x FP32 [N, 2] → label [N] and probabilities, a sequence of maps from label to FP32, as
-    scikit-learn's converter writes them; without `zipmap` an FP32 tensor [N, labels]. They are the softmax of x's columns."""
+    scikit-learn's converter writes them; without `zipmap` an FP32 tensor [N, labels]. They are
+    the softmax of x's columns."""
     textual = isinstance(labels[0], str)
     key = "classlabels_strings" if textual else "classlabels_ints"
     linear = helper.make_node(

@@ -101,6 +101,7 @@ class Session(Protocol):
     signature: Signature
     device: Device
     provider: str  # what really computes, such as CPUExecutionProvider
+    threads: int  # cores that one run keeps busy
 
     def handle(self) -> RunHandle:
         """A fresh handle for one `run`."""

@@ -1,0 +1,361 @@
+"""The admin API's client: one method a route, JSON in and JSON out, every failure an `MdsliteError`.
+
+It owns the connection and the translation of HTTP's and the network's failures. It knows nothing of
+terminals; the command line and the dashboard both talk to the appliance through it and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx2
+
+from mdslite import errors
+
+DEFAULT_URL = "http://127.0.0.1:8500"
+
+CONNECT_WAIT_S = 5.0
+REPLY_WAIT_S = 30.0
+PREDICT_WAIT_S = 600.0  # beyond any sensible prediction_time_ms: the appliance's own 504 comes first
+LOAD_WAIT_S = 3600.0  # the longest silence while artifacts are fetched and models load
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A prediction's reply: the body as it came, and what its headers said."""
+
+    body: bytes
+    version: str | None
+    request_id: str | None
+    server_timing: str | None
+
+
+class Client:
+    """A connection to one appliance. Close it, or use it in a `with` block.
+
+    :raises InvalidRequest: when `url` is no http or https URL
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, token: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._http = _open(self.url, token)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def status(self) -> Json:
+        return self._get_object("/api/v1/status")
+
+    def models(self, project: str | None = None) -> list[Json]:
+        return self._get_array("/api/v1/models", {"project": project})
+
+    def model(self, project: str, model: str, *, at: float | None = None) -> Json:
+        """One model's versions now, or those that served at the unix time `at`."""
+        return self._get_object(_model_path(project, model), {"at": at})
+
+    def version(self, project: str, model: str, version: str) -> Json:
+        return self._get_object(f"{_model_path(project, model)}/versions/{quote(version, safe='')}")
+
+    def revisions(self, *, limit: int | None = None, before: int | None = None) -> list[Json]:
+        """Revisions, newest first; `before` continues after the last one of the page before."""
+        return self._get_array("/api/v1/revisions", {"limit": limit, "before": before})
+
+    def revision(self, number: int) -> Json:
+        return self._get_object(f"/api/v1/revisions/{number}")
+
+    def doctor(self) -> list[Json]:
+        return self._get_array("/api/v1/doctor")
+
+    def backup(self, path: str | None = None, *, log: bool = False) -> Json:
+        return self._post("/api/v1/backup", {"path": path, "log": log}, wait_s=LOAD_WAIT_S)
+
+    def plan(self, body: Mapping[str, Any]) -> Json:
+        """What applying `body` (`source`, `file`, `base`, `prune`; or `revision`) would change."""
+        return self._post("/api/v1/plan", body, wait_s=LOAD_WAIT_S)
+
+    def apply(self, body: Mapping[str, Any]) -> Iterator[Json]:
+        """Apply `body` and yield the events of its progress; the last one has `event` `result`.
+
+        A failed apply is a `result` event with state `failed`, not an exception.
+
+        :raises MdsliteError: when the apply was refused before it began
+        """
+        return self._stream("POST", "/api/v1/apply", body=body, wait_s=LOAD_WAIT_S)
+
+    def logs(self, filter: str = "", *, limit: int | None = None, before: str | None = None) -> Json:
+        """One page of the request log, newest first: `rows`, and `next` to hand in as `before`."""
+        return self._get_object("/api/v1/logs", {"filter": filter or None, "limit": limit, "before": before})
+
+    def follow_logs(self, filter: str = "") -> Iterator[Json]:
+        """Rows of the request log as they are written; until the appliance goes or the caller stops."""
+        params = {"filter": filter or None, "follow": 1}
+        return self._stream("GET", "/api/v1/logs", params=params, wait_s=None)
+
+    def predict(self, project: str, model: str, body: bytes, *, version: str | None = None) -> Prediction:
+        """Send a predict body, JSON as it stands."""
+        path = predict_path(project, model, version)
+        reply = self._send("POST", path, content=body, wait_s=PREDICT_WAIT_S)
+        _require(reply)
+        headers = reply.headers
+        return Prediction(
+            body=reply.content,
+            version=headers.get("mdslite-version"),
+            request_id=headers.get("mdslite-request-id"),
+            server_timing=headers.get("server-timing"),
+        )
+
+    def _get_object(self, path: str, params: Mapping[str, Any] | None = None) -> Json:
+        return _object(self._send("GET", path, params=params))
+
+    def _get_array(self, path: str, params: Mapping[str, Any] | None = None) -> list[Json]:
+        return _array(self._send("GET", path, params=params))
+
+    def _post(self, path: str, body: Mapping[str, Any], *, wait_s: float) -> Json:
+        return _object(self._send("POST", path, content=_dump(body), wait_s=wait_s))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
+        wait_s: float = REPLY_WAIT_S,
+    ) -> httpx2.Response:
+        with self._translated():
+            return self._http.request(
+                method,
+                path,
+                params=_present(params),
+                content=content,
+                headers={"content-type": "application/json"} if content is not None else None,
+                timeout=_timeout(wait_s),
+            )
+
+    def _stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        wait_s: float | None,
+    ) -> Iterator[Json]:
+        headers = {"accept": "application/x-ndjson"}
+        if body is not None:
+            headers["content-type"] = "application/json"
+        with (
+            self._translated(),
+            self._http.stream(
+                method,
+                path,
+                params=_present(params),
+                content=_dump(body) if body is not None else None,
+                headers=headers,
+                timeout=_timeout(wait_s),
+            ) as reply,
+        ):
+            if reply.status_code >= 400:
+                reply.read()
+                _require(reply)
+            for line in reply.iter_lines():
+                if line.strip():
+                    yield _event(line)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx2.HTTPError, httpx2.StreamError) as exc:
+            raise _network_error(exc, self.url) from exc
+
+
+def predict_path(project: str, model: str, version: str | None = None) -> str:
+    path = f"/projects/{quote(project, safe='')}/models/{quote(model, safe='')}"
+    return f"{path}:predict" if version is None else f"{path}/versions/{quote(version, safe='')}:predict"
+
+
+def error_from(reply: Mapping[str, Any], *, retry_after_s: float | None = None) -> errors.MdsliteError:
+    """The exception that an error reply (`error`, `code`, details) stands for; unknown codes get the base."""
+    message, hint = str(reply.get("error") or "the appliance gave no reason"), reply.get("hint")
+    kind = _codes().get(str(reply.get("code")), errors.MdsliteError)
+    if issubclass(kind, errors.SpecError):
+        return _spec_error(message, reply)
+    request_id = reply.get("request_id")
+    if hint is None and request_id and issubclass(kind, errors.ModelError):
+        hint = f"mdslite logs 'request_id={request_id}' --json"
+    return kind(message, hint=hint, retry_after_s=retry_after_s)
+
+
+def _spec_error(message: str, reply: Mapping[str, Any]) -> errors.SpecError:
+    file, line, column = reply.get("file", "deployments.yaml"), reply.get("line"), reply.get("column")
+    place = f"{file}:{line}:{column or 1}: " if line is not None else f"{file}: "
+    return errors.SpecError(
+        message.removeprefix(place),  # SpecError writes the place itself
+        file=str(file),
+        line=line,
+        column=column,
+        excerpt=reply.get("excerpt"),
+        hint=reply.get("hint"),
+    )
+
+
+def _codes() -> dict[str, type[errors.MdsliteError]]:
+    found: dict[str, type[errors.MdsliteError]] = {}
+    waiting: list[type[errors.MdsliteError]] = [errors.MdsliteError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.code] = kind
+        waiting.extend(kind.__subclasses__())
+    return found
+
+
+def _open(url: str, token: str | None) -> httpx2.Client:
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as exc:
+        raise _bad_url(url) from exc
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise _bad_url(url)
+    headers = {"user-agent": "mdslite"}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    # Building a TLS context takes 20 ms, which plain http need not pay: no redirect is followed to https.
+    verify = ssl.create_default_context() if parsed.scheme == "https" else False
+    # A proxy from the environment cannot reach this machine's own loopback.
+    trust_env = not _is_loopback(parsed.host)
+    return httpx2.Client(base_url=parsed, headers=headers, verify=verify, trust_env=trust_env)
+
+
+def _bad_url(url: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(
+        f"{url!r} is not the URL of an appliance: expected http://HOST:PORT or https://HOST:PORT",
+        hint=f"export MDSLITE_URL={DEFAULT_URL}",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _network_error(exc: Exception, url: str) -> errors.MdsliteError:
+    if isinstance(exc, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(exc):
+        return errors.Unavailable(
+            f"{url} shows a certificate that this machine does not trust",
+            hint="export SSL_CERT_FILE=CERT.pem (the file given to: mdslite up --tls-cert)",
+        )
+    if isinstance(exc, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+        return errors.Unavailable(f"no appliance answers at {url}", hint=_start_hint(url))
+    if isinstance(exc, httpx2.TimeoutException):
+        return errors.DeadlineExceeded(
+            f"{url} took the request and gave no answer in time", hint="mdslite doctor"
+        )
+    if isinstance(exc, httpx2.RemoteProtocolError):
+        return errors.Unavailable(f"{url} ended the connection before its answer was whole: {exc}")
+    return errors.Unavailable(f"the connection to {url} failed: {exc or type(exc).__name__}")
+
+
+def _start_hint(url: str) -> str:
+    parsed = httpx2.URL(url)
+    if not _is_loopback(parsed.host):
+        return f"is it running there? MDSLITE_URL and --url say where to look; the default is {DEFAULT_URL}"
+    port = "" if url == DEFAULT_URL or parsed.port is None else f" --port {parsed.port}"
+    return f"start it with: mdslite up{port}"
+
+
+def _require(reply: httpx2.Response) -> None:
+    if reply.status_code < 300:
+        return
+    try:
+        body = json.loads(reply.content)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or "error" not in body:
+        raise _foreign(reply)
+    if reply.status_code == 401 and "hint" not in body:
+        body["hint"] = "export MDSLITE_TOKEN=TOKEN"
+    raise error_from(body, retry_after_s=_seconds(reply.headers.get("retry-after")))
+
+
+def _json(reply: httpx2.Response) -> Any:
+    _require(reply)
+    try:
+        return json.loads(reply.content)
+    except ValueError as exc:
+        raise _foreign(reply) from exc
+
+
+def _object(reply: httpx2.Response) -> Json:
+    value = _json(reply)
+    if not isinstance(value, dict):
+        raise _foreign(reply)
+    return value
+
+
+def _array(reply: httpx2.Response) -> list[Json]:
+    value = _json(reply)
+    if not isinstance(value, list):
+        raise _foreign(reply)
+    return value
+
+
+def _foreign(reply: httpx2.Response) -> errors.Unavailable:
+    kind = reply.headers.get("content-type", "no content type")
+    return errors.Unavailable(
+        f"{reply.url} does not answer like an appliance: HTTP {reply.status_code}, {kind}",
+        hint="MDSLITE_URL and --url say where the appliance is",
+    )
+
+
+def _event(line: str) -> Json:
+    try:
+        value = json.loads(line)
+    except ValueError as exc:
+        raise errors.Unavailable(f"the appliance sent a line that is no JSON: {line[:80]!r}") from exc
+    if not isinstance(value, dict):
+        raise errors.Unavailable(f"the appliance sent a line that is no JSON object: {line[:80]!r}")
+    return value
+
+
+def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return {key: value for key, value in params.items() if value is not None} if params else None
+
+
+def _dump(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body).encode()
+
+
+def _timeout(wait_s: float | None) -> httpx2.Timeout:
+    return httpx2.Timeout(wait_s, connect=CONNECT_WAIT_S)
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _model_path(project: str, model: str) -> str:
+    return f"/api/v1/projects/{quote(project, safe='')}/models/{quote(model, safe='')}"

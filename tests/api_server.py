@@ -1,0 +1,177 @@
+"""A small server that speaks the admin API on a real socket: canned answers, and a record of questions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+SIGNATURE = {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [None, 4], "optional": False}],
+    "outputs": [{"name": "y", "datatype": "FP32", "shape": [None, 3], "optional": False}],
+    "rows": "free",
+}
+PLAN = {
+    "base_revision": 1,
+    "changed": True,
+    "models": [
+        {
+            "project": "demo",
+            "model": "digits",
+            "steps": [
+                {"action": "ADD", "version": "v2"},
+                {"action": "UPDATE", "version": "v1"},
+            ],
+        }
+    ],
+}
+STEPS = [
+    {"event": "step", "index": 1, "count": 2, "project": "demo", "model": "digits", "version": "v2",
+     "action": "ADD", "state": "START", "error": None},
+    {"event": "step", "index": 1, "count": 2, "project": "demo", "model": "digits", "version": "v2",
+     "action": "ADD", "state": "DONE", "error": None},
+    {"event": "step", "index": 2, "count": 2, "project": "demo", "model": "digits", "version": "v1",
+     "action": "UPDATE", "state": "START", "error": None},
+    {"event": "step", "index": 2, "count": 2, "project": "demo", "model": "digits", "version": "v1",
+     "action": "UPDATE", "state": "DONE", "error": None},
+]  # fmt: skip
+APPLIED = {"event": "result", "revision": 2, "state": "applied", "seconds": 0.42}
+
+
+def version(name: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "version": name, "state": "ready", "reason": None, "weight": 100.0, "share": 1.0, "shadow": False,
+        "replicas": 1, "runtime": "ONNXRUNTIME", "device": "cpu", "provider": "CPUExecutionProvider",
+        "digest": "sha256:" + "ab" * 32, "size_bytes": 1_234_567, "memory_bytes": 3_000_000,
+        "batch": {"batch_size": 32, "batch_timeout_ms": 2, "prediction_time_ms": 30000},
+        "signature": SIGNATURE, "queue_rows": 0, "rps": 12.5, "p50_ms": 1.25, "p99_ms": 4.0,
+        "error_rate": 0.005, "requests_total": 750,
+        **fields,
+    }  # fmt: skip
+
+
+class ApiServer:
+    """What the tests set, and what they look at afterwards."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.models: list[dict[str, Any]] = [
+            {
+                "project": "demo",
+                "model": "digits",
+                "versions": [
+                    version("v1", weight=80.0, share=0.8),
+                    version("v2", weight=20.0, share=0.2, p50_ms=None, p99_ms=None),
+                    version("v3", weight=0.0, share=0.0, shadow=True),
+                ],
+            },
+            {
+                "project": "mail",
+                "model": "spamfilter",
+                "versions": [version("v1", state="failed", reason="bad \x1b[31mgraph [/bold]", rps=None)],
+            },
+        ]
+        self.plan: dict[str, Any] = PLAN
+        self.events: list[dict[str, Any]] = [*STEPS, APPLIED]
+        self.revisions: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.findings: list[dict[str, Any]] = []
+        self.prediction = b'{"predictions":[[0.5,0.25,0.25]]}'
+        self.error: tuple[int, dict[str, Any]] | None = None  # the answer to everything, when set
+        self.requests: list[tuple[str, str, bytes, dict[str, str]]] = []
+
+    @property
+    def last(self) -> tuple[str, str, Any]:
+        """The last request: method, path with query, and JSON body."""
+        method, target, body, _ = self.requests[-1]
+        return method, target, json.loads(body) if body else None
+
+    async def answer(self, request: Request) -> Response:
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        self.requests.append((request.method, target, await request.body(), dict(request.headers)))
+        if self.error is not None:
+            return JSONResponse(self.error[1], self.error[0])
+        path = request.url.path.removeprefix("/api/v1")
+        if path.endswith(":predict"):
+            headers = {
+                "mdslite-version": "v2", "mdslite-request-id": "r-1", "server-timing": "total;dur=1.5",
+                "content-type": "application/json",
+            }  # fmt: skip
+            return Response(self.prediction, headers=headers)
+        if path == "/apply":
+            return StreamingResponse(_lines(self.events), media_type="application/x-ndjson")
+        if path == "/logs" and "follow" in request.query_params:
+            return StreamingResponse(_lines(self.rows), media_type="application/x-ndjson")
+        return self._read(path, request)
+
+    def _read(self, path: str, request: Request) -> Response:
+        query = request.query_params
+        if path == "/models":
+            wanted = query.get("project")
+            return JSONResponse([one for one in self.models if wanted in (None, one["project"])])
+        if path.startswith("/projects/"):
+            return self._read_model(path.split("/")[2::2])
+        if path == "/logs":
+            start, limit = int(query.get("before", 0)), int(query["limit"])
+            page = self.rows[start : start + min(limit, 2)]  # pages of two, whatever was asked for
+            more = start + len(page) < len(self.rows)
+            return JSONResponse({"rows": page, "next": str(start + len(page)) if more else None})
+        if path == "/revisions":
+            before = int(query.get("before", 1 << 30))
+            return JSONResponse([one for one in self.revisions if one["id"] < before][: int(query["limit"])])
+        if path.startswith("/revisions/"):
+            found = [one for one in self.revisions if one["id"] == int(path.split("/")[2])]
+            return JSONResponse(found[0])
+        if path == "/backup":
+            return JSONResponse({"path": "/srv/backup.tar", "size_bytes": 2_500_000})
+        return JSONResponse({"/plan": self.plan, "/doctor": self.findings, "/status": {"version": "0"}}[path])
+
+    def _read_model(self, names: list[str]) -> Response:
+        for model in self.models:
+            if [model["project"], model["model"]] == names[:2]:
+                if len(names) == 2:
+                    return JSONResponse(model)
+                for one in model["versions"]:
+                    if one["version"] == names[2]:
+                        return JSONResponse(one)
+        missing = {"error": f"there is no {'/'.join(names)}", "code": "not_found", "request_id": "r-9"}
+        return JSONResponse(missing, 404)
+
+
+async def _lines(events: list[dict[str, Any]]) -> Any:
+    for event in events:
+        yield (json.dumps(event) + "\n").encode()
+
+
+@contextlib.contextmanager
+def serving(server: ApiServer) -> Iterator[ApiServer]:
+    """Serve on a free port of the loopback for as long as the block runs."""
+    methods = ["GET", "POST"]
+    app = Starlette(routes=[Route("/{path:path}", server.answer, methods=methods)])
+    config = Config()
+    config.loglevel = "ERROR"
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config.bind = [f"fd://{listener.fileno()}"]
+        server.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        serve = hypercorn_serve(app, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve,), name="api-server")
+        thread.start()
+        try:
+            yield server
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join(10)
+            loop.close()
+            listener.detach()

@@ -1,0 +1,287 @@
+"""What one admin operation is: its path, what it takes and gives, and how a request becomes a call of it.
+
+The routes and the OpenAPI document are both made from these declarations, so that neither can say anything
+that the other does not. Owns no operation (see admin.py) and no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, cast
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from mdslite.errors import (
+    ClientClosed,
+    InvalidJson,
+    InvalidRequest,
+    RequestTimeout,
+    TooLarge,
+    UnsupportedMedia,
+)
+
+Scope = Any  # ASGI's own shapes: a dict, and two callables
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+# A deployments.yaml of several thousand versions is well below this.
+MAX_BODY_BYTES = 4 * 1024 * 1024
+BODY_TIMEOUT_S = 30.0
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+# `$` also matches before a last newline in Python, hence the lookahead.
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)", description="letters, digits, _ and -, up to 63"
+    ),
+]
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No parameters, or no body."""
+
+
+PathT = TypeVar("PathT", bound=msgspec.Struct)
+QueryT = TypeVar("QueryT", bound=msgspec.Struct)
+BodyT = TypeVar("BodyT", bound=msgspec.Struct)
+PartsT = TypeVar("PartsT")
+ReplyT = TypeVar("ReplyT")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[PathT, QueryT, BodyT]):
+    """One request, checked and typed. `receive` tells a long answer that its reader has left."""
+
+    path: PathT
+    query: QueryT
+    body: BodyT
+    accept: str
+    request_id: str
+    receive: Receive
+
+
+class Answer(Protocol):
+    """A reply that writes itself: a stream, or a status of its own."""
+
+    async def __call__(self, send: Send) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A reply whose bytes are ready."""
+
+    body: bytes
+    media_type: str = JSON
+    status: int = 200
+
+    async def __call__(self, send: Send) -> None:
+        headers = [
+            (b"content-type", self.media_type.encode("latin-1")),
+            (b"content-length", b"%d" % len(self.body)),
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One entry of the API. `errors` are the statuses that it answers beside those that any request can get;
+    `others` the statuses that come with the same reply as 200; `stream` what each line of NDJSON is, when it
+    is asked for."""
+
+    method: Literal["GET", "POST"]
+    url: str
+    name: str
+    summary: str
+    group: str
+    handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]]
+    path: type[msgspec.Struct]
+    query: type[msgspec.Struct]
+    body: type[msgspec.Struct]
+    reply: Any
+    errors: tuple[int, ...]
+    others: tuple[int, ...]
+    stream: Any
+    media_type: str
+
+
+def declare(
+    method: Literal["GET", "POST"],
+    url: str,
+    handler: Callable[[PartsT, Call[PathT, QueryT, BodyT]], Awaitable[ReplyT | Answer]],
+    *,
+    group: str,
+    path: type[PathT],
+    query: type[QueryT],
+    body: type[BodyT],
+    reply: type[ReplyT],
+    errors: tuple[int, ...] = (),
+    others: tuple[int, ...] = (),
+    stream: Any = None,
+    media_type: str = JSON,
+) -> Operation:
+    """Declare an operation; its name is the handler's and its summary the handler's docstring."""
+    name = handler.__name__
+    summary = (handler.__doc__ or name).strip()
+    return Operation(
+        method,
+        url,
+        name,
+        summary,
+        group,
+        handler,
+        path,
+        query,
+        body,
+        reply,
+        errors,
+        others,
+        stream,
+        media_type,
+    )
+
+
+class Endpoint:
+    """An operation as an ASGI application."""
+
+    def __init__(self, operation: Operation, parts: Any) -> None:
+        self._operation = operation
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._operation
+        call = Call(
+            path=convert(scope["path_params"], operation.path),
+            query=parse_query(scope["query_string"], operation.query),
+            body=await self._read_body(scope, receive),
+            accept=header(scope, b"accept"),
+            request_id=scope["request_id"],
+            receive=receive,
+        )
+        answer = await operation.handler(self._parts, call)
+        if not callable(answer):
+            answer = Raw(msgspec.json.encode(answer))
+        await answer(send)
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> msgspec.Struct:
+        body = await read_body(scope, receive, limit_bytes=MAX_BODY_BYTES)
+        if self._operation.body is Nothing:
+            return Nothing()
+        return parse_json(body, self._operation.body)
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The first header of that (lower-case) name, or an empty text."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return cast(str, value.decode("latin-1"))
+    return ""
+
+
+async def read_body(
+    scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float = BODY_TIMEOUT_S
+) -> bytes:
+    """Read a request's body, never more than `limit_bytes` of it.
+
+    :raises TooLarge: as soon as it is known, without reading the rest
+    :raises RequestTimeout: not all of it came within `timeout_s`
+    :raises UnsupportedMedia: it is compressed
+    :raises ClientClosed: the client left
+    """
+    encoding = header(scope, b"content-encoding").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMedia(f"content-encoding {encoding!r} is not read here; send the body uncompressed")
+    declared = header(scope, b"content-length")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+    chunks: list[bytes] = []
+    size_bytes = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientClosed("the client left before its request was complete")
+                chunk = message.get("body", b"")
+                size_bytes += len(chunk)
+                if size_bytes > limit_bytes:
+                    raise _too_large(limit_bytes)
+                chunks.append(chunk)
+                more = message.get("more_body", False)
+    except TimeoutError as exc:
+        raise RequestTimeout(f"the request's body did not arrive within {timeout_s:g} s") from exc
+    return b"".join(chunks)
+
+
+def parse_json(body: bytes, into: type[BodyT]) -> BodyT:
+    """Decode a JSON body into a struct; an empty body counts as `{}`.
+
+    :raises InvalidJson: it is not JSON
+    :raises InvalidRequest: it is JSON of another shape
+    """
+    try:
+        return msgspec.json.decode(body or b"{}", type=into)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(
+            f"the body does not fit: {_plain(exc)}", hint="/docs lists what it takes"
+        ) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidJson(f"the body is not JSON: {exc}; expected one JSON object") from exc
+    except RecursionError as exc:
+        raise InvalidJson("the body is JSON nested too deep; expected one flat JSON object") from exc
+
+
+def parse_query(query: bytes, into: type[QueryT]) -> QueryT:
+    """Turn a query string into a struct; each parameter at most once.
+
+    :raises InvalidRequest: naming the parameter, what came and what was expected
+    """
+    given: dict[str, str] = {}
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
+    except ValueError as exc:
+        raise InvalidRequest(
+            "the query string is malformed; expected name=value pairs in percent-encoding"
+        ) from exc
+    for name, value in pairs:
+        if name in given:
+            raise InvalidRequest(f"the parameter {name!r} is given twice; expected it once")
+        given[name] = value
+    unknown = given.keys() - set(into.__struct_encode_fields__)
+    if unknown:
+        known = ", ".join(into.__struct_encode_fields__) or "none"
+        raise InvalidRequest(f"unknown parameter {min(unknown)!r}; this URL takes: {known}")
+    return convert(given, into)
+
+
+def convert(given: dict[str, str], into: type[QueryT]) -> QueryT:
+    """Turn texts from a URL into a struct.
+
+    :raises InvalidRequest: naming the parameter, what came and what was expected
+    """
+    try:
+        return msgspec.convert(given, into, strict=False)
+    except msgspec.ValidationError as exc:
+        wrong = _plain(exc)
+        culprit = wrong.partition(":")[0]
+        came = f"; got {given[culprit]!r}" if culprit in given else ""
+        raise InvalidRequest(f"{wrong}{came}") from exc
+
+
+def _plain(exc: msgspec.ValidationError) -> str:
+    """`Expected int - at $.limit` as `limit: expected int`."""
+    what, _, where = str(exc).partition(" - at `")
+    place = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
+    what = what.replace("`", "")
+    return f"{place}: {what[:1].lower()}{what[1:]}" if place else f"{what[:1].lower()}{what[1:]}"
+
+
+def _too_large(limit_bytes: int) -> TooLarge:
+    return TooLarge(f"the request's body is too large; at most {limit_bytes} bytes are read here")

@@ -1,7 +1,111 @@
-"""The `mdslite` command."""
+"""The `mdslite` command: the list of commands, and how any of them ends.
+
+Each command lives in a module of its own that is imported when the command is called, so that
+`mdslite --help` answers without loading an HTTP client, let alone a runtime.
+"""
 
 from __future__ import annotations
 
+import importlib
+import io
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-def main() -> None:
-    raise SystemExit("not wired yet")
+import click
+
+from mdslite import __version__, errors
+
+# command -> (module, function, the line in `mdslite --help`)
+COMMANDS = {
+    "up": ("up", "up", "Start the appliance and serve."),
+    "apply": ("apply", "apply", "Bring what is deployed in line with a file."),
+    "ls": ("show", "ls", "List what is deployed."),
+    "show": ("show", "show", "Show a model or a version in full."),
+    "predict": ("predict", "predict", "Ask a model for a prediction."),
+    "logs": ("logs", "logs", "Search the request log, or follow it."),
+    "history": ("history", "history", "List revisions, newest first."),
+    "undo": ("history", "undo", "Go back to an earlier revision."),
+    "doctor": ("doctor", "doctor", "Say what is wrong with this machine and its store."),
+    "backup": ("backup", "backup", "Copy the store while it serves."),
+    "restore": ("backup", "restore", "Put a backup in the place of a store."),
+}
+
+EPILOG = """\b
+Examples:
+  mdslite up model.onnx
+  mdslite up deployments.yaml
+  mdslite predict default/model -d '[1, 2, 3, 4]'
+  mdslite logs 'model=spamfilter status>=400' -f
+
+MDSLITE_URL names the appliance to talk to, MDSLITE_TOKEN the token to show it."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"mdslite.cli.{module}"), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, "-V", "--version", message="mdslite %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """A model-serving appliance for one GPU box."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and end the process: 0 fine, 1 error, 130 interrupted, 2 a dry run with changes."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Errors become `error:` and `hint:` lines on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that lacks a letter still gets the line
+    try:
+        code = cli.main(args=args, prog_name="mdslite", standalone_mode=False)
+    except click.Abort:
+        return 130
+    except click.UsageError as exc:
+        return _fail(errors.InvalidRequest(exc.format_message(), hint=_usage_hint(exc)))
+    except click.ClickException as exc:
+        return _fail(errors.InvalidRequest(exc.format_message()))
+    except errors.MdsliteError as exc:
+        return _fail(exc)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: errors.MdsliteError) -> int:
+    from mdslite.cli.output import write_error
+
+    write_error(error)
+    return 1
+
+
+def _usage_hint(exc: click.UsageError) -> str:
+    path = exc.ctx.command_path if exc.ctx is not None else "mdslite"
+    return f"{path} --help"

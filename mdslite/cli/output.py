@@ -1,0 +1,193 @@
+"""What the commands print: escaped text, tables, JSON and errors. Data goes to stdout, the rest to stderr.
+
+Text that came over the network may hold terminal escapes, or brackets that rich would take for markup.
+Everything printed passes `escape`, and rich only ever gets `Text` objects, which hold no markup.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TextIO
+
+from mdslite import errors
+
+# C0 and C1 controls, bidirectional overrides, line separators and lone surrogates: what can move a
+# cursor, hide or reorder text, or not be written at all.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSAFE_IN_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+
+# How a version's state looks on a terminal: a symbol as well as a colour.
+_STATES = {
+    "ready": ("●", "green"),
+    "loading": ("◌", "yellow"),
+    "draining": ("◌", "yellow"),
+    "failed": ("✖", "red"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    align: Literal["left", "right"] = "left"
+
+
+def escape(text: object) -> str:
+    """One line of `text` with every control character spelled out."""
+    return _UNSAFE.sub(_spell, str(text))
+
+
+def escape_lines(text: object) -> str:
+    """Like `escape`, with line feeds left alone."""
+    return _UNSAFE_IN_LINES.sub(_spell, str(text))
+
+
+def write(text: str = "") -> None:
+    """Print lines of data on stdout."""
+    sys.stdout.write(escape_lines(text) + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str, *, end: str = "\n") -> None:
+    """Print progress on stderr."""
+    sys.stderr.write(escape_lines(text) + end)
+    sys.stderr.flush()
+
+
+def note_over(text: str) -> None:
+    """Replace the last line of stderr, which must be a terminal, and stay on it."""
+    sys.stderr.write(f"\r{escape(text)}\x1b[K" if text else "\r\x1b[K")
+    sys.stderr.flush()
+
+
+def write_json(value: Any, *, indent: int | None = 2) -> None:
+    sys.stdout.write(json_text(value, indent=indent) + "\n")
+    sys.stdout.flush()
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON in which a terminal finds nothing to obey."""
+    return _UNSAFE_IN_LINES.sub(_spell_json, json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def discard(stream: TextIO) -> None:
+    """Send what is still written to a stream whose reader has gone to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def write_error(error: errors.MdsliteError) -> None:
+    """Print an error with its place and its hint."""
+    note(f"error: {error.message}")
+    if isinstance(error, errors.SpecError) and error.excerpt is not None and error.line is not None:
+        note(f"{error.line:>3} | {escape(error.excerpt)}")
+    if error.hint:
+        note(f"hint: {error.hint}")
+
+
+def write_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+    """A table: drawn by rich on a terminal, aligned plain text for anything else."""
+    cells = [[escape(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _write_rich(columns, cells)
+    else:
+        write("\n".join(_plain_lines(columns, cells)))
+
+
+def write_fields(fields: Mapping[str, object], *, indent: str = "") -> None:
+    """Name and value a line, values aligned; None is left out."""
+    shown = {name: value for name, value in fields.items() if value is not None}
+    width = max((len(name) for name in shown), default=0)
+    for name, value in shown.items():
+        write(f"{indent}{escape(name):<{width}}  {escape(value)}")
+
+
+def number_text(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def size_text(size_bytes: float | None) -> str:
+    """A size for people: 950 B, 1.2 MB (powers of 1000)."""
+    if size_bytes is None:
+        return "-"
+    if size_bytes < 1000:
+        return f"{size_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size_bytes /= 1000
+        if size_bytes < 999.95:
+            return f"{size_bytes:.1f} {unit}"
+    return f"{size_bytes / 1000:.1f} TB"
+
+
+def time_text(value: object) -> str:
+    """A time from the API (unix seconds, or ISO 8601) in this machine's zone."""
+    try:
+        moment = datetime.fromtimestamp(value) if isinstance(value, int | float) else _parse(str(value))
+    except (ValueError, OverflowError, OSError):
+        return str(value)
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _parse(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone()
+
+
+def confirm(question: str, *, otherwise: str) -> bool:
+    """Ask on stderr; only yes counts.
+
+    :raises InvalidRequest: without a terminal to ask on, with `otherwise` as the command to run instead
+    """
+    if not sys.stdin.isatty():
+        raise errors.InvalidRequest(
+            "this asks before it changes anything, and stdin is no terminal", hint=otherwise
+        )
+    note(f"{question} [y/N] ", end="")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [[column.title for column in columns], *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column.align == "right" else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column.title), justify=column.align, overflow="fold")
+    for row in rows:
+        table.add_row(
+            *(
+                Text.assemble((f"{_STATES[cell][0]} {cell}", _STATES[cell][1]))
+                if column.title == "STATE" and cell in _STATES
+                else Text(cell)
+                for cell, column in zip(row, columns, strict=True)
+            )
+        )
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def _spell(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _spell_json(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"

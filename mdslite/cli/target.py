@@ -1,0 +1,83 @@
+"""What is named on a command line: `PROJECT/MODEL@VERSION`, a moment, a model's name from its file.
+
+The `parse_` functions are click callbacks: what they return is what the command gets.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePath
+
+import click
+
+_NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
+_TARGET = re.compile(f"(?P<project>{_NAME})/(?P<model>{_NAME})(?:@(?P<version>{_NAME}))?")
+_SCOPE = re.compile(f"(?P<project>{_NAME})(?:/(?P<model>{_NAME}))?")
+_CLOCK = re.compile(r"\d\d?:\d\d(:\d\d)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    project: str
+    model: str
+    version: str | None = None
+
+    def __str__(self) -> str:
+        name = f"{self.project}/{self.model}"
+        return name if self.version is None else f"{name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What `ls` is narrowed to."""
+
+    project: str
+    model: str | None = None
+
+    def __str__(self) -> str:
+        return self.project if self.model is None else f"{self.project}/{self.model}"
+
+
+def parse_target(ctx: click.Context, param: click.Parameter, value: str) -> Target:
+    """`PROJECT/MODEL`, or `PROJECT/MODEL@VERSION`."""
+    found = _TARGET.fullmatch(value)
+    if found is None:
+        raise click.BadParameter(
+            f"{value!r} names no model: expected PROJECT/MODEL or PROJECT/MODEL@VERSION", ctx, param
+        )
+    return Target(found["project"], found["model"], found["version"])
+
+
+def parse_scope(ctx: click.Context, param: click.Parameter, value: str | None) -> Scope | None:
+    """`PROJECT`, or `PROJECT/MODEL`."""
+    if value is None:
+        return None
+    found = _SCOPE.fullmatch(value)
+    if found is None:
+        raise click.BadParameter(f"{value!r}: expected PROJECT or PROJECT/MODEL", ctx, param)
+    return Scope(found["project"], found["model"])
+
+
+def parse_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """A moment as unix seconds: ISO 8601, in this machine's zone unless it names one, or HH:MM of today."""
+    if value is None:
+        return None
+    text = value.strip()
+    try:
+        if _CLOCK.fullmatch(text):
+            hour, _, rest = text.partition(":")
+            text = f"{datetime.now():%Y-%m-%d} {hour:0>2}:{rest}"
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError) as exc:
+        raise click.BadParameter(
+            f"{value!r} is no time: expected like '2026-11-17 14:03', or '14:03' for today", ctx, param
+        ) from exc
+
+
+def model_name(path: str) -> str:
+    """The name that a model file or package folder is served under: its stem, in the alphabet of names."""
+    stem = PurePath(path).stem
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).lstrip("_-")[:63].rstrip("-")
+    return name or "model"

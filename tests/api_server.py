@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import pty
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -175,3 +179,26 @@ def serving(server: ApiServer) -> Iterator[ApiServer]:
             thread.join(10)
             loop.close()
             listener.detach()
+
+
+def on_a_terminal(args: list[str], answer: bytes = b"", **env: str) -> tuple[int, str]:
+    """Run the command on a pseudo-terminal, type `answer`, and return its exit code and all it printed."""
+    ours, theirs = pty.openpty()
+    full = {**os.environ, "COLUMNS": "120", "TERM": "xterm", **env}
+    command = [sys.executable, "-m", "mdslite", *args]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=full) as process:
+        os.close(theirs)
+        if answer:
+            os.write(ours, answer)
+        printed = bytearray()
+        while True:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            printed += piece
+        code = process.wait(20)
+    os.close(ours)
+    return code, printed.decode().replace("\r\n", "\n")

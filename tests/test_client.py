@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from api_server import APPLIED, STEPS, ApiServer, serving
+from api_server import APPLIED, STEPS, ApiServer
 
 from mdslite import client as client_module
 from mdslite import errors
@@ -16,14 +16,8 @@ from mdslite.client import Client, error_from
 
 
 @pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with serving(ApiServer()) as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: ApiServer) -> Iterator[Client]:
-    with Client(server.url, token="secret") as opened:
+def client(api: ApiServer) -> Iterator[Client]:
+    with Client(api.url, token="secret") as opened:
         yield opened
 
 
@@ -41,37 +35,37 @@ def raw_server(reply: bytes) -> tuple[str, threading.Thread]:
     return f"http://127.0.0.1:{listener.getsockname()[1]}", thread
 
 
-def test_models_are_listed_for_all_projects_or_one(client: Client, server: ApiServer) -> None:
+def test_models_are_listed_for_all_projects_or_one(client: Client, api: ApiServer) -> None:
     assert [model["model"] for model in client.models()] == ["digits", "spamfilter"]
     assert [model["model"] for model in client.models("mail")] == ["spamfilter"]
-    assert server.last[:2] == ("GET", "/api/v1/models?project=mail")
+    assert api.last[:2] == ("GET", "/api/v1/models?project=mail")
 
 
-def test_the_token_is_shown_as_a_bearer(client: Client, server: ApiServer) -> None:
+def test_the_token_is_shown_as_a_bearer(client: Client, api: ApiServer) -> None:
     client.status()
-    assert server.requests[-1][3]["authorization"] == "Bearer secret"
+    assert api.requests[-1][3]["authorization"] == "Bearer secret"
 
 
-def test_a_model_can_be_asked_for_at_a_moment(client: Client, server: ApiServer) -> None:
+def test_a_model_can_be_asked_for_at_a_moment(client: Client, api: ApiServer) -> None:
     client.model("demo", "digits", at=1_700_000_000.5)
-    assert server.last[1] == "/api/v1/projects/demo/models/digits?at=1700000000.5"
+    assert api.last[1] == "/api/v1/projects/demo/models/digits?at=1700000000.5"
 
 
-def test_an_apply_yields_its_events_and_ends_with_the_result(client: Client, server: ApiServer) -> None:
+def test_an_apply_yields_its_events_and_ends_with_the_result(client: Client, api: ApiServer) -> None:
     assert list(client.apply({"source": "", "prune": False})) == [*STEPS, APPLIED]
-    assert server.requests[-1][3]["accept"] == "application/x-ndjson"
+    assert api.requests[-1][3]["accept"] == "application/x-ndjson"
 
 
-def test_an_apply_that_is_refused_raises_before_any_event(client: Client, server: ApiServer) -> None:
-    server.error = (409, {"error": "revision 3 came in between", "code": "conflict", "request_id": "r"})
+def test_an_apply_that_is_refused_raises_before_any_event(client: Client, api: ApiServer) -> None:
+    api.error = (409, {"error": "revision 3 came in between", "code": "conflict", "request_id": "r"})
     with pytest.raises(errors.Conflict, match="revision 3"):
         next(client.apply({}))
 
 
-def test_a_prediction_carries_its_headers(client: Client, server: ApiServer) -> None:
+def test_a_prediction_carries_its_headers(client: Client, api: ApiServer) -> None:
     found = client.predict("demo", "digits", b'{"instances":[[1,2,3,4]]}', version="v2")
-    assert (found.body, found.version, found.request_id) == (server.prediction, "v2", "r-1")
-    assert server.requests[-1][1:3] == (
+    assert (found.body, found.version, found.request_id) == (api.prediction, "v2", "r-1")
+    assert api.requests[-1][1:3] == (
         "/projects/demo/models/digits/versions/v2:predict",
         b'{"instances":[[1,2,3,4]]}',
     )
@@ -104,8 +98,8 @@ def test_a_mistake_of_the_whole_file_keeps_its_name() -> None:
     assert error_from({"error": sent.message, "code": sent.code, **sent.details()}).message == sent.message
 
 
-def test_a_busy_model_says_when_to_come_back(client: Client, server: ApiServer) -> None:
-    server.error = (429, {"error": "the queue is full", "code": "queue_full", "request_id": "r"})
+def test_a_busy_model_says_when_to_come_back(client: Client, api: ApiServer) -> None:
+    api.error = (429, {"error": "the queue is full", "code": "queue_full", "request_id": "r"})
     with pytest.raises(errors.Overloaded):
         client.predict("demo", "digits", b"{}")
 
@@ -164,8 +158,8 @@ def test_a_stream_of_something_else_is_an_error_in_words(line: bytes) -> None:
     thread.join(5)
 
 
-def test_a_refused_token_is_told_where_it_belongs(client: Client, server: ApiServer) -> None:
-    server.error = (401, {"error": "a token is needed", "code": "unauthorized", "request_id": "r"})
+def test_a_refused_token_is_told_where_it_belongs(client: Client, api: ApiServer) -> None:
+    api.error = (401, {"error": "a token is needed", "code": "unauthorized", "request_id": "r"})
     with pytest.raises(errors.MdsliteError) as caught:
         client.status()
     assert caught.value.hint == "export MDSLITE_TOKEN=TOKEN"
@@ -186,9 +180,7 @@ def test_a_certificate_nobody_vouches_for_names_the_way_to_trust_it() -> None:
     assert "SSL_CERT_FILE" in (client_module._network_error(failure, "https://127.0.0.1:8500").hint or "")
 
 
-def test_the_loopback_is_never_asked_through_a_proxy(
-    server: ApiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loopback_is_never_asked_through_a_proxy(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    with Client(server.url) as client:
+    with Client(api.url) as client:
         assert client.status() == {"version": "0"}

@@ -1,0 +1,124 @@
+"""`mdslite logs`: pages of the request log, oldest line first as a log is read, and `-f` for what comes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mdslite.cli import output
+from mdslite.cli.options import connect, json_option, url_option
+
+if TYPE_CHECKING:
+    from mdslite.client import Client
+
+Row = Mapping[str, Any]
+
+_COLUMNS = (
+    output.Column("TIME"),
+    output.Column("MODEL"),
+    output.Column("VERSION"),
+    output.Column("CODE", align="right"),
+    output.Column("MS", align="right"),
+    output.Column("ROWS", align="right"),
+    output.Column("CONF", align="right"),
+    output.Column("S"),
+    output.Column("REQUEST"),
+)
+# Lines that follow one by one cannot be aligned to each other: these widths fit most.
+_WIDTHS = (19, 20, 8, 4, 8, 5, 5, 1, 0)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite logs
+  mdslite logs 'model=spamfilter confidence<0.6 shadow' --limit 50
+  mdslite logs 'status>=400 since=15m' --json
+  mdslite logs 'project=mail latency_ms>20' -f
+
+\b
+FILTER is one quoted argument of conditions that must all hold: FIELD=VALUE, or
+!= < <= > >= and ~ (contains). Fields: project model version status code
+latency_ms queue_ms compute_ms upstream_ms rows batch_rows confidence endpoint
+url request_id text; `shadow` alone; since=15m.""",
+)
+@click.argument("filter", metavar="['FILTER']", default="", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Keep printing rows as they come; Ctrl-C stops.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="How many of the newest rows."
+)
+@json_option
+@url_option
+def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str) -> int:
+    """Search the request log, or follow it. Oldest row first; --json prints one object a line."""
+    with connect(url) as client:
+        rows = _newest(client, filter, limit)
+        if as_json:
+            for row in rows:
+                output.write_json(row, indent=None)
+        elif follow:
+            output.write(_line([column.title for column in _COLUMNS]))
+            for row in rows:
+                output.write(_line(_cells(row)))
+        elif rows:
+            output.write_table(_COLUMNS, [_cells(row) for row in rows])
+        else:
+            output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
+        if follow:
+            _follow(client, filter, as_json=as_json)
+    return 0
+
+
+def _newest(client: Client, filter: str, limit: int) -> list[Row]:
+    """The newest `limit` rows, oldest first, page by page as the appliance hands them out."""
+    rows: list[Row] = []
+    cursor: str | None = None
+    while len(rows) < limit:
+        page = client.logs(filter, limit=limit - len(rows), before=cursor)
+        rows.extend(page["rows"])
+        cursor = page.get("next")
+        if cursor is None or not page["rows"]:
+            break
+    return rows[::-1]
+
+
+def _follow(client: Client, filter: str, *, as_json: bool) -> None:
+    for row in client.follow_logs(filter):
+        if as_json:
+            output.write_json(row, indent=None)
+        else:
+            output.write(_line(_cells(row)))
+
+
+def _cells(row: Row) -> list[str]:
+    model = f"{row['project']}/{row['model']}" if row.get("project") and row.get("model") else row.get("url")
+    code = f"{row['status']}" if not row.get("code") else f"{row['status']} {row['code']}"
+    confidence = row.get("confidence")
+    return [
+        _time(row["time"]),
+        str(model or "-"),
+        str(row.get("version") or "-"),
+        code,
+        output.number_text(row.get("latency_ms")),
+        str(row.get("rows") or "-"),
+        "-" if confidence is None else f"{confidence:.2f}",
+        "S" if row.get("shadow") else "",
+        str(row.get("request_id") or "-"),
+    ]
+
+
+def _line(cells: Sequence[str]) -> str:
+    parts = [
+        output.escape(cell).rjust(width) if column.align == "right" else output.escape(cell).ljust(width)
+        for cell, width, column in zip(cells, _WIDTHS, _COLUMNS, strict=True)
+    ]
+    return "  ".join(parts).rstrip()
+
+
+def _time(value: Any) -> str:
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value).strftime("%m-%d %H:%M:%S.%f")[:-3]
+    return output.time_text(value)

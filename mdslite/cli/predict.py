@@ -1,0 +1,150 @@
+"""`mdslite predict`: one prediction from data as people write it, or the curl line that asks for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mdslite import errors
+from mdslite.cli import output
+from mdslite.cli.examples import curl_line, example_curl, instance_depth
+from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.target import Target, parse_target
+
+if TYPE_CHECKING:
+    from mdslite.client import Client
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite predict demo/digits -d @digit.json
+  mdslite predict demo/digits@v2 -d '[0.0, 0.5, 1.0, 0.25]'
+  mdslite predict mail/spamfilter -d '{"instances": ["hello", "cheap pills"]}'
+  mdslite predict demo/digits --curl                 # with data made from the signature
+  cat digit.json | mdslite predict demo/digits -d @-
+
+\b
+The data is one of:
+  a whole body      an object with "instances" or "inputs", sent as it stands
+  one instance      a value, or {"INPUT": value} for a model with several inputs
+  many instances    a list of instances; the model's signature tells a list of
+                    instances from one instance that is a list""",
+)
+@click.argument("target", metavar="PROJECT/MODEL[@VERSION]", callback=parse_target)
+@click.option("-d", "--data", metavar="JSON|@FILE", help="What to predict from; @- reads stdin.")
+@click.option("--curl", is_flag=True, help="Print the request as a curl line instead of sending it.")
+@json_option
+@url_option
+def predict(target: Target, data: str | None, curl: bool, as_json: bool, url: str) -> int:
+    """Ask a model for one prediction. Without a VERSION, the weights choose one."""
+    with connect(url) as client:
+        if curl:
+            line = _curl(client, target, data)
+            if as_json:
+                output.write_json({"curl": line})
+            else:
+                output.write(line)
+            return 0
+        if data is None:
+            raise errors.InvalidRequest(
+                "there is nothing to predict from: expected -d JSON or -d @FILE",
+                hint=f"mdslite predict {target} --curl prints a request to start from",
+            )
+        body = _body(client, target, _read(data))
+        reply = client.predict(target.project, target.model, body, version=target.version)
+    answer = json.loads(reply.body)
+    if as_json:
+        output.write_json({**answer, "version": reply.version, "request_id": reply.request_id})
+        return 0
+    output.write_json(answer, indent=None)
+    output.note(_summary(target, reply.version, reply.server_timing, reply.request_id))
+    return 0
+
+
+def _read(data: str) -> str:
+    if not data.startswith("@"):
+        return data
+    if data == "@-":
+        return sys.stdin.read()
+    try:
+        return Path(data[1:]).read_text(encoding="utf-8")
+    except OSError as exc:
+        raise errors.InvalidRequest(f"cannot read {data[1:]}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise errors.InvalidRequest(f"{data[1:]} is no UTF-8 text: expected JSON") from exc
+
+
+def _body(client: Client, target: Target, text: str) -> bytes:
+    """The predict body for data as typed; numbers go out exactly as they were written."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise errors.InvalidJson(
+            f"the data is no JSON: {exc}", hint="a text is JSON in quotes; a file is written @FILE"
+        ) from exc
+    text = text.strip()
+    if isinstance(data, dict) and ("instances" in data or "inputs" in data):
+        return text.encode()
+    if isinstance(data, list) and _holds_instances(client, target, data):
+        return f'{{"instances": {text}}}'.encode()
+    return f'{{"instances": [{text}]}}'.encode()
+
+
+def _holds_instances(client: Client, target: Target, data: list[Any]) -> bool:
+    """Is this list a list of instances, and not one instance that is itself a list?"""
+    if not data or isinstance(data[0], dict):
+        return True
+    depth = instance_depth(_signature(client, target))
+    return depth is None or _depth(data) > depth
+
+
+def _depth(value: Any) -> int:
+    depth = 0
+    while isinstance(value, list):
+        depth += 1
+        value = value[0] if value else None
+    return depth
+
+
+def _signature(client: Client, target: Target) -> Mapping[str, Any]:
+    """The signature of the version, or of the first one of the model that has been loaded."""
+    if target.version is not None:
+        versions = [client.version(target.project, target.model, target.version)]
+    else:
+        versions = client.model(target.project, target.model)["versions"]
+    for version in versions:
+        if version.get("signature"):
+            signature: Mapping[str, Any] = version["signature"]
+            return signature
+    raise errors.Unavailable(
+        f"{target} has no loaded version that could say what it takes", hint=f"mdslite ls {target.project}"
+    )
+
+
+def _curl(client: Client, target: Target, data: str | None) -> str:
+    from mdslite.client import predict_path
+
+    url = client.url + predict_path(target.project, target.model, target.version)
+    if data is None:
+        return example_curl(url, _signature(client, target))
+    text = _read(data)
+    body = _body(client, target, text).decode()
+    with_token = bool(os.environ.get("MDSLITE_TOKEN"))
+    whole_file = data.startswith("@") and data != "@-" and body == text.strip()
+    return curl_line(url, data if whole_file else body, with_token=with_token)
+
+
+def _summary(target: Target, version: str | None, timing: str | None, request_id: str | None) -> str:
+    """Which version answered, what the appliance says it took, and the id to look it up by."""
+    name = f"{target.project}/{target.model}@{version or target.version or '?'}"
+    total = re.search(r"(?:^|[,\s])total;dur=([0-9.]+)", timing or "")
+    took = f"   {float(total[1]):.1f} ms" if total else ""
+    return f"{name}{took}   request {request_id or '-'}"

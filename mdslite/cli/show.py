@@ -1,0 +1,202 @@
+"""`mdslite ls` and `mdslite show`: what is deployed, and one model or version in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from mdslite import errors
+from mdslite.cli import output
+from mdslite.cli.examples import example_curl
+from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.target import Scope, Target, parse_moment, parse_scope, parse_target
+
+Json = Mapping[str, Any]
+
+_TEXT_TITLES = ("MODEL", "VERSION", "STATE")
+_LS_TITLES = (*_TEXT_TITLES, "WEIGHT", "SHARE", "RPS", "P50 MS", "P99 MS", "ERR %", "MEMORY")
+_LS_COLUMNS = [output.Column(title, "left" if title in _TEXT_TITLES else "right") for title in _LS_TITLES]
+_PAST_COLUMNS = [
+    output.Column("VERSION"),
+    output.Column("WEIGHT", "right"),
+    *map(output.Column, ("DIGEST", "URI")),
+]
+_EMPTY_HINT = "mdslite up model.onnx, or: mdslite apply -f deployments.yaml"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite ls
+  mdslite ls demo
+  mdslite ls demo/digits --json"""
+)
+@click.argument("scope", metavar="[PROJECT[/MODEL]]", callback=parse_scope, required=False)
+@json_option
+@url_option
+def ls(scope: Scope | None, as_json: bool, url: str) -> int:
+    """List what is deployed, with state, weight and traffic of the last minute."""
+    with connect(url) as client:
+        found = client.models(scope.project if scope else None)
+    if scope is not None:
+        found = [one for one in found if scope.model in (None, one["model"])]
+        if not found:
+            raise errors.NotFound(f"nothing is deployed as {scope}", hint="mdslite ls")
+    if as_json:
+        output.write_json(found)
+    elif not found:
+        output.note("nothing is deployed yet")
+        output.note(f"hint: {_EMPTY_HINT}")
+    else:
+        _write_models(found)
+    return 0
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite show demo/digits
+  mdslite show demo/digits@v2
+  mdslite show demo/digits --at '2026-11-17 14:03'   # which versions served then
+  mdslite show demo/digits --json"""
+)
+@click.argument("target", metavar="PROJECT/MODEL[@VERSION]", callback=parse_target)
+@click.option(
+    "--at",
+    "moment",
+    callback=parse_moment,
+    metavar="TIME",
+    help="What served then (local time).",
+)
+@json_option
+@url_option
+def show(target: Target, moment: float | None, as_json: bool, url: str) -> int:
+    """Show a model or one of its versions in full, now or at a moment of the past."""
+    with connect(url) as client:
+        if target.version is not None and moment is None:
+            found = client.version(target.project, target.model, target.version)
+            versions = [found]
+        else:
+            found = client.model(target.project, target.model, at=moment)
+            versions = [one for one in found["versions"] if target.version in (None, one["version"])]
+    if as_json:
+        output.write_json(
+            found if target.version is None or moment is None else {**found, "versions": versions}
+        )
+    elif moment is not None:
+        _write_past(target, moment, found, versions)
+    else:
+        for place, version in enumerate(versions):
+            if place:
+                output.write()
+            _write_version(target, version, url)
+    return 0
+
+
+def _write_models(models: Sequence[Json]) -> None:
+    rows = [
+        [
+            f"{model['project']}/{model['model']}",
+            version["version"],
+            version["state"],
+            _weight(version),
+            _percent(version.get("share")),
+            output.number_text(version.get("rps")),
+            output.number_text(version.get("p50_ms")),
+            output.number_text(version.get("p99_ms")),
+            _percent(version.get("error_rate"), digits=2, sign=""),
+            output.size_text(version.get("memory_bytes")),
+        ]
+        for model in models
+        for version in model["versions"]
+    ]
+    output.write_table(_LS_COLUMNS, rows)
+    for model in models:
+        for version in model["versions"]:
+            if version.get("reason"):
+                name = f"{model['project']}/{model['model']}@{version['version']}"
+                output.note(f"{name} {version['state']}: {output.escape(version['reason'])}")
+
+
+def _write_version(target: Target, version: Json, url: str) -> None:
+    output.write(f"{target.project}/{target.model}@{version['version']}")
+    batch = version.get("batch")
+    weight = _weight(version)
+    if not version.get("shadow"):
+        weight += f" ({_percent(version.get('share'))} of traffic)"
+    fields = {
+        "state": version["state"],
+        "reason": version.get("reason"),
+        "weight": weight,
+        "replicas": version.get("replicas"),
+        "runtime": version.get("runtime"),
+        "provider": version.get("provider"),
+        "device": version.get("device"),
+        "digest": version.get("digest"),
+        "size": output.size_text(version.get("size_bytes")),
+        "memory": output.size_text(version.get("memory_bytes")),
+        "batch": " ".join(f"{name}={value}" for name, value in batch.items()) if batch else None,
+        "queue": f"{version.get('queue_rows', 0)} rows",
+        "last minute": _traffic(version),
+        "requests": version.get("requests_total"),
+    }
+    signature = version.get("signature")
+    output.write_fields(fields, indent="  ")
+    if signature:
+        for kind in ("inputs", "outputs"):
+            for tensor in signature[kind]:
+                optional = "  optional" if tensor.get("optional") else ""
+                shape = ",".join("?" if size in (None, -1) else str(size) for size in tensor["shape"])
+                name = output.escape(tensor["name"])
+                output.write(f"  {kind[:-1]:<6} {name}  {tensor['datatype']} [{shape}]{optional}")
+        output.write(f"  try    {_curl(target, version, url)}")
+
+
+def _curl(target: Target, version: Json, url: str) -> str:
+    path = f"/projects/{target.project}/models/{target.model}/versions/{version['version']}:predict"
+    return example_curl(url.rstrip("/") + path, version["signature"])
+
+
+def _traffic(version: Json) -> str:
+    figures = {name: output.number_text(version.get(name)) for name in ("rps", "p50_ms", "p99_ms")}
+    errors_text = _percent(version.get("error_rate"), digits=2)
+    return f"{figures['rps']}/s  p50 {figures['p50_ms']} ms  p99 {figures['p99_ms']} ms  errors {errors_text}"
+
+
+def _write_past(target: Target, moment: float, found: Json, versions: Sequence[Json]) -> None:
+    name, when = f"{target.project}/{target.model}", output.time_text(moment)
+    if not versions:
+        output.write(f"{target} did not serve at {when}")
+        return
+    revision = found.get("revision")
+    output.write(f"{name} at {when}" + (f" (revision {revision})" if revision is not None else ""))
+    rows = [
+        [
+            version["version"],
+            _weight(version),
+            version.get("digest") or "-",
+            _uri(version),
+        ]
+        for version in versions
+    ]
+    output.write_table(_PAST_COLUMNS, rows)
+
+
+def _uri(version: Json) -> str:
+    spec = version.get("spec")
+    if isinstance(spec, dict):
+        return str(spec.get("uri", "-"))
+    return str(version.get("uri", "-"))
+
+
+def _percent(value: float | None, *, digits: int = 0, sign: str = "%") -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f}{sign}"
+
+
+def _weight(version: Json) -> str:
+    if version.get("shadow"):
+        return "shadow"
+    weight = version.get("weight")
+    return "-" if weight is None else f"{weight:.15g}"

@@ -1,0 +1,27 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from api_server import ApiServer, serving
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    """A small server that speaks the admin API, with the command line pointed at it."""
+    with serving(ApiServer()) as running:
+        monkeypatch.setenv("MDSLITE_URL", running.url)
+        monkeypatch.delenv("MDSLITE_TOKEN", raising=False)
+        yield running
+
+
+@pytest.fixture
+def deployments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A deployments.yaml in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "deployments.yaml"
+    file.write_text("deployments: []\n")
+    return file

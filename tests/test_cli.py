@@ -1,0 +1,259 @@
+"""The commands against a small API server: what they ask, print where, and end with."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import ApiServer, on_a_terminal
+
+from mdslite import cli as cli_module
+from mdslite.cli import COMMANDS, cli, output, run
+
+
+class TestEveryCommand:
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_explains_itself_with_examples(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run([name, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert "Examples:" in out
+        assert f"mdslite {name}" in out
+        assert "--json" in out
+
+    def test_is_described_in_the_list(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run([]) == 0
+        out = capsys.readouterr().out
+        for name, (_, _, line) in COMMANDS.items():
+            assert f"  {name} " in out
+            assert line in out
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ["nothing-like-it"],
+            ["ls", "--surplus"],
+            ["predict"],
+            ["logs", "--limit", "many"],
+            ["apply"],
+            ["show", "../x"],
+            ["show", "a/b@"],
+            ["ls", "a/b/c"],
+            ["show", "a/b", "--at", "yesterday-ish"],
+            ["undo", "first"],
+            ["up", "--port", "70000"],
+        ],
+    )
+    def test_ends_with_1_on_wrong_use_and_points_to_help_that_works(
+        self, args: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(args) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("error: ")
+        hint = err.splitlines()[-1].removeprefix("hint: ")
+        assert run(shlex.split(hint)[1:]) == 0
+
+    @pytest.mark.parametrize(
+        "args",
+        [["ls"], ["history"], ["logs"], ["undo"], ["show", "a/b"], ["backup"], ["predict", "a/b", "-d", "1"]],
+    )
+    def test_says_how_to_start_an_appliance_that_is_not_there(
+        self, args: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MDSLITE_URL", "http://127.0.0.1:1")
+        assert run(args) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err == (
+            "error: no appliance answers at http://127.0.0.1:1\nhint: start it with: mdslite up --port 1\n"
+        )
+
+    def test_prefers_the_url_option_to_the_environment(
+        self, api: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MDSLITE_URL", "http://127.0.0.1:1")
+        assert run(["ls", "--url", api.url]) == 0
+
+    def test_shows_the_token_of_the_environment(
+        self, api: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("MDSLITE_TOKEN", "s3cret")
+        run(["ls"])
+        assert api.requests[-1][3]["authorization"] == "Bearer s3cret"
+        assert "s3cret" not in "".join(capsys.readouterr())
+
+    def test_prints_an_error_of_the_appliance_with_its_hint(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.error = (
+            503,
+            {"error": "\x1b[2Jstarting", "code": "unavailable", "hint": "wait", "request_id": "r"},
+        )
+        assert run(["ls"]) == 1
+        assert capsys.readouterr().err == "error: \\x1b[2Jstarting\nhint: wait\n"
+
+
+def imported(*args: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after running a command."""
+    script = (
+        "import sys; from mdslite.cli import run; run(sys.argv[1:]);"
+        "print('|'.join(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=30)
+    return set(done.stderr.splitlines()[-1].split("|"))
+
+
+HEAVY = {"onnxruntime", "numpy", "starlette", "hypercorn", "sqlite_utils", "prometheus_client", "sklearn"}
+
+
+def test_help_loads_neither_an_http_client_nor_anything_heavy() -> None:
+    assert not imported("--help") & (HEAVY | {"httpx2", "rich", "ruamel", "msgspec", "mdslite.client"})
+
+
+@pytest.mark.parametrize("args", [["predict", "demo/digits", "-d", "[1,2,3,4]"], ["ls"], ["logs"]])
+def test_talking_to_an_appliance_loads_nothing_heavy(api: ApiServer, args: list[str]) -> None:
+    loaded = imported(*args)
+    assert "httpx2" in loaded
+    assert not loaded & HEAVY
+
+
+class TestLs:
+    def test_prints_a_plain_table_into_a_pipe(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["ls"]) == 0
+        printed = capsys.readouterr()
+        assert printed.out.splitlines() == [
+            "MODEL            VERSION  STATE   WEIGHT  SHARE   RPS  P50 MS  P99 MS  ERR %  MEMORY",
+            "demo/digits      v1       ready       80    80%  12.5     1.2     4.0   0.50  3.0 MB",
+            "demo/digits      v2       ready       20    20%  12.5       -       -   0.50  3.0 MB",
+            "demo/digits      v3       ready   shadow     0%  12.5     1.2     4.0   0.50  3.0 MB",
+            "mail/spamfilter  v1       failed     100   100%     -     1.2     4.0   0.50  3.0 MB",
+        ]
+        assert printed.err == "mail/spamfilter@v1 failed: bad \\x1b[31mgraph [/bold]\n"
+
+    def test_narrows_to_a_project_or_a_model(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["ls", "demo/digits", "--json"]) == 0
+        assert [model["model"] for model in json.loads(capsys.readouterr().out)] == ["digits"]
+
+    def test_of_something_that_is_not_there_is_an_error(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["ls", "demo/letters"]) == 1
+        assert capsys.readouterr().err == "error: nothing is deployed as demo/letters\nhint: mdslite ls\n"
+
+    def test_says_that_nothing_is_deployed(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        api.models = []
+        assert run(["ls"]) == 0
+        printed = capsys.readouterr()
+        assert (printed.out, printed.err.splitlines()[0]) == ("", "nothing is deployed yet")
+
+    def test_marks_states_by_symbol_and_lets_no_escape_through_on_a_terminal(self, api: ApiServer) -> None:
+        api.models[0]["versions"][0]["version"] = "v1\x1b[2J[red]"
+        code, printed = on_a_terminal(["ls"], MDSLITE_URL=api.url, NO_COLOR="1")
+        assert code == 0
+        assert "● ready" in printed
+        assert "✖ failed" in printed
+        assert "v1\\x1b[2J[red]" in printed
+        assert "\x1b[2J" not in printed
+
+
+class TestShow:
+    def test_prints_a_version_in_full_with_a_line_to_try(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["show", "demo/digits@v1"]) == 0
+        out = capsys.readouterr().out
+        assert api.last[1] == "/api/v1/projects/demo/models/digits/versions/v1"
+        assert "weight       80 (80% of traffic)" in out
+        assert "input  x  FP32 [?,4]" in out
+        assert "output y  FP32 [?,3]" in out
+        assert f"{api.url}/projects/demo/models/digits/versions/v1:predict" in out
+
+    def test_of_a_model_prints_every_version(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["show", "demo/digits"]) == 0
+        out = capsys.readouterr().out
+        assert [line for line in out.splitlines() if line.startswith("demo/")] == [
+            "demo/digits@v1",
+            "demo/digits@v2",
+            "demo/digits@v3",
+        ]
+
+    def test_of_the_past_asks_in_unix_time(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["show", "demo/digits", "--at", "2026-11-17T14:03:00+00:00"]) == 0
+        assert api.last[1] == "/api/v1/projects/demo/models/digits?at=1794924180.0"
+        assert "VERSION  WEIGHT  DIGEST" in capsys.readouterr().out
+
+    def test_of_the_past_says_when_nothing_served(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.models[0]["versions"] = []
+        assert run(["show", "demo/digits", "--at", "9:05"]) == 0
+        assert "demo/digits did not serve at" in capsys.readouterr().out
+
+    def test_of_what_is_not_there_is_the_appliances_error(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["show", "demo/letters@v1"]) == 1
+        assert capsys.readouterr().err.startswith("error: there is no demo/letters/v1\n")
+
+
+def test_an_interrupt_ends_quietly_with_130(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_module.cli, "callback", interrupt)
+    assert run([]) == 130
+    assert capfd.readouterr().err.strip() == ""
+
+
+class TestBackup:
+    def test_asks_the_appliance_with_an_absolute_path(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["backup", "copy.tar", "--log"]) == 0
+        assert api.last[2] == {"path": str(deployments.parent / "copy.tar"), "log": True}
+        assert capsys.readouterr().out == "/srv/backup.tar   2.5 MB\n"
+
+    def test_as_json(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["backup", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"path": "/srv/backup.tar", "size_bytes": 2_500_000}
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[2J", "\x9b2J", "\x07", "\r", "a\nb", "\x00", "\u202e", "\u2028", "\ud800", "\x7f"]
+)
+def test_no_control_character_passes(text: str) -> None:
+    shown = output.escape(text)
+    assert shown.isprintable()
+    assert json.loads(output.json_text(text)) == text
+
+
+@pytest.mark.parametrize("text", ["café", "模型", "naïve [/bold] :smile:", "✓"])
+def test_plain_text_passes_untouched(text: str) -> None:
+    assert output.escape(text) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(None, "-"), (0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (1_234_567, "1.2 MB"), (10**13, "10.0 TB")],
+)
+def test_sizes_are_written_for_people(size: int | None, text: str) -> None:
+    assert output.size_text(size) == text
+
+
+def test_the_group_lists_each_command_once() -> None:
+    context = cli.make_context("mdslite", [], resilient_parsing=True)
+    names = cli.list_commands(context)
+    assert names == list(dict.fromkeys(names)) == list(COMMANDS)
+    callbacks: list[Callable[..., Any] | None] = [cli.get_command(context, name).callback for name in names]  # type: ignore[union-attr]
+    assert len(set(callbacks)) == len(names)

@@ -1,0 +1,201 @@
+"""`mdslite apply`: the plan of a file, the question, and the progress. `undo` shares all but the file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mdslite import errors
+from mdslite.cli import output
+from mdslite.cli.options import connect, json_option, url_option, yes_option
+
+if TYPE_CHECKING:
+    from mdslite.client import Client
+
+CHANGED = 2  # --dry-run: something would change
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite apply -f deployments.yaml
+  mdslite apply -f deployments.yaml --dry-run      # exit 0: nothing to do, 2: changes
+  mdslite apply -f deployments.yaml --yes --reason 'v2 to a tenth'
+  mdslite apply -f deployments.yaml --prune        # and delete all that the file does not name
+
+Versions that are missing from the file are deleted, in the models that the file names. All that is
+added loads and warms up first; then all routes switch together, or none does.""",
+)
+@click.option("-f", "--file", "path", required=True, metavar="FILE", help="The deployments.yaml; - is stdin.")
+@click.option("--dry-run", is_flag=True, help="Only show the plan; exit 2 when something would change.")
+@click.option("--prune", is_flag=True, help="Also delete every model that the file does not name.")
+@click.option("--reason", metavar="TEXT", help="Kept with the revision.")
+@yes_option
+@json_option
+@url_option
+def apply(
+    path: str, dry_run: bool, prune: bool, reason: str | None, yes: bool, as_json: bool, url: str
+) -> int:
+    """Bring what is deployed in line with a file: show the plan, ask, apply."""
+    body = {**read_source(path), "prune": prune}
+    again = f"mdslite apply -f {path}{' --prune' if prune else ''} --yes"
+    with connect(url) as client:
+        return change(client, body, reason=reason, yes=yes, dry_run=dry_run, as_json=as_json, otherwise=again)
+
+
+def read_source(path: str) -> dict[str, Any]:
+    """The parts of a request that carry a file: its text, its name and the folder its paths start from.
+
+    :raises InvalidRequest: when it cannot be read
+    """
+    if path == "-":
+        return {"source": sys.stdin.read(), "file": "stdin", "base": os.getcwd()}
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise errors.InvalidRequest(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise errors.InvalidRequest(
+            f"{path} is no UTF-8 text: expected a deployments.yaml",
+            hint=f"to serve a model file: mdslite up {path}",
+        ) from exc
+    return {"source": text, "file": path, "base": str(file.resolve().parent)}
+
+
+def change(
+    client: Client,
+    body: Mapping[str, Any],
+    *,
+    reason: str | None,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    otherwise: str,
+) -> int:
+    """Show the plan of `body`, ask, apply it and show the progress; the exit code.
+
+    `otherwise` is the command that does the same without asking.
+    """
+    plan = client.plan(body)
+    if not as_json:
+        write_plan(plan)
+    if dry_run or not plan["changed"]:
+        if as_json:
+            output.write_json({"plan": plan, "result": None})
+        return CHANGED if dry_run and plan["changed"] else 0
+    if not yes and not output.confirm("Apply?", otherwise=otherwise):
+        output.note("nothing was applied")
+        return 1
+    wanted = {**body, "reason": reason, "author": author(), "expect_revision": plan["base_revision"]}
+    result = _follow(client.apply(wanted), plan)
+    if as_json:
+        output.write_json({"plan": plan, "result": result})
+    return _conclude(result, as_json=as_json)
+
+
+def write_plan(plan: Mapping[str, Any]) -> None:
+    from mdslite.cli.plan_table import render_plan
+
+    output.write(render_plan(dict(plan)).rstrip("\n"))
+    if not plan["changed"]:
+        output.write("nothing would change")
+
+
+def author() -> str:
+    """Who asks, for the revision's record."""
+    import getpass
+    import socket
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a passwd entry
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
+
+
+def _follow(events: Iterator[Mapping[str, Any]], plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    progress = Progress(plan, live=sys.stderr.isatty())
+    for event in events:
+        if event.get("event") == "result":
+            return event
+        progress.show(event)
+    raise errors.Unavailable(
+        "the appliance ended the apply without a result", hint="mdslite history --limit 1"
+    )
+
+
+def _conclude(result: Mapping[str, Any], *, as_json: bool) -> int:
+    from mdslite.client import error_from
+
+    if result["state"] == "failed":
+        error = error_from(result)
+        output.write_error(error)
+        output.note("nothing was switched: what served before still serves")
+        return 1
+    if as_json:
+        return 0
+    if result["state"] == "unchanged":
+        output.write("nothing changed")
+    else:
+        seconds = output.number_text(result.get("seconds"))
+        output.write(f"revision {result['revision']} in {seconds} s   undo: mdslite undo")
+    return 0
+
+
+class Progress:
+    """The lines `(1/2) v2 ... DONE`; on a terminal the first half shows as soon as the step starts."""
+
+    def __init__(self, plan: Mapping[str, Any], *, live: bool) -> None:
+        self._live = live
+        self._open: str | None = None  # a line that waits for its end
+        self._fetching = False  # a line that the next one replaces
+        touched = [model for model in plan["models"] if any(_changes(step) for step in model["steps"])]
+        self._several = len(touched) > 1
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "step":
+            self._show_step(event)
+        elif event.get("event") == "fetch" and self._live:
+            self._show_fetch(event)
+
+    def _show_step(self, event: Mapping[str, Any]) -> None:
+        line = f"({event['index']}/{event['count']}) {self._name(event)} ... "
+        if event["state"] == "START":
+            if self._live:
+                self._begin(line)
+            return
+        if self._open != line:
+            self._begin(line)
+        output.note(event["state"])
+        self._open = None
+
+    def _show_fetch(self, event: Mapping[str, Any]) -> None:
+        done, total = event.get("done_bytes"), event.get("total_bytes")
+        of = f" of {output.size_text(total)}" if total else ""
+        source = event.get("uri") or event.get("version") or "artifact"
+        output.note_over(f"fetching {source}: {output.size_text(done)}{of}")
+        self._fetching = True
+
+    def _begin(self, line: str) -> None:
+        if self._fetching:
+            output.note_over("")
+            self._fetching = False
+        if self._open is not None:
+            output.note("")
+        output.note(line, end="")
+        self._open = line
+
+    def _name(self, event: Mapping[str, Any]) -> str:
+        if not self._several:
+            return str(event["version"])
+        return f"{event['project']}/{event['model']} {event['version']}"
+
+
+def _changes(step: Mapping[str, Any]) -> bool:
+    return bool(step["action"] != "RETAIN")

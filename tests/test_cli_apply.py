@@ -1,0 +1,201 @@
+"""`apply`, `undo` and `history` against a small API server."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from api_server import APPLIED, PLAN, STEPS, ApiServer, on_a_terminal
+
+from mdslite.cli import run
+
+
+class TestHistory:
+    @pytest.fixture
+    def api(self, api: ApiServer) -> ApiServer:
+        api.revisions = [
+            {
+                "id": number, "time": "2026-11-22T10:00:00Z", "author": "ada@edge", "state": state,
+                "reason": "v2 to a tenth", "error": error, "source": "deployments: []\n",
+                "summary": {"add": 1, "update": 2, "delete": 0, "retain": 4},
+            }
+            for number, state, error in (
+                (3, "failed", "v3: no such op"), (2, "applied", None), (1, "applied", None)
+            )
+        ]  # fmt: skip
+        return api
+
+    def test_lists_revisions_newest_first(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["history"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == ["REV", "TIME", "AUTHOR", "STATE", "CHANGES", "REASON"]
+        assert [line.split()[0] for line in lines[1:]] == ["3", "2", "1"]
+        assert "failed   +1 ~2    v3: no such op" in lines[1]
+        assert "applied  +1 ~2    v2 to a tenth" in lines[2]
+
+    def test_as_json_is_an_array(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["history", "--json", "--limit", "2"]) == 0
+        assert [one["id"] for one in json.loads(capsys.readouterr().out)] == [3, 2]
+
+    def test_of_one_revision_prints_its_file(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["history", "2"]) == 0
+        out = capsys.readouterr().out
+        assert "author    ada@edge" in out
+        assert out.endswith("deployments: []\n")
+
+    def test_says_when_nothing_was_applied(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        api.revisions = []
+        assert run(["history"]) == 0
+        assert capsys.readouterr().err.startswith("nothing has been applied yet\n")
+
+
+class TestApply:
+    def test_shows_the_plan_the_steps_and_the_way_back(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["apply", "-f", "deployments.yaml", "--yes", "--reason", "why not"]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == "(1/2) v2 ... DONE\n(2/2) v1 ... DONE\n"
+        assert printed.out.splitlines()[0] == "PROJECT: demo MODEL: digits"
+        assert printed.out.splitlines()[-1] == "revision 2 in 0.4 s   undo: mdslite undo"
+        sent = json.loads(api.requests[0][2])
+        assert sent == {
+            "source": "deployments: []\n",
+            "file": "deployments.yaml",
+            "base": str(deployments.parent),
+            "prune": False,
+        }
+        assert api.last[2] | sent == api.last[2]
+        assert api.last[2]["expect_revision"] == 1
+        assert api.last[2]["reason"] == "why not"
+
+    def test_names_the_model_of_a_step_when_several_change(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.plan = {**PLAN, "models": [*PLAN["models"], {**PLAN["models"][0], "model": "letters"}]}
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 0
+        assert capsys.readouterr().err.startswith("(1/2) demo/digits v2 ... DONE\n")
+
+    def test_without_a_terminal_asks_for_yes_and_changes_nothing(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["apply", "-f", "deployments.yaml", "--prune"]) == 1
+        hint = capsys.readouterr().err.splitlines()[-1]
+        assert hint == "hint: mdslite apply -f deployments.yaml --prune --yes"
+        assert [request[1] for request in api.requests] == ["/api/v1/plan"]
+        assert run(shlex.split(hint.removeprefix("hint: mdslite "))) == 0
+
+    @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1), (b"\x04", 1)])
+    def test_on_a_terminal_only_yes_counts(
+        self, api: ApiServer, deployments: Path, answer: bytes, code: int
+    ) -> None:
+        found, printed = on_a_terminal(["apply", "-f", "deployments.yaml"], answer, MDSLITE_URL=api.url)
+        assert found == code
+        assert "Apply? [y/N]" in printed
+        applied = [request[1] for request in api.requests].count("/api/v1/apply")
+        assert applied == (1 if code == 0 else 0)
+        assert ("(1/2) v2 ... DONE\n(2/2) v1 ... DONE\nrevision 2 in 0.4 s" in printed) == (code == 0)
+        assert ("nothing was applied" in printed) == (code == 1)
+
+    @pytest.mark.parametrize(("changed", "code"), [(True, 2), (False, 0)])
+    def test_dry_run_tells_changes_by_its_exit_code(
+        self,
+        api: ApiServer,
+        deployments: Path,
+        changed: bool,
+        code: int,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        api.plan = {**PLAN, "changed": changed}
+        assert run(["apply", "-f", "deployments.yaml", "--dry-run"]) == code
+        assert ("nothing would change" in capsys.readouterr().out) == (not changed)
+        assert [request[1] for request in api.requests] == ["/api/v1/plan"]
+
+    def test_a_plan_without_changes_is_not_asked_about(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.plan = {"base_revision": 1, "changed": False, "models": []}
+        assert run(["apply", "-f", "deployments.yaml"]) == 0
+        assert capsys.readouterr().out.endswith("nothing would change\n")
+
+    def test_as_json_prints_plan_and_result_as_one_object(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["apply", "-f", "deployments.yaml", "--yes", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == {"plan": PLAN, "result": APPLIED}
+        assert run(["apply", "-f", "deployments.yaml", "--dry-run", "--json"]) == 2
+        assert json.loads(capsys.readouterr().out) == {"plan": PLAN, "result": None}
+
+    def test_a_failed_load_ends_with_1_and_says_that_nothing_switched(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        failed = {**STEPS[1], "state": "FAILED", "error": "no such op"}
+        api.events = [
+            STEPS[0],
+            failed,
+            {"event": "result", "revision": 2, "state": "failed", "seconds": 0.1,
+             "error": "demo/digits v2: no such op", "code": "load_failed"},
+        ]  # fmt: skip
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            "(1/2) v2 ... FAILED",
+            "error: demo/digits v2: no such op",
+            "nothing was switched: what served before still serves",
+        ]
+
+    def test_an_apply_without_an_end_is_an_error(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.events = STEPS[:1]
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
+        assert "hint: mdslite history" in capsys.readouterr().err
+
+    def test_a_mistake_is_shown_with_its_place_its_line_and_a_hint(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.error = (
+            422,
+            {
+                "code": "invalid_spec",
+                "error": 'deployments.yaml:8:13: weight: expected a number, got "ten"',
+                "file": "deployments.yaml", "line": 8, "column": 13, "excerpt": "    weight: ten",
+                "hint": "relative weight, 0 or more", "request_id": "r",
+            },
+        )  # fmt: skip
+        assert run(["apply", "-f", "deployments.yaml"]) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            'error: deployments.yaml:8:13: weight: expected a number, got "ten"',
+            "  8 |     weight: ten",
+            "hint: relative weight, 0 or more",
+        ]
+
+    def test_a_file_that_cannot_be_read_is_an_error_in_words(
+        self, api: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["apply", "-f", str(tmp_path / "nowhere.yaml")]) == 1
+        assert "No such file" in capsys.readouterr().err
+        model = tmp_path / "model.onnx"
+        model.write_bytes(b"\x08\xff\xfe")
+        assert run(["apply", "-f", str(model)]) == 1
+        assert f"hint: to serve a model file: mdslite up {model}\n" in capsys.readouterr().err
+
+
+class TestUndo:
+    def test_goes_back_to_the_state_before_by_default(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["undo", "--yes"]) == 0
+        assert json.loads(api.requests[0][2]) == {"revision": "previous"}
+        assert api.last[2]["revision"] == "previous"
+        assert capsys.readouterr().out.splitlines()[-1].startswith("revision 2 in 0.4 s")
+
+    def test_shows_the_plan_and_asks(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["undo", "1"]) == 1
+        printed = capsys.readouterr()
+        assert "APPLY WILL" in printed.out
+        assert printed.err.endswith("hint: mdslite undo 1 --yes\n")
+        assert json.loads(api.requests[0][2]) == {"revision": 1}

@@ -1,0 +1,75 @@
+"""`mdslite backup` and `mdslite restore`: a copy of the store while it serves, and the way back from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mdslite import errors
+from mdslite.cli import output
+from mdslite.cli.options import connect, json_option, url_option
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite backup                          # into the store's own backups/
+  mdslite backup /mnt/usb/edge-07.tar
+  mdslite backup --log                    # with the request log
+  mdslite backup --store ./.mdslite       # of a store that nothing serves"""
+)
+@click.argument("path", type=click.Path(), metavar="[PATH]", required=False)
+@click.option("--log", is_flag=True, help="Take the request log along.")
+@click.option("--store", type=click.Path(), metavar="DIR", help="Copy this store, with no appliance to ask.")
+@json_option
+@url_option
+def backup(path: str | None, log: bool, store: str | None, as_json: bool, url: str) -> int:
+    """Copy the store while it serves."""
+    target = str(Path(path).resolve()) if path else None
+    if store is not None:
+        made = _backup_here(Path(store), Path(target) if target else None, log=log)
+    else:
+        with connect(url) as client:
+            reply = client.backup(target, log=log)
+        made = (str(reply["path"]), int(reply["size_bytes"]))
+    if as_json:
+        output.write_json({"path": made[0], "size_bytes": made[1]})
+    else:
+        output.write(f"{made[0]}   {output.size_text(made[1])}")
+        output.note(f"restore it with: mdslite restore {made[0]} --store DIR")
+    return 0
+
+
+def _backup_here(store: Path, target: Path | None, *, log: bool) -> tuple[str, int]:
+    from mdslite.store import backup as store_backup
+
+    if not store.exists():
+        raise errors.NotFound(f"there is no store at {store}")
+    made = store_backup.backup(store, target, log=log)
+    return str(made), made.stat().st_size
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite restore .mdslite/backups/2026-11-22T14-03-00Z.tar --store ./.mdslite --force
+  mdslite restore /mnt/usb/edge-07.tar --store /srv/mdslite
+
+The appliance on that store has to be stopped first."""
+)
+@click.argument("backup_path", type=click.Path(), metavar="BACKUP")
+@click.option("--store", type=click.Path(), metavar="DIR", required=True, help="Where the store is to be.")
+@click.option("--force", is_flag=True, help="Replace a store that is already there.")
+@json_option
+def restore(backup_path: str, store: str, force: bool, as_json: bool) -> int:
+    """Put a backup in the place of a store."""
+    from mdslite.store import backup as store_backup
+
+    store_backup.restore(Path(backup_path), Path(store), force=force)
+    if as_json:
+        output.write_json({"store": str(Path(store).resolve())})
+    else:
+        output.write(f"restored {store} from {backup_path}")
+        output.note(f"start it with: mdslite up --store {store}")
+    return 0

@@ -1,0 +1,158 @@
+"""`mdslite up`: the appliance in this process, and what to type next once it serves.
+
+The appliance announces lines as it starts. This command prints them, and when the line that says where
+it serves has come, asks that very address what it serves, so that what it suggests is sure to work.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import sys
+import threading
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from mdslite import errors
+from mdslite.cli import output
+from mdslite.cli.options import json_option
+from mdslite.cli.suggestions import suggest
+
+DEFAULT_STORE = "./.mdslite"
+
+_SERVING = re.compile(r"serving on (?P<url>https?://\S+)")
+_JOIN_WAIT_S = 5.0
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite up model.onnx                   # served as default/model v1
+  mdslite up deployments.yaml             # applied first, if it differs from the last apply
+  mdslite up                              # whatever the store holds
+  mdslite up --port 0                     # any free port; the URL is printed
+  mdslite up --host 0.0.0.0 --insecure --tls-cert cert.pem --tls-key key.pem
+
+Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
+)
+@click.argument("file", type=click.Path(), metavar="[FILE]", required=False)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="0: any free one."
+)
+@click.option("--store", type=click.Path(), default=DEFAULT_STORE, show_default=True, metavar="DIR")
+@click.option("--tls-cert", type=click.Path(), metavar="FILE", help="Serve TLS with this certificate (PEM).")
+@click.option("--tls-key", type=click.Path(), metavar="FILE", help="The certificate's key (PEM).")
+@click.option("--insecure", is_flag=True, help="Serve beyond this machine without tokens.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Also answer to this Host. Repeatable.")
+@click.option(
+    "--allow-internal", multiple=True, metavar="HOST[:PORT]",
+    help="Let model URIs lead to this internal address. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--drain-grace", type=click.FloatRange(min=0), metavar="SECONDS",
+    help="How long to go on accepting after SIGTERM.",
+)  # fmt: skip
+@json_option
+def up(
+    file: str | None,
+    host: str,
+    port: int,
+    store: str,
+    tls_cert: str | None,
+    tls_key: str | None,
+    insecure: bool,
+    allow_host: tuple[str, ...],
+    allow_internal: tuple[str, ...],
+    drain_grace: float | None,
+    as_json: bool,
+) -> int:
+    """Start the appliance on its store and serve. FILE is a deployments.yaml or a model."""
+    _check(file, host, tls_cert, tls_key, insecure=insecure)
+    from mdslite.appliance import Settings, serve
+
+    chosen: dict[str, Any] = {} if drain_grace is None else {"drain_grace_s": drain_grace}
+    settings = Settings(
+        host=host,
+        port=port,
+        store=Path(store),
+        file=None if file is None else Path(file),
+        tls_cert=None if tls_cert is None else Path(tls_cert),
+        tls_key=None if tls_key is None else Path(tls_key),
+        insecure=insecure,
+        allow_hosts=allow_host,
+        allow_internal=allow_internal,
+        **chosen,
+    )
+    announcer = Announcer(file, tls_cert, as_json=as_json)
+    try:
+        return serve(settings, announcer)
+    finally:
+        announcer.close()
+
+
+def _check(file: str | None, host: str, tls_cert: str | None, tls_key: str | None, *, insecure: bool) -> None:
+    if file is not None and not Path(file).exists():
+        raise errors.InvalidRequest(
+            f"there is no {file}: expected a deployments.yaml, a model file or a package folder",
+            hint="mdslite up --help",
+        )
+    if (tls_cert is None) != (tls_key is None):
+        missing, given = ("--tls-cert", "--tls-key") if tls_cert is None else ("--tls-key", "--tls-cert")
+        raise errors.InvalidRequest(f"{given} needs {missing} beside it")
+    if not insecure and not _is_loopback(host):
+        raise errors.InvalidRequest(
+            f"not serving on {host}: without tokens, whoever can reach this machine could use its models "
+            "and change what is deployed",
+            hint=f"mdslite up --host 127.0.0.1, or --host {host} --insecure where the network is trusted",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Announcer:
+    """Prints what the appliance announces; a reader that went away never stops the appliance."""
+
+    def __init__(self, file: str | None, tls_cert: str | None, *, as_json: bool) -> None:
+        self._file = file
+        self._tls_cert = tls_cert
+        self._as_json = as_json
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, line: str) -> None:
+        found = _SERVING.search(line)
+        if found is None:
+            _print(line, sys.stderr)
+            return
+        url = found["url"]
+        if self._as_json:
+            where = {"url": url, "docs": f"{url}/docs", "metrics": f"{url}/metrics", "pid": os.getpid()}
+            _print(output.json_text(where), sys.stdout)
+            return
+        _print(line, sys.stdout)
+        # The appliance announces from the thread that also has to answer: ask it from another one.
+        self._thread = threading.Thread(target=self._suggest, args=(url,), name="suggest", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join(_JOIN_WAIT_S)
+
+    def _suggest(self, url: str) -> None:
+        _print(f"next: {suggest(url, file=self._file, tls_cert=self._tls_cert)}", sys.stdout)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    try:
+        stream.write(output.escape(line) + "\n")
+        stream.flush()
+    except OSError:
+        output.discard(stream)

@@ -1,0 +1,93 @@
+"""`up` before it serves: what it refuses, and what it suggests to type next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from api_server import ApiServer, version
+
+from mdslite.cli import run
+from mdslite.cli.suggestions import find_sample, suggest
+from mdslite.cli.target import model_name
+
+NAMED = {
+    "inputs": [
+        {"name": "age", "datatype": "INT64", "shape": [None]},
+        {"name": "text", "datatype": "BYTES", "shape": [None, 1]},
+        {"name": "bias", "datatype": "FP32", "shape": [None], "optional": True},
+    ],
+    "outputs": [],
+    "rows": "free",
+}
+
+
+class TestUp:
+    def test_refuses_to_serve_beyond_this_machine_and_says_what_would(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["up", "--host", "0.0.0.0"]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("error: not serving on 0.0.0.0: without tokens")
+        assert "--insecure" in err
+
+    @pytest.mark.parametrize(
+        ("args", "words"),
+        [
+            (["nowhere.onnx"], "there is no nowhere.onnx"),
+            (["--tls-cert", "cert.pem"], "--tls-cert needs --tls-key"),
+            (["--tls-key", "key.pem"], "--tls-key needs --tls-cert"),
+        ],
+    )
+    def test_refuses_what_cannot_work(
+        self, args: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["up", *args]) == 1
+        assert words in capsys.readouterr().err
+
+    def test_suggests_a_curl_line_for_a_model_file(self, api: ApiServer) -> None:
+        api.models.append({"project": "default", "model": "my-model", "versions": [version("v1")]})
+        line = suggest(api.url, file="/tmp/my model.onnx", tls_cert=None)
+        assert f"{api.url}/projects/default/models/my-model:predict" in shlex.split(line)
+        assert '{"instances": [[0.0, 0.0, 0.0, 0.0]]}' in shlex.split(line)
+
+    def test_suggests_predict_with_a_sample_that_fits(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (deployments.parent / "a.json").write_text('{"instances": [[1, 2]]}')
+        (deployments.parent / "b.json").write_text("{")
+        (deployments.parent / "row.json").write_text('{"instances": [[1, 2, 3, 4]]}')
+        line = suggest(api.url, file="deployments.yaml", tls_cert=None)
+        predict, ls = line.split("   |   ")
+        assert predict == f"mdslite predict demo/digits -d @row.json --url {api.url}"
+        assert ls == f"mdslite ls --url {api.url}"
+        assert run(shlex.split(predict)[1:]) == 0
+        assert run(shlex.split(ls)[1:]) == 0
+
+    def test_suggests_only_what_needs_no_knowledge_of_an_appliance_it_cannot_ask(self) -> None:
+        assert suggest("https://127.0.0.1:1", file="m.onnx", tls_cert="cert.pem") == (
+            "SSL_CERT_FILE=cert.pem mdslite ls --url https://127.0.0.1:1"
+        )
+
+    def test_a_sample_of_named_inputs_has_all_their_names(self, tmp_path: Path) -> None:
+        (tmp_path / "1.json").write_text('{"age": 1}')
+        assert find_sample(tmp_path, NAMED) is None
+        (tmp_path / "2.json").write_text('{"age": 1, "text": ["a"], "bias": 0.5}')
+        assert find_sample(tmp_path, NAMED) == tmp_path / "2.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("model.onnx", "model"),
+        ("dir/My Model (final).onnx", "My-Model-final"),
+        ("./package/", "package"),
+        ("_x.onnx", "x"),
+        ("模型.onnx", "model"),
+        ("a" * 80 + ".onnx", "a" * 63),
+        ("v1.2.onnx", "v1-2"),
+    ],
+)
+def test_a_model_is_named_after_its_file(path: str, name: str) -> None:
+    assert model_name(path) == name

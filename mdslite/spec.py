@@ -1,0 +1,398 @@
+"""The version spec and deployments.yaml as typed structs, and their loading from text.
+
+Owns the names, defaults and bounds of every field, and the rules between fields. Owns neither artifacts nor
+devices: a spec that loads may still ask for what this machine lacks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from mdslite import document as documents
+from mdslite.advice import Adviser
+from mdslite.document import Document, decode, quote
+from mdslite.errors import SpecError
+from mdslite.fields import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_BATCH_TIMEOUT_MS,
+    DEFAULT_PREDICTION_TIME_MS,
+    DEFAULT_REPLICAS,
+    DEFAULT_SHADOW_PERCENT,
+    DEFAULT_WEIGHT,
+    NAME_PATTERN,
+    QUEUE_ROWS,
+    Cores,
+    Memory,
+    Milliseconds,
+    Name,
+    Operator,
+    PackageType,
+    Percent,
+    PositiveMilliseconds,
+    Replicas,
+    RuntimeType,
+    SourceType,
+    Weight,
+    make_name,
+    parse_memory,
+)
+from mdslite.mistakes import convert
+
+__all__ = [
+    "DEFAULT_BATCH_SIZE",
+    "DEFAULT_BATCH_TIMEOUT_MS",
+    "DEFAULT_PREDICTION_TIME_MS",
+    "DEFAULT_REPLICAS",
+    "DEFAULT_SHADOW_PERCENT",
+    "DEFAULT_WEIGHT",
+    "NAME_PATTERN",
+    "QUEUE_ROWS",
+    "Batch",
+    "Confidence",
+    "ContainerParameter",
+    "Deployment",
+    "Deployments",
+    "EndpointInfo",
+    "OnnxSettings",
+    "Operator",
+    "OperatorConfigs",
+    "PackageType",
+    "Resource",
+    "RuntimeType",
+    "ServiceInfo",
+    "SourceType",
+    "Spec",
+    "Version",
+    "decode",
+    "from_plain",
+    "load",
+    "make_name",
+    "parse_memory",
+    "to_plain",
+]
+
+
+class _Value(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class OperatorConfigs(_Value, frozen=True):
+    ncc_operator_config: dict[str, Any] = field(default_factory=dict)
+    c3dls_operator_config: dict[str, Any] = field(default_factory=dict)
+    custom_operator_config: dict[str, Any] = field(default_factory=dict)
+
+
+class Resource(_Value, frozen=True):
+    """What a replica wants. `gpu` None takes a GPU where there is one, 0 none, 1 or more insists."""
+
+    cpu: Cores | None = None
+    gpu: (
+        Annotated[int, Meta(ge=0, le=1024, description="GPUs for each replica; 0 stays on the CPU")] | None
+    ) = None
+    memory: Memory | None = None
+    gpu_names: (
+        Annotated[str, Meta(min_length=1, description='comma-separated name patterns, such as "H200,A100*"')]
+        | None
+    ) = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return None if self.memory is None else parse_memory(self.memory)
+
+    @property
+    def gpu_patterns(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in (self.gpu_names or "").split(",") if part.strip())
+
+
+class EndpointInfo(_Value, frozen=True):
+    url: Annotated[
+        str, Meta(min_length=1, description="where the endpoint answers, such as http://host:8500")
+    ]
+    protocol: Literal["PREDICT", "OIP"] = "PREDICT"
+    provider: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class ServiceInfo(_Value, frozen=True):
+    replicas: Replicas = DEFAULT_REPLICAS
+    weight: Weight = DEFAULT_WEIGHT
+    shadow: bool = False
+    shadow_percent: Percent = DEFAULT_SHADOW_PERCENT
+    endpoints_infos: tuple[EndpointInfo, ...] = ()
+
+
+class Batch(_Value, frozen=True):
+    """The batcher's knobs; None takes the default."""
+
+    batch_size: (
+        Annotated[int, Meta(ge=1, le=QUEUE_ROWS, description=f"rows in a batch, 1 to {QUEUE_ROWS}")] | None
+    ) = None
+    batch_timeout_ms: (
+        Annotated[Milliseconds, Meta(description="how long a batch may wait to fill up, in milliseconds")]
+        | None
+    ) = None
+    prediction_time_ms: (
+        Annotated[
+            PositiveMilliseconds,
+            Meta(description="how long a prediction may take, in milliseconds"),
+        ]
+        | None
+    ) = None
+
+
+class Confidence(_Value, frozen=True):
+    """Where the request log finds a prediction's confidence: an output, and a field or a column of it."""
+
+    output: Annotated[str, Meta(min_length=1, description="the name of the model's output")] | None = None
+    field: Annotated[str | int, Meta(description="a key or a column of that output")] | None = None
+
+
+class OnnxSettings(_Value, frozen=True):
+    """`container_parameter.onnxruntime`; None leaves the choice to the runtime."""
+
+    intra_op_threads: (
+        Annotated[int, Meta(ge=1, le=1024, description="threads inside one operator")] | None
+    ) = None
+    inter_op_threads: Annotated[int, Meta(ge=1, le=1024, description="operators at a time")] | None = None
+    cpu_mem_arena: bool | None = None
+    mem_pattern: bool | None = None
+    graph_optimization: Literal["disabled", "basic", "extended", "all"] | None = None
+    gpu_mem_limit_mb: Annotated[int, Meta(ge=1, le=1 << 30, description="megabytes of GPU memory")] | None = (
+        None
+    )
+
+
+class ContainerParameter(Struct, frozen=True):
+    """The keys of the free map `container_parameter` that mean something here; it may hold others."""
+
+    env: Annotated[dict[str, str], Meta(description="variables and their texts, such as {LEVEL: debug}")] = (
+        field(default_factory=dict)
+    )
+    image: str | None = None
+    command: str | tuple[str, ...] | None = None
+    args: str | tuple[str, ...] | None = None
+    onnxruntime: OnnxSettings = OnnxSettings()
+
+
+class Spec(_Value, frozen=True):
+    uri: Annotated[
+        str,
+        Meta(
+            pattern=r"\A[^\x00-\x1f\x7f]+\Z",
+            description="where the model is: a file, a folder or an http(s) address",
+            extra={"word": "a path or an address", "also": ("url", "path", "file", "model", "artifact")},
+        ),
+    ]
+    source_type: SourceType = SourceType.UNSET_SOURCETYPE
+    package_type: PackageType = PackageType.UNSET_PACKAGETYPE
+    runtime: RuntimeType = RuntimeType.UNSET_RUNTIME
+    operator: Operator = Operator.UNSET_OPERATOR
+    operator_configs: OperatorConfigs = OperatorConfigs()
+    container_parameter: dict[str, Any] = field(default_factory=dict)
+    resource: Resource = Resource()
+    service_info: ServiceInfo = ServiceInfo()
+    batch: Batch = Batch()
+    isolation: Literal["process", "inline"] | None = None
+    confidence: Confidence | None = None
+
+    @property
+    def container(self) -> ContainerParameter:
+        """The part of `container_parameter` that is understood."""
+        return msgspec.convert(self.container_parameter, ContainerParameter)
+
+
+class Version(_Value, frozen=True):
+    version: Name
+    spec: Spec
+
+
+class Deployment(_Value, frozen=True):
+    project: Name
+    model: Name
+    versions: tuple[Version, ...]
+
+
+class Deployments(_Value, frozen=True):
+    """A file. A project's model occurs once, a model's version once, each model with some weight above 0."""
+
+    deployments: tuple[Deployment, ...]
+
+
+def load(text: str, *, file: str, base: Path) -> Deployments:
+    """Read a deployments.yaml. `base` is the folder that relative uris start from.
+
+    :raises SpecError: for the first mistake, with its place and what to write
+    """
+    document = documents.read_document(text, file=file)
+    if document.value is None:
+        raise document.error((), "the file is empty", hint="begin with deployments: and a list of models")
+    parsed = convert(document, _File, advise=Adviser(document).advise)
+    _refuse_repeats(
+        document, ("deployments",), [(entry.project, entry.model) for entry in parsed.deployments]
+    )
+    return Deployments(tuple(_deployments(document, parsed, base)))
+
+
+def to_plain(spec: Spec) -> dict[str, Any]:
+    """A spec as JSON-able values, without what is at its default."""
+    plain: dict[str, Any] = msgspec.to_builtins(spec)
+    return {key: value for key, value in plain.items() if value != {}}
+
+
+def from_plain(plain: dict[str, Any]) -> Spec:
+    """The reverse of `to_plain`.
+
+    :raises SpecError: when a value does not fit
+    """
+    try:
+        return msgspec.convert(plain, Spec)
+    except msgspec.ValidationError as exc:
+        raise SpecError(f"a stored spec does not fit: {exc}", file="registry") from exc
+
+
+class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
+    """A version as a file has it, short form included."""
+
+    version: Name
+    spec: Annotated[Spec, Meta(description="what to serve, such as {uri: ./model.onnx}")]
+    weight: Weight | UnsetType = UNSET
+    shadow: bool | UnsetType = UNSET
+    replicas: Replicas | UnsetType = UNSET
+
+
+class _Model(Struct, frozen=True, forbid_unknown_fields=True):
+    project: Annotated[Name, Meta(extra={"also": ("namespace",)})]
+    model: Annotated[Name, Meta(extra={"also": ("name",)})]
+    versions: Annotated[
+        tuple[_Entry, ...], Meta(description="a list of versions, each with version: and spec:")
+    ]
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    deployments: Annotated[
+        tuple[_Model, ...], Meta(description="a list of models, each with project:, model: and versions:")
+    ]
+
+
+def _deployments(document: Document, parsed: _File, base: Path) -> Iterator[Deployment]:
+    for index, entry in enumerate(parsed.deployments):
+        path: documents.Path = ("deployments", index, "versions")
+        _refuse_repeats(document, path, [(item.version,) for item in entry.versions])
+        versions = tuple(
+            _version(document, (*path, at), item, base) for at, item in enumerate(entry.versions)
+        )
+        _refuse_silence(document, path, f"{entry.project}/{entry.model}", versions)
+        yield Deployment(project=entry.project, model=entry.model, versions=versions)
+
+
+def _version(document: Document, path: documents.Path, entry: _Entry, base: Path) -> Version:
+    spec_path = (*path, "spec")
+    parameter_path = (*spec_path, "container_parameter")
+    if document.has(parameter_path):
+        convert(document, ContainerParameter, base=parameter_path)
+    spec = msgspec.structs.replace(
+        entry.spec,
+        uri=_absolute(document, spec_path, entry.spec, base),
+        service_info=_service_info(document, path, entry),
+    )
+    return Version(version=entry.version, spec=spec)
+
+
+def _service_info(document: Document, path: documents.Path, entry: _Entry) -> ServiceInfo:
+    """The long form with the short one merged into it."""
+    info = entry.spec.service_info
+    places = {name: (*path, "spec", "service_info", name) for name in ("weight", "shadow", "replicas")}
+    for name, place in places.items():
+        short = getattr(entry, name)
+        if short is UNSET:
+            continue
+        if document.has(place) and getattr(info, name) != short:
+            long = quote(getattr(info, name))
+            message = f"{quote(short)} here, but {long} in service_info on line {document.line(place)}"
+            raise document.error((*path, name), message, hint="keep one of the two")
+        info = msgspec.structs.replace(info, **{name: short})
+        places[name] = (*path, name)
+    if info.shadow:
+        if document.has(places["weight"]) and info.weight > 0:
+            message = f"a shadow answers nobody, so it has no weight, got {info.weight:g}"
+            raise document.error(places["weight"], message, hint="remove weight, or write shadow: false")
+        info = msgspec.structs.replace(info, weight=0)
+    return info
+
+
+def _refuse_repeats(document: Document, path: documents.Path, names: Sequence[tuple[str, ...]]) -> None:
+    seen: dict[tuple[str, ...], int] = {}
+    for index, name in enumerate(names):
+        first = seen.setdefault(name, index)
+        if first != index:
+            last = "version" if len(name) == 1 else "model"
+            line = document.line((*path, first, last))
+            message = f"{'/'.join(name)} is listed twice, first on line {line}"
+            hint = "give it another name" if len(name) == 1 else "list all its versions in one place"
+            raise document.error((*path, index, last), message, hint=hint)
+
+
+def _refuse_silence(
+    document: Document, path: documents.Path, model: str, versions: Sequence[Version]
+) -> None:
+    """A model whose every weight is 0 would answer nobody."""
+    if not versions or any(item.spec.service_info.weight > 0 for item in versions):
+        return
+    if all(item.spec.service_info.shadow for item in versions):
+        raise document.error(
+            path,
+            f"every version of {model} is a shadow, so none would answer",
+            hint="add a version without shadow",
+        )
+    raise document.error(
+        path,
+        f"every weight of {model} is 0, so no version would answer",
+        hint="give one version a weight above 0",
+    )
+
+
+_SCHEMES = {
+    SourceType.FILE: ("", "file"),
+    SourceType.HTTP: ("http", "https"),
+    SourceType.OBJECT_STORAGE: ("s3", "http", "https"),
+    SourceType.DOCKER_REGISTRY: ("", "oci", "docker", "http", "https"),
+}
+
+
+def _absolute(document: Document, path: documents.Path, spec: Spec, base: Path) -> str:
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", spec.uri)
+    scheme = found[1].lower() if found else ""
+    if scheme and not any(scheme in schemes for schemes in _SCHEMES.values()):
+        message = f"expected a path or an address, got the scheme {quote(scheme)}"
+        raise document.error((*path, "uri"), message, hint="http, https, s3, oci and file are known")
+    wanted = spec.source_type
+    if wanted is not SourceType.UNSET_SOURCETYPE and scheme not in _SCHEMES[wanted]:
+        message = f"{wanted} does not go with the uri {quote(spec.uri)}"
+        raise document.error((*path, "source_type"), message, hint="leave source_type out: the uri says it")
+    if wanted is SourceType.DOCKER_REGISTRY or scheme not in ("", "file"):
+        _check_host(document, path, spec.uri, scheme)
+        return spec.uri
+    written = unquote(spec.uri[found.end() :].removeprefix("localhost")) if found else spec.uri
+    if found and (not written.startswith("/") or "\0" in written):
+        message = f"expected file:///path, got {quote(spec.uri)}"
+        raise document.error((*path, "uri"), message, hint="write the path alone")
+    return os.path.abspath(base / written)
+
+
+def _check_host(document: Document, path: documents.Path, uri: str, scheme: str) -> None:
+    try:
+        parts = urlsplit(uri)
+        whole = not scheme or (bool(parts.hostname) and (parts.port is None or parts.port > 0))
+    except ValueError:
+        whole = False
+    if not whole:
+        message = f"expected an address with a host, got {quote(uri)}"
+        raise document.error((*path, "uri"), message, hint=f"such as {scheme}://host/model.onnx")

@@ -1,0 +1,134 @@
+"""A plan as people read it: by model, with counts and a table of what an apply will do."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mdslite.fields import DEFAULT_SHADOW_PERCENT, DEFAULT_WEIGHT
+
+_ACTIONS = ("ADD", "UPDATE", "DELETE")  # the order of execution
+_DIFF_WIDTH = 21
+_LONGEST = 120
+_LABELS = {
+    "digest": "Artifact",
+    "uri": "URI",
+    "resource.cpu": "CPU",
+    "resource.gpu": "GPU",
+    "resource.gpu_names": "GPU names",
+    "service_info.endpoints_infos": "Endpoints",
+    "confidence.output": "Confidence output",
+    "confidence.field": "Confidence field",
+}
+# Below these the names are the user's own.
+_FREE = ("container_parameter.", "operator_configs.")
+
+
+def render_plan(plain: Mapping[str, Any]) -> str:
+    """The text of a plan as the admin API gives it. What is retained is counted, not listed."""
+    return "\n\n".join("\n".join(_model_lines(model)) for model in plain["models"])
+
+
+def _model_lines(model: Mapping[str, Any]) -> Iterator[str]:
+    steps = model["steps"]
+    counts = Counter(step["action"] for step in steps)
+    yield f"PROJECT: {model['project']} MODEL: {model['model']}"
+    yield (
+        f"= RETAIN ({counts['RETAIN']})  + ADD ({counts['ADD']})"
+        f"  ~ UPDATE ({counts['UPDATE']})  x DELETE ({counts['DELETE']})"
+    )
+    rows = [
+        (action, step["version"], _diff(step))
+        for action in _ACTIONS
+        for step in steps
+        if step["action"] == action
+    ]
+    if rows:
+        yield from _table([("APPLY WILL", "VERSION", "DIFF"), *rows])
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    widths[2] = max(widths[2], _DIFF_WIDTH)
+    for row in rows:
+        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        yield f"| {' | '.join(cells)} |"
+
+
+def _diff(step: Mapping[str, Any]) -> str:
+    if step["action"] == "UPDATE":
+        parts = [_change(change) for change in step["changes"]]
+        return ", ".join(parts + (_memory(step["after"]) if step["reload"] else []))
+    wanted = step["after"] if step["action"] == "ADD" else step["before"]
+    parts = [_share(wanted["spec"].get("service_info", {})), _size(wanted["size_bytes"])]
+    return ", ".join(parts + _memory(wanted))
+
+
+def _share(service_info: Mapping[str, Any]) -> str:
+    if not service_info.get("shadow", False):
+        return f"Weight: {_value(service_info.get('weight', DEFAULT_WEIGHT))}"
+    percent = service_info.get("shadow_percent", DEFAULT_SHADOW_PERCENT)
+    return "Shadow" if percent == DEFAULT_SHADOW_PERCENT else f"Shadow: {_value(percent)} %"
+
+
+def _memory(wanted: Mapping[str, Any]) -> list[str]:
+    """The predicted memory, as a part of a line where it is known."""
+    size_bytes = wanted.get("memory_bytes")
+    return [] if size_bytes is None else [f"memory ~{_size(size_bytes)}"]
+
+
+def _change(change: Mapping[str, Any]) -> str:
+    field, before, after = change["field"], change["before"], change["after"]
+    if field == "digest":
+        before, after = _short_digest(before), _short_digest(after)
+    elif field == "uri":
+        before, after = _tails(before, after)
+    unit = " ms" if field.endswith("_ms") and not field.startswith(_FREE) else ""
+    return f"{_label(field)}: {_value(before, unit)} -> {_value(after, unit)}"
+
+
+def _label(field: str) -> str:
+    if field.startswith(_FREE):
+        return _printable(field)
+    name = field.rpartition(".")[2].removesuffix("_ms").replace("_", " ")
+    return _LABELS.get(field) or name.capitalize()
+
+
+def _value(value: Any, unit: str = "") -> str:
+    if value is None or (isinstance(value, str) and value.startswith("UNSET_")):
+        return "default"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.10g}{unit}"
+    text = _printable(value) if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)
+
+
+def _short_digest(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:8]
+
+
+def _tails(before: str, after: str) -> tuple[str, str]:
+    """Two addresses without the folder that they share."""
+    folder, slash, name = before.rpartition("/")
+    other_folder, _, other_name = after.rpartition("/")
+    if slash and folder == other_folder and name and other_name:
+        return name, other_name
+    return before, after
+
+
+def _size(size_bytes: int) -> str:
+    """Decimal units, two digits where they say something: 918 B, 1.2 MB, 35 MB."""
+    amount = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(amount) < 1000:
+            break
+        amount /= 1000
+    else:
+        unit = "TB"
+    return f"{amount:.1f} {unit}" if unit != "B" and round(amount, 1) < 10 else f"{amount:.0f} {unit}"

@@ -1,0 +1,134 @@
+"""Jobs waiting in a lane, first in first out within one shape. Counts rows; owns no clock and no device."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mdslite.errors import MdsliteError
+from mdslite.tensors import Columns, Key
+
+# Rows `[start, stop)` of a job, as they take part in one batch.
+Slice = tuple["Job", int, int]
+
+
+class Job:
+    """One request's rows on their way through a lane; a subclass says in `resolved` what comes after.
+
+    Times are seconds of the lane's clock. Just before `resolved` is called, either `error` is set or `pieces`
+    holds the outputs in row order (one entry where the job ran in one batch).
+    """
+
+    # Defaults live on the class: a job sets what it needs, and making one costs little.
+    columns: Columns
+    deadline = 0.0
+    queued_at = 0.0
+    started_at = 0.0  # when its first batch began to run; 0.0 if none did
+    compute_s = 0.0
+    batch_rows = 0  # rows of the batch that it ran in
+    replica = ""
+    confidence: float | None = None  # the least of its rows
+    taken = 0  # rows already handed to batches
+    left = 0  # rows not answered yet
+    pieces: Sequence[tuple[int, Any]] = ()
+    error: MdsliteError | None = None
+    finished = False
+    lane: Any = None
+
+    def resolved(self) -> None:
+        """Called once, on the event loop, when the job has its answer or its error."""
+        raise NotImplementedError
+
+
+class _Group:
+    __slots__ = ("dead", "jobs", "rows")
+
+    def __init__(self) -> None:
+        self.jobs: deque[Job] = deque()
+        self.rows = 0
+        self.dead = 0  # finished jobs (cancelled, expired) still in `jobs`
+
+
+class RowQueue:
+    """Live rows by shape. Whoever ends a queued job early sets `finished` and calls `discard`."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._groups: dict[Key, _Group] = {}
+
+    def push(self, job: Job) -> None:
+        columns = job.columns
+        group = self._groups.get(columns.key)
+        if group is None:
+            group = self._groups[columns.key] = _Group()
+        group.jobs.append(job)
+        group.rows += columns.rows
+        self.rows += columns.rows
+
+    def oldest(self) -> tuple[Key, Job] | None:
+        """The job that has waited longest, with its shape."""
+        if len(self._groups) == 1:
+            for key, group in self._groups.items():
+                return key, self._head(group)
+        heads = [(key, self._head(group)) for key, group in self._groups.items()]
+        return min(heads, key=lambda entry: entry[1].queued_at, default=None)
+
+    def waiting(self, key: Key) -> int:
+        """Rows of one shape."""
+        group = self._groups.get(key)
+        return group.rows if group else 0
+
+    def take(self, key: Key, limit: int) -> list[Slice]:
+        """Remove up to `limit` rows of one shape, oldest first, splitting the last job if it must be."""
+        group = self._groups[key]
+        jobs = group.jobs
+        slices: list[Slice] = []
+        room = limit
+        while room and jobs:
+            job = jobs[0]
+            if job.finished:
+                jobs.popleft()
+                group.dead -= 1
+                continue
+            start = job.taken
+            stop = min(job.columns.rows, start + room)
+            room -= stop - start
+            job.taken = stop
+            slices.append((job, start, stop))
+            if stop == job.columns.rows:
+                jobs.popleft()
+        self._forget(key, group, limit - room)
+        return slices
+
+    def discard(self, job: Job) -> None:
+        """Free the rows of a job that was finished while it waited; nothing if it does not wait here."""
+        rows = job.columns.rows - job.taken
+        group = self._groups.get(job.columns.key)
+        if group is None or not rows:
+            return
+        job.taken = job.columns.rows
+        group.dead += 1
+        if group.dead > 32 and group.dead * 2 > len(group.jobs):
+            group.jobs = deque(one for one in group.jobs if not one.finished)
+            group.dead = 0
+        self._forget(job.columns.key, group, rows)
+
+    def jobs(self) -> Iterator[Job]:
+        """The live ones, in no particular order."""
+        for group in self._groups.values():
+            for job in group.jobs:
+                if not job.finished:
+                    yield job
+
+    def _head(self, group: _Group) -> Job:
+        while group.jobs[0].finished:
+            group.jobs.popleft()
+            group.dead -= 1
+        return group.jobs[0]
+
+    def _forget(self, key: Key, group: _Group, rows: int) -> None:
+        group.rows -= rows
+        self.rows -= rows
+        if not group.rows:
+            del self._groups[key]

@@ -1,0 +1,121 @@
+"""Which version answers a predict URL. Owns the routes and their cycles; loads and drains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from math import gcd
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from mdslite.errors import NotFound, Unavailable
+
+CYCLE_MAX = 10_000
+
+
+class Target(Protocol):
+    """What a route may lead to."""
+
+    project: str
+    model: str
+    version: str
+
+
+T = TypeVar("T", bound=Target)
+
+
+class Route(Generic[T]):
+    """One predict URL. `pick` is the whole of routing on the hot path: one list access."""
+
+    __slots__ = ("_at", "_cycle", "_length", "model", "project", "url", "version")
+
+    def __init__(self, project: str, model: str, version: str | None, cycle: Sequence[T]) -> None:
+        self.project = project
+        self.model = model
+        self.version = version
+        self.url = predict_url(project, model, version)
+        self._cycle = list(cycle)
+        self._length = len(self._cycle)
+        self._at = 0
+
+    def pick(self) -> T:
+        """The version that takes the next request.
+
+        :raises Unavailable: none is ready
+        """
+        at = self._at
+        if at >= self._length:
+            at = 0
+            if not self._length:
+                raise Unavailable(self._why_not(), retry_after_s=1)
+        self._at = at + 1
+        return self._cycle[at]
+
+    def _why_not(self) -> str:
+        if self.version is not None:
+            return f"{self.project}/{self.model} {self.version} is not ready"
+        return f"no version of {self.project}/{self.model} is ready to take its traffic"
+
+
+class Router(Generic[T]):
+    """All routes, replaced as a whole so that a request sees either the old set or the new one."""
+
+    def __init__(self) -> None:
+        self._routes: Mapping[bytes, Route[T]] = {}
+        self.get = self._routes.get  # bound once: the door looks a URL up with one call
+
+    def replace(self, routes: Sequence[Route[T]]) -> None:
+        self._routes = {route.url.encode(): route for route in routes}
+        self.get = self._routes.get
+
+    def find(self, project: str, model: str, version: str | None) -> Route[T]:
+        """:raises NotFound: naming what does exist"""
+        route = self._routes.get(predict_url(project, model, version).encode())
+        if route is not None:
+            return route
+        name = f"{project}/{model}"
+        siblings = [one for one in self._routes.values() if (one.project, one.model) == (project, model)]
+        if siblings:
+            known = ", ".join(sorted(one.version for one in siblings if one.version))
+            raise NotFound(f"{name} has no version {version}: it has {known}", hint=f"mdslite show {name}")
+        models = sorted({f"{one.project}/{one.model}" for one in self._routes.values()})
+        known = ", ".join(models[:5]) + (", …" if len(models) > 5 else "")
+        raise NotFound(f"no model {name} is deployed: there is {known or 'none'}", hint="mdslite ls")
+
+
+def predict_url(project: str, model: str, version: str | None = None) -> str:
+    middle = "" if version is None else f"/versions/{version}"
+    return f"/projects/{project}/models/{model}{middle}:predict"
+
+
+def weighted_cycle(weights: Sequence[float]) -> list[int]:
+    """One whole cycle of smooth weighted round robin: indexes into `weights`, each as often as its share.
+
+    The algorithm is nginx's (each turn adds its weight to every credit, the largest credit wins and pays the
+    total), run once here and replayed for every request. Weights are reduced to the smallest integers of the
+    same ratio; a cycle that would be longer than CYCLE_MAX is rounded to that length, which moves a share by
+    less than 1/CYCLE_MAX but keeps every weight above 0 in it.
+    """
+    fractions = [Fraction(repr(float(weight))) for weight in weights]
+    total = sum(fractions)
+    if not total:
+        return []
+    scale = 1
+    for fraction in fractions:
+        scale = scale * fraction.denominator // gcd(scale, fraction.denominator)
+    counts = [int(fraction * scale) for fraction in fractions]
+    divisor = gcd(*counts)
+    counts = [count // divisor for count in counts]
+    if sum(counts) > CYCLE_MAX:
+        counts = [max(1, round(fraction / total * CYCLE_MAX)) if fraction else 0 for fraction in fractions]
+    share = np.array(counts, dtype=np.int64)
+    credit = np.zeros(len(counts), dtype=np.int64)
+    length = int(share.sum())
+    cycle = []
+    for _ in range(length):
+        credit += share
+        winner = int(credit.argmax())
+        credit[winner] -= length
+        cycle.append(winner)
+    return cycle

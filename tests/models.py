@@ -168,12 +168,14 @@ def sequence(path: Path) -> Path:
     return save(path, [node], [tensor("x", "FP32", ["N", 2])], [parts])
 
 
-def overridable(path: Path) -> Path:
-    """x FP32 [N, 2], factor FP32 [1] (may be left out: 3.0) → y FP32 [N, 2] = x * factor."""
+def overridable(path: Path, *, shared: bool = False) -> Path:
+    """x FP32 [N, 2], factor FP32 [N, 1] (may be left out: 3.0) → y FP32 [N, 2] = x * factor. A `shared`
+    factor is of shape [1], the same for all rows."""
     node = helper.make_node("Mul", ["x", "factor"], ["y"])
-    weight = numpy_helper.from_array(np.array([3.0], np.float32), "factor")
-    inputs = [tensor("x", "FP32", ["N", 2]), tensor("factor", "FP32", [1])]
-    return save(path, [node], inputs, [tensor("y", "FP32", ["N", 2])], [weight])
+    value = np.array([3.0] if shared else [[3.0]], np.float32)
+    inputs = [tensor("x", "FP32", ["N", 2]), tensor("factor", "FP32", [1] if shared else ["N", 1])]
+    weights = [numpy_helper.from_array(value, "factor")]
+    return save(path, [node], inputs, [tensor("y", "FP32", ["N", 2])], weights)
 
 
 def optional(path: Path) -> Path:
@@ -206,15 +208,47 @@ def total(path: Path, *, shape: Shape = (3,)) -> Path:
 
 
 def dropping(path: Path) -> Path:
-    """x FP32 [N, 2] → y FP32, declared as [N, 2] but without the rows whose first value is not above 0: a
-    model that lies about its rows."""
+    """x FP32 [N, 2] → y FP32, declared as [N, 2] but without the rows whose first value is above 0: a
+    model that lies about its rows, though not on zeros."""
     nodes = [
         helper.make_node("Gather", ["x", "first"], ["head"], axis=1),
-        helper.make_node("Greater", ["head", "nought"], ["keep"]),
+        helper.make_node("LessOrEqual", ["head", "nought"], ["keep"]),
         helper.make_node("Compress", ["x", "keep"], ["y"], axis=0),
     ]
     weights = [numpy_helper.from_array(np.array(0, np.int64), "first")]
     weights.append(numpy_helper.from_array(np.array(0, np.float32), "nought"))
+    return save(path, nodes, [tensor("x", "FP32", ["N", 2])], [tensor("y", "FP32", ["N", 2])], weights)
+
+
+def unranked(path: Path) -> Path:
+    """x FP32 [N, 2] → y FP32 [N, 2], the same, of a shape that neither the file nor shape inference knows."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("NonZero", ["size"], ["places"]),
+        helper.make_node("Reshape", ["places", "flat"], ["axes"]),
+        helper.make_node("Gather", ["size", "axes"], ["shape"]),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    flat = numpy_helper.from_array(np.array([-1], np.int64), "flat")
+    return save(path, nodes, [tensor("x", "FP32", ["N", 2])], [y], [flat])
+
+
+def collapsing(path: Path) -> Path:
+    """x FP32 [N, 2] → y FP32 of one row, all rows' sum, declared as [N, 2] in a way that hides it."""
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=1),
+        helper.make_node("NonZero", ["sum"], ["places"]),
+        helper.make_node("Shape", ["sum"], ["size"]),
+        helper.make_node("Size", ["places"], ["count"]),
+        helper.make_node("Mul", ["count", "nought"], ["none"]),
+        helper.make_node("Add", ["size", "none"], ["shape"]),
+        helper.make_node("Reshape", ["sum", "shape"], ["y"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.array(value, np.int64), name)
+        for name, value in (("axes", [0]), ("nought", 0))
+    ]
     return save(path, nodes, [tensor("x", "FP32", ["N", 2])], [tensor("y", "FP32", ["N", 2])], weights)
 
 

@@ -1,0 +1,17 @@
+"""Host facts that the runtimes share: how many cores this process may use, and its memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+
+def cores(*, limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may keep busy: its affinity, less what a container's quota takes away."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = limits.read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, math.ceil(int(quota) / int(period))))

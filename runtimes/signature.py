@@ -1,0 +1,127 @@
+"""A model's signature, from what ONNX Runtime says of an open session, and corrected by what a run showed.
+
+ONNX Runtime names each free dimension (or gives None) and calls a shape it does not know `[]`, as it does a
+scalar's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mdslite.errors import LoadFailed
+from mdslite.runtimes.protocol import Datatype, Outputs, Rows, Signature, TensorSpec
+
+_DATATYPES: Mapping[str, Datatype] = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_OPTIONAL = re.compile(r"optional\((.*)\)")
+# More initializers that may be overridden than this are weights, listed as inputs by an old exporter.
+_OVERRIDABLE_MOST = 16
+
+
+def read_signature(session: Any) -> Signature:
+    """Read the signature of an `onnxruntime.InferenceSession`.
+
+    An optional input is an `optional(tensor)` or an initializer that the graph lists as an input. It has to
+    count rows as the other inputs do; one that does not (a scale of shape [1], say) cannot be told apart
+    between the requests of a batch, so it is left out and keeps its default.
+
+    :raises LoadFailed: an input or output of a type that cannot be served
+    """
+    required = [_input(one) for one in session.get_inputs()]
+    overridable = session.get_overridable_initializers()
+    extra = (
+        [_input(one, optional=True) for one in overridable] if len(overridable) <= _OVERRIDABLE_MOST else []
+    )
+    outputs = tuple(_output(one) for one in session.get_outputs())
+    rows = _rows([one for one in required if not one.optional], outputs)
+    inputs = [one for one in (*required, *extra) if not one.optional or rows == "none" or _counts(one, rows)]
+    return Signature(tuple(inputs), outputs, rows)
+
+
+def settle_rows(signature: Signature, seen: Mapping[int, Outputs]) -> Signature:
+    """Correct how a signature counts rows by the outputs of runs with 1 and 2 rows.
+
+    A model whose outputs do not follow its inputs' rows (it declares `N` and returns one row whatever `N` is)
+    is not batched. One whose outputs' shapes are unknown, but follow, is.
+    """
+    if any(one.shape[:1] != (None,) for one in signature.inputs) or not signature.inputs or 2 not in seen:
+        return signature
+    follows = all(_length(output) == rows for rows, outputs in seen.items() for output in outputs)
+    if signature.rows == "free":
+        return signature if follows else replace(signature, rows="none")
+    unknown = [one.datatype != "OBJECT" and one.shape == () for one in signature.outputs]
+    declared = [one for one, open_ in zip(signature.outputs, unknown, strict=True) if not open_]
+    if not follows or not any(unknown) or not all(_counts(one, "free") for one in declared):
+        return signature
+    outputs = tuple(
+        replace(one, shape=(None,) * np.ndim(output)) if open_ else one
+        for one, open_, output in zip(signature.outputs, unknown, seen[2], strict=True)
+    )
+    return Signature(signature.inputs, outputs, "free")
+
+
+def _input(node: Any, *, optional: bool = False) -> TensorSpec:
+    inner = _OPTIONAL.fullmatch(node.type)
+    kind = inner[1] if inner else node.type
+    datatype = _DATATYPES.get(kind)
+    if datatype is None:
+        raise LoadFailed(
+            f'input "{node.name}" is of type {node.type}: only tensors of numbers or strings can be sent'
+        )
+    return TensorSpec(node.name, datatype, _shape(node), optional or inner is not None)
+
+
+def _output(node: Any) -> TensorSpec:
+    datatype = _DATATYPES.get(node.type)
+    if datatype is not None:
+        return TensorSpec(node.name, datatype, _shape(node))
+    if node.type.startswith("seq(map("):
+        return TensorSpec(node.name, "OBJECT", (None,))  # one map a row: scikit-learn's probabilities
+    if node.type.startswith(("seq(tensor(", "map(")) and "bfloat16" not in node.type:
+        return TensorSpec(node.name, "OBJECT", ())
+    raise LoadFailed(f'output "{node.name}" is of type {node.type}, which cannot be sent')
+
+
+def _shape(node: Any) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in node.shape)
+
+
+def _rows(inputs: list[TensorSpec], outputs: tuple[TensorSpec, ...]) -> Rows:
+    if not inputs:
+        return "none"
+    if all(_counts(one, "free") for one in (*inputs, *outputs)):
+        return "free"
+    # An output may be open where the input is not: an exporter did not work it out.
+    if all(one.shape[:1] == (1,) for one in inputs) and all(
+        one.shape[:1] in ((1,), (None,)) for one in outputs
+    ):
+        return "one"
+    return "none"
+
+
+def _counts(one: TensorSpec, rows: Rows) -> bool:
+    return one.shape[:1] == ((None,) if rows == "free" else (1,))
+
+
+def _length(output: Any) -> int:
+    """Rows of an output; -1 for a scalar."""
+    return -1 if np.ndim(output) == 0 and not isinstance(output, list) else len(output)

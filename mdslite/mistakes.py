@@ -119,7 +119,8 @@ class _Mistake:
         known = "; ".join(part for part in (_note(kind, "description"), advice) if part)
         struct = _struct(kind)
         if known or struct is None:
-            return known or ("write a value, or leave the key out" if value is None else None)
+            otherwise = "write one of these" if _choices(kind) else "write it as expected"
+            return known or f"{otherwise}, or leave the key out"
         return f"its keys: {', '.join(struct.__struct_fields__)}"
 
     def _fix(self, path: Path, kind: Any, value: Any) -> str | None:
@@ -128,7 +129,8 @@ class _Mistake:
         if raw is None or value is None:
             return None
         if not isinstance(value, str):
-            return f"in quotes it is {_word(kind)}: {quote(raw)}" if _fits(raw, kind) else None
+            word = _note(kind, "word") or "text"
+            return f"in quotes it is {word}: {quote(raw)}" if _fits(raw, kind) else None
         plain = read_scalar(raw)
         if not isinstance(plain, str) and _fits(plain, kind):
             return f"write it without quotes: {raw}"

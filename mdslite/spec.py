@@ -209,6 +209,9 @@ class Spec(_Value, frozen=True):
         return msgspec.convert(self.container_parameter, ContainerParameter)
 
 
+_DEFAULTS = Spec(uri="")
+
+
 class Version(_Value, frozen=True):
     version: Name
     spec: Spec
@@ -243,8 +246,9 @@ def load(text: str, *, file: str, base: Path) -> Deployments:
 
 def to_plain(spec: Spec) -> dict[str, Any]:
     """A spec as JSON-able values, without what is at its default."""
-    plain: dict[str, Any] = msgspec.to_builtins(spec)
-    return {key: value for key, value in plain.items() if value != {}}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(spec))
+    # msgspec leaves out a struct's fields, but not a struct of which nothing is left.
+    return {key: value for key, value in plain.items() if getattr(spec, key) != getattr(_DEFAULTS, key)}
 
 
 def from_plain(plain: dict[str, Any]) -> Spec:

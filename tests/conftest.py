@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from api_server import ApiServer, serving
+
+# The same examples in every run, however slow the machine.
+hypothesis.settings.register_profile(
+    "mdslite",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("mdslite")
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ class Action(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A version with the artifact it serves. `digest` is `sha256:` and hex digits; `memory_bytes` is what all
-    its replicas are predicted to take, None when unknown."""
+    """A version with the artifact it serves. `digest` is `sha256:` and hex digits; `memory_bytes` is what one
+    replica is predicted to take, None when unknown."""
 
     spec: Spec
     digest: str
@@ -190,7 +190,7 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
     elif isinstance(value, dict):
         pairs = list(value.items())
     else:
-        yield path, msgspec.to_builtins(value)
+        yield path, msgspec.json.decode(msgspec.json.encode(value))
         return
     for name, inner in pairs:
         yield from _leaves(inner, (*path, name))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mdslite.fields import DEFAULT_SHADOW_PERCENT, DEFAULT_WEIGHT
+from mdslite.fields import DEFAULT_REPLICAS, DEFAULT_SHADOW_PERCENT, DEFAULT_WEIGHT
 
 _ACTIONS = ("ADD", "UPDATE", "DELETE")  # the order of execution
 _DIFF_WIDTH = 21
@@ -74,9 +74,12 @@ def _share(service_info: Mapping[str, Any]) -> str:
 
 
 def _memory(wanted: Mapping[str, Any]) -> list[str]:
-    """The predicted memory, as a part of a line where it is known."""
+    """The memory that all replicas are predicted to take, as a part of a line where it is known."""
     size_bytes = wanted.get("memory_bytes")
-    return [] if size_bytes is None else [f"memory ~{_size(size_bytes)}"]
+    if size_bytes is None:
+        return []
+    replicas = wanted["spec"].get("service_info", {}).get("replicas", DEFAULT_REPLICAS)
+    return [f"memory ~{_size(size_bytes * replicas)}"]
 
 
 def _change(change: Mapping[str, Any]) -> str:
@@ -124,11 +127,9 @@ def _tails(before: str, after: str) -> tuple[str, str]:
 
 def _size(size_bytes: int) -> str:
     """Decimal units, two digits where they say something: 918 B, 1.2 MB, 35 MB."""
-    amount = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
+    amount, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
         if round(amount) < 1000:
             break
-        amount /= 1000
-    else:
-        unit = "TB"
+        amount, unit = amount / 1000, larger
     return f"{amount:.1f} {unit}" if unit != "B" and round(amount, 1) < 10 else f"{amount:.0f} {unit}"

@@ -1,0 +1,156 @@
+"""The plan as a table on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mdslite.cli.plan_table import render_plan
+from mdslite.deploy.plan import State, Wanted, make_plan, to_plain
+from mdslite.spec import (
+    Batch,
+    Confidence,
+    EndpointInfo,
+    Resource,
+    RuntimeType,
+    ServiceInfo,
+    Spec,
+)
+
+DIGITS = ("demo", "digits")
+
+
+def wanted(
+    *,
+    digest: str = "sha256:1a2b3c4d5e6f",
+    size_bytes: int = 1_200_000,
+    memory_bytes: int | None = None,
+    **spec: Any,
+) -> Wanted:
+    spec = {"uri": "/models/digits.onnx", **spec}
+    return Wanted(Spec(**spec), digest=digest, size_bytes=size_bytes, memory_bytes=memory_bytes)
+
+
+def weighing(weight: float, **more: Any) -> Wanted:
+    return wanted(service_info=ServiceInfo(weight=weight), **more)
+
+
+def rendered(current: State, target: State, *, prune: bool = False) -> str:
+    return render_plan(to_plain(make_plan(current, target, prune=prune)))
+
+
+def diff(before: Wanted, after: Wanted) -> str:
+    """What the DIFF column says of one version."""
+    last = rendered({DIGITS: {"v1": before}}, {DIGITS: {"v1": after}}).splitlines()[-1]
+    return last.split("|")[3].strip()
+
+
+def added(version: Wanted) -> str:
+    return rendered({}, {DIGITS: {"v1": version}}).splitlines()[-1].split("|")[3].strip()
+
+
+def test_a_plan_looks_as_the_documentation_shows_it() -> None:
+    current = {DIGITS: {"v1": weighing(100)}}
+    target = {DIGITS: {"v1": weighing(80), "v2": weighing(20)}}
+    assert rendered(current, target) == (
+        "PROJECT: demo MODEL: digits\n"
+        "= RETAIN (0)  + ADD (1)  ~ UPDATE (1)  x DELETE (0)\n"
+        "| APPLY WILL | VERSION | DIFF                  |\n"
+        "| ADD        | v2      | Weight: 20, 1.2 MB    |\n"
+        "| UPDATE     | v1      | Weight: 100 -> 80     |"
+    )
+
+
+def test_a_plan_that_changes_nothing_shows_its_counts_and_no_table() -> None:
+    state = {DIGITS: {"v1": weighing(100)}}
+    assert rendered(state, state) == (
+        "PROJECT: demo MODEL: digits\n= RETAIN (1)  + ADD (0)  ~ UPDATE (0)  x DELETE (0)"
+    )
+
+
+def test_models_stand_apart() -> None:
+    text = rendered({("mail", "spam"): {"v1": weighing(5)}}, {DIGITS: {"v1": weighing(1)}}, prune=True)
+    first, second = text.split("\n\n")
+    assert first.startswith("PROJECT: demo MODEL: digits\n")
+    assert second.splitlines()[0] == "PROJECT: mail MODEL: spam"
+    assert second.splitlines()[-1] == "| DELETE     | v1      | Weight: 5, 1.2 MB     |"
+
+
+def test_an_empty_plan_is_an_empty_text() -> None:
+    assert rendered({}, {}) == ""
+
+
+def test_columns_widen_for_what_they_hold() -> None:
+    text = rendered({}, {DIGITS: {"candidate-2026": weighing(33.3, memory_bytes=35_000_000)}})
+    header, row = text.splitlines()[-2:]
+    assert header == "| APPLY WILL | VERSION        | DIFF                                |"
+    assert row == "| ADD        | candidate-2026 | Weight: 33.3, 1.2 MB, memory ~35 MB |"
+
+
+def test_predicted_memory_counts_every_replica() -> None:
+    assert added(weighing(20, memory_bytes=35_000_000)) == "Weight: 20, 1.2 MB, memory ~35 MB"
+    twice = wanted(service_info=ServiceInfo(replicas=2), memory_bytes=35_000_000)
+    assert added(twice) == "Weight: 100, 1.2 MB, memory ~70 MB"
+
+
+def test_a_shadow_is_called_so_instead_of_its_weight() -> None:
+    assert added(wanted(service_info=ServiceInfo(weight=0, shadow=True))) == "Shadow, 1.2 MB"
+    some = wanted(service_info=ServiceInfo(weight=0, shadow=True, shadow_percent=12.5))
+    assert added(some) == "Shadow: 12.5 %, 1.2 MB"
+
+
+def test_sizes_have_two_digits_where_they_say_something() -> None:
+    sizes = {
+        0: "0 B", 918: "918 B", 1000: "1.0 kB", 19_440: "19 kB", 999_499: "999 kB", 999_999: "1.0 MB",
+        9_960_000: "10 MB", 1_230_000_000: "1.2 GB", 5_000_000_000_000: "5.0 TB", 10**16: "10000 TB",
+    }  # fmt: skip
+    for size_bytes, text in sizes.items():
+        assert added(weighing(1, size_bytes=size_bytes)) == f"Weight: 1, {text}"
+
+
+def test_changed_bytes_show_the_beginning_of_both_digests() -> None:
+    before, after = wanted(digest="sha256:1a2b3c4d99"), wanted(digest="sha256:5e6f7a8b99")
+    assert diff(before, after) == "Artifact: 1a2b3c4d -> 5e6f7a8b"
+
+
+def test_a_reload_shows_the_memory_it_will_take() -> None:
+    after = wanted(digest="sha256:5e6f7a8b99", memory_bytes=12_000_000)
+    assert diff(wanted(), after) == "Artifact: 1a2b3c4d -> 5e6f7a8b, memory ~12 MB"
+    assert diff(weighing(1), weighing(2, memory_bytes=12_000_000)) == "Weight: 1 -> 2"
+
+
+def test_a_moved_file_shows_what_differs_of_its_address() -> None:
+    assert diff(wanted(uri="/models/a.onnx"), wanted(uri="/models/b.onnx")) == "URI: a.onnx -> b.onnx"
+    assert diff(wanted(uri="/old/a.onnx"), wanted(uri="/new/a.onnx")) == "URI: /old/a.onnx -> /new/a.onnx"
+
+
+def test_fields_have_readable_names_and_units() -> None:
+    before = wanted()
+    cases = {
+        "Batch size: default -> 16": wanted(batch=Batch(batch_size=16)),
+        "Batch timeout: default -> 0.5 ms": wanted(batch=Batch(batch_timeout_ms=0.5)),
+        "GPU: default -> 0": wanted(resource=Resource(gpu=0)),
+        "GPU names: default -> H200,A100*": wanted(resource=Resource(gpu_names="H200,A100*")),
+        "Shadow: false -> true": wanted(service_info=ServiceInfo(shadow=True)),
+        "Runtime: default -> ONNXRUNTIME": wanted(runtime=RuntimeType.ONNXRUNTIME),
+        "Confidence output: default -> p, Confidence field: default -> 1": wanted(
+            confidence=Confidence(output="p", field=1)
+        ),
+        'container_parameter.env.LEVEL: default -> "deb\\u001bug"': wanted(
+            container_parameter={"env": {"LEVEL": "deb\x1bug"}}
+        ),
+    }
+    for text, after in cases.items():
+        assert diff(before, after) == text
+
+
+def test_several_changes_of_a_version_share_its_line() -> None:
+    after = wanted(service_info=ServiceInfo(weight=5, replicas=2))
+    assert diff(wanted(), after) == "Replicas: 1 -> 2, Weight: 100 -> 5"
+
+
+def test_a_long_value_is_cut_short() -> None:
+    after = wanted(service_info=ServiceInfo(endpoints_infos=(EndpointInfo(url="http://" + "h" * 500),)))
+    text = diff(wanted(), after)
+    assert text.startswith("Endpoints: [] -> [{")
+    assert text.endswith("…")
+    assert len(text) < 200

@@ -27,9 +27,9 @@ def open_session(runtime: Runtime, path: Path, spec: Spec, device: Device) -> Se
 
     :raises LoadFailed: with the runtime's reason
     """
-    cpu = spec.resource.cpu if spec.resource else None
-    settings = (spec.container_parameter or {}).get("onnxruntime", {})
-    threads = max(1, round(cpu)) if cpu else None
+    cpu = spec.resource.cpu
+    settings = spec.container_parameter.get("onnxruntime", {})
+    threads = None if cpu is None else max(1, round(cpu))
     return runtime.open(path, LoadOptions(device=device, threads=threads, settings=settings))
 
 

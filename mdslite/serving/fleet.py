@@ -239,7 +239,7 @@ class Fleet:
         for (project, model), versions in models.items():
             ready = [one for one in versions if one.state == "ready"]
             takers = [one for one in ready if not one.spec.service_info.shadow]
-            cycle = weighted_cycle([one.spec.service_info.weight or 0.0 for one in takers])
+            cycle = weighted_cycle([one.spec.service_info.weight for one in takers])
             routes.append(Route(project, model, None, [takers[index] for index in cycle]))
             for served in versions:
                 routes.append(Route(project, model, served.version, [served] if served in ready else []))
@@ -332,21 +332,20 @@ def make_knobs(spec: Spec, signature: Signature) -> Knobs:
     :raises LoadFailed: the spec asks for batches of a model that cannot be batched
     """
     batch = spec.batch
-    asked = batch.batch_size if batch else None
-    if signature.rows != "free":
-        if asked is not None and asked > 1:
-            raise LoadFailed(
-                f"batch.batch_size is {asked}, but the model fixes the first dimension of an input or output",
-                hint="leave batch_size out, or export the model with a free first dimension",
-            )
-        size = 1
-    else:
-        size = asked if asked is not None else DEFAULT_BATCH_SIZE
-    timeout_ms = batch.batch_timeout_ms if batch and batch.batch_timeout_ms is not None else None
-    allowed_ms = batch.prediction_time_ms if batch and batch.prediction_time_ms is not None else None
+    if signature.rows != "free" and (batch.batch_size or 1) > 1:
+        raise LoadFailed(
+            f"batch.batch_size is {batch.batch_size}, but the model fixes the first dimension of an input "
+            "or output",
+            hint="leave batch_size out, or export the model with a free first dimension",
+        )
+    free_size = DEFAULT_BATCH_SIZE if batch.batch_size is None else batch.batch_size
     return Knobs(
-        batch_size=size,
-        batch_timeout_s=(DEFAULT_BATCH_TIMEOUT_MS if timeout_ms is None else timeout_ms) / 1000,
-        prediction_s=(DEFAULT_PREDICTION_TIME_MS if allowed_ms is None else allowed_ms) / 1000,
+        batch_size=free_size if signature.rows == "free" else 1,
+        batch_timeout_s=_seconds(batch.batch_timeout_ms, DEFAULT_BATCH_TIMEOUT_MS),
+        prediction_s=_seconds(batch.prediction_time_ms, DEFAULT_PREDICTION_TIME_MS),
         queue_rows=QUEUE_ROWS,
     )
+
+
+def _seconds(chosen_ms: float | None, default_ms: float) -> float:
+    return (default_ms if chosen_ms is None else chosen_ms) / 1000

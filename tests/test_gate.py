@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from mdslite.serving.gate import Gate, Priority
+
+
+class Entrant:
+    """Starts whenever it is admitted, and remembers the order in a list shared with others."""
+
+    def __init__(self, name: str, order: list[str], *, width: int = 1, wants: bool = True) -> None:
+        self.name = name
+        self.width = width
+        self.virtual_s = 0.0
+        self.wants = wants
+        self._order = order
+
+    def admitted(self) -> bool:
+        if self.wants:
+            self._order.append(self.name)
+        return self.wants
+
+
+def test_a_free_device_admits_at_once() -> None:
+    order: list[str] = []
+    gate = Gate(slots=1)
+    gate.enter(Entrant("a", order))
+    assert order == ["a"]
+    assert gate.busy == 1
+
+
+def test_a_busy_device_makes_others_wait_until_it_is_left() -> None:
+    order: list[str] = []
+    gate = Gate(slots=1)
+    first, second = Entrant("a", order), Entrant("b", order)
+    gate.enter(first)
+    gate.enter(second)
+    assert order == ["a"]
+    gate.leave(first, 0.1)
+    assert order == ["a", "b"]
+
+
+def test_shadow_and_replay_come_after_every_primary() -> None:
+    order: list[str] = []
+    gate = Gate(slots=1)
+    holder = Entrant("holder", order)
+    gate.enter(holder)
+    gate.enter(Entrant("shadow", order), Priority.SHADOW)
+    gate.enter(Entrant("replay", order), Priority.REPLAY)
+    primary = Entrant("primary", order)
+    primary.virtual_s = 100.0
+    gate.enter(primary)
+    for _ in range(3):
+        gate.leave(holder, 0.0)
+    assert order == ["holder", "primary", "replay", "shadow"]
+
+
+def test_within_a_priority_the_one_that_used_least_goes_first() -> None:
+    order: list[str] = []
+    gate = Gate(slots=1)
+    busy, quiet = Entrant("busy", order), Entrant("quiet", order)
+    gate.enter(busy)
+    for _ in range(3):
+        gate.enter(quiet)
+        gate.enter(busy)
+        gate.leave(busy if order[-1] == "busy" else quiet, 1.0 if order[-1] == "busy" else 0.1)
+    assert order.count("quiet") > order.count("busy") - 1
+
+
+def test_an_idle_lane_saves_up_no_credit() -> None:
+    order: list[str] = []
+    gate = Gate(slots=1)
+    busy, late = Entrant("busy", order), Entrant("late", order)
+    for _ in range(10):
+        gate.enter(busy)
+        gate.leave(busy, 1.0)
+    gate.enter(busy)
+    gate.enter(late)
+    assert late.virtual_s >= 9.0
+
+
+def test_a_wide_lane_waits_for_all_its_slots_and_is_not_overtaken() -> None:
+    order: list[str] = []
+    gate = Gate(slots=2)
+    narrow, wide, other = Entrant("narrow", order), Entrant("wide", order, width=2), Entrant("other", order)
+    other.virtual_s = 1.0
+    gate.enter(narrow)
+    gate.enter(wide)
+    gate.enter(other)
+    assert order == ["narrow"]
+    gate.leave(narrow, 0.5)
+    assert order == ["narrow", "wide"]
+    gate.leave(wide, 0.5)
+    assert order == ["narrow", "wide", "other"]
+
+
+def test_a_lane_wider_than_the_device_takes_it_whole() -> None:
+    order: list[str] = []
+    gate = Gate(slots=2)
+    huge = Entrant("huge", order, width=64)
+    gate.enter(huge)
+    assert gate.busy == 2
+    gate.leave(huge, 1.0)
+    assert gate.busy == 0
+
+
+def test_an_entrant_that_wants_nothing_any_more_gives_its_slots_back() -> None:
+    order: list[str] = []
+    gate = Gate(slots=1)
+    gate.enter(Entrant("gone", order, wants=False))
+    assert gate.busy == 0
+    holder = Entrant("holder", order)
+    gate.enter(holder)
+    leaver = Entrant("leaver", order)
+    gate.enter(leaver)
+    gate.withdraw(leaver)
+    gate.leave(holder, 0.1)
+    assert order == ["holder"]

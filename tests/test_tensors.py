@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.runtimes.protocol import Rows, Signature, TensorSpec
+from mdslite.tensors import Codec, Columns, from_bfloat16, to_bfloat16
+
+
+def make_codec(*inputs: TensorSpec, rows: Rows = "free", outputs: tuple[TensorSpec, ...] = ()) -> Codec:
+    return Codec(Signature(inputs, outputs or (TensorSpec("y", "FP32", (None, 2)),), rows))
+
+
+def decode(codec: Codec, message: object) -> Columns:
+    return codec.decode(json.dumps(message).encode())
+
+
+def arrays_of(codec: Codec, columns: Columns) -> dict[str, np.ndarray]:
+    return codec.feeds(columns.columns, columns.key, columns.rows)
+
+
+X4 = TensorSpec("x", "FP32", (None, 4))
+
+
+def test_instances_of_the_common_shape_become_rows() -> None:
+    codec = make_codec(X4)
+    columns = decode(codec, {"instances": [[1, 2, 3, 4], [5, 6, 7, 8.5]]})
+    assert columns.rows == 2
+    np.testing.assert_array_equal(arrays_of(codec, columns)["x"], [[1, 2, 3, 4], [5, 6, 7, 8.5]])
+
+
+def test_the_named_form_and_the_column_form_give_the_same_rows() -> None:
+    codec = make_codec(X4)
+    plain = decode(codec, {"instances": [[1, 2, 3, 4]]})
+    named = decode(codec, {"instances": [{"x": [1, 2, 3, 4]}]})
+    column = decode(codec, {"inputs": {"x": [[1, 2, 3, 4]]}})
+    alone = decode(codec, {"inputs": [[1, 2, 3, 4]]})
+    assert plain.columns == named.columns == column.columns == alone.columns
+    assert plain.key == named.key == column.key == alone.key
+    assert (plain.form, column.form) == ("instances", "inputs")
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=4, max_size=4),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_the_fast_way_and_the_careful_way_agree(rows: list[list[float]]) -> None:
+    codec = make_codec(X4)
+    fast = decode(codec, {"instances": rows})
+    careful = decode(codec, {"instances": [{"x": row} for row in rows]})
+    assert bytes(fast.columns[0]) == bytes(careful.columns[0])
+    assert fast.key == careful.key
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ({"instances": [[1, 2, 3]]}, 'input "x": shape [1,3], expected [-1,4]'),
+        ({"instances": [[1, 2, 3, "4"]]}, 'expected FP32 values, got the text "4"'),
+        ({"instances": [[1, 2, 3, True]]}, "expected FP32 values, got true"),
+        ({"instances": [[1, 2, 3, None]]}, "expected FP32 values, got null"),
+        ({"instances": [[[1, 2, 3, 4]]]}, "shape [1,1,4], expected [-1,4]"),
+        ({"instances": [[1, 2], [1]]}, "ragged"),
+        ({"instances": [{"z": [1, 2, 3, 4]}]}, 'unknown input "z": expected "x"'),
+        ({"instances": [{}]}, 'missing input "x"'),
+        ({"inputs": {"x": [[1, 2, 3, 4]], "y": 1}}, 'unknown input "y"'),
+        ({"inputs": {"x": 3}}, "expected a list of rows"),
+    ],
+)
+def test_a_wrong_tensor_is_named_with_what_was_expected(message: object, says: str) -> None:
+    with pytest.raises(InvalidTensor) as caught:
+        decode(make_codec(X4), message)
+    assert says in caught.value.message
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "message",
+    [[], 3, {}, {"instances": 1}, {"instances": [], "inputs": {}}, {"instance": [[1]]}, {"instances": None}],
+)
+def test_a_body_of_another_form_is_refused(message: object) -> None:
+    with pytest.raises(InvalidRequest):
+        decode(make_codec(X4), message)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"instances": [[' + b"9" * 10_000 + b"]]}",
+        b"\xff\xfe",
+        b'{"instances": ' + b"[" * 100_000 + b"NaN" + b"]" * 100_000 + b"}",
+    ],
+)
+def test_what_is_no_json_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidJson):
+        make_codec(X4).decode(body)
+
+
+def test_nan_and_infinity_come_in_as_numbers_and_go_out_as_null() -> None:
+    codec = make_codec(X4, outputs=(TensorSpec("y", "FP32", (None, 4)),))
+    columns = codec.decode(b'{"instances": [[NaN, Infinity, -Infinity, 1]]}')
+    values = arrays_of(codec, columns)["x"]
+    assert math.isnan(values[0, 0])
+    assert values[0, 1] == math.inf
+    assert codec.encode([values], "instances") == b'{"predictions":[[null,null,null,1.0]]}'
+
+
+def test_a_float_too_large_for_the_input_is_infinite_whichever_way_it_came() -> None:
+    codec = make_codec(X4)
+    for message in ({"instances": [[1e300, 0, 0, 0]]}, {"instances": [{"x": [1e300, 0, 0, 0]}]}):
+        assert arrays_of(codec, decode(codec, message))["x"][0, 0] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("datatype", "good", "bad"),
+    [
+        ("BOOL", [True, False], [1, 0]),
+        ("INT8", [-128, 127], [128, 0]),
+        ("UINT8", [0, 255], [-1, 0]),
+        ("INT64", [-(2**63), 2**63 - 1], [1.5, 2]),
+        ("UINT64", [0, 2**64 - 1], [-1, 0]),
+        ("INT32", [1, 2], [True, 2]),
+        ("FP16", [1.5, 2], ["1", 2]),
+        ("FP64", [1e300, 2], [None, 2]),
+        ("BYTES", ["ä", ""], [1, "a"]),
+    ],
+)
+def test_each_datatype_takes_its_own_values_only(datatype, good, bad) -> None:
+    codec = make_codec(TensorSpec("x", datatype, (None, 2)))
+    array = arrays_of(codec, decode(codec, {"instances": [good]}))["x"]
+    assert array.tolist() == [good]
+    with pytest.raises(InvalidTensor):
+        decode(codec, {"instances": [bad]})
+
+
+def test_bfloat16_rounds_to_nearest_even_and_comes_back() -> None:
+    values = np.array([1.0, 1.00390625, 3.3895314e38, -2.5, np.nan, np.inf], dtype=np.float32)
+    back = from_bfloat16(to_bfloat16(values))
+    assert back[0] == 1.0
+    assert back[1] == 1.0  # a tie goes to the even neighbour
+    assert back[3] == -2.5
+    assert np.isnan(back[4])
+    assert np.isinf(back[5])
+    codec = make_codec(TensorSpec("x", "BF16", (None, 2)), outputs=(TensorSpec("y", "BF16", (None, 2)),))
+    columns = decode(codec, {"instances": [[1.5, -2]]})
+    assert codec.encode([arrays_of(codec, columns)["x"]], "instances") == b'{"predictions":[[1.5,-2.0]]}'
+
+
+def test_several_inputs_need_names_and_equal_rows() -> None:
+    codec = make_codec(TensorSpec("a", "FP32", (None,)), TensorSpec("b", "INT64", (None, 2)))
+    columns = decode(codec, {"instances": [{"a": 1, "b": [2, 3]}, {"b": [4, 5], "a": 6}]})
+    arrays = arrays_of(codec, columns)
+    assert arrays["a"].tolist() == [1, 6]
+    assert arrays["b"].tolist() == [[2, 3], [4, 5]]
+    with pytest.raises(InvalidTensor, match="2 rows"):
+        decode(codec, {"inputs": {"a": [1], "b": [[1, 2], [3, 4]]}})
+    with pytest.raises(InvalidRequest, match="expected an object"):
+        decode(codec, {"instances": [[1, 2]]})
+
+
+def test_an_optional_input_may_be_left_out_by_all_instances_or_none() -> None:
+    codec = make_codec(TensorSpec("a", "FP32", (None,)), TensorSpec("b", "FP32", (None,), optional=True))
+    without = decode(codec, {"instances": [{"a": 1}]})
+    assert list(arrays_of(codec, without)) == ["a"]
+    assert without.key != decode(codec, {"instances": [{"a": 1, "b": 2}]}).key
+    with pytest.raises(InvalidRequest, match="instance 1"):
+        decode(codec, {"instances": [{"a": 1}, {"a": 1, "b": 2}]})
+
+
+def test_free_dimensions_give_different_shapes_different_keys() -> None:
+    codec = make_codec(TensorSpec("x", "FP32", (None, None)))
+    short, long = decode(codec, {"instances": [[1, 2]]}), decode(codec, {"instances": [[1, 2, 3]]})
+    assert (short.key, long.key) == (((2,),), ((3,),))
+
+
+def test_a_model_without_a_row_dimension_takes_whole_tensors_as_instances() -> None:
+    codec = make_codec(TensorSpec("x", "FP32", (2, 2)), rows="none")
+    columns = decode(codec, {"instances": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]})
+    assert columns.rows == 2
+    assert codec.row_sizes(columns.key) == (16,)
+    assert decode(codec, {"inputs": {"x": [[1, 2], [3, 4]]}}).rows == 1
+
+
+def test_an_empty_batch_has_no_rows_and_an_empty_answer() -> None:
+    codec = make_codec(X4)
+    assert decode(codec, {"instances": []}).rows == 0
+    assert decode(codec, {"inputs": {"x": []}}).rows == 0
+    assert codec.encode_empty("instances") == b'{"predictions":[]}'
+    assert codec.encode_empty("inputs") == b'{"outputs":{"y":[]}}'
+
+
+def npy(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=allow_pickle)
+    return stream.getvalue()
+
+
+def test_a_big_endian_or_fortran_array_is_converted() -> None:
+    codec = make_codec(X4)
+    for array in (
+        np.arange(8, dtype=">f4").reshape(2, 4),
+        np.asfortranarray(np.arange(8, dtype="f4").reshape(2, 4)),
+    ):
+        columns = codec.decode_npy(npy(array))
+        np.testing.assert_array_equal(arrays_of(codec, columns)["x"], np.arange(8).reshape(2, 4))
+
+
+def test_a_pickled_array_is_never_loaded() -> None:
+    with pytest.raises(UnsupportedMedia) as caught:
+        make_codec(X4).decode_npy(npy(np.array([{"a": 1}], dtype=object), allow_pickle=True))
+    assert caught.value.status == 415
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ["(-1, 4)", "(2, 4)", "(99999999999, 99999999999)", "(1, 4, 1)"],
+    ids=["negative", "short", "overflow", "rank"],
+)
+def test_a_shape_that_disagrees_with_the_data_is_refused(shape: str) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (64 - (10 + len(header) + 1) % 64) + b"\n"
+    body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + np.zeros(4, "<f4").tobytes()
+    with pytest.raises(InvalidRequest) as caught:
+        make_codec(X4).decode_npy(body)
+    assert caught.value.status == 400
+
+
+def test_an_array_of_another_dtype_is_named() -> None:
+    with pytest.raises(InvalidTensor, match="array of float64, expected FP32"):
+        make_codec(X4).decode_npy(npy(np.zeros((1, 4))))
+
+
+def test_several_outputs_become_one_object_a_row() -> None:
+    outputs = (TensorSpec("label", "INT64", (None,)), TensorSpec("p", "OBJECT", ()))
+    codec = make_codec(X4, outputs=outputs)
+    answers = [np.array([3, 4]), [{"a": 0.5}, {"a": 0.25}]]
+    assert json.loads(codec.encode(answers, "instances")) == {
+        "predictions": [{"label": 3, "p": {"a": 0.5}}, {"label": 4, "p": {"a": 0.25}}]
+    }
+    assert json.loads(codec.encode(answers, "inputs")) == {
+        "outputs": {"label": [3, 4], "p": [{"a": 0.5}, {"a": 0.25}]}
+    }
+
+
+def test_float32_is_written_in_its_own_precision() -> None:
+    codec = make_codec(X4, outputs=(TensorSpec("y", "FP32", (None, 1)),))
+    assert codec.encode([np.array([[0.1]], dtype=np.float32)], "instances") == b'{"predictions":[[0.1]]}'
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_at_all_crash_the_decoder(body: bytes) -> None:
+    codec = make_codec(X4)
+    for read in (codec.decode, codec.decode_npy):
+        try:
+            read(body)
+        except (InvalidRequest, UnsupportedMedia):
+            pass

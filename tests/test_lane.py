@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lanes import POISON, FakeJob, FakeSession, make_lane
 
 from mdslite.errors import (
     DeadlineExceeded,
@@ -21,7 +22,6 @@ from mdslite.errors import (
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
 from mdslite.serving.lane import Lane
-from lanes import POISON, FakeJob, FakeSession, make_lane
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -35,7 +35,7 @@ async def entered(session: FakeSession) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
             await asyncio.sleep(0)
 
 

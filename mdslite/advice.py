@@ -45,8 +45,9 @@ class Adviser:
         total = sum(others.values())
         parts = ((9, "a tenth"), (4, "a fifth"), (3, "a quarter"), (1, "half"))
         share, words = next((part, words) for part, words in parts if total % part == 0 or part == 1)
-        who = f"{next(iter(others))} has" if len(others) == 1 else "the other versions have"
-        return f"{'/'.join(names)} {who} {total:g}, so {total / share:g} gives it {words}"
+        model = "/".join(names)
+        who = f"{model} {next(iter(others))} has" if len(others) == 1 else f"the others of {model} have"
+        return f"{who} {total:g}, so {total / share:g} gives it {words}"
 
     def _written_weight(self, version: dict[str, Any]) -> float:
         weight = self._service(version, "weight")

@@ -21,9 +21,9 @@ from ruamel.yaml.reader import ReaderError
 
 from mdslite.errors import SpecError
 
-MAX_SOURCE_BYTES = 512 << 10
+MAX_SOURCE_BYTES = 256 << 10
 MAX_DEPTH = 32
-MAX_VALUES = 50_000  # with every alias expanded
+MAX_VALUES = 150_000  # more than a text of that size can hold without aliases
 EXCERPT_COLUMNS = 100
 
 # Names of mappings and indexes of lists, from the root down.
@@ -191,14 +191,18 @@ class _Reading:
             raise self._error(node, message, hint="write fewer *aliases of aliases")
         if len(path) >= MAX_DEPTH:
             raise self._error(node, f"nested more than {MAX_DEPTH} levels deep", hint="write it flatter")
+        if isinstance(node, MappingNode):
+            self._check_tag(node)
+            return dict(self._pairs(node, path))
+        if isinstance(node, SequenceNode):
+            self._check_tag(node)
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _check_tag(self, node: Node) -> None:
         tag = str(node.tag)
         if tag not in _TAGS[type(node)]:
             raise self._error(node, f"the tag {quote(tag)} is not read", hint="write the plain value")
-        if isinstance(node, MappingNode):
-            return dict(self._pairs(node, path))
-        if isinstance(node, SequenceNode):
-            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self._scalar(node, path)
 
     def _pairs(self, node: MappingNode, path: Path) -> Iterator[tuple[str, Any]]:
         seen: dict[str, Node] = {}
@@ -215,7 +219,7 @@ class _Reading:
         if str(node.tag) == f"{_TAG}merge":
             raise self._error(node, "merge keys (<<) are not read", hint="write the keys out")
         written = str(node.value) if isinstance(node, ScalarNode) else ""
-        key = self.value(node) if isinstance(node, ScalarNode) else None
+        key = self._scalar(node, ()) if isinstance(node, ScalarNode) else None
         if isinstance(key, str):
             return key
         hint = f"put it in quotes: {quote(written)}" if written else "write a name and a colon"
@@ -223,6 +227,7 @@ class _Reading:
         raise self._error(node, f"expected a name as the key, got {got}", hint=hint)
 
     def _scalar(self, node: Node, path: Path) -> Any:
+        self._check_tag(node)
         written = str(node.value)
         value = _construct(str(node.tag).removeprefix(_TAG), written)
         name = f"{label(path)}: " if path else ""

@@ -123,6 +123,7 @@ class TestWhatLoads:
                     "cpu_mem_arena": False,
                     "mem_pattern": True,
                     "graph_optimization": "extended",
+                    "tensorrt": True,
                     "gpu_mem_limit_mb": 512,
                 },
                 "anything": {"else": [1, None]},
@@ -230,7 +231,7 @@ class TestMistakes:
         third = "  - version: v3\n    spec: {uri: c.onnx, service_info: {weight: 9}}\n"
         error = mistake(with_lines(beside="weight: ten") + third)
         assert error.hint is not None
-        assert error.hint.endswith("demo/digits the other versions have 99, so 11 gives it a tenth")
+        assert error.hint.endswith("; the others of demo/digits have 99, so 11 gives it a tenth")
 
     def test_the_hint_for_a_shadows_weight_is_to_leave_it_out(self) -> None:
         error = mistake(with_lines(beside="shadow: true", inside="service_info: {weight: ten}"))
@@ -525,7 +526,7 @@ class TestHostileText:
     def test_an_alias_bomb(self) -> None:
         lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
         lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 30)]
-        assert "more than 50000 values" in str(mistake("\n".join(lines)))
+        assert "more than 150000 values" in str(mistake("\n".join(lines)))
 
     def test_a_chain_of_aliases(self) -> None:
         lines = ["a0: &a0 [x]", *(f"a{level}: &a{level} [*a{level - 1}]" for level in range(1, 3000))]
@@ -535,9 +536,20 @@ class TestHostileText:
     def test_deep_nesting(self, opening: str) -> None:
         assert "nested more than 32 levels deep" in str(mistake(opening * 50_000))
 
+    def test_an_honest_file_of_many_models_is_within_the_bounds(self) -> None:
+        model = (
+            "- project: mail\n  model: m{0}\n  versions:\n  - version: v1\n    spec: {{uri: ./m{0}.onnx}}\n"
+        )
+        text = "deployments:\n" + "".join(model.format(number) for number in range(500))
+        assert len(read(text).deployments) == 500
+
+    def test_a_list_as_long_as_the_bound_allows_is_refused_for_what_it_is(self) -> None:
+        error = mistake(f"deployments: [{'1,' * 60_000}]")
+        assert "deployments[0]: expected a mapping, got 1" in str(error)
+
     def test_a_text_beyond_the_bound(self) -> None:
         error = mistake("#" + "x" * MAX_SOURCE_BYTES)
-        assert str(error) == "deployments.yaml: the text is too long: expected at most 512 KiB"
+        assert str(error) == "deployments.yaml: the text is too long: expected at most 256 KiB"
         assert error.hint == "spread the models over several files"
         assert "too long" in str(mistake("#" + "é" * (MAX_SOURCE_BYTES // 2)))
 

@@ -26,7 +26,19 @@ SIGNATURE = {
     "outputs": [{"name": "y", "datatype": "FP32", "shape": [None, 3], "optional": False}],
     "rows": "free",
 }
-PLAN = {
+
+
+def _wanted(weight: float, size_bytes: int) -> dict[str, Any]:
+    spec = {"uri": "/srv/model.onnx", "service_info": {"weight": weight}}
+    return {
+        "spec": spec,
+        "digest": "sha256:" + "ab" * 32,
+        "size_bytes": size_bytes,
+        "memory_bytes": 3_000_000,
+    }
+
+
+PLAN: dict[str, Any] = {
     "base_revision": 1,
     "changed": True,
     "models": [
@@ -34,12 +46,20 @@ PLAN = {
             "project": "demo",
             "model": "digits",
             "steps": [
-                {"action": "ADD", "version": "v2"},
-                {"action": "UPDATE", "version": "v1"},
+                {
+                    "action": "ADD", "version": "v2", "before": None, "after": _wanted(20, 1_234_567),
+                    "changes": [], "reload": True,
+                },
+                {
+                    "action": "UPDATE", "version": "v1",
+                    "before": _wanted(100, 5000), "after": _wanted(80, 5000),
+                    "changes": [{"field": "service_info.weight", "before": 100, "after": 80}],
+                    "reload": False,
+                },
             ],
         }
     ],
-}
+}  # fmt: skip
 STEPS = [
     {"event": "step", "index": 1, "count": 2, "project": "demo", "model": "digits", "version": "v2",
      "action": "ADD", "state": "START", "error": None},

@@ -10,7 +10,6 @@ from api_server import ApiServer, version
 
 from mdslite.cli import run
 from mdslite.cli.suggestions import find_sample, suggest
-from mdslite.cli.target import model_name
 
 NAMED = {
     "inputs": [
@@ -47,9 +46,9 @@ class TestUp:
         assert words in capsys.readouterr().err
 
     def test_suggests_a_curl_line_for_a_model_file(self, api: ApiServer) -> None:
-        api.models.append({"project": "default", "model": "my-model", "versions": [version("v1")]})
+        api.models.append({"project": "default", "model": "my_model", "versions": [version("v1")]})
         line = suggest(api.url, file="/tmp/my model.onnx", tls_cert=None)
-        assert f"{api.url}/projects/default/models/my-model:predict" in shlex.split(line)
+        assert f"{api.url}/projects/default/models/my_model:predict" in shlex.split(line)
         assert '{"instances": [[0.0, 0.0, 0.0, 0.0]]}' in shlex.split(line)
 
     def test_suggests_predict_with_a_sample_that_fits(
@@ -75,19 +74,3 @@ class TestUp:
         assert find_sample(tmp_path, NAMED) is None
         (tmp_path / "2.json").write_text('{"age": 1, "text": ["a"], "bias": 0.5}')
         assert find_sample(tmp_path, NAMED) == tmp_path / "2.json"
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("model.onnx", "model"),
-        ("dir/My Model (final).onnx", "My-Model-final"),
-        ("./package/", "package"),
-        ("_x.onnx", "x"),
-        ("模型.onnx", "model"),
-        ("a" * 80 + ".onnx", "a" * 63),
-        ("v1.2.onnx", "v1-2"),
-    ],
-)
-def test_a_model_is_named_after_its_file(path: str, name: str) -> None:
-    assert model_name(path) == name

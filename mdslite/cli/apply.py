@@ -121,10 +121,14 @@ def author() -> str:
 
 def _follow(events: Iterator[Mapping[str, Any]], plan: Mapping[str, Any]) -> Mapping[str, Any]:
     progress = Progress(plan, live=sys.stderr.isatty())
-    for event in events:
-        if event.get("event") == "result":
-            return event
-        progress.show(event)
+    try:
+        for event in events:
+            if event.get("event") == "result":
+                return event
+            progress.show(event)
+    except KeyboardInterrupt:
+        output.note("\nthe appliance goes on with it; mdslite history tells how it ends")
+        raise
     raise errors.Unavailable(
         "the appliance ended the apply without a result", hint="mdslite history --limit 1"
     )

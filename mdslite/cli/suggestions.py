@@ -11,7 +11,6 @@ from typing import Any
 from mdslite import errors
 from mdslite.cli.examples import example_curl, instance_depth
 from mdslite.cli.options import DEFAULT_URL, connect
-from mdslite.cli.target import model_name
 
 _SAMPLE_FILES = 20
 _SAMPLE_BYTES = 64 * 1024
@@ -80,7 +79,9 @@ def _models(url: str) -> list[Json]:
 
 def _choose(models: Sequence[Json], file: str | None) -> Json | None:
     """The model that `file` was deployed as, else the first."""
-    wanted = ("default", model_name(file)) if file is not None else None
+    from mdslite.spec import make_name
+
+    wanted = ("default", make_name(Path(file).stem)) if file is not None else None
     return next(
         (one for one in models if (one["project"], one["model"]) == wanted), models[0] if models else None
     )

@@ -1,4 +1,4 @@
-"""What is named on a command line: `PROJECT/MODEL@VERSION`, a moment, a model's name from its file.
+"""What is named on a command line: `PROJECT/MODEL@VERSION`, a project, a moment.
 
 The `parse_` functions are click callbacks: what they return is what the command gets.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePath
 
 import click
 
@@ -74,10 +73,3 @@ def parse_moment(ctx: click.Context, param: click.Parameter, value: str | None) 
         raise click.BadParameter(
             f"{value!r} is no time: expected like '2026-11-17 14:03', or '14:03' for today", ctx, param
         ) from exc
-
-
-def model_name(path: str) -> str:
-    """The name that a model file or package folder is served under: its stem, in the alphabet of names."""
-    stem = PurePath(path).stem
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).lstrip("_-")[:63].rstrip("-")
-    return name or "model"

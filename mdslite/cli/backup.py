@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
-from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import connect, json_option, url_option
 
@@ -37,15 +37,13 @@ def backup(path: str | None, log: bool, store: str | None, as_json: bool, url: s
         output.write_json({"path": made[0], "size_bytes": made[1]})
     else:
         output.write(f"{made[0]}   {output.size_text(made[1])}")
-        output.note(f"restore it with: mdslite restore {made[0]} --store DIR")
+        output.note(f"restore it with: mdslite restore {shlex.quote(made[0])} --store DIR")
     return 0
 
 
 def _backup_here(store: Path, target: Path | None, *, log: bool) -> tuple[str, int]:
     from mdslite.store import backup as store_backup
 
-    if not store.exists():
-        raise errors.NotFound(f"there is no store at {store}")
     made = store_backup.backup(store, target, log=log)
     return str(made), made.stat().st_size
 
@@ -53,7 +51,7 @@ def _backup_here(store: Path, target: Path | None, *, log: bool) -> tuple[str, i
 @click.command(
     epilog="""\b
 Examples:
-  mdslite restore .mdslite/backups/2026-11-22T14-03-00Z.tar --store ./.mdslite --force
+  mdslite restore .mdslite/backups/FILE.tar --store ./.mdslite --force
   mdslite restore /mnt/usb/edge-07.tar --store /srv/mdslite
 
 The appliance on that store has to be stopped first."""
@@ -66,10 +64,14 @@ def restore(backup_path: str, store: str, force: bool, as_json: bool) -> int:
     """Put a backup in the place of a store."""
     from mdslite.store import backup as store_backup
 
-    store_backup.restore(Path(backup_path), Path(store), force=force)
+    aside = store_backup.restore(Path(backup_path), Path(store), force=force)
     if as_json:
-        output.write_json({"store": str(Path(store).resolve())})
+        output.write_json(
+            {"store": str(Path(store).resolve()), "replaced": None if aside is None else str(aside)}
+        )
     else:
         output.write(f"restored {store} from {backup_path}")
-        output.note(f"start it with: mdslite up --store {store}")
+        if aside is not None:
+            output.note(f"what was there is kept in {aside}")
+        output.note(f"start it with: mdslite up --store {shlex.quote(store)}")
     return 0

@@ -174,8 +174,10 @@ def find_model(path: Path) -> Path:
 
     :raises LoadFailed: no model there, or several and none called model.onnx
     """
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():
+        raise LoadFailed(f"there is no model file {path.name}")
     found = sorted(one for one in path.iterdir() if one.suffix == ".onnx")
     for one in found:
         if len(found) == 1 or one.name == "model.onnx":
@@ -263,7 +265,7 @@ def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any], options
 def _array(value: Any) -> np.ndarray[Any, Any]:
     """An OrtValue's tensor; a bfloat16 one as a copy of its bit patterns."""
     if value.element_type() != _BFLOAT16:
-        return value.numpy()
+        return value.numpy()  # type: ignore[no-any-return]
     shape = tuple(value.shape())
     count = math.prod(shape)
     if not count:

@@ -1,0 +1,152 @@
+"""Has models tried by the zygote of `probe`: starts it, asks it, and takes its silence for an answer too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from time import monotonic
+from typing import IO
+
+import msgspec
+
+from mdslite.errors import LoadFailed, MdsliteError, OutOfMemory
+from mdslite.runtimes.probe import Request, Verdict
+from mdslite.runtimes.protocol import LoadOptions, ProbeReport
+
+COMMAND = (sys.executable, "-P", "-m", "mdslite.runtimes.probe")
+# On top of what a probe is allowed: the zygote's start, and its own answer to a probe that is late.
+MARGIN_S = 10.0
+CLOSE_S = 2.0
+_ERRORS: dict[str, type[MdsliteError]] = {OutOfMemory.code: OutOfMemory}
+
+
+class Prober:
+    """One zygote, started when it is first needed. Every method may be called from any thread; probes wait
+    for each other."""
+
+    def __init__(self, *, command: tuple[str, ...] = COMMAND) -> None:
+        self._command = command
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._noise: IO[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the zygote if there is none, without waiting for its imports."""
+        with self._lock:
+            self._ensure()
+
+    def probe(self, runtime: str, path: Path, options: LoadOptions, *, timeout_s: float) -> ProbeReport:
+        """Have the model at `path` opened and run once in a process of its own. Blocks.
+
+        :raises LoadFailed: with the reason, which may be a crash or the time limit
+        :raises OutOfMemory: the device has no room for it
+        """
+        request = Request(runtime, str(path.resolve()), options, timeout_s)
+        with self._lock:
+            line = self._exchange(msgspec.json.encode(request) + b"\n", timeout_s + MARGIN_S)
+        try:
+            verdict = msgspec.json.decode(line, type=Verdict)
+        except msgspec.DecodeError as exc:
+            raise LoadFailed(f"{path.name}: the probe's answer was not understood") from exc
+        if verdict.report is None:
+            raise _ERRORS.get(verdict.code, LoadFailed)(verdict.message, hint=verdict.hint)
+        return verdict.report
+
+    def close(self) -> None:
+        """End the zygote and free its memory; a probe under way fails. It may be started again."""
+        process = self._process
+        if process is not None:
+            process.kill()
+        with self._lock:
+            self._stop()
+
+    def _exchange(self, request: bytes, wait_s: float) -> bytes:
+        deadline = monotonic() + wait_s
+        try:
+            self._send(request)
+        except BrokenPipeError:  # it was killed since the last probe
+            self._stop()
+            self._send(request)
+        line = self._receive(deadline)
+        if line is not None:
+            return line
+        reason = self._reason(late=monotonic() >= deadline)
+        self._stop()
+        raise LoadFailed(reason)
+
+    def _send(self, request: bytes) -> None:
+        process = self._ensure()
+        assert process.stdin is not None
+        process.stdin.write(request)
+        process.stdin.flush()
+
+    def _receive(self, deadline: float) -> bytes | None:
+        """One line of the zygote's, or None when it ended or the deadline came first."""
+        process = self._process
+        assert process is not None and process.stdout is not None
+        end = process.stdout.fileno()
+        poll = select.poll()
+        poll.register(end, select.POLLIN | select.POLLHUP)
+        pending = b""
+        while not pending.endswith(b"\n"):
+            left_s = deadline - monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                return None
+            data = os.read(end, 65536)
+            if not data:
+                return None
+            pending += data
+        return pending
+
+    def _ensure(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._stop()
+        self._noise = tempfile.TemporaryFile()  # noqa: SIM115  closed by _stop
+        secret = ("MDSLITE_", "AWS_")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(secret)}
+        # It forks, so it must stay single-threaded: NumPy's BLAS would start threads at its import.
+        added = {"OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._noise,
+            cwd="/",
+            env=kept | added,
+            close_fds=True,
+            start_new_session=True,  # Ctrl-C is the appliance's to handle
+        )
+        return self._process
+
+    def _reason(self, *, late: bool) -> str:
+        """Why there is no answer, in the zygote's own last words where it had any."""
+        if late:
+            return "the process that tries models did not answer in time"
+        assert self._noise is not None
+        self._noise.seek(0)
+        lines = self._noise.read()[-2000:].decode("utf-8", "replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"the process that tries models ended{f': {last}' if last else ''}"
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        noise, self._noise = self._noise, None
+        if process is not None:
+            assert process.stdin is not None and process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            try:
+                process.wait(CLOSE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+        if noise is not None:
+            noise.close()

@@ -33,7 +33,7 @@ Provider = str | tuple[str, dict[str, str]]
 _QUIET = 4  # the library's severity for fatal errors only: its reasons reach us in exceptions
 
 # y = Identity(x), float scalars, opset 13: the smallest model there is, to see which provider computes it.
-_IDENTITY = bytes.fromhex(
+IDENTITY = bytes.fromhex(
     "0808 3a2f 0a10 0a0178 120179 2208 4964656e74697479 1201 67"
     "5a0b 0a0178 1206 0a04 0801 1200 620b 0a0179 1206 0a04 0801 1200 4204 0a00 100d"
 )
@@ -100,7 +100,7 @@ def cuda_problem(*, index: int = 0) -> str | None:
         return f"this build of {version()} has no CUDA provider"
     preload_cuda()
     try:
-        session = open_session(_IDENTITY, session_options(), providers_for(Device("cuda", index), {}))
+        session = open_session(IDENTITY, session_options(), providers_for(Device("cuda", index), {}))
     except exceptions() as exc:
         return reason(exc)
     if CUDA_PROVIDER in session.get_providers():

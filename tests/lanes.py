@@ -102,13 +102,15 @@ def make_lane(
 ) -> Lane:
     """A lane over fake sessions. Keywords of `Knobs` go there, the others to `Lane`."""
     loop = asyncio.get_running_loop()
+    gate = gate or Gate(slots=8)
     names = Knobs.__dataclass_fields__
     knobs = Knobs(**{name: options.pop(name) for name in list(options) if name in names})
     return Lane(
         "p/m v1",
         codec=Codec(DOUBLER),
-        replicas=[Replica(session, name=f"local/{at}", loop=loop) for at, session in enumerate(sessions)],
-        gate=gate or Gate(slots=8),
+        replicas=[
+            Replica(session, name=f"local/{at}", gate=gate, loop=loop) for at, session in enumerate(sessions)
+        ],
         knobs=knobs,
         curve=curve or LatencyCurve(),
         read_confidence=options.pop("read_confidence", lambda outputs: None),

@@ -13,6 +13,7 @@ import numpy as np
 
 from mdslite.errors import MdsliteError, ModelError
 from mdslite.runtimes.protocol import Outputs, RunHandle, Session
+from mdslite.serving.gate import Gate
 from mdslite.serving.queue import Slice
 from mdslite.tensors import Codec, Column, Key
 
@@ -112,9 +113,10 @@ class Replica:
     The thread is a daemon: a run that will not end must not hold up the process's exit.
     """
 
-    def __init__(self, session: Session, *, name: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, session: Session, *, name: str, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
         self.session = session
         self.name = name
+        self.gate = gate  # of the device that the session computes on
         self._loop = loop
         # At most one batch and the closing None are ever in it: the lane hands a batch to idle replicas only.
         self._inbox: SimpleQueue[tuple[Batch, Callable[[Batch], None]] | None] = SimpleQueue()

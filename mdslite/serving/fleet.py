@@ -178,9 +178,9 @@ class Fleet:
             request.label,
             codec=served.codec,
             replicas=[
-                Replica(session, name=f"local/{number}", loop=loop) for number, session in enumerate(sessions)
+                Replica(session, name=f"local/{number}", gate=self._gate(session.device), loop=loop)
+                for number, session in enumerate(sessions)
             ],
-            gate=self._gate(device),
             knobs=knobs,
             curve=curve,
             read_confidence=read_confidence,
@@ -291,7 +291,7 @@ class Fleet:
             except MdsliteError as exc:
                 served.reason = f"could not be rebuilt: {exc.message}"
                 continue
-            fresh = Replica(session, name=replica.name, loop=asyncio.get_running_loop())
+            fresh = Replica(session, name=replica.name, gate=replica.gate, loop=asyncio.get_running_loop())
             served.lane.add_replica(fresh)
             served.state, served.reason = "ready", None
             self._route()

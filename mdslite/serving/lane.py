@@ -53,6 +53,19 @@ class LaneStats:
     reruns: int = 0  # parts of failed batches that were tried again
 
 
+class Seat:
+    """A lane's place at the gate of one device; see `gate.Entrant`."""
+
+    def __init__(self, lane: Lane, gate: Gate, *, width: int) -> None:
+        self.width = width
+        self.virtual_s = 0.0
+        self._lane = lane
+        self._gate = gate
+
+    def admitted(self) -> bool:
+        return self._lane.start_on(self._gate)
+
+
 class Lane:
     """Batches jobs of one version onto its replicas."""
 
@@ -62,7 +75,6 @@ class Lane:
         *,
         codec: Codec,
         replicas: Sequence[Replica],
-        gate: Gate,
         knobs: Knobs,
         curve: LatencyCurve,
         read_confidence: Confidence,
@@ -76,13 +88,11 @@ class Lane:
         self.codec = codec
         self.knobs = knobs
         self.curve = curve
-        self.width = width
-        self.virtual_s = 0.0
         self.stats = LaneStats()
         self.read_confidence = read_confidence
         self._replicas = list(replicas)
         self._idle = deque(replicas)
-        self._gate = gate
+        self._seats = {one.gate: Seat(self, one.gate, width=width) for one in replicas}
         self._inline_s = inline_s
         self._priority = priority
         self._on_lost = on_lost
@@ -179,21 +189,20 @@ class Lane:
                     return
                 if not self._idle or self._hold(key, job, rows):
                     return
-            if not self._idle:
-                return
             before = len(self._running)
-            self._gate.enter(self, self._priority)
+            for gate in {one.gate: None for one in self._idle}:
+                gate.enter(self._seats[gate], self._priority)
             if len(self._running) == before:
                 return
 
-    def admitted(self) -> bool:
-        """The gate's word: start a batch on an idle replica."""
-        if not self._idle:
+    def start_on(self, gate: Gate) -> bool:
+        """A gate's word: start a batch on an idle replica of its device."""
+        # Least recently used first, which is round robin.
+        replica = next((one for one in self._idle if one.gate is gate), None)
+        batch = self._form(perf_counter()) if replica is not None else None
+        if replica is None or batch is None:
             return False
-        batch = self._form(perf_counter())
-        if batch is None:
-            return False
-        replica = self._idle.popleft()  # least recently used first: round robin
+        self._idle.remove(replica)
         batch.replica = replica
         batch.handle = replica.session.handle()
         self._running.add(batch)
@@ -284,11 +293,12 @@ class Lane:
     def _completed(self, batch: Batch) -> None:
         """A replica's thread is done with a batch."""
         replica = batch.replica
-        assert replica is not None
+        if replica is None or batch not in self._running:
+            return  # given up as stuck: its replica is lost and its jobs are answered
         self._running.discard(batch)
         if replica in self._replicas:
             self._idle.append(replica)
-        self._gate.leave(self, batch.seconds)
+        replica.gate.leave(self._seats[replica.gate], batch.seconds)
         self._resolve(batch, replica)
         if self._retries or self._queue.rows:
             self._wake()
@@ -357,8 +367,8 @@ class Lane:
 
     def _check_stuck(self, batch: Batch) -> None:
         if batch in self._running and batch.replica is not None:
+            batch.replica.gate.leave(self._seats[batch.replica.gate], STUCK_AFTER_S)
             self._running.discard(batch)
-            self._gate.leave(self, batch.seconds)
             self._lose(batch.replica, "a run did not stop when it was told to")
 
     def _lose(self, replica: Replica, reason: str) -> None:
@@ -428,7 +438,8 @@ class Lane:
         for timer in (self._hold_timer, self._expiry_timer):
             if timer is not None:
                 timer.cancel()
-        self._gate.withdraw(self)
+        for gate, seat in self._seats.items():
+            gate.withdraw(seat)
         jobs = [*self._queue.jobs(), *(job for batch in self._running for job, _, _ in batch.slices)]
         for job in jobs:
             if not job.finished:

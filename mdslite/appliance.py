@@ -1,0 +1,280 @@
+"""The composition root: builds every part of the appliance, connects them, and ends them in order.
+
+    serve(settings) -> Appliance.start -> ... a signal ... -> Appliance.stop
+
+Owns the process: its event loop, its signals and its store lock. Decides nothing about requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import getpass
+import ipaddress
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+
+from mdslite import spec as specs
+from mdslite.deploy.apply import Deployer, FileSource, Order
+from mdslite.deploy.intake import Intake
+from mdslite.errors import InvalidRequest, MdsliteError
+from mdslite.http.app import create_app
+from mdslite.http.door import Door
+from mdslite.http.guard import AllowList
+from mdslite.http.h2 import Http2Bridge
+from mdslite.http.predict import Predictor
+from mdslite.http.tls import server_context
+from mdslite.metrics import Metrics
+from mdslite.runtimes.devices import Devices
+from mdslite.runtimes.machine import cores
+from mdslite.runtimes.onnx import OnnxRuntime
+from mdslite.runtimes.prober import Prober
+from mdslite.serving.fleet import Fleet, Served
+from mdslite.store.artifacts import ArtifactStore
+from mdslite.store.journal import Journal
+from mdslite.store.lock import StoreLock
+from mdslite.store.registry import Registry
+from mdslite.store.requests import RequestLog
+from mdslite.store.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+Announce = Callable[[str], None]
+
+_SPEC_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `mdslite up` was told."""
+
+    host: str = "127.0.0.1"
+    port: int = 8500
+    store: Path = Path(".mdslite")
+    file: Path | None = None  # a deployments.yaml, or a model
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
+    allow_hosts: Sequence[str] = ()
+    allow_internal: Sequence[str] = ()
+    drain_grace_s: float = 1.0  # accepting goes on for so long after SIGTERM
+    drain_s: float = 30.0  # and so long may take what is in flight by then
+    log: bool = True
+
+
+class Appliance:
+    """All parts, built and connected; `start` begins to serve and `stop` ends it. Made on a running loop."""
+
+    def __init__(self, settings: Settings, announce: Announce) -> None:
+        self.settings = settings
+        self.announce = announce
+        self.started_at = time()
+        self.starting = True
+        self.draining = False
+        self.url = ""
+        store = settings.store
+        self.lock = StoreLock(store)
+        self.prober = Prober()
+        self.worker = Worker("registry")
+        self.registry = Registry(store / "registry.db")
+        self.artifacts = ArtifactStore(store / "artifacts")
+        self.metrics = Metrics()
+        self.journal = Journal(store / "log", observers=[self.metrics.observe])
+        self.request_log = RequestLog(store / "log")
+        self.devices = Devices.discover()
+        self.fleet = Fleet(
+            runtimes={"ONNXRUNTIME": OnnxRuntime()},
+            devices=self.devices,
+            cores=cores(),
+            on_removed=self._forget,
+        )
+        intake = Intake(
+            self.registry,
+            self.worker,
+            self.artifacts,
+            self.prober,
+            engine=self.devices.engine(),
+            allow_internal=settings.allow_internal,
+        )
+        self.deployer = Deployer(intake, self.fleet)
+        self.predictor = Predictor(self.fleet.router, record=self.journal.append if settings.log else None)
+        self.app = create_app(self)
+        self.bridge = Http2Bridge(self.app)
+        self.door = Door(
+            self.predictor,
+            self.app,
+            allow_list=AllowList(settings.host, extra=settings.allow_hosts),
+            adopt_http2=self.bridge.adopt,
+        )
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Lock the store, listen, load what is deployed, apply the settings' file, say where it serves.
+
+        :raises MdsliteError: the store, the address or the file cannot be used
+        """
+        self.lock.acquire()
+        self.prober.start()
+        await self.worker.call(self.registry.open)
+        if self.settings.log:
+            self.journal.start()
+        await self._listen()
+        for line in self.devices.describe():
+            self.announce(f"✓ {line}")
+        await self.deployer.resume()
+        if self.settings.file is not None:
+            await self._apply_file(self.settings.file)
+        for served in self.fleet.all():
+            self.announce(_state_line(served))
+        self.starting = False
+        # What lives now lives long: keep the collector from walking through it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+        self.announce(f"serving on {self.url}   docs /docs   metrics /metrics")
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        tls = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            tls = server_context(settings.tls_cert, key=settings.tls_key)
+        if not (settings.insecure or _is_loopback(settings.host)):
+            raise InvalidRequest(
+                f"{settings.host} can be reached from outside, and there are no tokens yet",
+                hint="add --insecure to serve there all the same",
+            )
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                self.door.connection, settings.host, settings.port, ssl=tls, backlog=2048
+            )
+        except OSError as exc:
+            raise InvalidRequest(
+                f"cannot listen on {settings.host}:{settings.port}: {os.strerror(exc.errno or 0)}",
+                hint="choose another with --port, or --port 0 for any free one",
+            ) from exc
+        port = self._server.sockets[0].getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = f"{'https' if tls else 'http'}://{host}:{port}"
+
+    async def _apply_file(self, file: Path) -> None:
+        """Apply what `up` was given, unless it is what was applied last."""
+        source = await asyncio.to_thread(read_source, file)
+        if source.text != await self.deployer.last_file():
+            await self.deployer.apply(Order(source, author=_user(), reason=f"mdslite up {file.name}"))
+
+    async def stop(self) -> None:
+        """Drain and close: no request that was accepted is lost within the settings' times."""
+        settings = self.settings
+        self.draining = True
+        if self._server is not None:
+            await asyncio.sleep(settings.drain_grace_s)
+            self._server.close()
+        await asyncio.gather(
+            self.door.drain(grace_s=settings.drain_s), self.bridge.close(grace_s=settings.drain_s)
+        )
+        await self.deployer.close(grace_s=settings.drain_s)
+        await self.fleet.close(grace_s=settings.drain_s)
+        await self.door.close()
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """Close what is open, started or not, without waiting for anybody's requests."""
+        await asyncio.to_thread(self.journal.close)
+        await asyncio.to_thread(self.prober.close)
+        with suppress(MdsliteError):
+            await self.worker.call(self.registry.close)
+        await asyncio.to_thread(self.worker.close)
+        self.devices.close()
+        self.lock.release()
+
+    def _forget(self, served: Served) -> None:
+        self.metrics.forget(served.project, served.model, served.version)
+
+
+def read_source(file: Path) -> FileSource:
+    """What `up FILE` applies: a deployments file as it is; a model as `default/NAME` v1.
+
+    :raises InvalidRequest: there is no such file
+    :raises SpecError: it is no text
+    """
+    try:
+        if file.suffix.lower() in _SPEC_SUFFIXES:
+            return FileSource(
+                specs.decode(file.read_bytes(), file=str(file)), str(file), file.resolve().parent
+            )
+        found = file.stat()
+    except OSError as exc:
+        raise InvalidRequest(f"cannot read {file}: {os.strerror(exc.errno or 0)}") from exc
+    # The comment makes a model that was exported again a new text, and so a new apply.
+    stamp = f"# {file.name}: {found.st_size} bytes, modified {found.st_mtime_ns}"
+    entry = {"version": "v1", "spec": {"uri": str(file.resolve())}}
+    wanted = {"project": "default", "model": specs.make_name(file.stem), "versions": [entry]}
+    text = f"{stamp}\n{json.dumps({'deployments': [wanted]}, indent=2)}\n"
+    return FileSource(text, str(file), file.resolve().parent)
+
+
+def serve(settings: Settings, announce: Announce) -> int:
+    """Run the appliance until SIGTERM or SIGINT, and return the exit code.
+
+    :raises MdsliteError: it could not start
+    """
+    import uvloop
+
+    settings.store.mkdir(parents=True, exist_ok=True)
+    return uvloop.run(_serve(settings, announce))
+
+
+async def _serve(settings: Settings, announce: Announce) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    appliance = Appliance(settings, announce)
+    starting = asyncio.create_task(appliance.start())
+    waiting = asyncio.create_task(stopping.wait())
+    await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+    try:
+        await starting
+    except asyncio.CancelledError:
+        await appliance.stop()
+        return 0
+    except BaseException:
+        await appliance.stop()
+        raise
+    await waiting
+    # A second signal ends the process the hard way.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    await appliance.stop()
+    return 0
+
+
+def _state_line(served: Served) -> str:
+    label = f"{served.project}/{served.model} {served.version}"
+    if served.state == "ready":
+        return f"✓ {label} ready {served.load_s:.1f}s"
+    return f"✖ {label} {served.state}: {served.reason}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container without a user database
+        return f"uid {os.getuid()}"

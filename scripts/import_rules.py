@@ -1,0 +1,147 @@
+"""Checks that imports between the rooms of mdslite point one way. `import_rules.py [ROOT]`, exit 1 if not.
+
+A room is a module or package directly under `mdslite`, or a module with a row of its own in ROOMS.
+Imports under `if TYPE_CHECKING` count as well: a room that names another's types depends on it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# What each room may import beside itself. A room that is missing here is a breach: give it a row.
+ROOMS: dict[str, frozenset[str]] = {
+    name: frozenset(allowed.split())
+    for name, allowed in {
+        "errors": "",
+        "findings": "",
+        "runtimes.protocol": "errors",
+        "document": "errors",
+        "mistakes": "errors document",
+        "fields": "errors",
+        "advice": "errors document fields",
+        "spec": "errors document mistakes advice fields",
+        "tensors": "errors runtimes.protocol",
+        "runtimes": "errors findings runtimes.protocol tensors",
+        "store": "errors findings spec",
+        "windows": "errors",
+        "recent": "errors store windows",
+        "metrics": "errors store windows recent",
+        "serving": "errors spec tensors runtimes.protocol runtimes store",
+        "deploy": "errors spec runtimes.protocol runtimes store serving",
+        "http": "errors findings spec tensors runtimes.protocol runtimes store metrics serving deploy",
+        "client": "errors spec",
+        "cli": "errors findings fields spec client",
+    }.items()
+}
+UNRULED = frozenset({"appliance", "__main__", ""})  # the composition root and the way to start it
+# What a command may import inside a function: `up` the appliance, `restore` and a `doctor` with nobody to
+# ask the store and the machine. At the top of a module it would slow every other command's start.
+LAZY = {"cli": frozenset({"appliance", "store", "runtimes"})}
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    file: Path
+    line: int
+    module: str  # dotted, below mdslite
+    lazy: bool  # inside a function
+
+
+def package_folders(root: Path) -> dict[str, Path]:
+    """Where each dotted prefix lives; the same mapping as in pyproject.toml's package-dir."""
+    folders = {"": root / "mdslite"}
+    for room in ("runtimes", "store", "tui"):
+        if (root / room).is_dir():
+            folders[room] = root / room
+    return folders
+
+
+def find_modules(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every module below mdslite as its dotted name ("" for the package itself) and its file."""
+    for prefix, folder in package_folders(root).items():
+        for file in sorted(folder.rglob("*.py")):
+            parts = file.relative_to(folder).with_suffix("").parts
+            names = [part for part in (prefix, *parts) if part and part != "__init__"]
+            yield ".".join(names), file
+
+
+def find_imports(module: str, file: Path) -> Iterator[Import]:
+    """The imports of mdslite in one file, relative ones resolved."""
+    tree = ast.parse(file.read_text(), filename=str(file))
+    package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    package = [part for part in package if part]
+    pending: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while pending:
+        node, lazy = pending.pop()
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name == "mdslite" or alias.name.startswith("mdslite."):
+                    yield Import(file, node.lineno, alias.name[len("mdslite.") :], lazy)
+        elif isinstance(node, ast.ImportFrom):
+            base = _resolve(node, package)
+            if base is not None:
+                for alias in node.names:
+                    yield Import(file, node.lineno, f"{base}.{alias.name}".lstrip("."), lazy)
+        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        pending.extend((child, inside) for child in ast.iter_child_nodes(node))
+
+
+def _resolve(node: ast.ImportFrom, package: list[str]) -> str | None:
+    """The module that a `from` names, below mdslite; None when it is somebody else's."""
+    if node.level:
+        kept = package[: len(package) - (node.level - 1)]
+        return ".".join([*kept, *([node.module] if node.module else [])])
+    if node.module == "mdslite":
+        return ""
+    if node.module is not None and node.module.startswith("mdslite."):
+        return node.module[len("mdslite.") :]
+    return None
+
+
+def room_of(module: str) -> str:
+    """The longest row of ROOMS that holds the module, or its first name."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in ROOMS:
+            return name
+    return parts[0]
+
+
+def find_breaches(root: Path) -> list[str]:
+    breaches = []
+    modules = list(find_modules(root))
+    known = {module.split(".")[0] for module, _ in modules} | set(ROOMS) | UNRULED
+    for module, file in modules:
+        room = room_of(module)
+        if room in UNRULED:
+            continue
+        place = file.relative_to(root)
+        if room not in ROOMS:
+            breaches.append(f"{place}:1: room {room!r} has no row in scripts/import_rules.py")
+            continue
+        for found in find_imports(module, file):
+            target = room_of(found.module)
+            if target == room or target not in known:
+                continue  # its own room, or a name out of mdslite/__init__.py
+            if target in ROOMS[room] or (found.lazy and target in LAZY.get(room, frozenset())):
+                continue
+            allowed = ", ".join(sorted(ROOMS[room])) or "nothing"
+            breaches.append(f"{place}:{found.line}: {room} imports {target}; it may import {allowed}")
+    return list(dict.fromkeys(breaches))  # an import of several names is one breach
+
+
+def main(arguments: list[str]) -> int:
+    root = Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent
+    breaches = find_breaches(root)
+    for breach in breaches:
+        print(breach)
+    return 1 if breaches else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

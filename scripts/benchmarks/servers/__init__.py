@@ -1,0 +1,1 @@
+"""The servers to compare with. Each runs as a process of its own; none imports mdslite."""

@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
     """One accepted connection and its parser."""
 
     __slots__ = (
+        "_arriving",
         "_body",
         "_body_bytes",
         "_body_limit",
@@ -81,7 +82,6 @@ class Connection(asyncio.Protocol):
         "_first",
         "_head_bytes",
         "_headers",
-        "_in_head",
         "_loop",
         "_parser",
         "_paused",
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: Headers = []
         self._fields: dict[bytes, bytes] = {}
-        self._in_head = False
+        self._arriving: Literal["head", "body"] | None = None  # what of a request is not complete yet
         self._head_bytes = 0  # received since the head began, a whole read at a time
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -148,6 +148,8 @@ class Connection(asyncio.Protocol):
                 return
             self._first = None
         self._feed(data)
+        if self._arriving is not None and not self._deaf:
+            self._await_rest(len(data))
         if self._pending and not self._paused and not self._deaf:
             self._paused = True
             self.transport.pause_reading()
@@ -168,10 +170,24 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as exc:
             if not self._deaf:
                 self._refuse(_explain(exc))
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES and not self._deaf:
+
+    def _await_rest(self, received: int) -> None:
+        """A request has come in part: bound its head, and give the rest a deadline."""
+        if self._arriving == "head":
+            self._head_bytes += received
+            if self._head_bytes > HEAD_BYTES:
                 self._refuse(_long_head())
+                return
+        if self._request is not None or self._pending or self._state == self._arriving:
+            return
+        limits = self._door.limits
+        if self._arriving == "head":
+            self._wait_for("head", limits.head_s)
+            return
+        announced = int(self._fields.get(b"content-length", b"0"))
+        self._wait_for("body", limits.body_s + announced / limits.body_bytes_per_s)
+        if self._fields.get(b"expect", b"").lower() == b"100-continue" and not self._body:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def eof_received(self) -> bool:
         return False
@@ -207,10 +223,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._target = b""
         self._headers = []
-        self._in_head = True
-        if self._request is None:
-            self._state = "head"
-            self.deadline = perf_counter() + self._door.limits.head_s
+        self._arriving = "head"
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -219,10 +232,8 @@ class Connection(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
-        self._body_bytes = 0
-        self._body_limit = 0
+        self._arriving = "body"
+        self._head_bytes = self._body_bytes = self._body_limit = 0
         headers = self._headers
         fields = self._fields = dict(headers)
         if len(headers) > HEADERS_MAX:
@@ -237,15 +248,8 @@ class Connection(asyncio.Protocol):
             self._body_limit = self._door.predictor.body_limit(fields.get(b"content-type", b""))
         else:
             self._body_limit = ADMIN_BODY_BYTES
-        announced = int(length) if length else 0
-        if announced > self._body_limit:
+        if length and int(length) > self._body_limit:
             self._stop(self._too_large())
-        if self._request is None:
-            limits = self._door.limits
-            self._state = "body"
-            self.deadline = perf_counter() + limits.body_s + announced / limits.body_bytes_per_s
-            if b"expect" in fields and fields[b"expect"].lower() == b"100-continue":
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -255,17 +259,21 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         parser, body = self._parser, self._body
+        keep_alive = parser.should_keep_alive()
+        # Without a Connection field only 1.1 keeps connections alive: no need to ask for the version then.
+        plain = keep_alive and b"connection" not in self._fields
         request = Request(
             parser.get_method(),
             self._target,
-            parser.get_http_version(),
+            "1.1" if plain else parser.get_http_version(),
             self._headers,
             self._fields,
             b"" if not body else body[0] if len(body) == 1 else b"".join(body),
-            parser.should_keep_alive(),
+            keep_alive,
             perf_counter(),
         )
         self._body = []
+        self._arriving = None
         if self._request is not None or self._pending or not self._writable:
             self._pending.append(request)
         else:
@@ -293,11 +301,11 @@ class Connection(asyncio.Protocol):
             self._call = Call(
                 request.target,
                 request.body,
-                media_type=fields.get(b"content-type", b""),
-                encoding=fields.get(b"content-encoding", b""),
-                request_id=fields.get(b"x-request-id"),
-                arrived_at=request.arrived_at,
-                reply=self._reply_call,
+                fields.get(b"content-type", b""),
+                fields.get(b"content-encoding", b""),
+                fields.get(b"x-request-id"),
+                request.arrived_at,
+                self._reply_call,
             )
             door.predictor.start(self._call)
             return
@@ -378,6 +386,8 @@ class Connection(asyncio.Protocol):
         self.quiet_since = now = perf_counter()
         self._state = "idle"
         self.deadline = now + self._door.limits.idle_s
+        if self._arriving is not None:
+            self._await_rest(0)
 
     def _begin_next(self) -> None:
         if self._pending and self._request is None and self._writable and not self._deaf:
@@ -463,7 +473,7 @@ def _check(request: Request) -> None:
     if b"host" not in request.fields and request.version == "1.1":
         raise InvalidRequest("expected a Host header")
     target = request.target
-    if target[:1] != b"/":
+    if not target.startswith(b"/"):
         raise InvalidRequest("expected a path as the request's target, such as /healthz")
     if b"%" in target and any(code in target.lower() for code in (b"%00", b"%0a", b"%0d")):
         raise InvalidRequest("the request's target holds a control character")

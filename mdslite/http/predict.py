@@ -67,10 +67,9 @@ class Call(Job):
         self,
         target: bytes,
         body: bytes,
-        *,
-        media_type: bytes = b"",
-        encoding: bytes = b"",
-        request_id: bytes | None = None,
+        media_type: bytes,
+        encoding: bytes,
+        request_id: bytes | None,
         arrived_at: float,
         reply: Callable[[Call, int, bytes], None],
     ) -> None:
@@ -168,11 +167,11 @@ class Predictor:
         call = Call(
             target,
             body,
-            media_type=found.get(b"content-type", b""),
-            encoding=found.get(b"content-encoding", b""),
-            request_id=found.get(b"x-request-id"),
-            arrived_at=perf_counter(),
-            reply=lambda _, status, reply: future.set_result((status, reply)),
+            found.get(b"content-type", b""),
+            found.get(b"content-encoding", b""),
+            found.get(b"x-request-id"),
+            perf_counter(),
+            lambda _, status, reply: future.set_result((status, reply)),
         )
         self.start(call)
         try:

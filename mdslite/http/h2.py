@@ -1,0 +1,362 @@
+"""HTTP/2 on the door's port: takes over connections that turned out to speak it. Owns their sockets and
+tasks from then on; what a request means is the application's affair.
+
+    door -> Http2Bridge.adopt -> Connection -> Meter (counts) -> Streams (Hypercorn) -> application
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mdslite.http.policing import (
+    INTERNAL_ERROR,
+    LAST_STREAM_ID,
+    Limits,
+    Meter,
+    Reason,
+    Violation,
+    goaway,
+    ping,
+)
+
+if TYPE_CHECKING:
+    from mdslite.http.streams import Engine, Streams
+
+logger = logging.getLogger(__name__)
+
+Scope = Any  # ASGI's own shapes: a dict, and two callables
+App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
+_READ_BYTES = 16 * 1024  # what the engine parses before others get their turn
+_CORK_BYTES = 64 * 1024
+_LINGER_BYTES = 1024 * 1024
+_NOTICE_S = 1.0  # how long the answer to the ping of a goodbye may take
+_FAREWELL = b"goodbye!"
+_EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+
+
+class Http2Bridge:
+    """Serves an ASGI application over HTTP/2 connections that others accepted.
+
+    `on_policed` gets the reason of each connection or stream that was cut. A request for whose scope
+    `cancels` holds is cancelled when its client leaves; any other only receives `http.disconnect`. The
+    application's lifespan is not run. Everything happens on the running loop's thread.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        limits: Limits | None = None,
+        on_policed: Callable[[str], None] | None = None,
+        cancels: Callable[[Scope], bool] | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._app = app
+        self._on_policed = on_policed
+        self._cancels = cancels
+        self._engine: Engine | None = None
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._check: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        """Connections whose sockets are open."""
+        return len(self._connections)
+
+    def adopt(self, transport: asyncio.Transport, buffered: bytes = b"") -> None:
+        """Take over a connection: `buffered` is all that was read from it and answered by nobody.
+
+        From here on the transport's events come to the bridge, `connection_lost` too.
+        """
+        if self._closing:
+            transport.close()
+            return
+        connection = Connection(self, transport)
+        self._connections.add(connection)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        if buffered:
+            connection.data_received(buffered)
+        self.spawn(connection.serve())
+        if self._check is None:
+            self._check = asyncio.get_running_loop().call_later(self._interval_s(), self._check_all)
+
+    async def warm(self) -> Engine:
+        """Load what the first connection would wait for, in a thread: the loop goes on meanwhile."""
+        if self._engine is None:
+            loop = asyncio.get_running_loop()
+            module = await loop.run_in_executor(None, importlib.import_module, "mdslite.http.streams")
+            self._engine = self._engine or module.Engine(self._app)
+        return self._engine
+
+    async def close(self, grace_s: float) -> None:
+        """Say goodbye to all clients, let what is in flight finish for up to `grace_s`, then close."""
+        self._closing = True
+        for connection in list(self._connections):
+            connection.drain()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        for connection in list(self._connections):
+            connection.abort()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.limits.linger_s)
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that `close` waits for and, in the end, cancels."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def count(self, reason: Reason) -> None:
+        if self._on_policed is not None:
+            self._on_policed(reason.value)
+
+    def cancels(self, scope: Scope) -> bool:
+        return self._cancels is not None and self._cancels(scope)
+
+    def forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("a task of an HTTP/2 connection failed", exc_info=exc)
+
+    def _check_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self._connections):
+            connection.check(now)
+        self._check = loop.call_later(self._interval_s(), self._check_all) if self._connections else None
+
+    def _interval_s(self) -> float:
+        limits = self.limits
+        shortest = min(
+            limits.header_timeout_s, limits.body_timeout_s, limits.write_timeout_s, limits.idle_timeout_s
+        )
+        return min(1.0, max(0.02, shortest / 4))
+
+
+class Connection(asyncio.StreamReaderProtocol):
+    """One adopted connection: open, then draining (streams above `final_stream_id` are refused), then hung up
+    (what still comes is dropped)."""
+
+    def __init__(self, bridge: Http2Bridge, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = asyncio.StreamReader(limit=_READ_BYTES * 4, loop=loop)
+        super().__init__(self._reader, loop=loop)
+        self.limits = bridge.limits
+        self.meter = Meter(bridge.limits, now=loop.time())
+        self.is_tls = transport.get_extra_info("ssl_object") is not None
+        self.client = _address(transport.get_extra_info("peername"))
+        self.server = _address(transport.get_extra_info("sockname"))
+        self.final_stream_id = LAST_STREAM_ID
+        self._bridge = bridge
+        self._clock = loop
+        self._link = transport
+        self._writer = asyncio.StreamWriter(transport, self, self._reader, loop)
+        self._streams: Streams | None = None
+        self._greeted = False
+        self._corked: list[bytes] = []
+        self._corked_bytes = 0
+        self._paused_at: float | None = None
+        self._draining_at: float | None = None
+        self._hung_up = False
+        self._ignored_bytes = 0
+        self._end: asyncio.TimerHandle | None = None
+
+    async def serve(self) -> None:
+        """Read until either side leaves."""
+        streams = None
+        try:
+            engine = await self._bridge.warm()
+            if self._hung_up:
+                return
+            streams = engine.open(self)
+            await streams.open()
+            self._streams = streams
+            while not self._hung_up and not self._reader.at_eof():
+                data = await self._reader.read(_READ_BYTES)
+                await streams.receive(data)
+                if len(data) == _READ_BYTES:
+                    await asyncio.sleep(0)  # a client with much to say still takes turns
+        except OSError:
+            pass
+        except Exception:
+            logger.exception("an HTTP/2 connection failed")
+            self._say_goodbye(INTERNAL_ERROR)
+        finally:
+            if streams is not None:
+                await streams.leave()
+            self.hang_up()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+    def drain(self) -> None:
+        """Ask the client to open no more streams; hang up when the last answer is out.
+
+        What it sent before it heard of this is still served: the client's answer to a ping tells when that is
+        all here.
+        """
+        if self._draining_at is not None or self._hung_up:
+            return
+        self._draining_at = self._clock.time()
+        self.meter.charges_resets = False
+        self.meter.pongs = 0
+        self._announce(goaway(LAST_STREAM_ID) + ping(_FAREWELL))
+
+    def hang_up(self) -> None:
+        """Stop reading, flush what is written, and end the socket within the linger time."""
+        if self._hung_up:
+            return
+        self._hung_up = True
+        self._reader.feed_eof()
+        self._uncork()
+        # Closing a socket with unread bytes in it would reset it and lose the last words.
+        if self._link.can_write_eof():
+            with suppress(OSError, RuntimeError):
+                self._link.write_eof()
+                self._link.resume_reading()
+        else:
+            self._link.close()
+        self._end = self._clock.call_later(self.limits.linger_s, self.abort)
+
+    def abort(self) -> None:
+        """End the socket at once."""
+        self._hung_up = True
+        self._link.abort()
+
+    def cut(self, violation: Violation) -> None:
+        """Count a violation, tell the client, and hang up."""
+        if self._hung_up:
+            return
+        self.count(violation.reason)
+        self._say_goodbye(violation.error_code)
+        self.hang_up()
+
+    def check(self, now: float) -> None:
+        """Act on what is overdue."""
+        if self._hung_up:
+            return
+        if self._paused_at is not None and now - self._paused_at > self.limits.write_timeout_s:
+            self.count(Reason.SLOW_READER)
+            self.abort()
+        elif violation := self.meter.overdue(now=now):
+            self.cut(violation)
+        elif self._draining_at is not None:
+            if not self._is_refusing and now - self._draining_at > _NOTICE_S:
+                self._refuse_more()
+        elif self.meter.is_idle(now=now):
+            self.drain()
+        if self._streams is not None and not self._hung_up:
+            self._streams.check(now)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._bridge.spawn(work)
+
+    def count(self, reason: Reason) -> None:
+        self._bridge.count(reason)
+
+    def cancels(self, scope: Scope) -> bool:
+        return self._bridge.cancels(scope)
+
+    async def write(self, data: bytes) -> None:
+        """Send whole frames; returns when the client keeps up. Bytes for one who has left are dropped."""
+        if self._hung_up:
+            return
+        violation = self.meter.sent(data, now=self._clock.time())
+        self._emit(data)
+        if violation is not None:
+            self.cut(violation)
+        elif self._is_refusing and not self.meter.answering:
+            self.hang_up()
+        else:
+            with suppress(OSError):
+                await self._writer.drain()
+
+    def data_received(self, data: bytes) -> None:
+        if self._hung_up:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > _LINGER_BYTES:
+                self.abort()
+            return
+        violation = self.meter.receive(data, now=self._clock.time())
+        if violation is not None:
+            self.cut(violation)
+            return
+        super().data_received(data)
+        if self._draining_at is not None:
+            if self.meter.pongs and not self._is_refusing:
+                self._refuse_more()
+            elif self._is_refusing and not self.meter.answering:
+                self.hang_up()
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return False  # nobody half-closes HTTP/2: the transport closes
+
+    def pause_writing(self) -> None:
+        self._paused_at = self._clock.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._paused_at = None
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hung_up = True
+        if self._end is not None:
+            self._end.cancel()
+        self._bridge.forget(self)
+        super().connection_lost(exc)
+
+    @property
+    def _is_refusing(self) -> bool:
+        return self.final_stream_id != LAST_STREAM_ID
+
+    def _refuse_more(self) -> None:
+        self.final_stream_id = self.meter.last_stream_id
+        self._announce(goaway(self.final_stream_id))
+        if not self.meter.answering:
+            self.hang_up()
+
+    def _say_goodbye(self, error_code: int) -> None:
+        self._announce(goaway(self.meter.last_stream_id, error_code=error_code))
+
+    def _announce(self, frames: bytes) -> None:
+        """Emit frames that are not the engine's; the first of a connection must be settings."""
+        self._emit(frames if self._greeted else _EMPTY_SETTINGS + frames)
+
+    def _emit(self, data: bytes) -> None:
+        """Write with what else this turn of the loop brings: one answer alone is three frames."""
+        self._greeted = True
+        if not self._corked:
+            self._clock.call_soon(self._uncork)
+        self._corked.append(data)
+        self._corked_bytes += len(data)
+        if self._corked_bytes > _CORK_BYTES:
+            self._uncork()
+
+    def _uncork(self) -> None:
+        if self._corked:
+            self._link.write(b"".join(self._corked))
+            self._corked.clear()
+            self._corked_bytes = 0
+
+
+def _address(found: Any) -> tuple[str, int] | None:
+    return (found[0], found[1]) if isinstance(found, tuple) else None

@@ -1,0 +1,100 @@
+"""How the store opens SQLite, and what SQLite's errors mean here.
+
+One connection writes to a database file. All others open it read-only: they never write and never
+checkpoint, since SQLite before 3.51.3 may corrupt a write-ahead log that two connections write to. Nor may
+this process open a database with plain `open`: closing that would drop SQLite's own locks on the file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mdslite.errors import MdsliteError, StorageFull, StoreError, Unavailable
+from mdslite.store.disk import FULL_HINT
+from mdslite.store.recovery import corrupt_store
+
+_BUSY_WAIT_S = 5.0
+_WRITE_FAULTS = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+}
+_CORRUPTION = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Translate what SQLite says about the registry at `path`.
+
+    :raises StorageFull: a write failed; nothing of its transaction is kept
+    :raises StoreCorrupt: the file is damaged
+    :raises Unavailable: another program holds the database
+    """
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise _translate(exc, path) from exc
+
+
+def connect_writer(path: Path) -> sqlite3.Connection:
+    """Open an existing database for its one writer; whatever is committed survives a power cut."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_WAIT_S)
+    try:
+        for setting in (
+            "journal_mode = wal",
+            "synchronous = full",
+            "foreign_keys = on",
+            "trusted_schema = off",
+        ):
+            db.execute(f"pragma {setting}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open an existing database for reading; what a crash left in its journal is read, not merged."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_WAIT_S)
+
+
+def first_fault(db: sqlite3.Connection, *, thorough: bool = False) -> str | None:
+    """Examine a database; `thorough` also compares indexes with their tables. None when all is well."""
+    check = "integrity_check" if thorough else "quick_check"
+    try:
+        found = db.execute(f"pragma {check}(1)").fetchone()[0]
+    except sqlite3.DatabaseError as exc:
+        if _code(exc) in _CORRUPTION:
+            return str(exc)
+        raise
+    return None if found == "ok" else str(found).splitlines()[-1]
+
+
+def size_fault(path: Path) -> str | None:
+    """A registry is made elsewhere and renamed, so an empty one, or a journal alone, is damage."""
+    if path.exists():
+        return "its file is empty" if os.stat(path).st_size == 0 else None
+    journal = path.with_name(f"{path.name}-wal")
+    return f"{path.name} is missing" if journal.exists() else None
+
+
+def _code(exc: sqlite3.Error) -> int:
+    # The low byte is the family, such as SQLITE_IOERR; the rest tells its members apart.
+    return int(getattr(exc, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def _translate(exc: sqlite3.Error, path: Path) -> MdsliteError:
+    code = _code(exc)
+    if code in _CORRUPTION:
+        return corrupt_store(path.parent, str(exc))
+    if code in _WRITE_FAULTS:
+        return StorageFull(f"a database could not be written: {exc}", hint=FULL_HINT)
+    if code in _BUSY:
+        return Unavailable("another program holds the registry; try again", retry_after_s=1.0)
+    return StoreError(f"the registry failed: {exc}")

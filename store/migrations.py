@@ -1,0 +1,87 @@
+"""The registry's tables, and how older registries become newer ones. Released migrations are never edited."""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+MIGRATION_SET = "mdslite-registry"
+APPLICATION_ID = 0x6D647372  # "mdsr": tells a registry from any other SQLite file
+
+
+def make_migrations() -> Migrations:
+    """Collect the migrations in the order in which they run."""
+    migrations = Migrations(MIGRATION_SET)
+    for name, run in _STEPS:
+        migrations(name=name)(run)
+    return migrations
+
+
+def unknown_migrations(db: Database) -> list[str]:
+    """Name the migrations that a newer mdslite has run on this registry."""
+    known = {name for name, _ in _STEPS}
+    return [found.name for found in make_migrations().applied(db) if found.name not in known]
+
+
+def _create_tables(db: Database) -> None:
+    for statement in _TABLES:
+        db.execute(statement)
+
+
+# A version's row is valid for the revisions [since_revision, until_revision); until is NULL while it lasts.
+# A failed revision is recorded but opens and closes no row.
+_TABLES = (
+    """
+    create table revisions (
+        id integer primary key autoincrement,
+        time real not null,
+        author text not null,
+        reason text not null,
+        state text not null check (state in ('applied', 'failed')),
+        error text,
+        diff text not null,
+        source text not null
+    )
+    """,
+    "create index revisions_by_time on revisions (time)",
+    """
+    create table versions (
+        id integer primary key,
+        project text not null,
+        model text not null,
+        version text not null,
+        spec text not null,
+        digest text not null,
+        size_bytes integer not null,
+        memory_bytes integer,
+        position integer not null,
+        since_revision integer not null references revisions (id),
+        until_revision integer references revisions (id)
+    )
+    """,
+    """
+    create unique index versions_current on versions (project, model, version)
+        where until_revision is null
+    """,
+    "create index versions_by_revision on versions (since_revision, until_revision)",
+    """
+    create table artifacts (
+        digest text primary key,
+        kind text not null check (kind in ('file', 'folder')),
+        size_bytes integer not null,
+        origin text not null,
+        added_at real not null
+    )
+    """,
+    """
+    create table probes (
+        digest text not null,
+        engine text not null,
+        runtime text not null,
+        report text not null,
+        probed_at real not null,
+        primary key (digest, engine)
+    )
+    """,
+)
+
+_STEPS = (("0001_revisions_versions_artifacts_probes", _create_tables),)

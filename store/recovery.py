@@ -1,0 +1,124 @@
+"""The way back from a broken store: the newest backup, the command to restore it, and the last step of a
+restore, which a crash may cut short anywhere and which is then finished at the next opening.
+
+A restore first puts everything that it brings, verified and synced, into a staging folder inside the store.
+Then it writes `restore.json`, the point of no return, which lists what moves where. All that is left are
+renames, each of which may already have happened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mdslite.errors import StoreCorrupt
+from mdslite.store.disk import remove_tree, storage_errors, sync_folder, write_whole
+
+BACKUPS_NAME = "backups"
+BACKUP_SUFFIX = ".tar"
+STAMP = "%Y-%m-%dT%H-%M-%SZ"
+STAMP_LENGTH = len("2026-11-22T14-03-00Z")
+REGISTRY_NAME = "registry.db"
+ARTIFACTS_NAME = "artifacts"
+LOG_NAME = "log"
+MARKER_NAME = "restore.json"
+STAGED_PREFIX = ".restore-"
+
+# What a part of a backup replaces in the store. A database goes together with its journal: a new database
+# beside an old journal would be read as a mixture of both.
+PARTS = {
+    "registry": (REGISTRY_NAME, f"{REGISTRY_NAME}-wal", f"{REGISTRY_NAME}-shm"),
+    "artifacts": (ARTIFACTS_NAME,),
+    "log": (LOG_NAME,),
+}
+
+
+def list_backups(store_dir: Path) -> list[Path]:
+    """List the backups in the store's own folder of backups, oldest first."""
+    found = [path for path in (store_dir / BACKUPS_NAME).glob(f"*{BACKUP_SUFFIX}") if path.is_file()]
+    return [path.absolute() for path in sorted(found, key=_backup_time)]
+
+
+def _backup_time(path: Path) -> tuple[float, int]:
+    """By its name, which survives a copy, or else by its file."""
+    changed_ns = path.stat().st_mtime_ns
+    try:
+        named = datetime.strptime(path.name[:STAMP_LENGTH], STAMP).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        named = float(changed_ns // 1_000_000_000)
+    return named, changed_ns
+
+
+def corrupt_store(store_dir: Path, fault: str) -> StoreCorrupt:
+    """Build the error that says which backup to restore, and how."""
+    store_dir = store_dir.absolute()
+    backup = next(reversed(list_backups(store_dir)), None)
+    where = shlex.quote(str(store_dir))
+    if backup is None:
+        aside = shlex.quote(f"{store_dir}.corrupt")
+        return StoreCorrupt(
+            f"the registry of the store {store_dir} is corrupt: {fault}; "
+            f"there is no backup in {store_dir / BACKUPS_NAME}",
+            hint=f"restore a backup kept elsewhere with: mdslite restore FILE --store {where}  "
+            f"or set the store aside and apply your deployments anew: mv {where} {aside}",
+        )
+    return StoreCorrupt(
+        f"the registry of the store {store_dir} is corrupt: {fault}; the newest backup is {backup}",
+        hint=f"restore it with: mdslite restore {shlex.quote(str(backup))} --store {where}",
+    )
+
+
+def begin_restore(store_dir: Path, *, staged: str, aside: str, parts: Sequence[str]) -> None:
+    """Commit to a restore whose staging folder is complete; `finish_restore` does the rest."""
+    marker = {"staged": staged, "aside": aside, "parts": list(parts)}
+    with storage_errors():
+        write_whole(store_dir / MARKER_NAME, json.dumps(marker).encode())
+
+
+def finish_restore(store_dir: Path) -> None:
+    """Move what a restore replaces aside and its new parts into place, if one was begun; and clear away what
+    others left that were cut short before that. Only for who holds the store's lock.
+
+    :raises StoreCorrupt: the marker is unreadable
+    """
+    marker = store_dir / MARKER_NAME
+    if not marker.exists():
+        for leftover in store_dir.glob(f"{STAGED_PREFIX}*"):
+            remove_tree(leftover)
+        return
+    staged, aside, parts = _read_marker(marker)
+    with storage_errors():
+        aside.mkdir(exist_ok=True)
+        for part in parts:
+            for name in PARTS[part]:
+                # Once the new one has left the staging folder, what stands in its place is the new one.
+                fresh = (staged / PARTS[part][0]).exists()
+                if fresh and (store_dir / name).exists():
+                    os.rename(store_dir / name, aside / name)
+        for part in parts:
+            name = PARTS[part][0]
+            if (staged / name).exists():
+                os.rename(staged / name, store_dir / name)
+        sync_folder(aside)
+        sync_folder(store_dir)
+        marker.unlink()
+        sync_folder(store_dir)
+    remove_tree(staged)
+    with suppress(OSError):
+        aside.rmdir()  # nothing was replaced
+
+
+def _read_marker(marker: Path) -> tuple[Path, Path, tuple[str, ...]]:
+    try:
+        found: dict[str, Any] = json.loads(marker.read_bytes())
+        staged, aside = str(found["staged"]), str(found["aside"])
+        parts = tuple(part for part in PARTS if part in found["parts"])
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise corrupt_store(marker.parent, f"{MARKER_NAME}, left by a restore, cannot be read") from exc
+    return marker.parent / Path(staged).name, marker.parent / Path(aside).name, parts

@@ -1,0 +1,461 @@
+"""The registry keeps what was deployed when, and is wholly old or wholly new whatever happens to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from mdslite.errors import Conflict, NotFound, StorageFull, StoreCorrupt, StoreError, Unavailable
+from mdslite.store.backup import backup
+from mdslite.store.registry import Registry, VersionRow
+
+V1 = VersionRow(
+    "mail", "spam", "v1", {"uri": "/m/v1.onnx", "service_info": {"weight": 80}}, "sha256:1", 10, 100
+)
+V2 = VersionRow("mail", "spam", "v2", {"uri": "/m/v2.onnx", "service_info": {"weight": 20}}, "sha256:2", 20)
+V3 = VersionRow("mail", "ham", "v1", {"uri": "/m/v3.onnx"}, "sha256:3", 30)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, clock: Clock) -> Iterator[Registry]:
+    registry = Registry(tmp_path / "registry.db", clock=clock)
+    registry.open()
+    yield registry
+    registry.close()
+
+
+def commit(registry: Registry, *versions: VersionRow, reason: str = "because") -> int:
+    return registry.commit(
+        author="ada", reason=reason, source="deployments: []", diff={"models": []}, versions=versions
+    )
+
+
+def keys(rows: list[VersionRow]) -> list[str]:
+    return [f"{row.model}@{row.version}" for row in rows]
+
+
+def test_a_new_registry_is_empty(registry: Registry) -> None:
+    assert registry.current() == []
+    assert registry.revisions(10) == []
+    assert registry.latest() is None
+    assert registry.at_revision(0) == []
+    assert registry.at_time(5_000.0) == []
+
+
+def test_what_is_committed_is_deployed_in_the_order_of_the_file(registry: Registry) -> None:
+    number = commit(registry, V2, V1, V3)
+    rows = registry.current()
+    assert keys(rows) == ["spam@v2", "spam@v1", "ham@v1"]
+    assert [replace(row, since_revision=None) for row in rows] == [V2, V1, V3]
+    assert {row.since_revision for row in rows} == {number}
+
+
+def test_a_revision_keeps_its_author_reason_diff_and_source(registry: Registry, clock: Clock) -> None:
+    number = commit(registry, V1, reason="schöner")
+    revision = registry.revision(number)
+    assert (revision.author, revision.reason, revision.state, revision.error) == (
+        "ada",
+        "schöner",
+        "applied",
+        None,
+    )
+    assert (revision.diff, revision.source, revision.time) == ({"models": []}, "deployments: []", 1_000.0)
+    assert registry.latest() == revision
+
+
+def test_unchanged_versions_keep_the_revision_that_brought_them(registry: Registry) -> None:
+    first = commit(registry, V1, V2, V3)
+    heavier = replace(V2, spec={**V2.spec, "service_info": {"weight": 50}})
+    second = commit(registry, V1, heavier, V3)
+    assert [row.since_revision for row in registry.current()] == [first, second, first]
+    third = commit(registry, heavier, V3)
+    assert keys(registry.current()) == ["spam@v2", "ham@v1"]
+    assert [row.since_revision for row in registry.current()] == [second, first]
+    fourth = commit(registry, V3, heavier)
+    assert keys(registry.current()) == ["ham@v1", "spam@v2"]
+    assert [keys(registry.at_revision(number)) for number in (first, second, third, fourth)] == [
+        ["spam@v1", "spam@v2", "ham@v1"],
+        ["spam@v1", "spam@v2", "ham@v1"],
+        ["spam@v2", "ham@v1"],
+        ["ham@v1", "spam@v2"],
+    ]
+
+
+def test_the_state_at_any_time_can_be_read_back(registry: Registry, clock: Clock) -> None:
+    commit(registry, V1)
+    clock.now = 2_000.0
+    commit(registry, V1, V2)
+    clock.now = 3_000.0
+    commit(registry)
+    found = {time: keys(registry.at_time(time)) for time in (999.9, 1_000.0, 1_999.9, 2_500.0, 3_000.0)}
+    assert found == {
+        999.9: [],
+        1_000.0: ["spam@v1"],
+        1_999.9: ["spam@v1"],
+        2_500.0: ["spam@v1", "spam@v2"],
+        3_000.0: [],
+    }
+
+
+def test_a_clock_that_was_set_back_does_not_reorder_history(registry: Registry, clock: Clock) -> None:
+    commit(registry, V1)
+    clock.now = 500.0
+    commit(registry, V2)
+    assert [revision.time for revision in registry.revisions(10)] == [1_000.0, 1_000.0]
+    assert keys(registry.at_time(1_000.0)) == ["spam@v2"]
+
+
+def test_a_failed_apply_is_recorded_and_changes_nothing(registry: Registry) -> None:
+    first = commit(registry, V1)
+    failed = registry.record_failure(
+        author="bob", reason="try", source="x", diff=[], error="v2 does not load"
+    )
+    assert keys(registry.current()) == ["spam@v1"]
+    assert (registry.revision(failed).state, registry.revision(failed).error) == (
+        "failed",
+        "v2 does not load",
+    )
+    latest = registry.latest()
+    assert latest is not None and latest.id == first
+    assert keys(registry.at_revision(failed)) == ["spam@v1"]
+
+
+def test_revisions_are_paged_newest_first(registry: Registry) -> None:
+    numbers = [commit(registry, V1) for _ in range(5)]
+    newest = registry.revisions(2)
+    assert [revision.id for revision in newest] == numbers[:2:-1]
+    older = registry.revisions(10, before=newest[-1].id)
+    assert [revision.id for revision in older] == numbers[2::-1]
+
+
+def test_an_unknown_revision_is_not_found(registry: Registry) -> None:
+    for number in (1, -1):
+        with pytest.raises(NotFound, match=f"no revision {number}"):
+            registry.at_revision(number)
+
+
+def test_a_commit_on_an_outdated_view_is_refused(registry: Registry) -> None:
+    first = registry.commit(author="a", reason="", source="", diff=[], versions=[V1], expect_revision=0)
+    with pytest.raises(Conflict, match=f"latest revision is {first}, expected 0"):
+        registry.commit(author="a", reason="", source="", diff=[], versions=[], expect_revision=0)
+    assert keys(registry.current()) == ["spam@v1"]
+    registry.commit(author="a", reason="", source="", diff=[], versions=[V2], expect_revision=first)
+    assert keys(registry.current()) == ["spam@v2"]
+
+
+def test_a_commit_that_fails_halfway_leaves_nothing(registry: Registry) -> None:
+    first = commit(registry, V1)
+    with pytest.raises(StoreError):
+        commit(registry, V1, V2, V2)  # the same version twice
+    assert keys(registry.current()) == ["spam@v1"]
+    assert [revision.id for revision in registry.revisions(10)] == [first]
+
+
+def test_artifacts_and_probes_are_recorded_once(registry: Registry, clock: Clock) -> None:
+    registry.add_artifact("sha256:1", kind="file", size_bytes=10, origin="/m/v1.onnx")
+    clock.now = 2_000.0
+    registry.add_artifact("sha256:1", kind="file", size_bytes=10, origin="/elsewhere.onnx")
+    registry.add_artifact("sha256:2", kind="folder", size_bytes=20, origin="/m/v2")
+    artifact = registry.artifact("sha256:1")
+    assert artifact is not None and (artifact.origin, artifact.added_at) == ("/m/v1.onnx", 1_000.0)
+    assert [artifact.digest for artifact in registry.artifacts()] == ["sha256:1", "sha256:2"]
+    assert registry.artifact("sha256:3") is None
+
+    report = {"rows": "free", "load_s": 0.1}
+    registry.add_probe("sha256:1", runtime="ONNXRUNTIME", engine="onnxruntime 1.31.1", report=report)
+    assert registry.probe("sha256:1", "onnxruntime 1.31.1") == report
+    assert registry.probe("sha256:1", "onnxruntime 1.32.0") is None
+    registry.add_probe("sha256:1", runtime="ONNXRUNTIME", engine="onnxruntime 1.31.1", report={"rows": "one"})
+    assert registry.probe("sha256:1", "onnxruntime 1.31.1") == {"rows": "one"}
+
+    registry.forget_artifacts(["sha256:1"])
+    assert registry.artifact("sha256:1") is None
+    assert registry.probe("sha256:1", "onnxruntime 1.31.1") is None
+
+
+def test_what_an_undo_may_need_is_referred_to(registry: Registry) -> None:
+    commit(registry, V1, V2)
+    commit(registry, V3)
+    assert registry.referenced() == {"sha256:1", "sha256:2", "sha256:3"}
+
+
+def test_everything_is_there_after_closing_and_opening(tmp_path: Path, registry: Registry) -> None:
+    commit(registry, V1, V2)
+    before = registry.current(), registry.revisions(10)
+    registry.close()
+    registry.close()
+    registry.open()
+    assert (registry.current(), registry.revisions(10)) == before
+
+
+def test_commits_wait_for_the_disk(registry: Registry) -> None:
+    db = registry._db
+    assert db.execute("pragma synchronous").fetchone()[0] == 2  # full
+    assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
+
+
+# -- crashes -----------------------------------------------------------------------------------------------
+
+CHURN = """
+import sys
+from pathlib import Path
+from mdslite.store.registry import Registry, VersionRow
+registry = Registry(Path(sys.argv[1]))
+registry.open()
+print("open", flush=True)
+number = 0
+while True:
+    number += 1
+    rows = [VersionRow("p", "m", f"v{i}", {"commit": number}, "sha256:x", i) for i in range(40)]
+    done = registry.commit(author="a", reason=str(number), source="", diff=[], versions=rows)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("commits", [0, 1, 3, 10, 40])
+def test_kill_9_leaves_each_revision_whole_and_loses_no_acknowledged_one(
+    tmp_path: Path, commits: int
+) -> None:
+    path = tmp_path / "registry.db"
+    command = [sys.executable, "-c", CHURN, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        for _ in range(commits):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)  # at whatever it does now
+        acknowledged = [int(line) for line in process.stdout if line.endswith("\n")]
+    last = acknowledged[-1] if acknowledged else commits
+    registry = Registry(path)
+    registry.open()
+    rows = registry.current()
+    latest = registry.latest()
+    registry.close()
+    assert len({str(row.spec) for row in rows}) <= 1
+    assert len(rows) in (0, 40)
+    found = int(latest.reason) if latest is not None else 0
+    assert last <= found <= last + 1
+    assert [row.spec["commit"] for row in rows] == [found] * len(rows)
+
+
+def test_kill_9_while_a_registry_is_made_leaves_none(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from mdslite.store import registry\n"
+        "registry.os.rename = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "registry.Registry(Path(sys.argv[1])).open()\n"
+    )
+    path = tmp_path / "registry.db"
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], timeout=30, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not path.exists() and list(tmp_path.iterdir())
+    registry = Registry(path)
+    registry.open()
+    assert registry.current() == []
+    registry.close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["registry.db"]
+
+
+# -- a full disk -------------------------------------------------------------------------------------------
+
+
+def test_a_full_database_refuses_writes_and_recovers(registry: Registry) -> None:
+    commit(registry, V1)
+    db = registry._db
+    pages = db.execute("pragma page_count").fetchone()[0]
+    db.execute(f"pragma max_page_count = {pages}")
+    large = replace(V2, spec={"uri": "x" * 100_000})
+    with pytest.raises(StorageFull):
+        commit(registry, V1, large)
+    assert keys(registry.current()) == ["spam@v1"]
+    db.execute(f"pragma max_page_count = {pages + 1_000}")
+    commit(registry, V1, large)
+    assert keys(registry.current()) == ["spam@v1", "spam@v2"]
+
+
+def test_a_full_disk_refuses_writes_and_recovers(small_disk: Path) -> None:
+    registry = Registry(small_disk / "store" / "registry.db")
+    registry.open()
+    first = commit(registry, V1)
+    filler = small_disk / "filler"
+    fill(filler)
+    large = replace(V2, spec={"uri": "x" * 300_000})
+    with pytest.raises(StorageFull) as caught:
+        commit(registry, V1, large)
+    assert caught.value.status == 507
+    assert str(small_disk) not in caught.value.message
+    assert keys(registry.current()) == ["spam@v1"]
+    filler.unlink()
+    assert commit(registry, V1, large) == first + 1
+    assert keys(registry.current()) == ["spam@v1", "spam@v2"]
+    registry.close()
+
+
+def test_a_disk_too_full_for_a_registry_leaves_none(small_disk: Path) -> None:
+    fill(small_disk / "filler")
+    registry = Registry(small_disk / "store" / "registry.db")
+    with pytest.raises(StorageFull):
+        registry.open()
+    (small_disk / "filler").unlink()
+    registry.open()
+    commit(registry, V1)
+    registry.close()
+
+
+FILE_LIMIT = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+from mdslite.errors import StorageFull
+from mdslite.store.registry import Registry, VersionRow
+registry = Registry(Path(sys.argv[1]))
+registry.open()
+row = VersionRow("p", "m", "v1", {}, "sha256:x", 1)
+registry.commit(author="a", reason="", source="", diff=[], versions=[row])
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+try:
+    registry.commit(author="a", reason="", source="s" * 1_000_000, diff=[], versions=[])
+except StorageFull as exc:
+    print(exc.message)
+assert [r.version for r in registry.current()] == ["v1"]
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+registry.commit(author="a", reason="", source="s" * 1_000_000, diff=[], versions=[])
+assert registry.current() == []
+registry.close()
+"""
+
+
+def test_a_write_error_refuses_the_write_and_recovers(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FILE_LIMIT, str(tmp_path / "registry.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "could not be written" in done.stdout
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full to the last byte."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(b"\\0" * size)
+            except OSError:
+                continue
+
+
+# -- corruption --------------------------------------------------------------------------------------------
+
+
+def overwrite(path: Path, at: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(content)
+
+
+def damage_header(path: Path) -> None:
+    overwrite(path, 0, os.urandom(4096))
+
+
+def damage_pages(path: Path) -> None:
+    overwrite(path, 4096, os.urandom(path.stat().st_size - 4096))
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def swap_for_another_database(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("create table t (x)")
+
+
+def remove_beside_its_journal(path: Path) -> None:
+    path.rename(path.with_name("registry.db-wal"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damage_header, damage_pages, cut_in_half, empty, swap_for_another_database, remove_beside_its_journal],
+)
+def test_a_corrupt_registry_names_the_newest_backup_and_the_command(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    store = tmp_path / "my store"
+    registry = Registry(store / "registry.db")
+    registry.open()
+    commit(registry, *(replace(V1, version=f"v{n}", spec={"n": "x" * 500}) for n in range(50)))
+    registry.close()
+    backup(store, artifacts=False)
+    newest = backup(store, artifacts=False)
+    damage(store / "registry.db")
+    with pytest.raises(StoreCorrupt) as caught:
+        registry.open()
+    assert str(newest) in caught.value.message
+    assert caught.value.hint == f"restore it with: mdslite restore '{newest}' --store '{store}'"
+
+
+def test_a_corrupt_registry_without_a_backup_says_that_there_is_none(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry.db")
+    registry.open()
+    registry.close()
+    empty(registry.path)
+    with pytest.raises(StoreCorrupt, match="there is no backup") as caught:
+        registry.open()
+    assert f"mdslite restore FILE --store {tmp_path}" in (caught.value.hint or "")
+
+
+def test_a_registry_of_a_newer_mdslite_is_left_alone(tmp_path: Path, registry: Registry) -> None:
+    commit(registry, V1)
+    registry._db["_sqlite_migrations"].insert(
+        {"migration_set": "mdslite-registry", "name": "9999_from_the_future", "applied_at": "2031"}
+    )
+    registry.close()
+    with pytest.raises(StoreError, match=r"newer mdslite \(9999_from_the_future"):
+        registry.open()
+
+
+def test_a_registry_that_somebody_else_holds_is_unavailable(registry: Registry) -> None:
+    registry._db.execute("pragma busy_timeout = 1")
+    with closing(sqlite3.connect(registry.path)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(Unavailable):
+            commit(registry, V1)
+    commit(registry, V1)
+
+
+def test_the_tables_are_made_by_recorded_migrations(registry: Registry) -> None:
+    reader = Database(sqlite3.connect(registry.path), execute_plugins=False)
+    assert {"artifacts", "probes", "revisions", "versions"} <= set(reader.table_names())
+    applied = [row["name"] for row in reader["_sqlite_migrations"].rows]
+    assert applied == ["0001_revisions_versions_artifacts_probes"]
+    reader.close()

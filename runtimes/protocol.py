@@ -74,8 +74,10 @@ class LoadOptions:
 class ProbeReport:
     """What the disposable child found out about a model before the appliance opens it.
 
-    `bounded` is False when the graph holds control flow (Loop, Scan, If), so that its run time is no
-    function of its input's size. `memory_bytes` is what opening and one warm run added to the child.
+    `signature` is as a run showed it, which may differ from an open session's in `rows`. `bounded` is False
+    when the graph holds control flow (Loop, Scan, If) or tensors as large as a value in the data says, so
+    that its run time is no function of its input's size. `memory_bytes` is what opening and warming it added
+    to the child.
     """
 
     signature: Signature

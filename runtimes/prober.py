@@ -30,8 +30,9 @@ class Prober:
     """One zygote, started when it is first needed. Every method may be called from any thread; probes wait
     for each other."""
 
-    def __init__(self, *, command: tuple[str, ...] = COMMAND) -> None:
+    def __init__(self, *, command: tuple[str, ...] = COMMAND, margin_s: float = MARGIN_S) -> None:
         self._command = command
+        self._margin_s = margin_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._noise: IO[bytes] | None = None
@@ -49,7 +50,7 @@ class Prober:
         """
         request = Request(runtime, str(path.resolve()), options, timeout_s)
         with self._lock:
-            line = self._exchange(msgspec.json.encode(request) + b"\n", timeout_s + MARGIN_S)
+            line = self._exchange(msgspec.json.encode(request) + b"\n", timeout_s + self._margin_s)
         try:
             verdict = msgspec.json.decode(line, type=Verdict)
         except msgspec.DecodeError as exc:

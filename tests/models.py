@@ -168,6 +168,20 @@ def sequence(path: Path) -> Path:
     return save(path, [node], [tensor("x", "FP32", ["N", 2])], [parts])
 
 
+def sequence_input(path: Path) -> Path:
+    """parts, a sequence of FP32 tensors → y FP32, all of them back to back."""
+    node = helper.make_node("ConcatFromSequence", ["parts"], ["y"], axis=0)
+    parts = helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
+    return save(path, [node], [parts], [tensor("y", "FP32", ["N"])])
+
+
+def optional_output(path: Path) -> Path:
+    """x FP32 [N, 2] → y optional(FP32 [N, 2]), always there."""
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 2]))
+    node = helper.make_node("Optional", ["x"], ["y"])
+    return save(path, [node], [tensor("x", "FP32", ["N", 2])], [helper.make_value_info("y", kind)])
+
+
 def overridable(path: Path, *, shared: bool = False) -> Path:
     """x FP32 [N, 2], factor FP32 [N, 1] (may be left out: 3.0) → y FP32 [N, 2] = x * factor. A `shared`
     factor is of shape [1], the same for all rows."""

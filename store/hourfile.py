@@ -1,0 +1,245 @@
+"""One hour of the request log as the journal's thread writes it: schema, dictionaries, rows, bodies, rollups.
+
+A run of rows is one transaction, and every row in it costs SQLite one step of a statement that inserts many:
+the interpreter lock is let go once a statement and not once a row. Names that repeat (label sets, urls) are
+stored once a file and are bounded, so that a flood of made-up urls cannot grow the dictionaries without end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdslite.errors import StoreCorrupt
+from mdslite.store import rollups
+from mdslite.store.blocks import STRETCH_ROWS, Block, Ints
+from mdslite.store.hours import APPLICATION_ID, SCHEMA_VERSION, check_kind, connect, translated
+from mdslite.store.rows import Labels
+
+MAX_SERIES = 1024
+MAX_URLS = 4096
+OTHER_URL = "(other)"
+
+_ENTRY_COLUMNS = (
+    "id", "lag_us", "series_id", "url_id", "request_id", "latency_us", "queue_us", "compute_us", "rows",
+    "batch_rows", "confidence", "upstream_us",
+)  # fmt: skip
+
+SCHEMA = f"""
+CREATE TABLE series (
+  id INTEGER PRIMARY KEY, project TEXT, model TEXT, version TEXT, shadow INTEGER NOT NULL,
+  endpoint TEXT NOT NULL, status INTEGER NOT NULL, code TEXT
+);
+CREATE TABLE urls (id INTEGER PRIMARY KEY, url TEXT NOT NULL);
+CREATE TABLE entries (
+  id INTEGER PRIMARY KEY, lag_us INTEGER NOT NULL, series_id INTEGER NOT NULL REFERENCES series(id),
+  url_id INTEGER NOT NULL REFERENCES urls(id), request_id TEXT NOT NULL, latency_us INTEGER NOT NULL,
+  queue_us INTEGER, compute_us INTEGER, rows INTEGER NOT NULL, batch_rows INTEGER NOT NULL, confidence REAL,
+  upstream_us INTEGER
+);
+CREATE TABLE bodies (
+  id INTEGER PRIMARY KEY REFERENCES entries(id), request, reply, request_bytes INTEGER NOT NULL,
+  reply_bytes INTEGER NOT NULL
+);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+{rollups.SCHEMA}
+CREATE VIEW requests AS
+SELECT
+  e.id, (e.id - e.lag_us) / 1e6 AS time,
+  strftime('%Y-%m-%dT%H:%M:%f', (e.id - e.lag_us) / 1e6, 'unixepoch') AS at,
+  e.request_id, s.project, s.model, s.version, s.shadow, u.url, s.status, s.code,
+  e.latency_us / 1e3 AS latency_ms, e.queue_us / 1e3 AS queue_ms, e.compute_us / 1e3 AS compute_ms,
+  e.upstream_us / 1e3 AS upstream_ms, e.rows, e.batch_rows, e.confidence, s.endpoint, b.request, b.reply
+FROM entries e JOIN series s ON s.id = e.series_id JOIN urls u ON u.id = e.url_id
+LEFT JOIN bodies b ON b.id = e.id;
+INSERT INTO facts VALUES ('max_lag_us', 0);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_TABLES = {"series", "urls", "entries", "bodies", "facts", "seconds", "minutes", "requests"}
+
+
+class HourFile:
+    """Open for writing, by one thread. After any error it must be closed and opened again.
+
+    Every method raises StorageFull, StoreCorrupt or StoreError, as `hours.translated` says.
+    """
+
+    def __init__(self, path: Path, *, start: int) -> None:
+        self.path = path
+        self.start = start
+        self.last_id = 0
+        self._connection: sqlite3.Connection | None = None
+        self._series: dict[Labels, int] = {}
+        self._urls: dict[str, int] = {}
+        self._max_lag_us = 0
+
+    def open(self) -> None:
+        """Open the file, make it when it is not there, check it when it is."""
+        try:
+            self._connection = connect(self.path, write=True)
+            if check_kind(self._connection, self.path.name):
+                self._load()
+            else:
+                self._create()
+            self._connection.executescript(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 2000;"
+                "PRAGMA journal_size_limit = 8388608; PRAGMA temp_store = MEMORY; PRAGMA secure_delete = OFF"
+            )
+        except sqlite3.Error as exc:
+            self.close()
+            raise translated(exc, self.path.name, write=True) from exc
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, block: Block, ids: Ints, part: slice) -> None:
+        """Write one part of a block, all or nothing. `ids` are those of the whole block."""
+        connection = self._opened()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            series_ids = self._series_ids(block)[block.label[part]]
+            self._insert_entries(block, ids, part, series_ids)
+            self._insert_bodies(block, ids, part)
+            for table, columns, sums in (
+                ("seconds", rollups.SECOND_COLUMNS, rollups.second_sums),
+                ("minutes", rollups.MINUTE_COLUMNS, rollups.minute_sums),
+            ):
+                for sql, values in rollups.statements(table, columns, sums(block, part, series_ids)):
+                    connection.execute(sql, values)
+            connection.execute("COMMIT")
+        except sqlite3.Error as exc:
+            raise translated(exc, self.path.name, write=True) from exc
+        self.last_id = int(ids[part][-1])
+
+    def seal(self) -> None:
+        """Make it a plain file without companions, when no reader holds it just now; then close it."""
+        try:
+            connection = self._opened()
+            connection.execute("PRAGMA busy_timeout = 200")
+            connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+        except sqlite3.Error as exc:
+            raise translated(exc, self.path.name, write=True) from exc
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close without an error, whatever state the disk is in."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreCorrupt(f"{self.path.name} is not open")
+        return self._connection
+
+    def _create(self) -> None:
+        connection = self._opened()
+        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+
+    def _load(self) -> None:
+        connection = self._opened()
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+        if verdict != "ok" or not names >= _TABLES:
+            raise StoreCorrupt(
+                f"{self.path.name} is damaged: {verdict if verdict != 'ok' else 'tables are missing'}"
+            )
+        for number, project, model, version, shadow, endpoint, status, code in connection.execute(
+            "SELECT id, project, model, version, shadow, endpoint, status, code FROM series"
+        ):
+            self._series[Labels(project, model, version, bool(shadow), endpoint, status, code)] = number
+        self._urls = {url: number for number, url in connection.execute("SELECT id, url FROM urls")}
+        (self.last_id,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
+        (self._max_lag_us,) = connection.execute(
+            "SELECT value FROM facts WHERE name = 'max_lag_us'"
+        ).fetchone()
+
+    def _insert_entries(self, block: Block, ids: Ints, part: slice, series_ids: Ints) -> None:
+        connection = self._opened()
+        url_ids = self._url_ids(block)
+        lag_us = ids - np.rint(block.time * 1e6).astype(np.int64)
+        for start in range(part.start, part.stop, STRETCH_ROWS):
+            here = slice(start, min(start + STRETCH_ROWS, part.stop))
+            columns: list[Iterable[Any]] = [
+                ids[here].tolist(),
+                lag_us[here].tolist(),
+                series_ids[here.start - part.start : here.stop - part.start].tolist(),
+                url_ids[block.url[here]].tolist(),
+                block.request_ids[here],
+                # Whole numbers as doubles: the column's affinity stores them as integers, NaN as NULL.
+                np.rint(block.latency_ms[here] * 1e3).tolist(),
+                np.rint(block.queue_ms[here] * 1e3).tolist(),
+                np.rint(block.compute_ms[here] * 1e3).tolist(),
+                block.rows[here].tolist(),
+                block.batch_rows[here].tolist(),
+                block.confidence[here].tolist(),
+            ]
+            if not np.isnan(block.upstream_ms[here]).all():
+                columns.append(np.rint(block.upstream_ms[here] * 1e3).tolist())
+            values = list(chain.from_iterable(zip(*columns, strict=True)))
+            connection.execute(_insert(here.stop - here.start, len(columns)), values)
+        greatest = int(lag_us[part].max())
+        if greatest > self._max_lag_us:
+            connection.execute("UPDATE facts SET value = ? WHERE name = 'max_lag_us'", (greatest,))
+            self._max_lag_us = greatest
+
+    def _insert_bodies(self, block: Block, ids: Ints, part: slice) -> None:
+        self._opened().executemany(
+            "INSERT INTO bodies VALUES (?, ?, ?, ?, ?)",
+            [
+                (int(ids[body.index]), body.request, body.reply, body.request_bytes, body.reply_bytes)
+                for body in block.bodies
+                if part.start <= body.index < part.stop
+            ],
+        )
+
+    def _series_ids(self, block: Block) -> Ints:
+        return _numbered(block.labels, self._series, MAX_SERIES, _plainer_labels, self._add_series)
+
+    def _url_ids(self, block: Block) -> Ints:
+        return _numbered(block.urls, self._urls, MAX_URLS, _plainer_url, self._add_url)
+
+    def _add_series(self, number: int, labels: Labels) -> None:
+        self._opened().execute("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (number, *labels))
+
+    def _add_url(self, number: int, url: str) -> None:
+        self._opened().execute("INSERT INTO urls VALUES (?, ?)", (number, url))
+
+
+def _numbered(
+    keys: Iterable[Any],
+    known: dict[Any, int],
+    limit: int,
+    plainer: Callable[[Any], Any],
+    add: Callable[[int, Any], None],
+) -> Ints:
+    """The dictionary's number of each key; a new key past `limit` goes under the plainer one."""
+    numbers = []
+    for key in keys:
+        if key not in known and len(known) >= limit:
+            key = plainer(key)
+        if key not in known:
+            add(len(known), key)
+            known[key] = len(known)
+        numbers.append(known[key])
+    return np.array(numbers, dtype=np.int64)
+
+
+def _plainer_labels(labels: Labels) -> Labels:
+    return Labels(None, None, None, labels.shadow, OTHER_URL, labels.status, None)
+
+
+def _plainer_url(url: str) -> str:
+    return OTHER_URL
+
+
+def _insert(rows: int, columns: int) -> str:
+    names = ", ".join(_ENTRY_COLUMNS[:columns])
+    return f"INSERT INTO entries ({names}) VALUES " + ",".join([f"({','.join('?' * columns)})"] * rows)

@@ -1,0 +1,228 @@
+"""One hour of the request log as readers see it: read-only, one snapshot, bounded time. Owns its connection.
+
+Rows stand in the order of their ids, so a page is a walk along the table from a cursor. Conditions on names
+are turned into numbers of the file's dictionaries first, and the minute rollups say in which minutes those
+names occur at all: a rare error is found without looking at the hours of traffic around it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from mdslite.errors import DeadlineExceeded, StoreCorrupt
+from mdslite.store.filters import Filter
+from mdslite.store.hours import check_kind, connect, translated
+from mdslite.store.rows import Labels
+
+Source = Literal["minutes", "seconds", "entries"]
+
+MAX_ID = 2**62
+
+_WATCH_STEPS = 1_000_000  # of SQLite's machine between two looks at the clock: about 10 ms
+
+_SELECT = (
+    "e.id, e.lag_us, e.request_id, e.series_id, u.url, e.latency_us, e.queue_us, e.compute_us, "
+    "e.upstream_us, e.rows, e.batch_rows, e.confidence, b.request, b.reply, b.request_bytes, b.reply_bytes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What one file holds: ids [min_id, max_id], arrivals [since, until) in whole unix seconds."""
+
+    path: Path
+    min_id: int
+    max_id: int
+    since: int
+    until: int
+    max_lag_us: int  # the greatest distance of an id from its row's arrival
+
+    def meets(self, since: float | None, until: float | None) -> bool:
+        return (since is None or self.until > since) and (until is None or self.since < until)
+
+
+class HourReader(AbstractContextManager["HourReader"]):
+    """`late` says whether the query has used up its time; it is asked now and then.
+
+    :raises StoreCorrupt, StoreError: the file cannot be read
+    :raises DeadlineExceeded: from any method
+    """
+
+    def __init__(self, path: Path, *, late: Callable[[], bool]) -> None:
+        self.path = path
+        self._late = late
+        self._connection: sqlite3.Connection | None = None
+
+    def __enter__(self) -> HourReader:
+        try:
+            self._connection = connect(self.path)
+            self._connection.set_progress_handler(self._late, _WATCH_STEPS)
+            self._connection.execute("BEGIN")
+            if not check_kind(self._connection, self.path.name):
+                raise StoreCorrupt(f"{self.path.name} is empty")
+        except BaseException as exc:
+            self._close()
+            if isinstance(exc, sqlite3.Error):
+                raise translated(exc, self.path.name, write=False) from exc
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def span(self) -> Span | None:
+        """None when no row is there yet."""
+        ((min_id, max_id),) = self._all("SELECT min(id), max(id) FROM entries")
+        if min_id is None:
+            return None
+        ((since, until),) = self._all("SELECT min(second), max(second) + 1 FROM seconds")
+        ((lag_us,),) = self._all("SELECT value FROM facts WHERE name = 'max_lag_us'")
+        return Span(self.path, min_id, max_id, since, until, lag_us)
+
+    def labels(self) -> dict[int, Labels]:
+        """The label set behind each series number."""
+        return {
+            number: Labels(project, model, version, bool(shadow), endpoint, status, code)
+            for number, project, model, version, shadow, endpoint, status, code in self._all(
+                "SELECT id, project, model, version, shadow, endpoint, status, code FROM series"
+            )
+        }
+
+    def entries(
+        self, span: Span, wanted: Filter, *, after: int = 0, before: int = MAX_ID, limit: int, newest: bool
+    ) -> list[tuple[Any, ...]]:
+        """Rows of _SELECT with ids (after, before) that pass the filter: the newest, or the oldest, first."""
+        series = self._numbers("series", wanted)
+        urls = self._numbers("urls", wanted)
+        if series == [] or urls == []:
+            return []
+        low, high = after + 1, before
+        if wanted.since is not None:
+            low = max(low, int(wanted.since * 1e6))
+        if wanted.until is not None:
+            high = min(high, int(wanted.until * 1e6) + span.max_lag_us + 1)
+        found: list[tuple[Any, ...]] = []
+        for start, stop in self._ranges(span, low, high, series, newest):
+            sql, values = _entries_query(wanted, series, urls, newest)
+            found += self._all(sql, [start, stop, *values, limit - len(found)])
+            if len(found) >= limit:
+                break
+        return found
+
+    def counts(
+        self, wanted: Filter, *, start: float, stop: float, interval_s: float, source: Source
+    ) -> list[tuple[int, int, int]]:
+        """(bucket, series number, count) of the arrivals [start, stop), buckets counted from `start`."""
+        series = self._numbers("series", wanted)
+        if series == []:
+            return []
+        only = _among("series_id", series)
+        if source == "entries":
+            return self._entry_counts(wanted, only, start, stop, interval_s)
+        time = "minute" if source == "minutes" else "second"
+        return self._all(
+            f"SELECT ({time} - ?) / ?, series_id, sum(count) FROM {source} "
+            f"WHERE {time} >= ? AND {time} < ? AND {only} GROUP BY 1, 2",
+            [int(start), int(interval_s), int(start), int(stop)],
+        )
+
+    def _entry_counts(
+        self, wanted: Filter, only: str, start: float, stop: float, interval_s: float
+    ) -> list[tuple[int, int, int]]:
+        conditions, values = [only, _among("url_id", self._numbers("urls", wanted))], []
+        tables = "entries e"
+        for table in ("entries", "bodies"):
+            if (condition := wanted.on(table)) is not None:
+                conditions.append(condition[0])
+                values += condition[1]
+                tables = "bodies b CROSS JOIN entries e ON e.id = b.id" if table == "bodies" else tables
+        start_us, stop_us = round(start * 1e6), round(stop * 1e6)
+        return self._all(
+            f"SELECT CAST((e.id - lag_us - ?) / ? AS INTEGER), series_id, count(*) FROM {tables} "
+            f"WHERE e.id >= ? AND e.id - lag_us >= ? AND e.id - lag_us < ? AND {' AND '.join(conditions)} "
+            "GROUP BY 1, 2",
+            [start_us, interval_s * 1e6, start_us, start_us, stop_us, *values],
+        )
+
+    def _ranges(
+        self, span: Span, low: int, high: int, series: list[int] | None, newest: bool
+    ) -> Iterable[tuple[int, int]]:
+        """Ranges [start, stop) of ids in which these series can occur, in the order of the walk."""
+        low, high = max(low, span.min_id), min(high, MAX_ID)
+        if series is None:
+            return [(low, high)] if low < high else []
+        ranges: list[tuple[int, int]] = []
+        for (minute,) in self._all(
+            f"SELECT DISTINCT minute FROM minutes WHERE {_among('series_id', series)} ORDER BY minute"
+        ):
+            start = max(low, minute * 1_000_000)
+            stop = min(high, (minute + 60) * 1_000_000 + span.max_lag_us + 1)
+            if start >= stop:
+                continue
+            if ranges and start <= ranges[-1][1]:
+                ranges[-1] = (ranges[-1][0], max(stop, ranges[-1][1]))
+            else:
+                ranges.append((start, stop))
+        return reversed(ranges) if newest else ranges
+
+    def _numbers(self, table: str, wanted: Filter) -> list[int] | None:
+        """The numbers in a dictionary that pass the filter; None when all do."""
+        condition = wanted.on(table)
+        if condition is None:
+            return None
+        sql, values = condition
+        return [number for (number,) in self._all(f"SELECT id FROM {table} WHERE {sql}", values)]
+
+    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        if self._connection is None:
+            raise StoreCorrupt(f"{self.path.name} is not open")
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                raise DeadlineExceeded(
+                    "the query of the request log took too long", hint="narrow it, for example with since=15m"
+                ) from exc
+            raise translated(exc, self.path.name, write=False) from exc
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _entries_query(
+    wanted: Filter, series: list[int] | None, urls: list[int] | None, newest: bool
+) -> tuple[str, list[Any]]:
+    """A walk along ids; CROSS JOIN keeps SQLite from walking a dictionary instead."""
+    in_bodies = wanted.on("bodies")
+    first = "bodies b CROSS JOIN entries e ON e.id = b.id" if in_bodies else "entries e"
+    last = "" if in_bodies else "LEFT JOIN bodies b ON b.id = e.id"
+    walked = "b.id" if in_bodies else "e.id"
+    conditions = [f"{walked} >= ?", f"{walked} < ?", _among("e.series_id", series), _among("e.url_id", urls)]
+    values: list[Any] = []
+    for condition in (in_bodies, wanted.on("entries")):
+        if condition is not None:
+            conditions.append(condition[0])
+            values += condition[1]
+    for moment, operator in ((wanted.since, ">="), (wanted.until, "<")):
+        if moment is not None:
+            conditions.append(f"e.id - e.lag_us {operator} ?")
+            values.append(round(moment * 1e6))
+    return (
+        f"SELECT {_SELECT} FROM {first} CROSS JOIN urls u ON u.id = e.url_id {last} "
+        f"WHERE {' AND '.join(conditions)} ORDER BY {walked} {'DESC' if newest else 'ASC'} LIMIT ?",
+        values,
+    )
+
+
+def _among(column: str, numbers: list[int] | None) -> str:
+    return "1" if numbers is None else f"{column} IN ({','.join(map(str, numbers))})"

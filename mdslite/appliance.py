@@ -22,9 +22,11 @@ from pathlib import Path
 from time import time
 
 from mdslite import spec as specs
-from mdslite.deploy.apply import Deployer, FileSource, Order
+from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
+from mdslite.deploy.orders import FileSource, Order
 from mdslite.errors import InvalidRequest, MdsliteError
+from mdslite.gauges import Gauges
 from mdslite.http.app import create_app
 from mdslite.http.door import Door
 from mdslite.http.guard import AllowList
@@ -48,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
 
+SCRAPE_FLUSH_S = 0.2  # how long /metrics may wait for the newest requests
 _SPEC_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 
@@ -85,7 +88,7 @@ class Appliance:
         self.worker = Worker("registry")
         self.registry = Registry(store / "registry.db")
         self.artifacts = ArtifactStore(store / "artifacts")
-        self.metrics = Metrics()
+        self.metrics = Metrics(flush=self._before_scrape)
         self.journal = Journal(store / "log", observers=[self.metrics.observe])
         self.request_log = RequestLog(store / "log")
         self.devices = Devices.discover()
@@ -93,7 +96,6 @@ class Appliance:
             runtimes={"ONNXRUNTIME": OnnxRuntime()},
             devices=self.devices,
             cores=cores(),
-            on_removed=self._forget,
         )
         intake = Intake(
             self.registry,
@@ -106,12 +108,21 @@ class Appliance:
         self.deployer = Deployer(intake, self.fleet)
         self.predictor = Predictor(self.fleet.router, record=self.journal.append if settings.log else None)
         self.app = create_app(self)
-        self.bridge = Http2Bridge(self.app)
+        self.bridge = Http2Bridge(self.app, on_policed=self._count_policed)
         self.door = Door(
             self.predictor,
             self.app,
             allow_list=AllowList(settings.host, extra=settings.allow_hosts),
             adopt_http2=self.bridge.adopt,
+        )
+        self.metrics.add_source(
+            Gauges(
+                door=self.door,
+                bridge=self.bridge,
+                fleet=self.fleet,
+                journal=self.journal,
+                devices=self.devices,
+            )
         )
         self._server: asyncio.Server | None = None
 
@@ -195,8 +206,13 @@ class Appliance:
         self.devices.close()
         self.lock.release()
 
-    def _forget(self, served: Served) -> None:
-        self.metrics.forget(served.project, served.model, served.version)
+    def _before_scrape(self) -> None:
+        """Bring in the newest requests, and drop the series of versions that are gone."""
+        self.journal.flush(timeout_s=SCRAPE_FLUSH_S)
+        self.metrics.keep([served.key for served in self.fleet.all()])
+
+    def _count_policed(self, reason: str) -> None:
+        self.door.count_closed(reason)
 
 
 def read_source(file: Path) -> FileSource:

@@ -56,6 +56,7 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
     "--drain-grace", type=click.FloatRange(min=0), metavar="SECONDS",
     help="How long to go on accepting after SIGTERM.",
 )  # fmt: skip
+@click.option("--no-log", is_flag=True, help="Keep no request log, and so no request metrics.")
 @json_option
 def up(
     file: str | None,
@@ -68,6 +69,7 @@ def up(
     allow_host: tuple[str, ...],
     allow_internal: tuple[str, ...],
     drain_grace: float | None,
+    no_log: bool,
     as_json: bool,
 ) -> int:
     """Start the appliance on its store and serve. FILE is a deployments.yaml or a model."""
@@ -85,6 +87,7 @@ def up(
         insecure=insecure,
         allow_hosts=allow_host,
         allow_internal=allow_internal,
+        log=not no_log,
         **chosen,
     )
     announcer = Announcer(file, tls_cert, as_json=as_json)

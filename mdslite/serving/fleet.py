@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
@@ -104,14 +104,12 @@ class Fleet:
         devices: Devices,
         cores: int,
         inline_s: float = INLINE_S,
-        on_removed: Callable[[Served], None] | None = None,
     ) -> None:
         self.router: Router[Served] = Router()
         self._runtimes = runtimes
         self._devices = devices
         self._cores = cores
         self._inline_s = inline_s
-        self._on_removed = on_removed
         self._served: dict[Key, Served] = {}
         self._draining: dict[asyncio.Task[None], Served] = {}
         self._rebuilding: set[asyncio.Task[None]] = set()
@@ -247,7 +245,6 @@ class Fleet:
 
     def _retire(self, served: Served) -> None:
         if not served.loaded:
-            self._gone(served)
             return
         served.state = "draining"
         task = asyncio.get_running_loop().create_task(self._drain(served), name=f"drain {served.version}")
@@ -258,11 +255,6 @@ class Fleet:
         if not await served.lane.drain(deadline_s=served.lane.knobs.prediction_s):
             logger.warning("%s: closed with work left after its drain deadline", served.lane.name)
         served.lane.close()
-        self._gone(served)
-
-    def _gone(self, served: Served) -> None:
-        if self._on_removed is not None and served.key not in self._served:
-            self._on_removed(served)
 
     # Rebuild
 

@@ -1,0 +1,83 @@
+"""What the parts of a running appliance say of themselves on `/metrics`, beside the counted requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mdslite.http.door import Door
+from mdslite.http.h2 import Http2Bridge
+from mdslite.metrics import Gauge, journal_gauges
+from mdslite.runtimes.devices import Devices
+from mdslite.serving.fleet import Fleet, Served
+from mdslite.store.journal import Journal
+
+_LANE_COUNTERS = (
+    ("batches", "Batches computed."),
+    ("inline_batches", "Batches computed on the event loop."),
+    ("refused", "Requests refused because the queue was full."),
+    ("expired", "Requests not answered in time."),
+    ("cancelled", "Requests whose client left before the answer."),
+    ("reruns", "Parts of failed batches that were computed again."),
+)
+
+
+class Gauges:
+    """A source of samples over the appliance's parts; called at each scrape, from any thread."""
+
+    def __init__(
+        self, *, door: Door, bridge: Http2Bridge, fleet: Fleet, journal: Journal, devices: Devices
+    ) -> None:
+        self._door = door
+        self._bridge = bridge
+        self._fleet = fleet
+        self._journal = journal
+        self._devices = devices
+
+    def __call__(self) -> Iterator[Gauge]:
+        yield from self._connections()
+        for served in self._fleet.all():
+            yield from _version(served)
+        for label, gate in list(self._fleet.gates.items()):
+            device = {"device": label}
+            yield Gauge("mdslite_gate_busy_slots", "Slots of the device in use.", gate.busy, device)
+            yield Gauge("mdslite_gate_waiting", "Lanes that wait for the device.", gate.waiting, device)
+        yield from self._readings()
+        yield from journal_gauges(self._journal.statistics())
+
+    def _connections(self) -> Iterator[Gauge]:
+        name, about = "mdslite_http_connections", "Open connections."
+        yield Gauge(name, about, len(self._door.connections), {"protocol": "http/1.1"})
+        yield Gauge(name, about, self._bridge.connections, {"protocol": "h2"})
+        for reason, count in sorted(self._door.closed_for.items()):
+            yield Gauge(
+                "mdslite_http_closed_total",
+                "Connections or streams that the appliance ended, by reason.",
+                count,
+                {"reason": reason},
+                kind="counter",
+            )
+
+    def _readings(self) -> Iterator[Gauge]:
+        for reading in self._devices.readings():
+            labels = {"device": reading.label, "name": reading.name}
+            for name, about, value in (
+                ("utilization_percent", "How busy the device is.", reading.utilization_percent),
+                ("memory_used_bytes", "Memory in use by everybody.", reading.memory_used_bytes),
+                ("memory_total_bytes", "Memory that there is.", reading.memory_total_bytes),
+                ("temperature_celsius", "Temperature.", reading.temperature_c),
+                ("power_watts", "Power drawn.", reading.power_w),
+            ):
+                yield Gauge(f"mdslite_device_{name}", about, value, labels)
+
+
+def _version(served: Served) -> Iterator[Gauge]:
+    labels = {"project": served.project, "model": served.model, "version": served.version}
+    yield Gauge("mdslite_version_ready", "1 when the version can serve.", served.state == "ready", labels)
+    yield Gauge("mdslite_version_weight", "Weight of the version.", served.spec.service_info.weight, labels)
+    if not served.loaded:
+        return
+    lane = served.lane
+    yield Gauge("mdslite_queue_rows", "Rows that wait in the version's queue.", lane.queue_rows, labels)
+    yield Gauge("mdslite_running_batches", "Batches being computed.", lane.running, labels)
+    for field, about in _LANE_COUNTERS:
+        yield Gauge(f"mdslite_{field}_total", about, getattr(lane.stats, field), labels, kind="counter")

@@ -280,7 +280,7 @@ class Codec:
         if len(values) == 1:
             return b'{"predictions":' + orjson.dumps(values[0], option=_NUMPY_JSON) + b"}"
         names = [spec.name for spec in specs]
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*map(_by_row, values), strict=True)]
         return orjson.dumps({"predictions": rows}, option=_NUMPY_JSON)
 
     def encode_whole(self, answers: Sequence[Outputs], form: Form) -> bytes:
@@ -403,6 +403,12 @@ def _jsonable(spec: TensorSpec, output: Any) -> Any:
     if output.dtype == object or output.ndim == 0:
         return output.tolist()
     return output if output.flags.c_contiguous else np.ascontiguousarray(output)
+
+
+def _by_row(value: Any) -> Any:
+    """Rows that orjson can write. It refuses NumPy's `longlong` scalars, which is what int64 comes out as."""
+    is_integers = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iub"
+    return value.tolist() if is_integers else value
 
 
 def _read_npy(body: bytes) -> np.ndarray[Any, Any]:

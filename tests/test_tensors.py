@@ -247,7 +247,7 @@ def test_an_array_of_another_dtype_is_named() -> None:
 def test_several_outputs_become_one_object_a_row() -> None:
     outputs = (TensorSpec("label", "INT64", (None,)), TensorSpec("p", "OBJECT", ()))
     codec = make_codec(X4, outputs=outputs)
-    answers = [np.array([3, 4]), [{"a": 0.5}, {"a": 0.25}]]
+    answers = [np.array([3, 4], dtype=np.longlong), [{"a": 0.5}, {"a": 0.25}]]
     assert json.loads(codec.encode(answers, "instances")) == {
         "predictions": [{"label": 3, "p": {"a": 0.5}}, {"label": 4, "p": {"a": 0.25}}]
     }

@@ -37,6 +37,12 @@ class Prober:
         self._process: subprocess.Popen[bytes] | None = None
         self._noise: IO[bytes] | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """The zygote's process, None while there is none."""
+        process = self._process
+        return None if process is None else process.pid
+
     def start(self) -> None:
         """Start the zygote if there is none, without waiting for its imports."""
         with self._lock:

@@ -221,6 +221,13 @@ def total(path: Path, *, shape: Shape = (3,)) -> Path:
     return save(path, [node], [tensor("x", "FP32", shape)], [tensor("y", "FP32", [])])
 
 
+def sixth(path: Path) -> Path:
+    """x FP32 [N, L] → y FP32 [N], the sixth value of each row: L has to be 6 at least."""
+    place = numpy_helper.from_array(np.array(5, np.int64), "place")
+    node = helper.make_node("Gather", ["x", "place"], ["y"], axis=1)
+    return save(path, [node], [tensor("x", "FP32", ["N", "L"])], [tensor("y", "FP32", ["N"])], [place])
+
+
 def dropping(path: Path) -> Path:
     """x FP32 [N, 2] → y FP32, declared as [N, 2] but without the rows whose first value is above 0: a
     model that lies about its rows, though not on zeros."""
@@ -266,18 +273,20 @@ def collapsing(path: Path) -> Path:
     return save(path, nodes, [tensor("x", "FP32", ["N", 2])], [tensor("y", "FP32", ["N", 2])], weights)
 
 
-def hungry(path: Path) -> Path:
-    """size INT64 [N, 1] → y FP32 [N, 1], by way of a tensor with as many FP32 as the sum of `size`."""
+def hungry(path: Path, *, extra: int = 0) -> Path:
+    """size INT64 [N, 1] → y FP32 [N, 1], by way of as many FP32 as the sum of `size` plus `extra`."""
     nodes = [
         helper.make_node("ReduceSum", ["size"], ["all"], keepdims=0),
-        helper.make_node("Reshape", ["all", "flat"], ["shape"]),
+        helper.make_node("Add", ["all", "extra"], ["more"]),
+        helper.make_node("Reshape", ["more", "flat"], ["shape"]),
         helper.make_node("ConstantOfShape", ["shape"], ["big"]),
         helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
         helper.make_node("Cast", ["size"], ["size_float"], to=TensorProto.FLOAT),
         helper.make_node("Add", ["size_float", "sum"], ["y"]),
     ]
-    flat = numpy_helper.from_array(np.array([1], np.int64), "flat")
-    return save(path, nodes, [tensor("size", "INT64", ["N", 1])], [tensor("y", "FP32", ["N", 1])], [flat])
+    weights = [numpy_helper.from_array(np.array([1], np.int64), "flat")]
+    weights.append(numpy_helper.from_array(np.array(extra, np.int64), "extra"))
+    return save(path, nodes, [tensor("size", "INT64", ["N", 1])], [tensor("y", "FP32", ["N", 1])], weights)
 
 
 def bfloat(path: Path) -> Path:
@@ -314,15 +323,29 @@ def external(path: Path, *, location: str | None = None, write: bool = True) -> 
     by default in `NAME.data` beside it. `location` may be anything; without `write` the data are left out."""
     location = location or f"{path.name}.data"
     matrix = np.array([[1, 2], [3, 4]], np.float32)
-    weight = numpy_helper.from_array(matrix, "w")
-    weight.ClearField("raw_data")
-    weight.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "0"), ("length", str(matrix.nbytes))):
-        weight.external_data.add(key=key, value=value)
+    weight = _external(numpy_helper.from_array(matrix, "w"), location=location, size_bytes=matrix.nbytes)
     if write:
         (path.parent / location).write_bytes(matrix.tobytes())
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     return save(path, [node], [tensor("x", "FP32", ["N", 2])], [tensor("y", "FP32", ["N", 2])], [weight])
+
+
+def added_weights(path: Path, *, size: int) -> Path:
+    """x FP32 [1, size] → y FP32 [1, size], the same after adding a matrix of ones and taking it away again.
+    The matrix lies in `NAME.data`; an Add, unlike a MatMul, computes on the mapped file itself."""
+    ones = np.ones((size, size), np.float32)
+    weight = _external(
+        numpy_helper.from_array(ones, "w"), location=f"{path.name}.data", size_bytes=ones.nbytes
+    )
+    (path.parent / f"{path.name}.data").write_bytes(ones.tobytes())
+    first = numpy_helper.from_array(np.array([0], np.int64), "first")
+    nodes = [
+        helper.make_node("Add", ["x", "w"], ["sum"]),
+        helper.make_node("Sub", ["sum", "w"], ["all"]),
+        helper.make_node("Gather", ["all", "first"], ["y"]),
+    ]
+    y = tensor("y", "FP32", [1, size])
+    return save(path, nodes, [tensor("x", "FP32", [1, size])], [y], [weight, first])
 
 
 def crashing(path: Path, *, depth: int = 6000) -> Path:
@@ -368,6 +391,14 @@ def unknown_opset(path: Path) -> Path:
     """The identity in a version of the standard that does not exist yet."""
     node = helper.make_node("Identity", ["x"], ["y"])
     return save(path, [node], [tensor("x", "FP32", ["N", 1])], [tensor("y", "FP32", ["N", 1])], opset=999)
+
+
+def _external(weight: onnx.TensorProto, *, location: str, size_bytes: int) -> onnx.TensorProto:
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", str(size_bytes))):
+        weight.external_data.add(key=key, value=value)
+    return weight
 
 
 def tensor(name: str, datatype: str, shape: Shape) -> onnx.ValueInfoProto:

@@ -363,7 +363,7 @@ def fill(path: Path) -> None:
         for size in (1 << 16, 1 << 12, 1):
             try:
                 while True:
-                    file.write(b"\\0" * size)
+                    file.write(b"\0" * size)
             except OSError:
                 continue
 

@@ -169,6 +169,8 @@ class OnnxSettings(_Value, frozen=True):
     gpu_mem_limit_mb: Annotated[int, Meta(ge=1, le=1 << 30, description="megabytes of GPU memory")] | None = (
         None
     )
+    # TensorRT builds an engine for minutes at each load, so it is never tried unasked.
+    tensorrt: bool | None = None
 
 
 class ContainerParameter(Struct, frozen=True):

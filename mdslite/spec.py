@@ -165,7 +165,6 @@ class OnnxSettings(_Value, frozen=True):
     cpu_mem_arena: bool | None = None
     mem_pattern: bool | None = None
     graph_optimization: Literal["disabled", "basic", "extended", "all"] | None = None
-    tensorrt: bool | None = None
     gpu_mem_limit_mb: Annotated[int, Meta(ge=1, le=1 << 30, description="megabytes of GPU memory")] | None = (
         None
     )

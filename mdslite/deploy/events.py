@@ -1,0 +1,100 @@
+"""What an apply tells while it runs, and the feed that carries it to one reader. Owns no apply.
+
+A feed never makes the apply wait: fetch progress is coalesced per artifact, the other events are few
+(two a step). A reader that has left changes nothing for the apply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Literal
+
+import msgspec
+
+
+class FetchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="fetch"):
+    """Bytes of an artifact are coming in. `total_bytes` is null while unknown."""
+
+    uri: str
+    done_bytes: int
+    total_bytes: int | None
+
+
+class StepEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="step"):
+    """A step of the plan begins, is ready or fails. Routes switch after the last step that loads."""
+
+    index: int
+    count: int
+    project: str
+    model: str
+    version: str
+    action: Literal["ADD", "UPDATE", "DELETE"]
+    state: Literal["START", "DONE", "FAILED"]
+    error: str | None = None
+
+
+class ResultEvent(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="result"
+):
+    """The end of the apply, always the last event. `revision` is the one that it made (a failed one when it
+    failed), or, when nothing had to change, the one in force; null when none could be recorded. A failure
+    brings what an error reply would: `error`, `code`, `status` and its details."""
+
+    revision: int | None
+    state: Literal["applied", "failed", "unchanged"]
+    seconds: float
+    error: str | None = None
+    code: str | None = None
+    status: int | None = None
+    hint: str | None = None
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    excerpt: str | None = None
+
+
+Event = FetchEvent | StepEvent | ResultEvent
+Progress = Callable[[FetchEvent | StepEvent], None]
+
+
+def ignore(event: FetchEvent | StepEvent) -> None:
+    """The progress of an apply that nobody watches."""
+
+
+class Feed:
+    """Events from one apply to one reader, both on the event loop."""
+
+    def __init__(self) -> None:
+        self._pending: list[Event] = []
+        self._ended = False
+        self._wake = asyncio.Event()
+
+    def post(self, event: Event) -> None:
+        """Append an event; a fetch event replaces an unread one of the same artifact."""
+        if isinstance(event, FetchEvent) and self._pending:
+            last = self._pending[-1]
+            if isinstance(last, FetchEvent) and last.uri == event.uri:
+                self._pending.pop()
+        self._pending.append(event)
+        self._wake.set()
+
+    def end(self) -> None:
+        """Let the reader finish after what is pending."""
+        self._ended = True
+        self._wake.set()
+
+    async def begun(self) -> bool:
+        """Wait for the first event or the end; was there an event?"""
+        await self._wake.wait()
+        return bool(self._pending)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._pending = self._pending, []
+            for event in batch:
+                yield event
+            if self._ended and not self._pending:
+                return

@@ -1,0 +1,234 @@
+"""From what a deployments file names to what a plan can compare: artifacts in the store, their digests, and
+what a disposable child found out about each model. Changes no route and records no revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mdslite.deploy.events import FetchEvent, Progress
+from mdslite.deploy.plan import Wanted
+from mdslite.errors import (
+    ArtifactError,
+    DeadlineExceeded,
+    LoadFailed,
+    MdsliteError,
+    ModelError,
+    OutOfMemory,
+    StorageFull,
+    Unprocessable,
+)
+from mdslite.runtimes.protocol import LoadOptions, ProbeReport
+from mdslite.spec import Deployments, Operator, PackageType, RuntimeType, SourceType, Spec
+
+if TYPE_CHECKING:
+    from mdslite.runtimes.prober import Prober
+    from mdslite.store.artifacts import Artifact, ArtifactStore
+    from mdslite.store.registry import Registry
+    from mdslite.store.worker import Worker
+
+RUNTIME = "ONNXRUNTIME"
+PROBE_TIMEOUT_S = 60.0
+REPORT_S = 0.1  # between two reports on one artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The way of a model into the appliance, up to its loading.
+
+    `engine` names the library that runs the models, such as `onnxruntime 1.31.1`: a probe by another build
+    is not believed. `allow_internal` are the HOST or HOST:PORT of internal addresses that a URL may lead to.
+    """
+
+    registry: Registry
+    worker: Worker
+    artifacts: ArtifactStore
+    prober: Prober
+    engine: str
+    allow_internal: Collection[str] = ()
+    probe_timeout_s: float = PROBE_TIMEOUT_S
+
+    async def admit(
+        self, deployments: Deployments, progress: Progress
+    ) -> dict[tuple[str, str], dict[str, Wanted]]:
+        """Fetch and digest every artifact that a file names, once each, and probe what is new.
+
+        :raises ArtifactError: an artifact cannot be had, or is not what it should be
+        :raises LoadFailed: a model cannot be opened
+        :raises StorageFull: the store has no room
+        """
+        fetched: dict[str, Artifact] = {}
+        found: dict[tuple[str, str], dict[str, Wanted]] = {}
+        for deployment in deployments.deployments:
+            versions = found[deployment.project, deployment.model] = {}
+            for version in deployment.versions:
+                uri = version.spec.uri
+                with blaming(f"{deployment.project}/{deployment.model} {version.version}"):
+                    if uri not in fetched:
+                        fetched[uri] = await self._fetch(uri, progress)
+                    artifact = fetched[uri]
+                    report = await self.report(artifact.digest)
+                versions[version.version] = Wanted(
+                    spec=version.spec,
+                    digest=artifact.digest,
+                    size_bytes=artifact.size_bytes,
+                    memory_bytes=report.memory_bytes,
+                )
+        return found
+
+    async def report(self, digest: str) -> ProbeReport:
+        """What the disposable child found out about a stored model, asking it at most once for each engine.
+
+        :raises LoadFailed: it could not open the model
+        :raises ArtifactError: the bytes in the store are missing or damaged
+        """
+        known = await self.worker.call(self.registry.probe, digest, self.engine)
+        if known is not None:
+            with suppress(msgspec.ValidationError):  # written by another release: ask again
+                return msgspec.convert(known, ProbeReport)
+        stored = self.artifacts.get(digest)  # its bytes are verified when the appliance itself opens it
+        path = await self.open(digest) if stored is None else stored.path
+        report: ProbeReport = await asyncio.to_thread(
+            self.prober.probe, RUNTIME, path, LoadOptions(), timeout_s=self.probe_timeout_s
+        )
+        with suppress(StorageFull):  # then it is asked again; whether a write is needed is decided later
+            await self.worker.call(
+                self.registry.add_probe,
+                digest,
+                runtime=RUNTIME,
+                engine=self.engine,
+                report=msgspec.to_builtins(report),
+            )
+        return report
+
+    async def open(self, digest: str) -> Path:
+        """Verify every byte of an artifact, and return where to load it from.
+
+        :raises ArtifactError: it is missing, or its bytes no longer match the digest
+        """
+        return await asyncio.to_thread(self.artifacts.open, digest)
+
+    async def _fetch(self, uri: str, progress: Progress) -> Artifact:
+        report = _Report(uri, progress, asyncio.get_running_loop())
+        try:
+            artifact = await asyncio.to_thread(
+                self.artifacts.add, uri, allow=self.allow_internal, progress=report
+            )
+        except asyncio.CancelledError:
+            report.stopped = True
+            raise
+        with suppress(StorageFull):
+            await self.worker.call(
+                self.registry.add_artifact,
+                artifact.digest,
+                kind=artifact.kind,
+                size_bytes=artifact.size_bytes,
+                origin=uri,
+            )
+        return artifact
+
+
+class _Report:
+    """Brings the bytes done from the fetching thread to the event loop, and a stop the other way."""
+
+    def __init__(self, uri: str, progress: Progress, loop: asyncio.AbstractEventLoop) -> None:
+        self.stopped = False
+        self._uri = uri
+        self._progress = progress
+        self._loop = loop
+        self._next_s = 0.0
+
+    def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
+        if self.stopped:
+            raise ArtifactError(f"{self._uri}: its fetching was stopped")
+        now = monotonic()
+        if now < self._next_s and done_bytes != total_bytes:
+            return
+        self._next_s = now + REPORT_S
+        event = FetchEvent(uri=self._uri, done_bytes=done_bytes, total_bytes=total_bytes)
+        self._loop.call_soon_threadsafe(self._progress, event)
+
+
+@contextmanager
+def blaming(label: str) -> Iterator[None]:
+    """Say in an error's message which version it is about. What would be the caller's to retry while serving
+    (no memory, no time) is a version that cannot be loaded here."""
+    try:
+        yield
+    except (OutOfMemory, DeadlineExceeded, ModelError) as exc:
+        raise LoadFailed(f"{label}: {exc.message}", hint=exc.hint) from exc
+    except MdsliteError as exc:
+        exc.message = f"{label}: {exc.message}"
+        exc.args = (exc.message,)
+        raise
+
+
+def refuse_unsupported(deployments: Deployments) -> None:
+    """Refuse what a spec may say but this release does not do, before anything is fetched.
+
+    :raises Unprocessable: naming the version, the field and what is supported
+    """
+    for deployment in deployments.deployments:
+        for version in deployment.versions:
+            for served, wrong, supported in _LIMITS:
+                got = wrong(version.spec)
+                if got is not None:
+                    raise Unprocessable(
+                        f"{deployment.project}/{deployment.model} {version.version}: {served} {got} is not "
+                        f"served by this release; expected {supported}",
+                        hint=_HINTS.get(served),
+                    )
+
+
+def _enum(name: str, *supported: str) -> Callable[[Spec], Any]:
+    def wrong(spec: Spec) -> str | None:
+        value = str(getattr(spec, name))
+        return None if value in supported else value
+
+    return wrong
+
+
+def _object_storage(spec: Spec) -> str | None:
+    scheme, found, _ = spec.uri.partition("://")
+    return f"{scheme}://" if found and scheme.lower() not in ("http", "https") else None
+
+
+# What is named in the message, what is wrong with a spec there (None: nothing), and what is supported.
+_LIMITS: tuple[tuple[str, Callable[[Spec], Any], str], ...] = (
+    ("operator", _enum("operator", Operator.UNSET_OPERATOR, Operator.LOCAL), "LOCAL, or none"),
+    (
+        "package_type",
+        _enum("package_type", PackageType.UNSET_PACKAGETYPE, PackageType.ONNX),
+        "ONNX, or none",
+    ),
+    ("runtime", _enum("runtime", RuntimeType.UNSET_RUNTIME, RuntimeType.ONNXRUNTIME), "ONNXRUNTIME, or none"),
+    (
+        "source_type",
+        _enum("source_type", SourceType.UNSET_SOURCETYPE, SourceType.FILE, SourceType.HTTP),
+        "FILE, HTTP, or none",
+    ),
+    ("the uri", _object_storage, "a path, or an http(s) URL"),
+    (
+        "service_info.endpoints_infos",
+        lambda spec: spec.service_info.endpoints_infos[0].url if spec.service_info.endpoints_infos else None,
+        "none: a version is served by its local replicas",
+    ),
+    (
+        "isolation",
+        lambda spec: "process" if spec.isolation == "process" else None,
+        "inline, or none: ONNX models run inside the appliance",
+    ),
+)
+_HINTS: Mapping[str, str] = {
+    "package_type": "export the model to ONNX",
+    "runtime": "export the model to ONNX",
+    "operator": "leave operator out to serve on this machine",
+}

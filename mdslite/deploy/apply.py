@@ -1,0 +1,399 @@
+"""Carrying out a change of what is deployed: one at a time, wholly or not at all.
+
+    source -> artifacts and probes -> plan -> load and warm what is new -> commit -> switch -> the old drains
+
+Everything up to the commit can fail and leaves the routes, and what is registered, as they were; what was
+loaded is then closed, and a failed revision says why. The commit is one transaction and the switch one
+synchronous call, so that no request meets half of an apply. Owns the running applies; the fleet owns what
+serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+from typing import Any, Literal, TypeVar, cast
+
+from mdslite import spec as specs
+from mdslite.deploy.events import Progress, StepEvent, ignore
+from mdslite.deploy.intake import RUNTIME, Intake, blaming
+from mdslite.deploy.orders import (
+    Draft,
+    Order,
+    Outcome,
+    RevisionSource,
+    Source,
+    parse,
+    revision_number,
+    rows_of,
+    source_text,
+    state_of,
+    wanted_of,
+)
+from mdslite.deploy.plan import Action, Change, Plan, Step, Wanted, make_plan, target_state, to_plain
+from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
+from mdslite.serving.fleet import Fleet, Key, LoadRequest, Served, make_knobs
+
+logger = logging.getLogger(__name__)
+
+TURN_WAIT_S = 5.0  # how long an apply waits for the one before it
+LOAD_TIMEOUT_S = 600.0
+LOADS_AT_START = 4
+SOURCE_PAGE = 50
+
+T = TypeVar("T")
+
+
+class Deployer:
+    """Plans and applies. Used from the event loop; close it before the parts that it was given."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        fleet: Fleet,
+        *,
+        turn_wait_s: float = TURN_WAIT_S,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+    ) -> None:
+        self._intake = intake
+        self._registry = intake.registry
+        self._worker = intake.worker
+        self._fleet = fleet
+        self._turn_wait_s = turn_wait_s
+        self._load_timeout_s = load_timeout_s
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def plan(self, source: Source, *, progress: Progress = ignore) -> Draft:
+        """Say what applying `source` would change. Artifacts are fetched and probed, nothing is loaded.
+
+        :raises SpecError: the file is wrong
+        :raises NotFound: there is no such revision
+        :raises ArtifactError, LoadFailed: a version could not be served
+        :raises Conflict: an apply is running
+        """
+        parsed = await asyncio.to_thread(parse, source)
+        async with self._turn_taken():
+            return await self._draft(await self._latest(), source, parsed, progress)
+
+    async def apply(self, order: Order, *, progress: Progress = ignore) -> Outcome:
+        """Apply an order, and go on with it when the caller is cancelled.
+
+        :raises MdsliteError: it was refused before it began, or it failed; then nothing has changed
+        """
+        outcome = await asyncio.shield(self.begin(order, progress=progress))
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome
+
+    def begin(self, order: Order, *, progress: Progress = ignore) -> asyncio.Task[Outcome]:
+        """Start an apply in a task of the deployer's own, which nobody else should cancel.
+
+        The task raises what refuses an order before it begins: a wrong file, an unknown revision, another
+        apply. A failure after that is an outcome with an error, recorded as a failed revision.
+        """
+        return self._own(self._apply(order, progress), name="apply")
+
+    async def resume(self) -> None:
+        """Load what the registry says is deployed. A version that cannot be loaded is listed as failed with
+        its reason, and the others serve. Applies wait until all are done.
+
+        What a crash left half made in the artifact store is removed, and what no revision refers to.
+        """
+        async with self._turn_taken():
+            await asyncio.to_thread(self._intake.artifacts.sweep)
+            rows = await self._worker.call(self._registry.current)
+            wanted = [(row.key, wanted_of(row)) for row in rows]
+            for key, version in wanted:
+                self._fleet.mark(key, version.spec, version.digest, state="loading", reason=None)
+            slots = asyncio.Semaphore(min(LOADS_AT_START, os.cpu_count() or 1))
+            async with asyncio.TaskGroup() as group:
+                for key, version in wanted:
+                    group.create_task(self._resume_version(key, version, slots))
+            await self._collect()
+
+    async def last_file(self) -> str | None:
+        """The text of the deployments file that was applied last, undone or not; None before the first."""
+        before = None
+        while page := await self._worker.call(self._registry.revisions, SOURCE_PAGE, before):
+            for revision in page:
+                if revision.state == "applied" and revision.source:
+                    return revision.source
+            before = page[-1].id
+        return None
+
+    @property
+    def busy(self) -> bool:
+        """Is an apply, a plan or the loading at start under way?"""
+        return self._turn.locked()
+
+    async def close(self, *, grace_s: float) -> None:
+        """Let a running apply end within `grace_s`, then cancel it: nothing of it is switched."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # One apply
+
+    async def _apply(self, order: Order, progress: Progress) -> Outcome:
+        started = monotonic()
+        parsed = await asyncio.to_thread(parse, order.source)
+        async with self._turn_taken():
+            latest = await self._latest()
+            if order.expect_revision is not None and order.expect_revision != latest:
+                raise Conflict(
+                    f"revision {latest} has been applied since revision {order.expect_revision}, which this "
+                    "apply was planned on",
+                    hint="look at the plan again, and apply that",
+                )
+            plan: Plan | None = None
+            try:
+                draft = await self._draft(latest, order.source, parsed, progress)
+                plan = draft.plan
+                if not plan.changed:
+                    return Outcome("unchanged", latest, plan, monotonic() - started)
+                revision = await self._carry_out(order, draft, progress)
+            except NotFound:
+                raise
+            except MdsliteError as exc:
+                failed = await self._record_failure(order, plan, exc)
+                return Outcome("failed", failed, plan, monotonic() - started, exc)
+            await self._collect()
+            return Outcome("applied", revision, plan, monotonic() - started)
+
+    async def _draft(
+        self, latest: int, source: Source, parsed: specs.Deployments | None, progress: Progress
+    ) -> Draft:
+        current = state_of(await self._worker.call(self._registry.current))
+        if isinstance(source, RevisionSource):
+            wanted = state_of(
+                await self._worker.call(self._registry.at_revision, revision_number(source, latest))
+            )
+            plan = _revived(make_plan(current, wanted, prune=True), self._fleet)
+            await self._check_stored(plan)
+        else:
+            assert parsed is not None
+            admitted = await self._intake.admit(parsed, progress)
+            plan = _revived(make_plan(current, admitted, prune=source.prune), self._fleet)
+        return Draft(latest, current, plan)
+
+    async def _check_stored(self, plan: Plan) -> None:
+        """An undo loads what the store has kept: find out before it begins."""
+        for step in plan.steps:
+            if step.reload and step.after is not None:
+                with blaming(_label(step)):
+                    await self._intake.open(step.after.digest)
+
+    async def _carry_out(self, order: Order, draft: Draft, progress: Progress) -> int:
+        """Load, commit, switch; return the revision's number.
+
+        Steps are told in the plan's order. Those after the last one that loads take effect with the switch,
+        and are told after it.
+        """
+        steps = draft.plan.steps
+        first_count = max((at for at, step in enumerate(steps, 1) if step.reload), default=0)
+        added: list[Served] = []
+        try:
+            for at in range(first_count):
+                with _telling(progress, steps, at):
+                    if steps[at].reload:
+                        added.append(await self._load_step(steps[at]))
+            respecced = self._respecced(steps)
+            revision = await self._commit(order, draft)
+        except BaseException:
+            for served in added:
+                self._fleet.discard(served)
+            raise
+        removed = [_key(step) for step in steps if step.action is Action.DELETE]
+        self._fleet.switch(added=added, respecced=respecced, removed=removed)
+        for at in range(first_count, len(steps)):
+            with _telling(progress, steps, at):
+                pass
+        return revision
+
+    def _respecced(self, steps: Sequence[Step]) -> list[tuple[Key, specs.Spec]]:
+        """The versions that only get another spec, which must fit the model that is loaded.
+
+        :raises LoadFailed: it does not
+        """
+        found = []
+        for step in steps:
+            if step.action is not Action.UPDATE or step.reload or step.after is None:
+                continue
+            served = self._fleet.find(*_key(step))
+            if served is not None and served.signature is not None:
+                with blaming(_label(step)):
+                    make_knobs(step.after.spec, served.signature)
+            found.append((_key(step), step.after.spec))
+        return found
+
+    async def _commit(self, order: Order, draft: Draft) -> int:
+        reason = order.reason
+        if not reason and isinstance(order.source, RevisionSource):
+            reason = f"back to revision {revision_number(order.source, draft.base_revision)}"
+        # No deadline: whether it was committed has to be known before anything is switched or discarded.
+        return await asyncio.wrap_future(
+            self._worker.submit(
+                self._registry.commit,
+                author=order.author,
+                reason=reason,
+                source=source_text(order.source),
+                diff=to_plain(draft.plan),
+                versions=rows_of(target_state(draft.current, draft.plan)),
+            )
+        )
+
+    async def _record_failure(self, order: Order, plan: Plan | None, error: MdsliteError) -> int | None:
+        """The failed revision's number, or None when it cannot be recorded either."""
+        try:
+            return await self._worker.call(
+                self._registry.record_failure,
+                author=order.author,
+                reason=order.reason,
+                source=source_text(order.source),
+                diff=to_plain(plan or Plan(())),
+                error=error.message,
+            )
+        except MdsliteError as exc:
+            logger.warning("a failed apply (%s) could not be recorded: %s", error.message, exc.message)
+            return None
+
+    # Loading
+
+    async def _load_step(self, step: Step) -> Served:
+        assert step.after is not None
+        with blaming(_label(step)):
+            return await self._load(_key(step), step.after)
+
+    async def _load(self, key: Key, wanted: Wanted) -> Served:
+        report = await self._intake.report(wanted.digest)
+        path = await self._intake.open(wanted.digest)
+        project, model, version = key
+        request = LoadRequest(
+            project=project,
+            model=model,
+            version=version,
+            spec=wanted.spec,
+            digest=wanted.digest,
+            path=path,
+            report=report,
+            runtime=RUNTIME,
+        )
+        try:
+            async with asyncio.timeout(self._load_timeout_s) as timer:
+                return await self._fleet.load(request)
+        except TimeoutError as exc:
+            if not timer.expired():
+                raise
+            raise LoadFailed(f"loading it took longer than {self._load_timeout_s:g} s") from exc
+
+    async def _resume_version(self, key: Key, wanted: Wanted, slots: asyncio.Semaphore) -> None:
+        async with slots:
+            try:
+                served = await self._load(key, wanted)
+            except MdsliteError as exc:
+                logger.error("%s/%s %s could not be loaded: %s", *key, exc.message)
+                self._fleet.mark(key, wanted.spec, wanted.digest, state="failed", reason=exc.message)
+            else:
+                self._fleet.switch(added=[served])
+
+    async def _collect(self) -> None:
+        """Remove the artifacts that no revision refers to, such as those of plans that were never applied."""
+        try:
+            keep = await self._worker.call(self._registry.referenced)
+            gone = await asyncio.to_thread(self._intake.artifacts.remove_unreferenced, keep)
+            if gone:
+                await self._worker.call(self._registry.forget_artifacts, gone)
+        except MdsliteError as exc:
+            logger.warning("unused artifacts could not be removed: %s", exc.message)
+
+    # The turn
+
+    async def _latest(self) -> int:
+        latest = await self._worker.call(self._registry.latest)
+        return latest.id if latest is not None else 0
+
+    @asynccontextmanager
+    async def _turn_taken(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._turn_wait_s):
+                await self._turn.acquire()
+        except TimeoutError as exc:
+            raise Conflict(
+                f"another apply has been running for more than {self._turn_wait_s:g} s",
+                hint="mdslite history shows when it has ended; then try again",
+            ) from exc
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _own(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._disown)
+        return task
+
+    def _disown(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever began it may have left; asyncio need not complain
+
+
+def _revived(plan: Plan, fleet: Fleet) -> Plan:
+    """The plan with another try for the versions that are deployed but could not be loaded."""
+
+    def revive(step: Step) -> Step:
+        served = fleet.find(*_key(step))
+        if step.after is None or step.before is None or served is None or served.state != "failed":
+            return step
+        changes = (*step.changes, Change("state", "failed", "ready"))
+        return dataclasses.replace(step, action=Action.UPDATE, changes=changes, reload=True)
+
+    return Plan(
+        tuple(
+            dataclasses.replace(model, steps=tuple(revive(step) for step in model.steps))
+            for model in plan.models
+        )
+    )
+
+
+@contextmanager
+def _telling(progress: Progress, steps: Sequence[Step], at: int) -> Iterator[None]:
+    def tell(state: Literal["START", "DONE", "FAILED"], error: str | None = None) -> None:
+        step = steps[at]
+        progress(
+            StepEvent(
+                index=at + 1,
+                count=len(steps),
+                project=step.project,
+                model=step.model,
+                version=step.version,
+                action=cast(Literal["ADD", "UPDATE", "DELETE"], step.action.value),
+                state=state,
+                error=error,
+            )
+        )
+
+    tell("START")
+    try:
+        yield
+    except MdsliteError as exc:
+        tell("FAILED", exc.message)
+        raise
+    tell("DONE")
+
+
+def _key(step: Step) -> Key:
+    return step.project, step.model, step.version
+
+
+def _label(step: Step) -> str:
+    return f"{step.project}/{step.model} {step.version}"

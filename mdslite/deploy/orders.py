@@ -1,0 +1,119 @@
+"""What an apply is given and what it gives back, and the registry's rows as the states that plans compare.
+Loads, stores and routes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mdslite import spec as specs
+from mdslite.deploy.intake import refuse_unsupported
+from mdslite.deploy.plan import Plan, State, Wanted
+from mdslite.errors import MdsliteError, NotFound
+from mdslite.store.registry import VersionRow
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A deployments.yaml: its text, what to call it in messages, and the folder that its paths start from."""
+
+    text: str
+    file: str
+    base: Path
+    prune: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionSource:
+    """The state after a revision; `previous` is the state before the latest one that was applied."""
+
+    revision: int | Literal["previous"]
+
+
+Source = FileSource | RevisionSource
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to apply, who wants it and why. `expect_revision` is the latest one that they saw, 0 for none."""
+
+    source: Source
+    author: str
+    reason: str = ""
+    expect_revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an order would change, seen from `base_revision` (0 before the first one)."""
+
+    base_revision: int
+    current: State
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an apply ended. `revision` is the one that it made (None when none could be recorded), or, when
+    nothing had to change, the one in force."""
+
+    state: Literal["applied", "failed", "unchanged"]
+    revision: int | None
+    plan: Plan | None
+    seconds: float
+    error: MdsliteError | None = None
+
+
+def parse(source: Source) -> specs.Deployments | None:
+    if isinstance(source, RevisionSource):
+        return None
+    parsed = specs.load(source.text, file=source.file, base=source.base)
+    refuse_unsupported(parsed)
+    return parsed
+
+
+def revision_number(source: RevisionSource, latest: int) -> int:
+    if source.revision != "previous":
+        return source.revision
+    if not latest:
+        raise NotFound("nothing has been applied yet, so there is nothing to go back to")
+    return latest - 1
+
+
+def source_text(source: Source) -> str:
+    return source.text if isinstance(source, FileSource) else ""
+
+
+def wanted_of(row: VersionRow) -> Wanted:
+    return Wanted(
+        spec=specs.from_plain(dict(row.spec)),
+        digest=row.digest,
+        size_bytes=row.size_bytes,
+        memory_bytes=row.memory_bytes,
+    )
+
+
+def state_of(rows: Sequence[VersionRow]) -> State:
+    state: dict[tuple[str, str], dict[str, Wanted]] = {}
+    for row in rows:
+        state.setdefault((row.project, row.model), {})[row.version] = wanted_of(row)
+    return state
+
+
+def rows_of(state: State) -> list[VersionRow]:
+    return [
+        VersionRow(
+            project=project,
+            model=model,
+            version=version,
+            spec=specs.to_plain(wanted.spec),
+            digest=wanted.digest,
+            size_bytes=wanted.size_bytes,
+            memory_bytes=wanted.memory_bytes,
+        )
+        for (project, model), versions in state.items()
+        for version, wanted in versions.items()
+    ]

@@ -1,0 +1,491 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import models
+import pytest
+from box import Box, GatedRuntime, deployments, file_order, open_box, undo_order
+
+from mdslite.deploy.events import FetchEvent, StepEvent
+from mdslite.deploy.orders import Outcome
+from mdslite.deploy.plan import Action
+from mdslite.errors import (
+    ArtifactError,
+    Conflict,
+    LoadFailed,
+    NotFound,
+    SpecError,
+    StorageFull,
+    Unprocessable,
+)
+from mdslite.runtimes.prober import Prober
+from mdslite.runtimes.protocol import ProbeReport
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def prober() -> Iterator[Prober]:
+    prober = Prober()
+    yield prober
+    prober.close()
+
+
+@pytest.fixture
+async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
+    async with open_box(tmp_path / "store", prober) as box:
+        yield box
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the deployments file would be, with two models beside it."""
+    models.mlp(tmp_path / "v1.onnx", seed=1)
+    models.mlp(tmp_path / "v2.onnx", seed=2)
+    return tmp_path
+
+
+V1 = "v1, uri: v1.onnx, weight: 80"
+V2 = "v2, uri: v2.onnx, weight: 20"
+
+
+async def apply(box: Box, folder: Path, *versions: str, **options: Any) -> Outcome:
+    return await box.deployer.apply(file_order(deployments(*versions), folder, **options))
+
+
+def damage(box: Box, digest: str) -> None:
+    """Flip a byte of a stored artifact."""
+    path = box.artifacts.open(digest)
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+async def test_an_apply_loads_registers_and_serves(box: Box, folder: Path) -> None:
+    outcome = await apply(box, folder, V1, V2, reason="first")
+    assert (outcome.state, outcome.revision) == ("applied", 1)
+    assert box.versions() == {"p/m v1": "ready", "p/m v2": "ready"}
+    served = [await box.served_by() for _ in range(100)]
+    assert (served.count("v1"), served.count("v2")) == (80, 20)
+    [revision] = await box.revisions()
+    assert (revision.author, revision.reason, revision.state) == ("ann", "first", "applied")
+    assert revision.source == deployments(V1, V2)
+    rows = await box.worker.call(box.registry.current)
+    assert [row.version for row in rows] == ["v1", "v2"]
+
+
+async def test_a_plan_says_what_would_change_and_changes_nothing(box: Box, folder: Path) -> None:
+    draft = await box.deployer.plan(file_order(deployments(V1, V2), folder).source)
+    assert [step.action for step in draft.plan.steps] == [Action.ADD, Action.ADD]
+    assert draft.base_revision == 0
+    assert all(step.after and step.after.memory_bytes for step in draft.plan.steps)
+    assert not box.versions()
+    assert not await box.revisions()
+
+
+async def test_a_weight_change_reloads_nothing(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1, V2)
+    before = {id(one.lane) for one in box.fleet.all()}
+    outcome = await apply(box, folder, "v1, uri: v1.onnx, weight: 50", "v2, uri: v2.onnx, weight: 50")
+    assert outcome.plan is not None
+    assert [step.reload for step in outcome.plan.steps] == [False, False]
+    assert {id(one.lane) for one in box.fleet.all()} == before
+    served = [await box.served_by() for _ in range(100)]
+    assert served.count("v1") == 50
+
+
+async def test_new_bytes_under_the_same_name_are_an_update_that_is_loaded(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1)
+    before = box.fleet.all()[0].digest
+    models.mlp(folder / "v1.onnx", seed=7)
+    outcome = await apply(box, folder, V1)
+    assert outcome.plan is not None
+    [step] = outcome.plan.steps
+    assert (step.action, step.reload) == (Action.UPDATE, True)
+    served = box.fleet.find("p", "m", "v1")
+    assert served is not None
+    assert served.digest != before
+    assert await box.served_by() == "v1"
+
+
+async def test_a_version_that_the_file_lacks_is_deleted(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1, V2)
+    await apply(box, folder, V1)
+    assert box.versions() == {"p/m v1": "ready"}
+    assert await box.served_by("/projects/p/models/m/versions/v2:predict") is None
+
+
+async def test_prune_deletes_the_models_that_the_file_lacks(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1)
+    other = deployments(V2, project="q")
+    await box.deployer.apply(file_order(other, folder))
+    assert box.versions() == {"p/m v1": "ready", "q/m v2": "ready"}
+    await box.deployer.apply(file_order(other, folder, prune=True))
+    assert box.versions() == {"q/m v2": "ready"}
+
+
+async def test_applying_what_is_deployed_changes_nothing_and_makes_no_revision(
+    box: Box, folder: Path
+) -> None:
+    await apply(box, folder, V1)
+    outcome = await apply(box, folder, V1)
+    assert (outcome.state, outcome.revision) == ("unchanged", 1)
+    assert len(await box.revisions()) == 1
+
+
+@pytest.mark.parametrize("build", [models.truncated, models.unknown_operator, models.crashing])
+async def test_a_version_that_fails_its_probe_leaves_the_old_ones_serving(
+    box: Box, folder: Path, build: Callable[[Path], Path]
+) -> None:
+    await apply(box, folder, V1)
+    build(folder / "bad.onnx")
+    with pytest.raises(LoadFailed, match="p/m v3: "):
+        await apply(box, folder, V1, "v3, uri: bad.onnx, weight: 20")
+    assert box.versions() == {"p/m v1": "ready"}
+    assert await box.served_by() == "v1"
+    failed = (await box.revisions())[-1]
+    assert (failed.id, failed.state) == (2, "failed")
+    assert failed.error is not None and failed.error.startswith("p/m v3: ")
+
+
+async def test_when_one_version_fails_to_load_the_loaded_ones_are_closed_again(
+    box: Box, folder: Path
+) -> None:
+    events: list[Any] = []
+    text = deployments(V1, "v2, uri: v2.onnx, weight: 20").replace(
+        "{uri: v2.onnx}", "{uri: v2.onnx, resource: {gpu: 1}}"
+    )
+    outcome = await box.deployer.begin(file_order(text, folder), progress=events.append)
+    assert outcome.state == "failed"
+    assert isinstance(outcome.error, LoadFailed)
+    assert "p/m v2" in outcome.error.message
+    assert outcome.revision == 1
+    assert not box.versions()
+    told = [(one.version, one.state) for one in events if isinstance(one, StepEvent)]
+    assert told == [("v1", "START"), ("v1", "DONE"), ("v2", "START"), ("v2", "FAILED")]
+    assert not await box.worker.call(box.registry.current)
+
+
+async def test_a_mistake_in_the_file_makes_no_revision(box: Box, folder: Path) -> None:
+    with pytest.raises(SpecError, match=r"deployments.yaml:\d+:\d+"):
+        await apply(box, folder, "v1, uri: v1.onnx, weight: ten")
+    assert not await box.revisions()
+
+
+async def test_a_missing_model_file_is_a_failed_revision_that_names_the_version(
+    box: Box, folder: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="p/m v9: "):
+        await apply(box, folder, "v9, uri: nowhere.onnx")
+    [revision] = await box.revisions()
+    assert revision.state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("operator: NCC", "operator NCC"),
+        ("operator: CUSTOM", "operator CUSTOM"),
+        ("package_type: MDS", "package_type MDS"),
+        ("package_type: DOCKER_IMAGE", "package_type DOCKER_IMAGE"),
+        ("runtime: PYTORCH", "runtime PYTORCH"),
+        ("source_type: DOCKER_REGISTRY", "source_type DOCKER_REGISTRY"),
+        ("isolation: process", "isolation process"),
+        ("service_info: {endpoints_infos: [{url: 'http://h:1'}]}", "endpoints_infos http://h:1"),
+    ],
+)
+async def test_what_this_release_does_not_serve_is_refused_in_plain_words(
+    box: Box, folder: Path, spec: str, words: str
+) -> None:
+    text = deployments(V1).replace("{uri: v1.onnx}", f"{{uri: v1.onnx, {spec}}}")
+    with pytest.raises(Unprocessable, match=f"p/m v1: .*{words} is not served .*; expected"):
+        await box.deployer.apply(file_order(text, folder))
+    assert not await box.revisions()
+
+
+async def test_a_model_in_object_storage_is_refused_in_plain_words(box: Box, folder: Path) -> None:
+    with pytest.raises(Unprocessable, match=r"s3:// is not served .*; expected a path, or an http\(s\) URL"):
+        await apply(box, folder, "v1, uri: 's3://bucket/m.onnx'")
+
+
+async def test_a_knob_that_the_loaded_model_does_not_allow_is_refused_before_the_switch(
+    box: Box, folder: Path
+) -> None:
+    models.identity(folder / "one.onnx", shape=(1, 4))
+    await apply(box, folder, "v1, uri: one.onnx")
+    text = deployments("v1, uri: one.onnx").replace("one.onnx}", "one.onnx, batch: {batch_size: 8}}")
+    with pytest.raises(LoadFailed, match=r"p/m v1: .*batch_size is 8"):
+        await box.deployer.apply(file_order(text, folder))
+    assert await box.served_by() == "v1"
+    assert [one.state for one in await box.revisions()] == ["applied", "failed"]
+
+
+async def test_an_apply_planned_on_another_revision_is_refused(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1)
+    with pytest.raises(Conflict, match="revision 1 has been applied since revision 0"):
+        await apply(box, folder, V1, V2, expect_revision=0)
+    assert (await apply(box, folder, V1, V2, expect_revision=1)).revision == 2
+
+
+async def test_steps_are_told_in_order_and_those_that_load_nothing_after_the_switch(
+    box: Box, folder: Path
+) -> None:
+    await apply(box, folder, V1, V2)
+    models.mlp(folder / "v3.onnx", seed=3)
+    told: list[tuple[str, ...]] = []
+
+    def listen(event: FetchEvent | StepEvent) -> None:
+        if isinstance(event, StepEvent):
+            ready = "p/m v3" in box.versions()
+            told.append(
+                (f"{event.index}/{event.count}", event.action, event.version, event.state, str(ready))
+            )
+
+    text = deployments("v1, uri: v1.onnx, weight: 50", "v3, uri: v3.onnx")
+    await box.deployer.apply(file_order(text, folder), progress=listen)
+    assert told == [
+        ("1/3", "ADD", "v3", "START", "False"),
+        ("1/3", "ADD", "v3", "DONE", "False"),
+        ("2/3", "UPDATE", "v1", "START", "True"),
+        ("2/3", "UPDATE", "v1", "DONE", "True"),
+        ("3/3", "DELETE", "v2", "START", "True"),
+        ("3/3", "DELETE", "v2", "DONE", "True"),
+    ]
+
+
+async def test_fetching_reports_its_bytes(box: Box, folder: Path) -> None:
+    events: list[Any] = []
+    await box.deployer.apply(file_order(deployments(V1), folder), progress=events.append)
+    fetched = [one for one in events if isinstance(one, FetchEvent)]
+    assert fetched[-1].done_bytes == fetched[-1].total_bytes == (folder / "v1.onnx").stat().st_size
+    assert fetched[-1].uri == str(folder / "v1.onnx")
+
+
+async def test_a_second_apply_is_refused_while_one_runs(tmp_path: Path, folder: Path, prober: Prober) -> None:
+    runtime = GatedRuntime()
+    async with open_box(tmp_path / "store", prober, runtime=runtime, turn_wait_s=0.01) as box:
+        first = box.deployer.begin(file_order(deployments(V1), folder))
+        await runtime.reached()
+        assert box.deployer.busy
+        with pytest.raises(Conflict, match="another apply"):
+            await apply(box, folder, V2)
+        runtime.gate.set()
+        assert (await first).state == "applied"
+        assert not box.deployer.busy
+
+
+async def test_an_apply_goes_on_when_its_caller_is_cancelled(
+    tmp_path: Path, folder: Path, prober: Prober
+) -> None:
+    runtime = GatedRuntime()
+    async with open_box(tmp_path / "store", prober, runtime=runtime) as box:
+        caller = asyncio.create_task(apply(box, folder, V1))
+        await runtime.reached()
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert not box.versions()
+        runtime.gate.set()
+        assert (await apply(box, folder, V1)).state == "unchanged"  # it waited for its turn
+        assert box.versions() == {"p/m v1": "ready"}
+
+
+async def test_closing_ends_an_apply_that_takes_too_long_and_switches_nothing(
+    tmp_path: Path, folder: Path, prober: Prober
+) -> None:
+    runtime = GatedRuntime()
+    async with open_box(tmp_path / "store", prober, runtime=runtime) as box:
+        running = box.deployer.begin(file_order(deployments(V1), folder))
+        await runtime.reached()
+        await box.deployer.close(grace_s=0)
+        assert running.cancelled()
+        assert not box.versions()
+        assert not await box.revisions()
+        runtime.gate.set()
+
+
+async def test_a_load_that_takes_too_long_fails(tmp_path: Path, folder: Path, prober: Prober) -> None:
+    runtime = GatedRuntime()
+    async with open_box(tmp_path / "store", prober, runtime=runtime, load_timeout_s=0.01) as box:
+        with pytest.raises(LoadFailed, match=r"p/m v1: loading it took longer than 0.01 s"):
+            await apply(box, folder, V1)
+        runtime.gate.set()
+
+
+async def test_the_same_bytes_are_probed_once(tmp_path: Path, folder: Path) -> None:
+    class CountingProber(Prober):
+        count = 0
+
+        def probe(self, *args: Any, **options: Any) -> ProbeReport:
+            self.count += 1
+            return super().probe(*args, **options)
+
+    prober = CountingProber()
+    try:
+        async with open_box(tmp_path / "store", prober) as box:
+            await apply(box, folder, V1, "twin, uri: v1.onnx, weight: 0")
+        async with open_box(tmp_path / "store", prober) as box:
+            assert box.versions() == {"p/m v1": "ready", "p/m twin": "ready"}
+        assert prober.count == 1
+    finally:
+        prober.close()
+
+
+# Undo
+
+
+async def test_undo_goes_back_to_the_state_before_the_last_revision(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1)
+    await apply(box, folder, V2)
+    (folder / "v1.onnx").unlink()  # what the store has is enough
+    outcome = await box.deployer.apply(undo_order())
+    assert outcome.revision == 3
+    assert box.versions() == {"p/m v1": "ready"}
+    assert (await box.revisions())[-1].reason == "back to revision 1"
+    await box.deployer.apply(undo_order())
+    assert box.versions() == {"p/m v2": "ready"}
+
+
+async def test_undo_goes_back_to_any_revision(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1)
+    await apply(box, folder, V1, V2)
+    await apply(box, folder, V2)
+    await box.deployer.apply(undo_order(2))
+    assert box.versions() == {"p/m v1": "ready", "p/m v2": "ready"}
+    rows = await box.worker.call(box.registry.current)
+    assert [row.spec for row in rows] == [
+        row.spec for row in await box.worker.call(box.registry.at_revision, 2)
+    ]
+
+
+async def test_undo_of_the_first_revision_leaves_nothing(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1)
+    await box.deployer.apply(undo_order())
+    assert not box.versions()
+
+
+async def test_undo_with_nothing_applied_says_so(box: Box) -> None:
+    with pytest.raises(NotFound, match="nothing has been applied yet"):
+        await box.deployer.apply(undo_order())
+
+
+async def test_undo_to_an_unknown_revision_says_so_and_records_nothing(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1)
+    with pytest.raises(NotFound, match="there is no revision 7"):
+        await box.deployer.apply(undo_order(7))
+    assert len(await box.revisions()) == 1
+
+
+async def test_undo_to_a_damaged_artifact_says_so_at_the_plan(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1)
+    digest = box.fleet.all()[0].digest
+    await apply(box, folder, V2)
+    damage(box, digest)
+    with pytest.raises(ArtifactError, match="p/m v1: "):
+        await box.deployer.plan(undo_order().source)
+    with pytest.raises(ArtifactError, match="p/m v1: "):
+        await box.deployer.apply(undo_order())
+    assert box.versions() == {"p/m v2": "ready"}
+    assert (await box.revisions())[-1].state == "failed"
+
+
+async def test_the_last_file_is_remembered_across_an_undo(box: Box, folder: Path) -> None:
+    assert await box.deployer.last_file() is None
+    await apply(box, folder, V1)
+    await apply(box, folder, V2)
+    await box.deployer.apply(undo_order())
+    assert await box.deployer.last_file() == deployments(V2)
+
+
+# Start
+
+
+async def test_a_restart_serves_what_was_deployed(tmp_path: Path, folder: Path, prober: Prober) -> None:
+    async with open_box(tmp_path / "store", prober) as box:
+        await apply(box, folder, V1, V2)
+    async with open_box(tmp_path / "store", prober) as box:
+        assert box.versions() == {"p/m v1": "ready", "p/m v2": "ready"}
+        assert await box.served_by() in ("v1", "v2")
+
+
+async def test_a_version_that_cannot_be_loaded_at_start_is_listed_and_the_others_serve(
+    tmp_path: Path, folder: Path, prober: Prober
+) -> None:
+    async with open_box(tmp_path / "store", prober) as box:
+        await apply(box, folder, V1, V2)
+        damage(box, box.fleet.all()[0].digest)
+    async with open_box(tmp_path / "store", prober) as box:
+        assert box.versions() == {"p/m v1": "failed", "p/m v2": "ready"}
+        assert box.fleet.all()[0].reason
+        assert await box.served_by() == "v2"
+        outcome = await apply(box, folder, V1, V2)  # the same file mends it
+        assert outcome.plan is not None
+        [step] = outcome.plan.steps
+        assert [change.field for change in step.changes] == ["state"]
+        assert box.versions() == {"p/m v1": "ready", "p/m v2": "ready"}
+
+
+async def test_versions_are_listed_as_loading_while_the_appliance_starts(
+    tmp_path: Path, folder: Path, prober: Prober
+) -> None:
+    async with open_box(tmp_path / "store", prober) as box:
+        await apply(box, folder, V1)
+    runtime = GatedRuntime()
+    async with open_box(tmp_path / "store", prober, runtime=runtime, resume=False) as box:
+        resuming = asyncio.create_task(box.deployer.resume())
+        await runtime.reached()
+        assert box.versions() == {"p/m v1": "loading"}
+        assert await box.served_by() is None
+        runtime.gate.set()
+        await resuming
+        assert box.versions() == {"p/m v1": "ready"}
+
+
+# The store
+
+
+async def test_what_was_only_planned_is_removed_and_what_was_ever_applied_is_kept(
+    box: Box, folder: Path
+) -> None:
+    await apply(box, folder, V1)
+    [first] = box.artifacts.digests()
+    models.mlp(folder / "v3.onnx", seed=3)
+    draft = await box.deployer.plan(file_order(deployments("v3, uri: v3.onnx"), folder).source)
+    planned = draft.plan.steps[0].after
+    assert planned is not None
+    assert planned.digest in box.artifacts.digests()
+    await apply(box, folder, V2)
+    assert planned.digest not in box.artifacts.digests()
+    assert first in box.artifacts.digests()
+
+
+async def test_on_a_full_disk_nothing_is_switched_and_an_apply_works_again_when_there_is_room(
+    box: Box, folder: Path
+) -> None:
+    await apply(box, folder, V1)
+
+    def limit_pages(spare: int) -> None:
+        connection = box.registry._db.conn
+        pages = connection.execute("pragma page_count").fetchone()[0]
+        connection.execute(f"pragma max_page_count = {pages + spare}")
+
+    long = deployments(V1, V2) + "# " + "x" * 200_000 + "\n"
+    await box.deployer.plan(file_order(long, folder).source)
+    await box.worker.call(limit_pages, 0)
+    outcome = await box.deployer.begin(file_order(long, folder))
+    assert isinstance(outcome.error, StorageFull)
+    assert outcome.revision is None
+    assert box.versions() == {"p/m v1": "ready"}
+    assert await box.served_by() == "v1"
+    await box.worker.call(limit_pages, 1000)
+    assert (await box.deployer.apply(file_order(long, folder))).state == "applied"
+    assert box.versions() == {"p/m v1": "ready", "p/m v2": "ready"}

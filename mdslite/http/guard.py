@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 from random import getrandbits
+from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -35,9 +36,9 @@ def make_request_id(given: bytes | None = None) -> str:
     return f"{getrandbits(96):024x}"
 
 
-def error_body(error: MdsliteError, request_id: str) -> bytes:
-    """The JSON of an error reply."""
-    plain = {"error": error.message, "code": error.code, "request_id": request_id} | error.details()
+def error_body(error: MdsliteError, request_id: str, **more: Any) -> bytes:
+    """The JSON of an error reply; `more` are fields of its own."""
+    plain = {"error": error.message, "code": error.code, "request_id": request_id} | error.details() | more
     return msgspec.json.encode(plain)
 
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar, cast
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -50,8 +62,6 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 PathT = TypeVar("PathT", bound=msgspec.Struct)
 QueryT = TypeVar("QueryT", bound=msgspec.Struct)
 BodyT = TypeVar("BodyT", bound=msgspec.Struct)
-PartsT = TypeVar("PartsT")
-ReplyT = TypeVar("ReplyT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,58 +102,60 @@ class Raw:
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One entry of the API. `errors` are the statuses that it answers beside those that any request can get;
-    `others` the statuses that come with the same reply as 200; `stream` what each line of NDJSON is, when it
-    is asked for."""
+    `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for;
+    `consumes` what a body may be beside JSON; `headers` the reply's own, with what they say. Without a
+    handler it is answered by an ASGI application that whoever lists it provides."""
 
     method: Literal["GET", "POST"]
     url: str
+    group: str
     name: str
     summary: str
-    group: str
-    handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]]
+    handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]] | None
     path: type[msgspec.Struct]
     query: type[msgspec.Struct]
     body: type[msgspec.Struct]
     reply: Any
-    errors: tuple[int, ...]
-    others: tuple[int, ...]
-    stream: Any
-    media_type: str
+    errors: tuple[int, ...] = ()
+    same: tuple[int, ...] = ()
+    stream: Any = None
+    media_type: str = JSON
+    consumes: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def declare(
     method: Literal["GET", "POST"],
     url: str,
-    handler: Callable[[PartsT, Call[PathT, QueryT, BodyT]], Awaitable[ReplyT | Answer]],
+    handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]],
     *,
     group: str,
-    path: type[PathT],
-    query: type[QueryT],
-    body: type[BodyT],
-    reply: type[ReplyT],
     errors: tuple[int, ...] = (),
-    others: tuple[int, ...] = (),
+    same: tuple[int, ...] = (),
     stream: Any = None,
     media_type: str = JSON,
 ) -> Operation:
-    """Declare an operation; its name is the handler's and its summary the handler's docstring."""
-    name = handler.__name__
-    summary = (handler.__doc__ or name).strip()
+    """Declare an operation. What it takes and gives is what its handler's annotations say, its summary the
+    handler's docstring."""
+    hints = get_type_hints(handler)
+    path, query, body = get_args(hints["call"])
+    replies = [one for one in get_args(hints["return"]) if one is not Answer]
+    is_union = get_origin(hints["return"]) is UnionType
     return Operation(
         method,
         url,
-        name,
-        summary,
         group,
-        handler,
-        path,
-        query,
-        body,
-        reply,
-        errors,
-        others,
-        stream,
-        media_type,
+        name=handler.__name__,
+        summary=(handler.__doc__ or "").strip(),
+        handler=handler,
+        path=path,
+        query=query,
+        body=body,
+        reply=replies[0] if is_union else hints["return"],
+        errors=errors,
+        same=same,
+        stream=stream,
+        media_type=media_type,
     )
 
 
@@ -164,6 +176,7 @@ class Endpoint:
             request_id=scope["request_id"],
             receive=receive,
         )
+        assert operation.handler is not None
         answer = await operation.handler(self._parts, call)
         if not callable(answer):
             answer = Raw(msgspec.json.encode(answer))
@@ -185,17 +198,22 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 async def read_body(
-    scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float = BODY_TIMEOUT_S
+    scope: Scope,
+    receive: Receive,
+    *,
+    limit_bytes: int,
+    timeout_s: float = BODY_TIMEOUT_S,
+    compressed: bool = False,
 ) -> bytes:
     """Read a request's body, never more than `limit_bytes` of it.
 
     :raises TooLarge: as soon as it is known, without reading the rest
     :raises RequestTimeout: not all of it came within `timeout_s`
-    :raises UnsupportedMedia: it is compressed
+    :raises UnsupportedMedia: it is compressed, which only who passes `compressed` can read
     :raises ClientClosed: the client left
     """
     encoding = header(scope, b"content-encoding").strip().lower()
-    if encoding not in ("", "identity"):
+    if not compressed and encoding not in ("", "identity"):
         raise UnsupportedMedia(f"content-encoding {encoding!r} is not read here; send the body uncompressed")
     declared = header(scope, b"content-length")
     if declared.isascii() and declared.isdigit() and int(declared) > limit_bytes:
@@ -284,4 +302,4 @@ def _plain(exc: msgspec.ValidationError) -> str:
 
 
 def _too_large(limit_bytes: int) -> TooLarge:
-    return TooLarge(f"the request's body is too large; at most {limit_bytes} bytes are read here")
+    return TooLarge(f"the body is longer than {limit_bytes} bytes")

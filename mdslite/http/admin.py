@@ -1,0 +1,251 @@
+"""The operations of the admin API, and the list of them. Each takes the appliance's parts and a checked call,
+and returns a reply that schema.py describes. Owns no state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from time import time
+
+import msgspec
+
+from mdslite.deploy.events import Event, Feed
+from mdslite.deploy.orders import FileSource, Order, Outcome, RevisionSource, Source
+from mdslite.deploy.plan import to_plain
+from mdslite.errors import InvalidRequest, NotFound
+from mdslite.http import views
+from mdslite.http.guard import error_body
+from mdslite.http.ndjson import Lines
+from mdslite.http.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, declare
+from mdslite.http.parts import Parts
+from mdslite.http.schema import (
+    ApplyBody,
+    ApplyReply,
+    AtQuery,
+    BackupBody,
+    BackupReply,
+    DiffInfo,
+    FindingInfo,
+    LogsQuery,
+    LogsReply,
+    ModelInfo,
+    ModelPath,
+    ModelsQuery,
+    PlanBody,
+    PlanReply,
+    RevisionDetail,
+    RevisionInfo,
+    RevisionPath,
+    RevisionsQuery,
+    Status,
+    VersionInfo,
+    VersionPath,
+)
+from mdslite.store.filters import Filter, parse
+from mdslite.store.moments import parse_moment
+from mdslite.store.registry import Revision
+from mdslite.store.requests import Entry
+
+FOLLOW_S = 0.25  # as often as the journal writes
+DEFAULT_AUTHOR = "api"
+_PAGE = 200
+
+
+async def get_status(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Status:
+    """The appliance: version, uptime, revision in force, devices"""
+    latest = await parts.worker.call(parts.registry.latest)
+    return views.status_of(parts, latest.id if latest else 0)
+
+
+async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -> list[ModelInfo]:
+    """Every model and its versions, with the traffic of the last minute"""
+    rows = await parts.worker.call(parts.registry.current)
+    return views.models_of(parts, rows, project=call.query.project)
+
+
+async def get_model(parts: Parts, call: Call[ModelPath, AtQuery, Nothing]) -> ModelInfo:
+    """One model, now or at a time of the past"""
+    if call.query.at is None:
+        return await _model(parts, call.path)
+    at = parse_moment(call.query.at, now=time())
+    rows = await parts.worker.call(parts.registry.at_time, at)
+    revision = await _revision_at(parts, at)
+    return views.past_model(
+        call.path.project, call.path.model, rows, at=at, revision=revision.id if revision else 0
+    )
+
+
+async def get_version(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) -> VersionInfo:
+    """One version of a model"""
+    path = call.path
+    model = await _model(parts, path)
+    for version in model.versions:
+        if version.version == path.version:
+            return version
+    known = ", ".join(version.version for version in model.versions)
+    name = f"{path.project}/{path.model}"
+    raise NotFound(f"{name} has no version {path.version}: it has {known}", hint=f"mdslite show {name}")
+
+
+async def plan(parts: Parts, call: Call[Nothing, Nothing, PlanBody]) -> PlanReply:
+    """What an apply would change. Fetches and probes artifacts, changes nothing"""
+    draft = await parts.deployer.plan(_source(call.body))
+    return views.plan_reply(draft.base_revision, draft.plan)
+
+
+async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyReply | Answer:
+    """Apply a file, or go back to a revision: all of it or nothing. It goes on when its caller leaves"""
+    body = call.body
+    order = Order(
+        _source(body),
+        author=body.author or DEFAULT_AUTHOR,
+        reason=body.reason or "",
+        expect_revision=body.expect_revision,
+    )
+    feed = Feed()
+    task = parts.deployer.begin(order, progress=feed.post)
+    task.add_done_callback(lambda _: feed.end())
+    if NDJSON not in call.accept:
+        return _apply_reply(await asyncio.shield(task), call.request_id)
+    if not await feed.begun():
+        await asyncio.shield(task)  # what was refused before it began is answered with its own status
+    return Lines(_events(feed, task), call.receive)
+
+
+async def list_revisions(parts: Parts, call: Call[Nothing, RevisionsQuery, Nothing]) -> list[RevisionInfo]:
+    """Revisions, newest first, failed ones too"""
+    found = await parts.worker.call(parts.registry.revisions, call.query.limit, call.query.before)
+    return [views.revision_of(one) for one in found]
+
+
+async def get_revision(parts: Parts, call: Call[RevisionPath, Nothing, Nothing]) -> RevisionDetail:
+    """One revision: its diff, the text that was applied, and what was deployed after it"""
+    found = await parts.worker.call(parts.registry.revision, call.path.revision)
+    rows = await parts.worker.call(parts.registry.at_revision, call.path.revision)
+    info = views.revision_of(found)
+    fields = {name: getattr(info, name) for name in RevisionInfo.__struct_fields__}
+    return RevisionDetail(**fields, source=found.source, versions=[views.deployed_of(row) for row in rows])
+
+
+async def list_requests(parts: Parts, call: Call[Nothing, LogsQuery, Nothing]) -> LogsReply | Answer:
+    """Search the request log, newest first, or follow it as NDJSON"""
+    query = call.query
+    wanted = parse(query.filter, now=time())
+    if query.follow:
+        end = await asyncio.to_thread(parts.request_log.tail, wanted)
+        return Lines(_follow(parts, wanted, end.next), call.receive)
+    page = await asyncio.to_thread(parts.request_log.query, wanted, limit=query.limit, before=query.before)
+    return LogsReply(rows=page.rows, next=page.next, skipped=page.skipped)
+
+
+async def backup(parts: Parts, call: Call[Nothing, Nothing, BackupBody]) -> BackupReply:
+    """Copy the store into one file while it serves"""
+    path = call.body.path
+    if path is not None and not os.path.isabs(path):
+        raise InvalidRequest(f"path: expected an absolute path, got {path!r}")
+    return await asyncio.to_thread(_back_up, parts.settings.store, path, call.body.log)
+
+
+async def doctor(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> list[FindingInfo]:
+    """What is wrong with this machine and the store, and how to mend it"""
+    return await asyncio.to_thread(_examine, parts.settings.store)
+
+
+def make_operations() -> list[Operation]:
+    """Every operation under /api/v1."""
+    root = "/api/v1"
+    model = f"{root}/projects/{{project}}/models/{{model}}"
+    return [
+        declare("GET", f"{root}/status", get_status, group="appliance"),
+        declare("GET", f"{root}/models", list_models, group="models"),
+        declare("GET", model, get_model, group="models", errors=(404,)),
+        declare("GET", f"{model}/versions/{{version}}", get_version, group="models", errors=(404,)),
+        declare("POST", f"{root}/plan", plan, group="deployments", errors=(404, 409, 422, 507)),
+        declare(
+            "POST", f"{root}/apply", apply, group="deployments", errors=(404, 409, 422, 507), stream=Event
+        ),
+        declare("GET", f"{root}/revisions", list_revisions, group="deployments"),
+        declare("GET", f"{root}/revisions/{{revision}}", get_revision, group="deployments", errors=(404,)),
+        declare("GET", f"{root}/logs", list_requests, group="requests", stream=Entry),
+        declare("POST", f"{root}/backup", backup, group="appliance", errors=(409, 422, 507)),
+        declare("GET", f"{root}/doctor", doctor, group="appliance"),
+    ]
+
+
+async def _model(parts: Parts, path: ModelPath) -> ModelInfo:
+    rows = await parts.worker.call(parts.registry.current)
+    for model in views.models_of(parts, rows, project=path.project):
+        if model.model == path.model:
+            return model
+    raise NotFound(f"no model {path.project}/{path.model} is deployed", hint="mdslite ls")
+
+
+async def _revision_at(parts: Parts, unix_s: float) -> Revision | None:
+    """The latest revision applied at a time."""
+    before = None
+    while page := await parts.worker.call(parts.registry.revisions, _PAGE, before):
+        for revision in page:
+            if revision.state == "applied" and revision.time <= unix_s:
+                return revision
+        before = page[-1].id
+    return None
+
+
+def _source(body: PlanBody) -> Source:
+    if (body.source is None) == (body.revision is None):
+        given = "both" if body.source is not None else "none"
+        raise InvalidRequest(f"expected source or revision, got {given} of them")
+    if body.revision is not None:
+        return RevisionSource(body.revision)
+    assert body.source is not None
+    if body.base is None or not os.path.isabs(body.base):
+        raise InvalidRequest(f"base: expected the absolute path of the file's folder, got {body.base!r}")
+    return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
+
+
+def _apply_reply(outcome: Outcome, request_id: str) -> ApplyReply | Answer:
+    if outcome.error is not None:
+        body = error_body(outcome.error, request_id, revision=outcome.revision)
+        return Raw(body, status=outcome.error.status)
+    assert outcome.plan is not None and outcome.revision is not None and outcome.state != "failed"
+    return ApplyReply(
+        revision=outcome.revision,
+        state=outcome.state,
+        seconds=round(outcome.seconds, 3),
+        summary=views.summary_of(msgspec.convert(to_plain(outcome.plan), DiffInfo)),
+    )
+
+
+async def _events(feed: Feed, task: asyncio.Task[Outcome]) -> AsyncGenerator[Event, None]:
+    async for event in feed:
+        yield event
+    yield views.result_event(await asyncio.shield(task))
+
+
+async def _follow(parts: Parts, wanted: Filter, cursor: int | None) -> AsyncGenerator[Entry, None]:
+    """Rows as they are written, until the appliance drains."""
+    while not parts.draining:
+        page = await asyncio.to_thread(parts.request_log.tail, wanted, after=cursor)
+        cursor = page.next
+        for row in page.rows:
+            yield row
+        if not page.rows:
+            await asyncio.sleep(FOLLOW_S)
+
+
+def _back_up(store: Path, path: str | None, log: bool) -> BackupReply:
+    from mdslite.store.backup import backup  # seldom needed, and tarfile is slow to import
+
+    made = backup(store, Path(path) if path is not None else None, log=log)
+    return BackupReply(path=str(made.absolute()), size_bytes=made.stat().st_size)
+
+
+def _examine(store: Path) -> list[FindingInfo]:
+    from mdslite.runtimes.check import check_machine
+    from mdslite.store.check import check_store
+
+    findings = [*check_machine(), *check_store(store)]
+    return [FindingInfo(level=one.level, what=one.what, hint=one.hint) for one in findings]

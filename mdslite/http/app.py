@@ -1,0 +1,194 @@
+"""The Starlette application: everything that is not the door's own fast path. Puts the operations, the
+predict URLs (for HTTP/2, and for whatever the door does not recognise) and the pages behind one router, and
+the guards around it. Owns no socket and no state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import msgspec
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mdslite.errors import InvalidRequest, TooLarge
+from mdslite.http import admin, views
+from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
+from mdslite.http.ndjson import until_left
+from mdslite.http.openapi import make_document
+from mdslite.http.operations import (
+    Answer,
+    Call,
+    Endpoint,
+    Nothing,
+    Operation,
+    Raw,
+    declare,
+    header,
+    read_body,
+)
+from mdslite.http.page import make_page
+from mdslite.http.parts import Parts
+from mdslite.http.predict import NPY, Predictor
+from mdslite.http.schema import (
+    Health,
+    ModelPath,
+    PredictBody,
+    PredictReply,
+    Readiness,
+    ReadyQuery,
+    VersionPath,
+)
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})/([A-Za-z0-9][A-Za-z0-9_-]{0,62})")
+
+
+def create_app(parts: Parts) -> ASGIApp:
+    """Build the application around the appliance's parts, which may still be starting."""
+    operations = make_operations()
+    predict = PredictEndpoint(parts.predictor)
+    routes = [
+        Route(
+            operation.url,
+            predict if operation.handler is None else Endpoint(operation, parts),
+            methods=[operation.method],
+        )
+        for operation in operations
+    ]
+    settings = parts.settings
+    allow_list = AllowList(settings.host, extra=settings.allow_hosts)
+    return RequestIds(Errors(Guard(Routes(routes, predict=predict), allow_list)))
+
+
+def make_operations() -> list[Operation]:
+    """Every operation of the appliance, in the order in which the documentation lists them."""
+    operations = [*_predict_operations(), *admin.make_operations()]
+    pages = Pages(operations)
+    operations += [
+        declare("GET", "/healthz", get_health, group="appliance"),
+        declare("GET", "/readyz", get_readiness, group="appliance", errors=(404,), same=(503,)),
+        declare("GET", "/metrics", get_metrics, group="appliance", media_type=TEXT),
+        declare("GET", "/openapi.json", pages.get_openapi, group="appliance"),
+        declare("GET", "/docs", pages.get_docs, group="appliance", media_type=HTML),
+    ]
+    return operations
+
+
+class Routes:
+    """Starlette's router; what is posted below /projects/ goes to the predict function, as at the door."""
+
+    def __init__(self, routes: list[Route], *, predict: PredictEndpoint) -> None:
+        self._router = Router(routes, redirect_slashes=False)
+        self._predict = predict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST" and scope["path"].startswith("/projects/"):
+            await self._predict(scope, receive, send)
+        else:
+            # The router raises what it has no route for only when it believes to be inside an application.
+            await self._router({**scope, "app": self}, receive, send)
+
+
+class PredictEndpoint:
+    """The predict function behind ASGI. A client that leaves frees what its request holds."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        predictor = self._predictor
+        limit_bytes = predictor.body_limit(header(scope, b"content-type").encode("latin-1"))
+        try:
+            body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True)
+        except TooLarge as exc:
+            exc.hint = "send large tensors in binary, as application/x-npy"
+            raise
+        target = scope["raw_path"]
+        if scope["query_string"]:
+            target += b"?" + scope["query_string"]
+        work = predictor.respond(target=target, headers=scope["headers"], body=body)
+        reply = await until_left(work, receive)
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+
+async def get_health(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Health:
+    """Is the process alive?"""
+    return Health()
+
+
+async def get_readiness(parts: Parts, call: Call[Nothing, ReadyQuery, Nothing]) -> Readiness | Answer:
+    """Can it take traffic? 503 while it loads at start, and while it drains"""
+    model = None
+    if call.query.model is not None:
+        found = _MODEL.fullmatch(call.query.model)
+        if found is None:
+            raise InvalidRequest(f"model: expected PROJECT/MODEL, got {call.query.model!r}")
+        model = (found[1], found[2])
+    readiness = views.readiness_of(parts, model)
+    return Raw(msgspec.json.encode(readiness), status=200 if readiness.ready else 503)
+
+
+async def get_metrics(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> str | Answer:
+    """Prometheus' text"""
+    return Raw(await asyncio.to_thread(parts.metrics.render), media_type=TEXT)
+
+
+class Pages:
+    """The documentation, made when it is first asked for."""
+
+    def __init__(self, operations: list[Operation]) -> None:
+        self._operations = operations
+        self._openapi = b""
+        self._docs = b""
+
+    async def get_openapi(
+        self, parts: Parts, call: Call[Nothing, Nothing, Nothing]
+    ) -> dict[str, Any] | Answer:
+        """This API as an OpenAPI 3.1 document"""
+        self._openapi = self._openapi or msgspec.json.encode(make_document(self._operations))
+        return Raw(self._openapi)
+
+    async def get_docs(self, parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> str | Answer:
+        """This API as a page to read"""
+        self._docs = self._docs or make_page(make_document(self._operations))
+        return Raw(self._docs, media_type=HTML)
+
+
+def _predict_operations() -> list[Operation]:
+    model = "/projects/{project}/models/{model}"
+    urls: tuple[tuple[str, str, type[msgspec.Struct], str], ...] = (
+        (
+            f"{model}:predict",
+            "predict",
+            ModelPath,
+            "Predict with a version chosen by weight",
+        ),
+        (f"{model}/versions/{{version}}:predict", "predict_version", VersionPath, "Predict with one version"),
+    )
+    return [
+        Operation(
+            "POST",
+            url,
+            "predict",
+            name=name,
+            summary=summary,
+            handler=None,
+            path=path,
+            query=Nothing,
+            body=PredictBody,
+            reply=PredictReply,
+            errors=(404, 429, 503, 504),
+            consumes=(NPY.decode(),),
+            headers=(
+                ("mdslite-version", "the version that answered"),
+                ("server-timing", "queue, compute and total, in milliseconds"),
+            ),
+        )
+        for url, name, path, summary in urls
+    ]

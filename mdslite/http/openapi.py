@@ -1,0 +1,129 @@
+"""The OpenAPI 3.1 document of all operations, generated from their declarations. Owns no wording of its own
+beyond what every operation shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from http import HTTPStatus
+from typing import Any, Literal
+
+import msgspec
+
+from mdslite import __version__
+from mdslite.http.operations import JSON, NDJSON, Nothing, Operation
+from mdslite.http.schema import ErrorReply
+
+_REF = "#/components/schemas/{name}"
+_GROUPS = {
+    "predict": "Predictions",
+    "models": "What is deployed",
+    "deployments": "Changing what is deployed, and the history of it",
+    "requests": "The request log",
+    "appliance": "The appliance itself",
+}
+# Any request can be malformed, or come by a foreign host's name; any code can have a mistake.
+_ALWAYS = (400, 403, 500)
+_WITH_BODY = (408, 413, 415)
+
+Json = dict[str, Any]
+
+
+def make_document(operations: Sequence[Operation]) -> Json:
+    """The document as JSON-able values."""
+    schemas = _Schemas(operations)
+    paths: Json = {}
+    for operation in operations:
+        paths.setdefault(operation.url, {})[operation.method.lower()] = _operation(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mdslite",
+            "version": __version__,
+            "summary": "A model-serving appliance for one GPU box",
+            "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": text} for name, text in _GROUPS.items()],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.components,
+            "headers": {
+                "RequestId": {
+                    "description": "the request's `x-request-id` when that is sane, else a fresh id",
+                    "schema": {"type": "string"},
+                }
+            },
+        },
+    }
+
+
+class _Schemas:
+    """The JSON schemas of everything that is sent, shared as components."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        types: list[Any] = [ErrorReply]
+        for operation in operations:
+            types += [one for one in (operation.body, operation.reply, operation.stream) if one is not None]
+        schemas, self.components = msgspec.json.schema_components(types, ref_template=_REF)
+        self.components.pop(Nothing.__name__, None)
+        self._schemas = list(zip(types, schemas, strict=True))
+
+    def of(self, wanted: Any) -> Json:
+        return next(schema for one, schema in self._schemas if one == wanted)
+
+
+def _operation(operation: Operation, schemas: _Schemas) -> Json:
+    found: Json = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "tags": [operation.group],
+        "parameters": [
+            *_parameters(operation.path, "path"),
+            *_parameters(operation.query, "query"),
+        ],
+    }
+    errors = {*_ALWAYS, *operation.errors} - {200, *operation.same}
+    if operation.body is not Nothing:
+        content = {JSON: {"schema": schemas.of(operation.body)}}
+        content |= {media_type: {} for media_type in operation.consumes}
+        found["requestBody"] = {"required": True, "content": content}
+        errors |= {*_WITH_BODY}
+    replies = {status: _reply(status, operation, schemas) for status in (200, *operation.same)}
+    replies |= {status: _error(status, schemas) for status in errors}
+    found["responses"] = {str(status): replies[status] for status in sorted(replies)}
+    return found
+
+
+def _parameters(struct: type[msgspec.Struct], place: Literal["path", "query"]) -> Iterator[Json]:
+    if struct is Nothing:
+        return
+    _, components = msgspec.json.schema_components([struct], ref_template=_REF)
+    schema = components[struct.__name__]
+    for name, field in schema["properties"].items():
+        kept = {key: value for key, value in field.items() if key != "description"}
+        parameter = {"name": name, "in": place, "required": name in schema["required"], "schema": kept}
+        if "description" in field:
+            parameter["description"] = field["description"]
+        yield parameter
+
+
+def _reply(status: int, operation: Operation, schemas: _Schemas) -> Json:
+    content: Json = {operation.media_type: {"schema": schemas.of(operation.reply)}}
+    if operation.stream is not None:
+        line = {"description": "one line", **schemas.of(operation.stream)}
+        content[NDJSON] = {"schema": line}
+    headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in operation.headers}
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": {"mdslite-request-id": {"$ref": "#/components/headers/RequestId"}, **headers},
+        "content": content,
+    }
+
+
+def _error(status: int, schemas: _Schemas) -> Json:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": {"mdslite-request-id": {"$ref": "#/components/headers/RequestId"}},
+        "content": {JSON: {"schema": schemas.of(ErrorReply)}},
+    }

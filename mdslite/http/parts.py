@@ -1,0 +1,48 @@
+"""What the Starlette app needs of the appliance, as a Protocol: tests build the app from real parts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mdslite.deploy.apply import Deployer
+from mdslite.http.predict import Predictor
+from mdslite.metrics import Metrics
+from mdslite.runtimes.devices import Devices
+from mdslite.serving.fleet import Fleet
+from mdslite.store.journal import Journal
+from mdslite.store.registry import Registry
+from mdslite.store.requests import RequestLog
+from mdslite.store.worker import Worker
+
+
+class Settings(Protocol):
+    """Where the appliance listens and what it answers to."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def store(self) -> Path: ...
+    @property
+    def allow_hosts(self) -> Sequence[str]: ...
+
+
+class Parts(Protocol):
+    """`starting` until what was deployed is loaded; `draining` from the signal on; `started_at` in Unix
+    seconds; `url` is where the appliance serves."""
+
+    settings: Settings
+    started_at: float
+    starting: bool
+    draining: bool
+    url: str
+    fleet: Fleet
+    deployer: Deployer
+    predictor: Predictor
+    registry: Registry
+    worker: Worker
+    devices: Devices
+    metrics: Metrics
+    journal: Journal
+    request_log: RequestLog

@@ -46,8 +46,8 @@ show_progress() {
 }
 
 # prepare_environment FOLDER PIP_ARGUMENT...: after it, FOLDER holds an environment with these installed.
-# What was asked for is remembered in FOLDER, so that a second call with the same arguments, the same
-# pyproject.toml and the same place costs nothing.
+# What was installed is remembered in FOLDER/.prepared, so that a second call with the same arguments, the
+# same pyproject.toml and the same place costs nothing. Clears a folder only if it made it.
 prepare_environment() {
     local folder=$1 python wanted started=$SECONDS
     shift
@@ -57,18 +57,31 @@ prepare_environment() {
         "$python" --version
         cat "$root/pyproject.toml"
     } | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
-    if [ "$(cat "$folder/.prepared" 2>/dev/null)" = "$wanted" ] && [ -x "$folder/bin/python" ]; then
+    if grep -qsx "$wanted" "$folder/.prepared" && "$folder/bin/python" -c '' 2>/dev/null; then
         return
     fi
     say "preparing ${folder#"$root"/} with $("$python" --version) (a minute or two, once)"
-    rm -f "$folder/.prepared"
-    "$python" -m venv --clear "$folder" >/dev/null ||
-        fail "$python cannot make a virtual environment" "Debian and Ubuntu: apt-get install python3-venv"
+    make_environment "$python" "$folder"
     if ! (cd "$root" && "$folder/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1) |
         show_progress >"$folder/install.log"; then
         tail -n 20 "$folder/install.log" >&2
-        fail "installing failed: pip's whole output is in $folder/install.log" "check the network and run $0 again"
+        fail "installing failed; all that pip said is in $folder/install.log" "check the network, then run $0 again"
     fi
-    printf '%s\n' "$wanted" >"$folder/.prepared"
+    printf '%s\n' "$wanted" >>"$folder/.prepared"
     say "prepared in $((SECONDS - started)) s"
+}
+
+make_environment() {
+    local python=$1 folder=$2 clear=
+    if [ -e "$folder/bin/python" ]; then
+        if [ "$("$folder/bin/python" --version 2>&1)" = "$("$python" --version)" ]; then return; fi
+        if [ ! -e "$folder/.prepared" ]; then
+            fail "$folder has $("$folder/bin/python" --version 2>&1), not $("$python" --version)" \
+                "name another folder with MDSLITE_VENV, or that Python with MDSLITE_PYTHON"
+        fi
+        clear=--clear
+    fi
+    "$python" -m venv $clear "$folder" >&2 ||
+        fail "$python cannot make a virtual environment" "Debian and Ubuntu: apt-get install python3-venv"
+    : >"$folder/.prepared"
 }

@@ -1,0 +1,97 @@
+"""`python -m benchmarks`: measures the parts that were asked for and prints them. Run by `scripts/bench`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.changes import measure_changes
+from benchmarks.contenders import Bench
+from benchmarks.journal import count_log, measure_log_cost
+from benchmarks.limit import measure_limit
+from benchmarks.report import WORKLOADS, Results, render, to_plain
+from benchmarks.start import measure_start
+from benchmarks.throughput import measure_throughput
+from benchmarks.turns import Effort
+
+PARTS = ("throughput", "limit", "log", "start", "changes")
+COMPARED = ("onnxruntime-gpu", "onnxruntime", "mosec", "uvicorn", "hypercorn", "starlette")
+BUSY_LOAD = 0.5
+
+
+def main() -> int:
+    options = parse()
+    effort = Effort(seconds=options.seconds, rounds=options.rounds)
+    results = Results(describe_machine())
+    busy = os.getloadavg()[0]
+    if busy > BUSY_LOAD:
+        say(f"other programs are at work here (load average {busy:.1f}): the figures will be noisy")
+    with tempfile.TemporaryDirectory(prefix="mdslite-bench-") as folder:
+        measure(results, Bench(Path(folder), options.mdslite), effort, options.only or PARTS)
+    print(json.dumps(to_plain(results), indent=2) if options.json else render(results))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="mdslite beside others, measured.")
+    parser.add_argument("--mdslite", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
+    parser.add_argument("--quick", action="store_true", help="one turn of 2 s each")
+    parser.add_argument("--seconds", type=float, help="how long a turn lasts (4)")
+    parser.add_argument("--rounds", type=int, help="how many turns each server gets (5)")
+    options = parser.parse_args()
+    options.seconds = options.seconds or (2.0 if options.quick else 4.0)
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    return options
+
+
+def measure(results: Results, bench: Bench, effort: Effort, parts: tuple[str, ...] | list[str]) -> None:
+    for workload in WORKLOADS:
+        if "throughput" in parts:
+            results.cells += measure_throughput(bench, workload, effort, say)
+        if "limit" in parts:
+            say(f"{workload.label}, bare onnxruntime")
+            model = bench.model(workload)
+            results.limits[workload.name] = measure_limit(workload, model, seconds=effort.seconds / 8)
+    if "log" in parts:
+        results.log_costs = measure_log_cost(bench, effort, say)
+        results.log_count = count_log(bench, effort, say)
+    if "start" in parts:
+        results.start = measure_start(bench, say)
+    if "changes" in parts:
+        results.changes = measure_changes(bench, effort, say)
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def describe_machine() -> dict[str, Any]:
+    found = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {found[name]}" for name in COMPARED if name in found)
+    return {
+        "cores": os.cpu_count(),
+        "cpu": read_cpu_name(),
+        "python": platform.python_version(),
+        "versions": f"Python {platform.python_version()}, {versions}",
+    }
+
+
+def read_cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

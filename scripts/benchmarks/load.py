@@ -1,0 +1,54 @@
+"""Runs wrk, the load generator, and reads what it measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+# The request is built once per connection and `done` runs at the end: no Lua runs per request.
+SCRIPT = """
+local file = assert(io.open({body!r}, "rb"))
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = file:read("*a")
+file:close()
+function done(summary, latency, requests)
+  local failed = summary.errors
+  io.stderr:write(string.format(
+    '{{"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"refused":%d,"broken":%d}}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    failed.status, failed.connect + failed.read + failed.write + failed.timeout))
+end
+"""
+MARGIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One run of wrk. `failed` counts answers other than 2xx and connections that broke."""
+
+    requests: int
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+
+
+def run_load(url: str, *, body: Path, connections: int, seconds: float) -> Load:
+    """Send `body` over and over on `connections` kept connections from one thread."""
+    script = body.with_suffix(".lua")
+    script.write_text(SCRIPT.format(body=str(body)))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=seconds + MARGIN_S, check=False)
+    if found.returncode != 0:
+        raise RuntimeError(f"wrk failed on {url}: {found.stderr or found.stdout}")
+    figures = json.loads(found.stderr.splitlines()[-1])
+    return Load(
+        requests=figures["requests"],
+        requests_per_s=figures["requests"] / figures["duration_us"] * 1e6,
+        p50_ms=figures["p50_us"] / 1000,
+        p99_ms=figures["p99_us"] / 1000,
+        failed=figures["refused"] + figures["broken"],
+    )

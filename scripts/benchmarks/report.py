@@ -1,0 +1,162 @@
+"""What was measured, as a table for a reader and as an object for a program, with the targets beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.changes import Change
+from benchmarks.contenders import MIB
+from benchmarks.journal import LogCost, LogCount
+from benchmarks.limit import Limit
+from benchmarks.models import TINY, WIDE, Workload
+from benchmarks.start import Start
+from benchmarks.throughput import Cell
+
+WORKLOADS = (TINY, WIDE)
+
+
+@dataclass(slots=True)
+class Results:
+    """Each part that was measured; the others stay empty."""
+
+    machine: dict[str, Any]
+    cells: list[Cell] = field(default_factory=list)
+    limits: dict[str, Limit] = field(default_factory=dict)
+    log_costs: list[LogCost] = field(default_factory=list)
+    log_count: LogCount | None = None
+    start: Start | None = None
+    changes: list[Change] = field(default_factory=list)
+
+    def find(self, workload: Workload, connections: int, contender: str) -> Cell | None:
+        wanted = (workload.name, connections, contender)
+        return next(
+            (cell for cell in self.cells if (cell.workload, cell.connections, cell.contender) == wanted), None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    what: str
+    wanted: str
+    measured: str
+    reached: bool
+
+    @property
+    def verdict(self) -> str:
+        return "PASS" if self.reached else "short"
+
+
+def find_targets(results: Results) -> list[Target]:
+    """Every target whose part was measured."""
+    return [
+        *_throughput_targets(results),
+        *_log_targets(results),
+        *_start_targets(results),
+        *_change_targets(results),
+    ]
+
+
+def _throughput_targets(results: Results) -> Iterator[Target]:
+    for workload in WORKLOADS:
+        for connections in (32, 128):
+            if mosec := results.find(workload, connections, "mosec"):
+                yield _at_least(f"{workload.label}, {connections} connections, to Mosec", 1.2, mosec.ratio)
+    for connections in (32, 128):
+        if hypercorn := results.find(TINY, connections, "hypercorn"):
+            what = f"{TINY.label}, {connections} connections, to Starlette on Hypercorn"
+            yield _at_least(what, 7, hypercorn.ratio)
+    if ours := results.find(TINY, 1, "mdslite"):
+        measured = f"{ours.p50_ms:.2f} ms"
+        yield Target(f"{TINY.label}, 1 connection, p50", "<= 0.25 ms", measured, ours.p50_ms <= 0.25)
+
+
+def _at_least(what: str, wanted: float, ratio: float) -> Target:
+    return Target(what, f">= {wanted:g} x", f"{ratio:.2f} x", ratio >= wanted)
+
+
+def _log_targets(results: Results) -> Iterator[Target]:
+    for cost in results.log_costs:
+        lost = 1 - cost.ratio
+        what = f"request log, {cost.connections} connections, costs of throughput"
+        yield Target(what, "<= 10 %", f"{lost:.1%}".replace("%", " %"), lost <= 0.10)
+    if count := results.log_count:
+        measured = f"{count.logged:,} rows of {count.sent:,} at {count.slowest_per_s:,.0f}/s"
+        reached = count.logged >= count.sent and count.slowest_per_s >= 10_000
+        yield Target("request log loses", "nothing at 10,000/s", measured, reached)
+
+
+def _start_targets(results: Results) -> Iterator[Target]:
+    if start := results.start:
+        first_s, idle_mib = start.first_answer_s, start.idle_bytes / MIB
+        yield Target("up to first answer", "<= 1.5 s", f"{first_s:.2f} s", first_s <= 1.5)
+        yield Target("idle memory (RSS)", "<= 150 MiB", f"{idle_mib:.0f} MiB", idle_mib <= 150)
+
+
+def _change_targets(results: Results) -> Iterator[Target]:
+    for change in results.changes:
+        failed = f"{change.failed} of {change.requests:,} in {change.applied} applies"
+        yield Target(f"{change.kind} under load, failed", "0", failed, change.failed == 0)
+        p99 = f"{change.ratio:.2f} x ({change.baseline_p99_ms:.2f} to {change.p99_ms:.2f} ms)"
+        yield Target(f"{change.kind} under load, p99", "<= 2 x", p99, change.ratio <= 2)
+
+
+def to_plain(results: Results) -> dict[str, Any]:
+    """The object that --json prints."""
+    targets = [asdict(target) | {"verdict": target.verdict} for target in find_targets(results)]
+    return asdict(results) | {"targets": targets}
+
+
+def render(results: Results) -> str:
+    """Markdown, so that it can be quoted as it is."""
+    machine = results.machine
+    parts = [f"{machine['cores']} cores ({machine['cpu']}), load generator included; {machine['versions']}"]
+    if results.cells or results.limits:
+        head = (
+            "model",
+            "connections",
+            "server",
+            "requests/s",
+            "p50 ms",
+            "p99 ms",
+            "memory MiB",
+            "mdslite is",
+        )
+        parts.append(_table(head, list(_throughput_rows(results)), left=3))
+    targets = find_targets(results)
+    if targets:
+        rows = [(target.what, target.wanted, target.measured, target.verdict) for target in targets]
+        parts.append(_table(("what", "target", "measured", ""), rows, left=4))
+    return "\n\n".join(parts)
+
+
+def _throughput_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    for workload in WORKLOADS:
+        for cell in results.cells:
+            if cell.workload != workload.name:
+                continue
+            speed = f"{cell.requests_per_s:,.0f}" + (f" ({cell.failed} failed)" if cell.failed else "")
+            ratio = "" if cell.contender == "mdslite" else f"{cell.ratio:.2f} x"
+            latency = (f"{cell.p50_ms:.2f}", f"{cell.p99_ms:.2f}")
+            memory = f"{cell.memory_bytes / MIB:.0f}"
+            yield (workload.label, str(cell.connections), cell.label, speed, *latency, memory, ratio)
+        if limit := results.limits.get(workload.name):
+            threads = "1 thread" if limit.threads == 1 else f"{limit.threads} threads"
+            label = f"bare onnxruntime, batches of {limit.best_batch_rows}, {threads}"
+            yield (workload.label, "none", label, f"{limit.best_rows_per_s:,.0f}", "", "", "", "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """A Markdown table whose first `left` columns are aligned left, the others right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * width if column < left else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return "\n".join([line(head), line(rule), *map(line, rows)])

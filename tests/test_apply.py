@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,24 @@ async def test_the_same_bytes_are_probed_once(tmp_path: Path, folder: Path) -> N
         assert prober.count == 1
     finally:
         prober.close()
+
+
+async def test_the_process_that_tries_models_is_ended_when_nothing_is_tried_for_a_while(
+    tmp_path: Path, folder: Path
+) -> None:
+    class WatchedProber(Prober):
+        closed = threading.Event()
+
+        def close(self) -> None:
+            super().close()
+            self.closed.set()
+
+    prober = WatchedProber()
+    async with open_box(tmp_path / "store", prober, rest_s=0) as box:
+        await apply(box, folder, V1)
+        assert await asyncio.to_thread(prober.closed.wait, 20)
+        await apply(box, folder, V2)  # and started again
+    prober.close()
 
 
 # Undo

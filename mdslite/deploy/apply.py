@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 TURN_WAIT_S = 5.0  # how long an apply waits for the one before it
 LOAD_TIMEOUT_S = 600.0
 LOADS_AT_START = 4
+REST_S = 60.0  # after so long without a plan or an apply, the process that tries models is ended
 SOURCE_PAGE = 50
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Deployer:
         *,
         turn_wait_s: float = TURN_WAIT_S,
         load_timeout_s: float = LOAD_TIMEOUT_S,
+        rest_s: float = REST_S,
     ) -> None:
         self._intake = intake
         self._registry = intake.registry
@@ -66,6 +68,8 @@ class Deployer:
         self._fleet = fleet
         self._turn_wait_s = turn_wait_s
         self._load_timeout_s = load_timeout_s
+        self._rest_s = rest_s
+        self._rest: asyncio.TimerHandle | None = None
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -134,11 +138,13 @@ class Deployer:
 
     async def close(self, *, grace_s: float) -> None:
         """Let a running apply end within `grace_s`, then cancel it: nothing of it is switched."""
+        self._stay_awake()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stay_awake()
 
     # One apply
 
@@ -330,10 +336,23 @@ class Deployer:
                 f"another apply has been running for more than {self._turn_wait_s:g} s",
                 hint="mdslite history shows when it has ended; then try again",
             ) from exc
+        self._stay_awake()
         try:
             yield
         finally:
             self._turn.release()
+            loop = asyncio.get_running_loop()
+            self._rest = loop.call_later(self._rest_s, lambda: self._own(self._end_prober(), name="rest"))
+
+    def _stay_awake(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+
+    async def _end_prober(self) -> None:
+        """Free the memory of the process that tries models; the next probe starts another."""
+        async with self._turn:
+            await asyncio.to_thread(self._intake.prober.close)
 
     def _own(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work, name=name)

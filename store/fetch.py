@@ -27,6 +27,12 @@ from mdslite.store.addresses import AllowList, CheckedBackend, Resolve, resolve_
 MAX_HOPS = 10
 _MAX_NAME_LENGTH = 120
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HTTP_FAULTS = (
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.ProxyError,
+    httpcore2.UnsupportedProtocol,
+)
 # RFC 9110, 8.8.2.2: a modification time this much older than the reply tells one content from the next.
 _SETTLED_S = 60.0
 
@@ -126,7 +132,7 @@ def _http_errors(target: httpx2.URL) -> Iterator[None]:
         raise ArtifactError(
             f"{_shown(target)} gave no answer in time", hint="try again, or download it by other means"
         ) from exc
-    except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as exc:
+    except _HTTP_FAULTS as exc:
         reason = str(exc) or "the connection broke off"
         raise ArtifactError(f"{_shown(target)} could not be downloaded: {reason}", hint="try again") from exc
 

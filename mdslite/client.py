@@ -21,6 +21,7 @@ import httpx2
 from mdslite import errors
 
 DEFAULT_URL = "http://127.0.0.1:8500"
+PAGE_MAX = 1000  # what the appliance hands out in one page
 
 CONNECT_WAIT_S = 5.0
 REPLY_WAIT_S = 30.0
@@ -82,7 +83,7 @@ class Client:
         return self._get_object(f"/api/v1/revisions/{number}")
 
     def doctor(self) -> list[Json]:
-        return self._get_array("/api/v1/doctor")
+        return self._get_array("/api/v1/doctor", wait_s=LOAD_WAIT_S)  # it reads every artifact
 
     def backup(self, path: str | None = None, *, log: bool = False) -> Json:
         return self._post("/api/v1/backup", {"path": path, "log": log}, wait_s=LOAD_WAIT_S)
@@ -98,16 +99,23 @@ class Client:
 
         :raises MdsliteError: when the apply was refused before it began
         """
-        return self._stream("POST", "/api/v1/apply", body=body, wait_s=LOAD_WAIT_S)
+        with self._stream("POST", "/api/v1/apply", body=body, wait_s=LOAD_WAIT_S) as events:
+            yield from events
 
-    def logs(self, filter: str = "", *, limit: int | None = None, before: str | None = None) -> Json:
+    def logs(self, filter: str = "", *, limit: int | None = None, before: int | None = None) -> Json:
         """One page of the request log, newest first: `rows`, and `next` to hand in as `before`."""
         return self._get_object("/api/v1/logs", {"filter": filter or None, "limit": limit, "before": before})
 
-    def follow_logs(self, filter: str = "") -> Iterator[Json]:
-        """Rows of the request log as they are written; until the appliance goes or the caller stops."""
-        params = {"filter": filter or None, "follow": 1}
-        return self._stream("GET", "/api/v1/logs", params=params, wait_s=None)
+    @contextlib.contextmanager
+    def follow_logs(self, filter: str = "") -> Iterator[Iterator[Json]]:
+        """Rows of the request log that are written from now on, for as long as the block runs.
+
+        They are collected from the moment the block is entered, so that a page asked for inside it and the
+        rows that follow leave no gap; they may overlap, which the rows' `id` tells.
+        """
+        params = {"filter": filter or None, "follow": "true"}
+        with self._stream("GET", "/api/v1/logs", params=params, wait_s=None) as rows:
+            yield rows
 
     def predict(self, project: str, model: str, body: bytes, *, version: str | None = None) -> Prediction:
         """Send a predict body, JSON as it stands."""
@@ -125,8 +133,10 @@ class Client:
     def _get_object(self, path: str, params: Mapping[str, Any] | None = None) -> Json:
         return _object(self._send("GET", path, params=params))
 
-    def _get_array(self, path: str, params: Mapping[str, Any] | None = None) -> list[Json]:
-        return _array(self._send("GET", path, params=params))
+    def _get_array(
+        self, path: str, params: Mapping[str, Any] | None = None, *, wait_s: float = REPLY_WAIT_S
+    ) -> list[Json]:
+        return _array(self._send("GET", path, params=params, wait_s=wait_s))
 
     def _post(self, path: str, body: Mapping[str, Any], *, wait_s: float) -> Json:
         return _object(self._send("POST", path, content=_dump(body), wait_s=wait_s))
@@ -150,6 +160,7 @@ class Client:
                 timeout=_timeout(wait_s),
             )
 
+    @contextlib.contextmanager
     def _stream(
         self,
         method: str,
@@ -158,7 +169,7 @@ class Client:
         params: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
         wait_s: float | None,
-    ) -> Iterator[Json]:
+    ) -> Iterator[Iterator[Json]]:
         headers = {"accept": "application/x-ndjson"}
         if body is not None:
             headers["content-type"] = "application/json"
@@ -176,9 +187,7 @@ class Client:
             if reply.status_code >= 400:
                 reply.read()
                 _require(reply)
-            for line in reply.iter_lines():
-                if line.strip():
-                    yield _event(line)
+            yield (_event(line) for line in reply.iter_lines() if line.strip())
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -109,7 +109,8 @@ class ApiServer:
         self.plan: dict[str, Any] = PLAN
         self.events: list[dict[str, Any]] = [*STEPS, APPLIED]
         self.revisions: list[dict[str, Any]] = []
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []  # of the request log, newest first
+        self.coming: list[dict[str, Any]] = []  # and those that follow
         self.findings: list[dict[str, Any]] = []
         self.prediction = b'{"predictions":[[0.5,0.25,0.25]]}'
         self.error: tuple[int, dict[str, Any]] | None = None  # the answer to everything, when set
@@ -136,7 +137,7 @@ class ApiServer:
         if path == "/apply":
             return StreamingResponse(_lines(self.events), media_type="application/x-ndjson")
         if path == "/logs" and "follow" in request.query_params:
-            return StreamingResponse(_lines(self.rows), media_type="application/x-ndjson")
+            return StreamingResponse(_lines(self.coming), media_type="application/x-ndjson")
         return self._read(path, request)
 
     def _read(self, path: str, request: Request) -> Response:

@@ -17,7 +17,7 @@ class TestLogs:
     def api(self, api: ApiServer) -> ApiServer:
         api.rows = [
             {
-                "time": 1_794_924_180.25 - age, "request_id": f"r-{age}", "project": "demo",
+                "id": 100 - age, "time": 1_794_924_180.25 - age, "request_id": f"r-{age}", "project": "demo",
                 "model": "digits", "version": "v1", "shadow": age == 1, "url": "/x",
                 "status": 200 if age else 422,
                 "code": None if age else "invalid\x1b]0;x\x07", "latency_ms": 1.5, "rows": 1,
@@ -45,13 +45,15 @@ class TestLogs:
         assert rows == api.rows[::-1]
         assert "filter=model%3Ddigits" in api.requests[0][1]
 
-    def test_follows_after_the_rows_that_are_there(
+    def test_follows_after_the_rows_that_are_there_and_prints_none_twice(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        api.coming = [api.rows[0], {**api.rows[0], "id": 101, "request_id": "r-new"}]
         assert run(["logs", "shadow", "-f", "--limit", "2"]) == 0
-        assert len(capsys.readouterr().out.splitlines()) == 1 + 2 + 5
-        assert "follow=1" in api.last[1]
-        assert "filter=shadow" in api.last[1]
+        shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+        assert shown == ["r-1", "r-0", "r-new"]
+        assert "follow=true" in api.requests[0][1]
+        assert "filter=shadow" in api.requests[0][1]
 
     def test_says_when_there_is_nothing(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         api.rows = []

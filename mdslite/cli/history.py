@@ -76,10 +76,12 @@ def undo(revision: int | None, dry_run: bool, reason: str | None, yes: bool, as_
 
 
 def _newest(client: Client, limit: int) -> list[Json]:
+    from mdslite.client import PAGE_MAX
+
     found: list[Json] = []
     while len(found) < limit:
         before = found[-1]["id"] if found else None
-        page = client.revisions(limit=limit - len(found), before=before)
+        page = client.revisions(limit=min(limit - len(found), PAGE_MAX), before=before)
         if not page:
             break
         found.extend(page)

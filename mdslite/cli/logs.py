@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,9 +42,10 @@ Examples:
 
 \b
 FILTER is one quoted argument of conditions that must all hold: FIELD=VALUE, or
-!= < <= > >= and ~ (contains). Fields: project model version status code
-latency_ms queue_ms compute_ms upstream_ms rows batch_rows confidence endpoint
-url request_id text; `shadow` alone; since=15m.""",
+!= < <= > >= and ~ (contains), !~. Fields: project model version shadow status
+code latency_ms queue_ms compute_ms upstream_ms rows batch_rows confidence
+endpoint url request_id, text (in the bodies), since and until (15m, 2h, 1d, or
+a time).""",
 )
 @click.argument("filter", metavar="['FILTER']", default="", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Keep printing rows as they come; Ctrl-C stops.")
@@ -55,29 +57,28 @@ url request_id text; `shadow` alone; since=15m.""",
 def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str) -> int:
     """Search the request log, or follow it. Oldest row first; --json prints one object a line."""
     with connect(url) as client:
-        rows = _newest(client, filter, limit)
-        if as_json:
-            for row in rows:
-                output.write_json(row, indent=None)
-        elif follow:
-            output.write(_line([column.title for column in _COLUMNS]))
-            for row in rows:
-                output.write(_line(_cells(row)))
-        elif rows:
-            output.write_table(_COLUMNS, [_cells(row) for row in rows])
-        else:
-            output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
         if follow:
-            _follow(client, filter, as_json=as_json)
+            _follow(client, filter, limit, as_json=as_json)
+            return 0
+        rows = _newest(client, filter, limit)
+    if as_json:
+        for row in rows:
+            output.write_json(row, indent=None)
+    elif rows:
+        output.write_table(_COLUMNS, [_cells(row) for row in rows])
+    else:
+        output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
     return 0
 
 
 def _newest(client: Client, filter: str, limit: int) -> list[Row]:
     """The newest `limit` rows, oldest first, page by page as the appliance hands them out."""
+    from mdslite.client import PAGE_MAX
+
     rows: list[Row] = []
-    cursor: str | None = None
+    cursor: int | None = None
     while len(rows) < limit:
-        page = client.logs(filter, limit=limit - len(rows), before=cursor)
+        page = client.logs(filter, limit=min(limit - len(rows), PAGE_MAX), before=cursor)
         rows.extend(page["rows"])
         cursor = page.get("next")
         if cursor is None or not page["rows"]:
@@ -85,12 +86,18 @@ def _newest(client: Client, filter: str, limit: int) -> list[Row]:
     return rows[::-1]
 
 
-def _follow(client: Client, filter: str, *, as_json: bool) -> None:
-    for row in client.follow_logs(filter):
-        if as_json:
-            output.write_json(row, indent=None)
-        else:
-            output.write(_line(_cells(row)))
+def _follow(client: Client, filter: str, limit: int, *, as_json: bool) -> None:
+    if not as_json:
+        output.write(_line([column.title for column in _COLUMNS]))
+    with client.follow_logs(filter) as coming:
+        there = _newest(client, filter, limit)
+        newest = there[-1]["id"] if there else 0
+        # What came between the two questions is in both answers.
+        for row in chain(there, (row for row in coming if row["id"] > newest)):
+            if as_json:
+                output.write_json(row, indent=None)
+            else:
+                output.write(_line(_cells(row)))
 
 
 def _cells(row: Row) -> list[str]:

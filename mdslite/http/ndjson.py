@@ -26,6 +26,9 @@ class Lines:
     async def __call__(self, send: Send) -> None:
         headers = [(b"content-type", NDJSON.encode()), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        # Servers hold the head back until there is a body: a reader must not wait for the first value to
+        # learn that it is being served.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
         await until_left(self._write(send), self.receive)
 
     async def _write(self, send: Send) -> None:

@@ -175,7 +175,7 @@ class TestShow:
         assert "weight       80 (80% of traffic)" in out
         assert "input  x  FP32 [?,4]" in out
         assert "output y  FP32 [?,3]" in out
-        assert f"{api.url}/projects/demo/models/digits/versions/v1:predict" in out
+        assert f"try    mdslite predict demo/digits@v1 --curl --url {api.url}" in out
 
     def test_of_a_model_prints_every_version(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]

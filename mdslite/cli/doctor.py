@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from mdslite.cli.options import connect, json_option, url_option
 
 DEFAULT_STORE = "./.mdslite"
 
+Finding = Mapping[str, Any]
+
 _SYMBOLS = {"ok": "✓", "warning": "!", "error": "✖"}
 
 
@@ -21,7 +23,7 @@ _SYMBOLS = {"ok": "✓", "warning": "!", "error": "✖"}
     epilog="""\b
 Examples:
   mdslite doctor
-  mdslite doctor --store /srv/mdslite     # that store, whether or not it is being served
+  mdslite doctor --store /srv/mdslite     # that store, with no appliance to ask
   mdslite doctor --json
 
 Exits 1 when something is broken; warnings alone exit 0."""
@@ -31,7 +33,7 @@ Exits 1 when something is broken; warnings alone exit 0."""
 @url_option
 def doctor(store: str | None, as_json: bool, url: str) -> int:
     """Say what is wrong with this machine's GPU, drivers and store, and how to mend it."""
-    findings = _unique([*_ask(url), *_check_machine(), *_check_store(store)])
+    findings = [*_check_machine(), *_check_store(Path(store))] if store is not None else _ask_or_check(url)
     if as_json:
         output.write_json(findings)
     else:
@@ -42,39 +44,28 @@ def doctor(store: str | None, as_json: bool, url: str) -> int:
     return 1 if any(finding["level"] == "error" for finding in findings) else 0
 
 
-def _ask(url: str) -> list[Mapping[str, Any]]:
-    """What the appliance finds, headed by whether there is one."""
+def _ask_or_check(url: str) -> list[Finding]:
+    """What the appliance finds; without one, that there is none, and what this process finds by itself."""
     try:
         with connect(url) as client:
             found = client.doctor()
     except errors.MdsliteError as exc:
-        return [{"level": "warning", "what": exc.message, "hint": exc.hint}]
+        nobody = {"level": "warning", "what": exc.message, "hint": exc.hint}
+        return [nobody, *_check_machine(), *_check_store(Path(DEFAULT_STORE))]
     return [{"level": "ok", "what": f"an appliance serves at {url}", "hint": None}, *found]
 
 
-def _check_machine() -> list[Mapping[str, Any]]:
+def _check_machine() -> list[Finding]:
     from mdslite.runtimes.check import check_machine
 
     return [_plain(finding) for finding in check_machine()]
 
 
-def _check_store(store: str | None) -> list[Mapping[str, Any]]:
+def _check_store(store: Path) -> list[Finding]:
     from mdslite.store.check import check_store
 
-    path = Path(store or DEFAULT_STORE)
-    if not path.exists():
-        if store is None:
-            return []  # nothing was ever served from this folder
-        raise errors.NotFound(f"there is no store at {store}", hint=f"mdslite up --store {store} makes one")
-    return [_plain(finding) for finding in check_store(path)]
+    return [_plain(finding) for finding in check_store(store)]
 
 
-def _plain(finding: Any) -> Mapping[str, Any]:
+def _plain(finding: Any) -> Finding:
     return {"level": finding.level, "what": finding.what, "hint": finding.hint}
-
-
-def _unique(findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    seen: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for finding in findings:
-        seen.setdefault((finding["level"], finding["what"]), finding)
-    return list(seen.values())

@@ -9,8 +9,8 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
-from mdslite.cli.examples import example_curl
 from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.suggestions import command_line
 from mdslite.cli.target import Scope, Target, parse_moment, parse_scope, parse_target
 
 Json = Mapping[str, Any]
@@ -137,7 +137,7 @@ def _write_version(target: Target, version: Json, url: str) -> None:
         "digest": version.get("digest"),
         "size": output.size_text(version.get("size_bytes")),
         "memory": output.size_text(version.get("memory_bytes")),
-        "batch": " ".join(f"{name}={value}" for name, value in batch.items()) if batch else None,
+        "batch": " ".join(f"{name}={value}" for name, value in (batch or {}).items()) or None,
         "queue": f"{version.get('queue_rows', 0)} rows",
         "last minute": _traffic(version),
         "requests": version.get("requests_total"),
@@ -151,15 +151,13 @@ def _write_version(target: Target, version: Json, url: str) -> None:
                 shape = ",".join("?" if size in (None, -1) else str(size) for size in tensor["shape"])
                 name = output.escape(tensor["name"])
                 output.write(f"  {kind[:-1]:<6} {name}  {tensor['datatype']} [{shape}]{optional}")
-        output.write(f"  try    {_curl(target, version, url)}")
-
-
-def _curl(target: Target, version: Json, url: str) -> str:
-    path = f"/projects/{target.project}/models/{target.model}/versions/{version['version']}:predict"
-    return example_curl(url.rstrip("/") + path, version["signature"])
+        name = f"{target.project}/{target.model}@{version['version']}"
+        output.write(f"  try    {command_line(f'predict {name} --curl', url)}")
 
 
 def _traffic(version: Json) -> str:
+    if not version.get("rps"):
+        return "no requests"
     figures = {name: output.number_text(version.get(name)) for name in ("rps", "p50_ms", "p99_ms")}
     errors_text = _percent(version.get("error_rate"), digits=2)
     return f"{figures['rps']}/s  p50 {figures['p50_ms']} ms  p99 {figures['p99_ms']} ms  errors {errors_text}"

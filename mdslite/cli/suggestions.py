@@ -14,7 +14,7 @@ from mdslite.cli.options import DEFAULT_URL, connect
 
 _SAMPLE_FILES = 20
 _SAMPLE_BYTES = 64 * 1024
-_YAML = (".yaml", ".yml")
+_SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 
 Json = Mapping[str, Any]
 
@@ -23,17 +23,17 @@ def suggest(url: str, *, file: str | None, tls_cert: str | None) -> str:
     """The next command line after `mdslite up FILE` serves at `url`."""
     model = _choose(_models(url), file)
     if model is None:
-        return _command("ls", url, tls_cert)
+        return command_line("ls", url, tls_cert=tls_cert)
     name = f"{model['project']}/{model['model']}"
     signature = _signature(model)
     if signature is None:
-        return _command(f"show {name}", url, tls_cert)
-    if file is not None and Path(file).suffix not in _YAML:
+        return command_line(f"show {name}", url, tls_cert=tls_cert)
+    if file is not None and Path(file).suffix not in _SPEC_SUFFIXES:
         return example_curl(f"{url}/projects/{model['project']}/models/{model['model']}:predict", signature)
     sample = find_sample(Path(file).parent, signature) if file is not None else None
     data = "--curl" if sample is None else f"-d {shlex.quote(f'@{sample}')}"
-    predict = _command(f"predict {name} {data}", url, tls_cert)
-    return f"{predict}   |   {_command('ls', url, tls_cert)}"
+    predict = command_line(f"predict {name} {data}", url, tls_cert=tls_cert)
+    return f"{predict}   |   {command_line('ls', url, tls_cert=tls_cert)}"
 
 
 def find_sample(folder: Path, signature: Json) -> Path | None:
@@ -91,6 +91,7 @@ def _signature(model: Json) -> Json | None:
     return next((one["signature"] for one in model["versions"] if one.get("signature")), None)
 
 
-def _command(text: str, url: str, tls_cert: str | None) -> str:
+def command_line(text: str, url: str, *, tls_cert: str | None = None) -> str:
+    """A command of mdslite as it has to be typed to reach `url`."""
     trust = f"SSL_CERT_FILE={shlex.quote(tls_cert)} " if tls_cert is not None else ""
     return f"{trust}mdslite {text}" + ("" if url == DEFAULT_URL else f" --url {url}")

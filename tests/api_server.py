@@ -113,6 +113,7 @@ class ApiServer:
         self.coming: list[dict[str, Any]] = []  # and those that follow
         self.findings: list[dict[str, Any]] = []
         self.prediction = b'{"predictions":[[0.5,0.25,0.25]]}'
+        self.plan_error: tuple[int, dict[str, Any]] | None = None
         self.error: tuple[int, dict[str, Any]] | None = None  # the answer to everything, when set
         self.requests: list[tuple[str, str, bytes, dict[str, str]]] = []
 
@@ -134,6 +135,8 @@ class ApiServer:
                 "content-type": "application/json",
             }  # fmt: skip
             return Response(self.prediction, headers=headers)
+        if path == "/plan" and self.plan_error is not None:
+            return JSONResponse(self.plan_error[1], self.plan_error[0])
         if path == "/apply":
             return StreamingResponse(_lines(self.events), media_type="application/x-ndjson")
         if path == "/logs" and "follow" in request.query_params:

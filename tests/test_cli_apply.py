@@ -144,7 +144,26 @@ class TestApply:
         assert capsys.readouterr().err.splitlines() == [
             "(1/2) v2 ... FAILED",
             "error: demo/digits v2: no such op",
-            "nothing was switched: what served before still serves",
+            "revision 2 failed, nothing was switched: what served before still serves",
+        ]
+
+    def test_a_plan_that_cannot_load_is_on_record_when_yes_was_said(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refused = {"error": "demo/digits v2: no such op", "code": "load_failed", "request_id": "r"}
+        api.plan_error = (422, refused)
+        api.events = [
+            {"event": "result", "revision": 2, "state": "failed", "seconds": 0.1, **refused},
+        ]
+        for args in (["--dry-run"], []):
+            assert run(["apply", "-f", "deployments.yaml", *args]) == 1
+            assert capsys.readouterr().err == "error: demo/digits v2: no such op\n"
+        assert {request[1] for request in api.requests} == {"/api/v1/plan"}
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
+        assert api.requests[-1][1] == "/api/v1/apply"
+        assert capsys.readouterr().err.splitlines() == [
+            "error: demo/digits v2: no such op",
+            "revision 2 failed, nothing was switched: what served before still serves",
         ]
 
     def test_an_apply_without_an_end_is_an_error(

@@ -82,7 +82,14 @@ def change(
 
     `otherwise` is the command that does the same without asking.
     """
-    plan = client.plan(body)
+    wanted = {**body, "reason": reason, "author": author()}
+    try:
+        plan = client.plan(body)
+    except (errors.ArtifactError, errors.LoadFailed):
+        if dry_run or not yes:
+            raise
+        # The apply fails as its plan did, and is kept as a failed revision: that was said yes to.
+        return _carry_out(client, wanted, None, as_json=as_json)
     if not as_json:
         write_plan(plan)
     if dry_run or not plan["changed"]:
@@ -92,11 +99,7 @@ def change(
     if not yes and not output.confirm("Apply?", otherwise=otherwise):
         output.note("nothing was applied")
         return 1
-    wanted = {**body, "reason": reason, "author": author(), "expect_revision": plan["base_revision"]}
-    result = _follow(client.apply(wanted), plan)
-    if as_json:
-        output.write_json({"plan": plan, "result": result})
-    return _conclude(result, as_json=as_json)
+    return _carry_out(client, {**wanted, "expect_revision": plan["base_revision"]}, plan, as_json=as_json)
 
 
 def write_plan(plan: Mapping[str, Any]) -> None:
@@ -119,8 +122,21 @@ def author() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def _follow(events: Iterator[Mapping[str, Any]], plan: Mapping[str, Any]) -> Mapping[str, Any]:
-    progress = Progress(plan, live=sys.stderr.isatty())
+def _carry_out(
+    client: Client, wanted: Mapping[str, Any], plan: Mapping[str, Any] | None, *, as_json: bool
+) -> int:
+    progress = Progress(several=plan is None or _models_changed(plan) > 1, live=sys.stderr.isatty())
+    result = _follow(client.apply(wanted), progress)
+    if as_json:
+        output.write_json({"plan": plan, "result": result})
+    return _conclude(result, as_json=as_json)
+
+
+def _models_changed(plan: Mapping[str, Any]) -> int:
+    return sum(any(step["action"] != "RETAIN" for step in model["steps"]) for model in plan["models"])
+
+
+def _follow(events: Iterator[Mapping[str, Any]], progress: Progress) -> Mapping[str, Any]:
     try:
         for event in events:
             if event.get("event") == "result":
@@ -140,7 +156,11 @@ def _conclude(result: Mapping[str, Any], *, as_json: bool) -> int:
     if result["state"] == "failed":
         error = error_from(result)
         output.write_error(error)
-        output.note("nothing was switched: what served before still serves")
+        number = result.get("revision")
+        failed = (
+            "nothing was switched" if number is None else f"revision {number} failed, nothing was switched"
+        )
+        output.note(f"{failed}: what served before still serves")
         return 1
     if as_json:
         return 0
@@ -153,14 +173,16 @@ def _conclude(result: Mapping[str, Any], *, as_json: bool) -> int:
 
 
 class Progress:
-    """The lines `(1/2) v2 ... DONE`; on a terminal the first half shows as soon as the step starts."""
+    """The lines `(1/2) v2 ... DONE`, with the model's name when there are several.
 
-    def __init__(self, plan: Mapping[str, Any], *, live: bool) -> None:
+    When live, on a terminal, the first half shows as soon as the step starts.
+    """
+
+    def __init__(self, *, several: bool, live: bool) -> None:
+        self._several = several
         self._live = live
         self._open: str | None = None  # a line that waits for its end
         self._fetching = False  # a line that the next one replaces
-        touched = [model for model in plan["models"] if any(_changes(step) for step in model["steps"])]
-        self._several = len(touched) > 1
 
     def show(self, event: Mapping[str, Any]) -> None:
         if event.get("event") == "step":
@@ -199,7 +221,3 @@ class Progress:
         if not self._several:
             return str(event["version"])
         return f"{event['project']}/{event['model']} {event['version']}"
-
-
-def _changes(step: Mapping[str, Any]) -> bool:
-    return bool(step["action"] != "RETAIN")

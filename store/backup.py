@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import sqlite3
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ import msgspec
 from mdslite.errors import ArtifactError, Conflict, NotFound, StorageFull, StoreCorrupt, StoreError
 from mdslite.store.archives import unpack
 from mdslite.store.database import connect_reader, first_fault, size_fault, sqlite_errors
-from mdslite.store.disk import remove_tree, storage_errors, sync_file, sync_folder, sync_tree
+from mdslite.store.disk import draft_path, remove_tree, storage_errors, sync_file, sync_folder, sync_tree
 from mdslite.store.hours import list_hours
 from mdslite.store.lock import StoreLock
 from mdslite.store.recovery import (
@@ -38,7 +37,6 @@ from mdslite.store.recovery import (
     LOG_NAME,
     PARTS,
     REGISTRY_NAME,
-    STAGED_PREFIX,
     STAMP,
     begin_restore,
     corrupt_store,
@@ -53,7 +51,7 @@ _FORMAT = 1
 _DATABASE = re.compile(r"registry\.db|log/[A-Za-z0-9._-]+\.db")
 _AUTOSAVE_MARK = "-registry"
 # What is in a backup was within the limits of artifacts when it was taken in.
-_ANY_SIZE = Limits(max_bytes=1 << 62, max_files=1 << 32, max_depth=64, max_path_bytes=2048)
+_ANY_SIZE = Limits(max_bytes=1 << 62, max_files=1 << 32, max_depth=64, max_path_bytes=2048, reserve_bytes=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,7 @@ def backup(store_dir: Path, target: Path | None = None, *, log: bool = False, ar
             f"there is no store at {store_dir.absolute()}", hint="name its folder with --store DIR"
         )
     target = _choose_target(store_dir, target, mark="" if artifacts else _AUTOSAVE_MARK)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    work = draft.with_name(f"{draft.name}.work")
+    draft, work = draft_path(target), draft_path(target.with_suffix(""))
     try:
         with storage_errors("the backup"):
             work.mkdir(mode=0o700)
@@ -162,7 +159,7 @@ def restore(path: Path, store_dir: Path, *, force: bool = False) -> Path | None:
             finish_restore(store_dir)
         if not force:
             _check_replaceable(store_dir)
-        staged = store_dir / f"{STAGED_PREFIX}{secrets.token_hex(8)}"
+        staged = draft_path(store_dir / "restore")
         try:
             _unpack_backup(path, staged)
             _verify_staged(path, staged, contents)

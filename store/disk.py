@@ -14,6 +14,7 @@ from mdslite.errors import StorageFull, StoreError
 
 # EFBIG is a file size limit (ulimit -f); EROFS is what ext4 remounts to after a failing disk.
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+DRAFT_PREFIX = ".draft-"
 FULL_HINT = "free some space there and try again; predictions go on meanwhile"
 
 
@@ -59,9 +60,24 @@ def sync_tree(top: Path) -> None:
         sync_folder(Path(folder))
 
 
+def draft_path(path: Path) -> Path:
+    """Name something that is to become `path` by a rename, and that is swept if it never does."""
+    return path.with_name(f"{DRAFT_PREFIX}{secrets.token_hex(4)}-{path.name}")
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Remove what a crash left half made. Only for who knows that nobody is making anything there."""
+    for leftover in folder.glob(f"{DRAFT_PREFIX}*"):
+        if leftover.is_dir():
+            remove_tree(leftover)
+        else:
+            with suppress(OSError):
+                leftover.unlink()
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Replace `path` so that a crash leaves the old content or the new, never a part."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = draft_path(path)
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mdslite.errors import StoreCorrupt
-from mdslite.store.disk import remove_tree, storage_errors, sync_folder, write_whole
+from mdslite.store.disk import remove_tree, storage_errors, sweep_drafts, sync_folder, write_whole
 
 BACKUPS_NAME = "backups"
 BACKUP_SUFFIX = ".tar"
@@ -28,7 +28,6 @@ REGISTRY_NAME = "registry.db"
 ARTIFACTS_NAME = "artifacts"
 LOG_NAME = "log"
 MARKER_NAME = "restore.json"
-STAGED_PREFIX = ".restore-"
 
 # What a part of a backup replaces in the store. A database goes together with its journal: a new database
 # beside an old journal would be read as a mixture of both.
@@ -41,8 +40,8 @@ PARTS = {
 
 def list_backups(store_dir: Path) -> list[Path]:
     """List the backups in the store's own folder of backups, oldest first."""
-    found = [path for path in (store_dir / BACKUPS_NAME).glob(f"*{BACKUP_SUFFIX}") if path.is_file()]
-    return [path.absolute() for path in sorted(found, key=_backup_time)]
+    found = (store_dir / BACKUPS_NAME).glob(f"[!.]*{BACKUP_SUFFIX}")
+    return [path.absolute() for path in sorted(filter(Path.is_file, found), key=_backup_time)]
 
 
 def _backup_time(path: Path) -> tuple[float, int]:
@@ -89,8 +88,8 @@ def finish_restore(store_dir: Path) -> None:
     """
     marker = store_dir / MARKER_NAME
     if not marker.exists():
-        for leftover in store_dir.glob(f"{STAGED_PREFIX}*"):
-            remove_tree(leftover)
+        sweep_drafts(store_dir)
+        sweep_drafts(store_dir / BACKUPS_NAME)
         return
     staged, aside, parts = _read_marker(marker)
     with storage_errors():

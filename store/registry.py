@@ -20,7 +20,7 @@ from sqlite_utils import Database
 
 from mdslite.errors import Conflict, NotFound, StoreError
 from mdslite.store.database import connect_writer, first_fault, size_fault, sqlite_errors
-from mdslite.store.disk import storage_errors, sync_folder
+from mdslite.store.disk import draft_path, storage_errors, sync_folder
 from mdslite.store.migrations import APPLICATION_ID, make_migrations, unknown_migrations
 from mdslite.store.recovery import corrupt_store, finish_restore
 
@@ -231,11 +231,9 @@ class Registry:
 
     def _create(self) -> None:
         """Make a registry under another name first: a crash on the way leaves none, and no half of one."""
-        draft = self.path.with_name(f".{self.path.name}.new")
+        draft = draft_path(self.path)
         with storage_errors():
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in (draft.name, f"{draft.name}-wal", f"{draft.name}-shm"):
-                draft.with_name(name).unlink(missing_ok=True)
             draft.touch(mode=0o600)
         with sqlite_errors(self.path):
             db = Database(connect_writer(draft), execute_plugins=False)

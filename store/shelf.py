@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from mdslite.errors import ArtifactError
-from mdslite.store.disk import remove_tree, storage_errors, sync_folder, write_whole
+from mdslite.store.disk import remove_tree, storage_errors, sweep_drafts, sync_folder, write_whole
 from mdslite.store.memos import FileDigests
 from mdslite.store.sources import list_folder, open_beneath, read_source
 from mdslite.store.staging import Entry, Limits, hash_chunks, make_manifest, read_manifest
@@ -162,6 +162,7 @@ class Shelf:
     def sweep(self) -> None:
         """Remove what a crash left half made. Only for who holds the store's lock, before any adding."""
         remove_tree(self.root / _STAGING_NAME)
+        sweep_drafts(self.root)
 
     def _folder(self, digest: str) -> Path:
         found = _DIGEST.fullmatch(digest)

@@ -1,0 +1,191 @@
+"""What doctor finds out about a store, healthy or not, and that finding out changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from models import mlp
+
+from mdslite.findings import Finding
+from mdslite.store.artifacts import Artifact, ArtifactStore
+from mdslite.store.backup import backup
+from mdslite.store.check import check_store
+from mdslite.store.lock import StoreLock
+from mdslite.store.registry import Registry, VersionRow
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    registry = Registry(tmp_path / "store" / "registry.db")
+    registry.open()
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def store(registry: Registry) -> Path:
+    return registry.path.parent
+
+
+@pytest.fixture
+def artifact(registry: Registry, store: Path, tmp_path: Path) -> Artifact:
+    """A deployed one."""
+    return deploy(registry, tmp_path, seed=0)
+
+
+def deploy(registry: Registry, tmp_path: Path, *, seed: int) -> Artifact:
+    artifacts = ArtifactStore(registry.path.parent / "artifacts")
+    artifact = artifacts.add_path(mlp(tmp_path / f"model{seed}.onnx", seed=seed))
+    row = VersionRow("mail", "spam", "v1", {}, artifact.digest, artifact.size_bytes)
+    registry.commit(author="ada", reason="", source="", diff=[], versions=[row])
+    return artifact
+
+
+def damage(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_bytes(b"damaged" * 1000)
+
+
+def find(findings: list[Finding], text: str) -> Finding:
+    (found,) = [finding for finding in findings if text in finding.what]
+    return found
+
+
+def trouble(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.level != "ok"]
+
+
+def test_a_healthy_store_has_no_trouble(store: Path, artifact: Artifact) -> None:
+    backup(store)
+    findings = check_store(store)
+    assert trouble(findings) == []
+    assert "no appliance serves it" in findings[0].what
+    assert find(findings, "registry: in order, 1 versions' artifacts deployed")
+    assert find(findings, "artifacts: 1 match their digests")
+    assert find(findings, "newest backup: ")
+
+
+def test_a_folder_that_is_no_store_yet_is_no_trouble_and_stays_so(tmp_path: Path) -> None:
+    assert trouble(check_store(tmp_path / "none")) == []
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "empty").mkdir()
+    assert [finding.what for finding in trouble(check_store(tmp_path / "empty"))] == [
+        "no backup in the store's folder of backups"
+    ]
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_who_serves_the_store_is_named(store: Path) -> None:
+    with StoreLock(store):
+        assert f"served by pid {os.getpid()} since" in check_store(store)[0].what
+
+
+def test_a_damaged_artifact_that_is_deployed_is_an_error(store: Path, artifact: Artifact) -> None:
+    damage(artifact.path)
+    found = find(check_store(store), "no longer matches its digest")
+    assert found.level == "error"
+    assert found.what.startswith(f"mail/spam@v1: the stored artifact {artifact.digest}")
+    assert "apply the version again" in (found.hint or "")
+
+
+def test_a_damaged_artifact_of_the_past_is_a_warning(
+    store: Path, registry: Registry, artifact: Artifact, tmp_path: Path
+) -> None:
+    deploy(registry, tmp_path, seed=1)
+    damage(artifact.path)
+    assert find(check_store(store), artifact.digest).level == "warning"
+
+
+def test_artifacts_that_nothing_refers_to_are_counted(
+    store: Path, artifact: Artifact, tmp_path: Path
+) -> None:
+    ArtifactStore(store / "artifacts").add_path(mlp(tmp_path / "idle.onnx", seed=5))
+    assert find(check_store(store), "1 more belong to no revision").level == "ok"
+
+
+@pytest.mark.parametrize("size", [0, 5000])
+def test_a_corrupt_registry_is_an_error_with_the_command_that_mends_it(
+    store: Path, registry: Registry, artifact: Artifact, size: int
+) -> None:
+    made = backup(store)
+    registry.close()
+    os.truncate(store / "registry.db", size)
+    found = find(check_store(store), "is corrupt")
+    assert found.level == "error"
+    assert f"mdslite restore {made} --store {store}" in (found.hint or "")
+
+
+def test_an_index_that_disagrees_with_its_table_is_an_error(store: Path, registry: Registry) -> None:
+    registry.close()
+    index_on(store, "time", "author")
+    with closing(sqlite3.connect(store / "registry.db")) as db:
+        db.execute("insert into revisions values (1, 1.0, 'a', '', 'applied', null, '', '')")
+        db.commit()
+    index_on(store, "author", "time")
+    assert find(check_store(store), "is corrupt").level == "error"
+
+
+def index_on(store: Path, before: str, after: str) -> None:
+    """Say that an index is on another column than it was built on."""
+    with closing(sqlite3.connect(store / "registry.db")) as db:
+        db.execute("pragma writable_schema = on")
+        change = "update sqlite_schema set sql = replace(sql, ?, ?) where name = 'revisions_by_time'"
+        db.execute(change, (f"({before})", f"({after})"))
+        db.commit()
+
+
+def test_a_damaged_hour_of_the_log_is_a_warning(store: Path, artifact: Artifact) -> None:
+    log = store / "log"
+    log.mkdir()
+    for name in ("2026-11-22T13.db", "2026-11-22T14.db"):
+        with closing(sqlite3.connect(log / name)) as db:
+            db.execute("create table entries (x)")
+            db.executemany("insert into entries values (?)", [("x" * 100,)] * 1000)
+            db.commit()
+    (log / "2026-11-22T13.db").write_bytes(b"damaged" * 1000)
+    (log / "2026-11-22T12.set-aside-1.db").write_bytes(b"?")
+    findings = check_store(store)
+    assert find(findings, "2026-11-22T13.db is damaged").level == "warning"
+    aside = find(findings, "2026-11-22T12.set-aside-1.db was set aside")
+    assert aside.hint is not None and aside.hint.endswith(f"rm {log / '2026-11-22T12.set-aside-1.db'}")
+    assert find(findings, "request log: 2 of 3 files read").level == "ok"
+
+
+def test_no_backup_or_an_old_one_is_a_warning(store: Path) -> None:
+    assert find(check_store(store), "no backup").hint == "make one with: mdslite backup"
+    made = backup(store)
+    assert find(check_store(store), made.name).level == "ok"
+    later = made.stat().st_mtime + 20 * 86_400
+    assert find(check_store(store, clock=lambda: later), "20 days old").level == "warning"
+
+
+def test_a_restore_that_was_cut_short_is_a_warning(store: Path) -> None:
+    (store / "restore.json").write_text("{}")
+    assert "mdslite up finishes it" in (find(check_store(store), "cut short").hint or "")
+
+
+def test_a_disk_that_is_nearly_full_is_an_error(small_disk: Path) -> None:
+    found = find(check_store(small_disk), "free")
+    assert found.level == "error"
+    assert "free some space" in (found.hint or "")
+
+
+def test_looking_changes_nothing(store: Path, registry: Registry, artifact: Artifact) -> None:
+    """Not even what stands in the journal is merged."""
+    before = sums(store)
+    check_store(store)
+    assert sums(store) == before
+    registry.commit(author="ada", reason="", source="", diff=[], versions=[])
+    assert registry.current() == []
+
+
+def sums(store: Path) -> bytes:
+    """By another process: closing a database that was opened here would drop SQLite's locks on it."""
+    names = [store / "registry.db", store / "registry.db-wal"]
+    return subprocess.run(["sha256sum", *names], capture_output=True, check=True).stdout

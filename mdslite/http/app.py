@@ -89,8 +89,10 @@ class Routes:
         if scope["method"] == "POST" and scope["path"].startswith("/projects/"):
             await self._predict(scope, receive, send)
         else:
-            # The router raises what it has no route for only when it believes to be inside an application.
-            await self._router({**scope, "app": self}, receive, send)
+            # Undecoded, so that a %2F stays inside the name that it came in. And the router raises what it
+            # has no route for only when it believes to be inside an application.
+            path = scope["raw_path"].decode("latin-1")
+            await self._router({**scope, "path": path, "app": self}, receive, send)
 
 
 class PredictEndpoint:

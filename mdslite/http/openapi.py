@@ -90,8 +90,9 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
         found["requestBody"] = {"required": True, "content": content}
         errors |= {*_WITH_BODY}
     replies = {status: _reply(status, operation, schemas) for status in (200, *operation.same)}
-    replies |= {status: _error(status, schemas) for status in errors}
-    found["responses"] = {str(status): replies[status] for status in sorted(replies)}
+    replies |= {status: _error(HTTPStatus(status).phrase, schemas) for status in errors}
+    responses = {str(status): replies[status] for status in sorted(replies)}
+    found["responses"] = responses | {"default": _error("Another error", schemas)}
     return found
 
 
@@ -121,9 +122,9 @@ def _reply(status: int, operation: Operation, schemas: _Schemas) -> Json:
     }
 
 
-def _error(status: int, schemas: _Schemas) -> Json:
+def _error(description: str, schemas: _Schemas) -> Json:
     return {
-        "description": HTTPStatus(status).phrase,
+        "description": description,
         "headers": {"mdslite-request-id": {"$ref": "#/components/headers/RequestId"}},
         "content": {JSON: {"schema": schemas.of(ErrorReply)}},
     }

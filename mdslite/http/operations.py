@@ -22,7 +22,7 @@ from typing import (
     get_origin,
     get_type_hints,
 )
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -169,7 +169,9 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         operation = self._operation
         call = Call(
-            path=convert(scope["path_params"], operation.path),
+            path=convert(
+                {name: unquote(text) for name, text in scope["path_params"].items()}, operation.path
+            ),
             query=parse_query(scope["query_string"], operation.query),
             body=await self._read_body(scope, receive),
             accept=header(scope, b"accept"),
@@ -297,6 +299,8 @@ def _plain(exc: msgspec.ValidationError) -> str:
     """`Expected int - at $.limit` as `limit: expected int`."""
     what, _, where = str(exc).partition(" - at `")
     place = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
+    if "matching regex" in what:  # only names have one
+        what = "Expected 1 to 63 letters, digits, _ or -, the first one no _ or -"
     what = what.replace("`", "")
     return f"{place}: {what[:1].lower()}{what[1:]}" if place else f"{what[:1].lower()}{what[1:]}"
 

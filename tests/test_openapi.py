@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import models
+import msgspec
+import pytest
+from box import Caller, deployments, open_box
+
+from mdslite.http.app import make_operations
+from mdslite.http.openapi import make_document
+from mdslite.runtimes.prober import Prober
+
+pytestmark = pytest.mark.anyio
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def document() -> Json:
+    return make_document(make_operations())
+
+
+@pytest.fixture
+async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
+    """An appliance with one version deployed and one prediction logged."""
+    prober = Prober()
+    models.mlp(tmp_path / "v1.onnx")
+    async with open_box(tmp_path / "store", prober) as box:
+        caller = Caller(box.app)
+        await caller.post("/api/v1/apply", {"source": deployments("v1, uri: v1.onnx"), "base": str(tmp_path)})
+        await caller.post("/projects/p/models/m:predict", {"instances": [[1, 2, 3, 4]]})
+        yield caller
+    prober.close()
+
+
+def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
+    for url, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), url, operation
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_the_document_is_valid_openapi(document: Json) -> None:
+    validator = pytest.importorskip("openapi_spec_validator")
+    validator.validate(document)
+
+
+def test_every_operation_is_documented_once(document: Json) -> None:
+    declared = [(one.method, one.url) for one in make_operations()]
+    assert len(declared) == len(set(declared))
+    assert {(method, url) for method, url, _ in operations(document)} == set(declared)
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(names) == len(set(names))
+
+
+def test_every_operation_says_what_it_is_for_and_what_can_go_wrong(document: Json) -> None:
+    groups = {tag["name"] for tag in document["tags"]}
+    for _, url, operation in operations(document):
+        assert operation["summary"], url
+        assert set(operation["tags"]) <= groups
+        assert {"200", "400", "403", "default"} <= operation["responses"].keys(), url
+
+
+def test_every_reference_leads_somewhere_and_every_schema_is_used(document: Json) -> None:
+    found = set(references(document))
+    for reference in found:
+        place: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+    named = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert named <= found
+
+
+def test_parameters_of_the_url_are_declared(document: Json) -> None:
+    for _, url, operation in operations(document):
+        declared = {one["name"] for one in operation["parameters"] if one["in"] == "path"}
+        assert declared == set(re.findall(r"{(\w+)}", url))
+
+
+async def test_every_get_answers_with_a_documented_status_and_type(document: Json, caller: Caller) -> None:
+    values = {"project": "p", "model": "m", "version": "v1", "revision": "1"}
+    for method, url, operation in operations(document):
+        if method == "GET":
+            heard = await caller.get(url.format(**values))
+            assert heard.status == 200, (url, heard.body)
+            assert heard.headers["content-type"] in operation["responses"]["200"]["content"], url
+
+
+async def test_replies_hold_what_their_schemas_say(caller: Caller) -> None:
+    values = {"project": "p", "model": "m", "version": "v1", "revision": "1"}
+    for operation in make_operations():
+        if operation.method == "GET" and operation.media_type == "application/json":
+            heard = await caller.get(operation.url.format(**values))
+            reply = msgspec.json.decode(heard.body, type=operation.reply)
+            assert msgspec.json.decode(msgspec.json.encode(reply)) == heard.json, operation.url
+
+
+async def test_the_document_is_served(document: Json, caller: Caller) -> None:
+    assert (await caller.get("/openapi.json")).json == msgspec.json.decode(msgspec.json.encode(document))
+
+
+async def test_the_page_lists_every_url_and_loads_nothing(document: Json, caller: Caller) -> None:
+    page = (await caller.get("/docs")).body.decode()
+    for method, url, _ in operations(document):
+        assert f"<b>{method}</b> <code>{url}</code>" in page
+    for name in document["components"]["schemas"]:
+        assert f'id="{name}"' in page
+    assert not re.search(r"<script|<link|<img|src=|https?://(?!host)|@import|url\(", page)
+    for target in re.findall(r'href="#(\w+)"', page):
+        assert f'id="{target}"' in page

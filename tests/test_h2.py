@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ class App:
         await self.note("waiting")
         await self.gate.wait()
         await reply(send, b"at last")
+        await self.note("answered")
 
     async def listen(self, scope: Any, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -144,11 +145,15 @@ async def reply(send: Send, body: bytes, *, status: int = 200) -> None:
 class Server:
     """A bridge behind a door, and what it said about its clients."""
 
-    def __init__(self, limits: Limits, cancels: Callable[[Any], bool] | None) -> None:
+    def __init__(self, *, secure: bool, **options: Any) -> None:
         self.app = App()
         self.policed: list[str] = []
-        self.bridge = Http2Bridge(self.app, limits=limits, on_policed=self.policed.append, cancels=cancels)
+        self.bridge = Http2Bridge(self.app, on_policed=self.policed.append, **options)
         self.address: Address = ("", 0)
+        self.secure = secure
+
+    def connect(self, **options: Any) -> AbstractAsyncContextManager[Client]:
+        return connect(self.address, tls=client_tls() if self.secure else None, **options)
 
     async def until_alone(self) -> None:
         """Wait until no connection is left."""
@@ -159,14 +164,11 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    *,
-    limits: Limits | None = None,
-    tls: ssl.SSLContext | None = None,
-    cancels: Callable[[Any], bool] | None = None,
+    *, secure: bool = False, limits: Limits | None = None, **options: Any
 ) -> AsyncIterator[Server]:
-    server = Server(limits or Limits(linger_s=0.2), cancels)
+    server = Server(secure=secure, limits=limits or Limits(linger_s=0.2), **options)
     listener = await asyncio.get_running_loop().create_server(
-        lambda: Door(server.bridge), "127.0.0.1", 0, ssl=tls
+        lambda: Door(server.bridge), "127.0.0.1", 0, ssl=server_tls() if secure else None
     )
     server.address = listener.sockets[0].getsockname()[:2]
     try:
@@ -210,7 +212,7 @@ def client_tls() -> ssl.SSLContext:
 
 @on_loop
 async def test_requests_are_answered_over_plain_tcp() -> None:
-    async with serving() as server, connect(server.address) as client:
+    async with serving() as server, server.connect() as client:
         answer = await client.post("/echo", b"x" * 3_000_000)
         assert answer.status == 200
         assert json.loads(answer.body) == {
@@ -227,7 +229,7 @@ async def test_requests_are_answered_over_plain_tcp() -> None:
 
 @on_loop
 async def test_requests_are_answered_over_tls() -> None:
-    async with serving(tls=server_tls()) as server, connect(server.address, tls=client_tls()) as client:
+    async with serving(secure=True) as server, server.connect() as client:
         answer = await client.post("/echo", b"x" * 300_000)
         assert json.loads(answer.body)["scheme"] == "https"
         large = await client.get("/large")
@@ -237,7 +239,7 @@ async def test_requests_are_answered_over_tls() -> None:
 @on_loop
 async def test_a_client_that_nobody_here_wrote_is_served() -> None:
     async with (
-        serving(tls=server_tls()) as server,
+        serving(secure=True) as server,
         httpx2.AsyncClient(http1=False, http2=True, verify=client_tls()) as client,
     ):
         url = f"https://localhost:{server.address[1]}"
@@ -267,10 +269,10 @@ async def test_a_load_of_parallel_requests_is_answered_to_the_last() -> None:
 @on_loop
 async def test_the_request_may_come_with_the_preface_in_one_read_or_in_many() -> None:
     async with serving() as server:
-        async with connect(server.address, first=[]) as client:
+        async with server.connect(first=[]) as client:
             client.send(PREFACE, SettingsFrame(0), client.head())
             assert (await client.answer(1)).status == 200
-        async with connect(server.address, first=[]) as client:
+        async with server.connect(first=[]) as client:
             for byte in PREFACE + SettingsFrame(0).serialize() + client.head().serialize():
                 client.send(bytes([byte]))
                 await client.drained()
@@ -279,7 +281,7 @@ async def test_the_request_may_come_with_the_preface_in_one_read_or_in_many() ->
 
 @on_loop
 async def test_an_application_that_raises_is_an_opaque_500(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving() as server, connect(server.address) as client:
+    async with serving() as server, server.connect() as client:
         for path in ("/fail", "/silent"):
             answer = await client.get(path)
             assert answer.status == 500
@@ -292,7 +294,7 @@ async def test_an_application_that_raises_is_an_opaque_500(caplog: pytest.LogCap
 
 @on_loop
 async def test_an_answer_that_breaks_off_is_seen_to_break_off(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving() as server, connect(server.address) as client:
+    async with serving() as server, server.connect() as client:
         answer = await client.get("/break_off")
         assert answer.body == b"half"
         assert answer.reset == INTERNAL_ERROR
@@ -304,7 +306,7 @@ async def test_an_answer_that_breaks_off_is_seen_to_break_off(caplog: pytest.Log
 
 @on_loop
 async def test_a_reset_tells_the_application() -> None:
-    async with serving() as server, connect(server.address) as client:
+    async with serving() as server, server.connect() as client:
         request = client.head("/listen")
         client.send(request)
         await server.app.until("started")
@@ -313,10 +315,11 @@ async def test_a_reset_tells_the_application() -> None:
         assert (await client.get()).status == 200
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_a_lost_connection_tells_the_application() -> None:
-    async with serving() as server:
-        async with connect(server.address) as client:
+async def test_a_lost_connection_tells_the_application(secure: bool) -> None:
+    async with serving(secure=secure) as server:
+        async with server.connect() as client:
             client.send(client.head("/listen"), client.head("/echo", method="POST", end=False))
             await server.app.until("started", 2)
         await server.app.until("left", 2)
@@ -324,10 +327,11 @@ async def test_a_lost_connection_tells_the_application() -> None:
 
 
 @pytest.mark.parametrize("leave", ["reset", "close"])
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_work_that_is_to_be_cancelled_is(leave: str) -> None:
-    async with serving(cancels=lambda scope: scope["path"] == "/wait") as server:
-        async with connect(server.address) as client:
+async def test_work_that_is_to_be_cancelled_is(leave: str, secure: bool) -> None:
+    async with serving(secure=secure, cancels=lambda scope: scope["path"] == "/wait") as server:
+        async with server.connect() as client:
             request = client.head("/wait")
             client.send(request)
             await server.app.until("waiting")
@@ -338,10 +342,11 @@ async def test_work_that_is_to_be_cancelled_is(leave: str) -> None:
         await server.app.until("cancelled")
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_an_application_that_waits_to_write_is_freed_when_its_client_leaves() -> None:
-    async with serving() as server:
-        async with connect(server.address) as client:
+async def test_an_application_that_waits_to_write_is_freed_when_its_client_leaves(secure: bool) -> None:
+    async with serving(secure=secure) as server:
+        async with server.connect() as client:
             client.reads = False
             client.send(client.head("/large"))
             await client.until(lambda: client.answers[1].body)
@@ -351,9 +356,10 @@ async def test_an_application_that_waits_to_write_is_freed_when_its_client_leave
 # Bodies
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_an_early_answer_drops_the_rest_of_its_body_and_harms_nobody() -> None:
-    async with serving() as server, connect(server.address) as client:
+async def test_an_early_answer_drops_the_rest_of_its_body_and_harms_nobody(secure: bool) -> None:
+    async with serving(secure=secure) as server, server.connect() as client:
         slow = client.head("/wait")
         request = client.head("/deaf", method="POST", end=False)
         client.send(slow, request)
@@ -371,7 +377,7 @@ async def test_an_early_answer_drops_the_rest_of_its_body_and_harms_nobody() -> 
 @on_loop
 async def test_a_body_that_nobody_reads_stops_at_its_window() -> None:
     limits = Limits(stream_window_bytes=100_000, linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address) as client:
+    async with serving(limits=limits) as server, server.connect() as client:
         await client.until(lambda: client.settings)
         assert client.settings[INITIAL_WINDOW] == 100_000
         request = client.head("/deaf", method="POST", end=False)
@@ -385,7 +391,7 @@ async def test_a_body_that_nobody_reads_stops_at_its_window() -> None:
 @on_loop
 async def test_a_body_above_the_bound_is_cut_there() -> None:
     limits = Limits(max_body_bytes=200_000, linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address) as client:
+    async with serving(limits=limits) as server, server.connect() as client:
         answer = await client.post("/echo", b"x" * 500_000)
         assert answer.status == 413
         assert json.loads(answer.body)["code"] == "too_large"
@@ -397,7 +403,7 @@ async def test_a_body_above_the_bound_is_cut_there() -> None:
 @on_loop
 async def test_a_body_that_stalls_gets_a_408_and_its_neighbours_go_on() -> None:
     limits = Limits(body_timeout_s=0.1, linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address) as client:
+    async with serving(limits=limits) as server, server.connect() as client:
         neighbour = client.head("/wait")
         request = client.head("/echo", method="POST", end=False)
         client.send(neighbour, request, data(request.stream_id, b"x" * 10))
@@ -413,7 +419,7 @@ async def test_a_body_that_stalls_gets_a_408_and_its_neighbours_go_on() -> None:
 @on_loop
 async def test_a_body_that_the_application_leaves_unread_is_not_its_clients_fault() -> None:
     limits = Limits(body_timeout_s=0.05, linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address) as client:
+    async with serving(limits=limits) as server, server.connect() as client:
         request = client.head("/deaf", method="POST", end=False)
         client.send(request, data(request.stream_id, b"x" * 10))
         for _ in range(20):
@@ -439,17 +445,18 @@ async def test_a_body_that_the_application_leaves_unread_is_not_its_clients_faul
 @on_loop
 async def test_slow_headers_are_cut_off(said: list[Frame | bytes]) -> None:
     limits = Limits(header_timeout_s=0.1, linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address, first=said) as client:
+    async with serving(limits=limits) as server, server.connect(first=said) as client:
         client.acks = False
         await client.until(lambda: client.closed)
         assert [frame.error_code for frame in client.goaways] == [ENHANCE_YOUR_CALM]
         assert server.policed == ["slow_headers"]
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_an_idle_connection_gets_a_goodbye_and_is_closed() -> None:
+async def test_an_idle_connection_gets_a_goodbye_and_is_closed(secure: bool) -> None:
     limits = Limits(idle_timeout_s=0.1, linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address) as client:
+    async with serving(secure=secure, limits=limits) as server, server.connect() as client:
         assert (await client.get()).status == 200
         await client.until(lambda: client.closed)
         assert [frame.error_code for frame in client.goaways] == [NO_ERROR, NO_ERROR]
@@ -461,7 +468,7 @@ async def test_an_answer_that_its_window_holds_back_is_reset_and_the_connection_
     limits = Limits(write_timeout_s=0.1, linger_s=0.2)
     async with (
         serving(limits=limits) as server,
-        connect(server.address, settings={INITIAL_WINDOW: 0}) as client,
+        server.connect(settings={INITIAL_WINDOW: 0}) as client,
     ):
         client.reads = False
         answer = await client.get("/large")
@@ -478,7 +485,7 @@ async def test_a_client_that_takes_single_bytes_is_a_slow_reader_too() -> None:
     limits = Limits(write_timeout_s=0.1, linger_s=0.2)
     async with (
         serving(limits=limits) as server,
-        connect(server.address, settings={INITIAL_WINDOW: 0}) as client,
+        server.connect(settings={INITIAL_WINDOW: 0}) as client,
     ):
         client.reads = False
         request = client.head("/large")
@@ -489,12 +496,13 @@ async def test_a_client_that_takes_single_bytes_is_a_slow_reader_too() -> None:
         assert server.policed == ["slow_reader"]
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_a_client_that_leaves_everything_in_its_socket_is_cut_off() -> None:
+async def test_a_client_that_leaves_everything_in_its_socket_is_cut_off(secure: bool) -> None:
     limits = Limits(write_timeout_s=0.1, linger_s=0.2)
-    async with serving(limits=limits) as server:
+    async with serving(secure=secure, limits=limits) as server:
         huge = {INITIAL_WINDOW: 2**31 - 1}
-        async with connect(server.address, settings=huge) as client:
+        async with server.connect(settings=huge) as client:
             client.send(window(0, 2**30))
             client.stop_reading()
             for _ in range(20):
@@ -533,11 +541,12 @@ FLOODS: dict[str, Callable[[Client, int], list[Frame | bytes]]] = {
 
 
 @pytest.mark.parametrize("reason", FLOODS)
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_a_flood_ends_its_connection_and_no_other(reason: str) -> None:
-    async with serving() as server, connect(server.address) as good:
+async def test_a_flood_ends_its_connection_and_no_other(reason: str, secure: bool) -> None:
+    async with serving(secure=secure) as server, server.connect() as good:
         assert (await good.get()).status == 200
-        async with connect(server.address) as bad:
+        async with server.connect() as bad:
             await asyncio.gather(
                 flood(bad, lambda at: FLOODS[reason](bad, at), 10_000),
                 *(good.get() for _ in range(20)),
@@ -552,7 +561,7 @@ async def test_a_flood_ends_its_connection_and_no_other(reason: str) -> None:
 
 @on_loop
 async def test_a_rapid_reset_starts_few_requests_and_leaves_none_behind() -> None:
-    async with serving() as server, connect(server.address) as client:
+    async with serving() as server, server.connect() as client:
         assert (await client.get()).status == 200
         await flood(client, lambda at: [request := client.head("/wait"), reset(request.stream_id)], 10_000)
         await client.until(lambda: client.closed)
@@ -560,9 +569,18 @@ async def test_a_rapid_reset_starts_few_requests_and_leaves_none_behind() -> Non
 
 
 @on_loop
+async def test_a_request_that_is_reset_in_the_same_read_never_starts() -> None:
+    async with serving() as server, server.connect() as client:
+        assert (await client.get()).status == 200
+        client.send(b"".join((client.head("/wait").serialize(), reset(3).serialize())))
+        assert (await client.get()).status == 200
+        assert server.app.met["started"] == 2
+
+
+@on_loop
 async def test_streams_that_nobody_answers_are_refused_above_the_limit() -> None:
     limits = Limits(max_streams=10, linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address) as client:
+    async with serving(limits=limits) as server, server.connect() as client:
         requests = [client.head("/wait") for _ in range(15)]
         client.send(*requests)
         refused = [await client.answer(request.stream_id) for request in requests[10:]]
@@ -577,7 +595,7 @@ async def test_streams_that_nobody_answers_are_refused_above_the_limit() -> None
 @on_loop
 async def test_streams_far_above_the_limit_end_the_connection() -> None:
     limits = Limits(max_streams=10, linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address) as client:
+    async with serving(limits=limits) as server, server.connect() as client:
         client.send(*(client.head("/wait") for _ in range(30)))
         await client.until(lambda: client.closed)
         assert server.policed == ["too_many_streams"]
@@ -587,14 +605,47 @@ async def test_streams_far_above_the_limit_end_the_connection() -> None:
 @on_loop
 async def test_requests_that_outlive_their_resets_count_as_running() -> None:
     limits = Limits(max_streams=5, resets=Allowance(100, 1), linger_s=0.2)
-    async with serving(limits=limits) as server, connect(server.address) as client:
-        for _ in range(10):
+    async with serving(limits=limits) as server, server.connect() as client:
+        for at in range(10):
             request = client.head("/wait")
-            client.send(request, reset(request.stream_id))
+            client.send(request)
+            await server.app.until("waiting", at + 1)
+            client.send(reset(request.stream_id))
         assert (await client.get()).reset == REFUSED_STREAM
         assert server.app.met["started"] == 10
         server.app.gate.set()
-        await client.until(lambda: True)
+        await server.app.until("answered", 10)
+        assert (await client.get()).status == 200
+
+
+@on_loop
+async def test_a_connection_lives_through_any_number_of_cancelled_requests() -> None:
+    limits = Limits(resets=Allowance(10_000, 1), linger_s=0.2)
+    async with serving(limits=limits, cancels=lambda scope: True) as server, server.connect() as client:
+        for path in ("/wait", "/listen", "/echo", "/deaf"):
+            for at in range(400):
+                request = client.head(path, method="POST", end=at % 2 == 0)
+                client.send(request, data(request.stream_id, b"x" * 200) if at % 2 else b"")
+                if at % 3 == 0:
+                    await asyncio.sleep(0)
+                client.send(reset(request.stream_id))
+            assert (await client.get()).status == 200
+        assert len((await client.post("/echo", b"x" * 5_000_000)).body) > 0
+        assert not server.policed
+
+
+@on_loop
+async def test_connections_above_the_limit_are_turned_away() -> None:
+    async with serving(max_connections=2) as server:
+        async with server.connect() as first, server.connect() as second:
+            assert (await first.get()).status == 200
+            assert (await second.get()).status == 200
+            async with server.connect() as third:
+                await third.until(lambda: third.closed)
+            assert server.policed == ["too_many_connections"]
+        await server.until_alone()
+        async with server.connect() as fourth:
+            assert (await fourth.get()).status == 200
 
 
 # Malformed requests
@@ -613,7 +664,7 @@ async def test_requests_that_outlive_their_resets_count_as_running() -> None:
 )
 @on_loop
 async def test_malformed_requests_do_not_reach_the_application(method: str, path: str, status: int) -> None:
-    async with serving() as server, connect(server.address) as client:
+    async with serving() as server, server.connect() as client:
         request = client.head(path, method=method)
         client.send(request)
         answer = await client.answer(request.stream_id)
@@ -625,7 +676,7 @@ async def test_malformed_requests_do_not_reach_the_application(method: str, path
 
 @on_loop
 async def test_too_many_header_fields_get_a_413() -> None:
-    async with serving() as server, connect(server.address) as client:
+    async with serving() as server, server.connect() as client:
         request = client.head(headers=[("a", "b")] * 100)
         client.send(request)
         assert (await client.answer(request.stream_id)).status == 413
@@ -634,7 +685,7 @@ async def test_too_many_header_fields_get_a_413() -> None:
 
 @on_loop
 async def test_a_header_list_that_unpacks_too_large_ends_the_connection() -> None:
-    async with serving() as server, connect(server.address) as client:
+    async with serving() as server, server.connect() as client:
         client.send(client.head(headers=[("a", "b" * 1000)] * 70))
         await client.until(lambda: client.closed)
         assert server.policed == ["headers_too_large"]
@@ -644,9 +695,9 @@ async def test_a_header_list_that_unpacks_too_large_ends_the_connection() -> Non
 @on_loop
 async def test_bytes_that_are_no_http2_are_refused() -> None:
     async with serving() as server:
-        async with connect(server.address, first=[b"GET / HTTP/1.1\r\n\r\n"]) as client:
+        async with server.connect(first=[b"GET / HTTP/1.1\r\n\r\n"]) as client:
             await client.until(lambda: client.closed)
-        async with connect(server.address) as client:
+        async with server.connect() as client:
             client.send(data(1, b"on a stream that is not open"))
             await client.until(lambda: client.closed)
         assert server.policed == ["protocol_error", "protocol_error"]
@@ -655,9 +706,10 @@ async def test_bytes_that_are_no_http2_are_refused() -> None:
 # The end
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_closing_finishes_what_is_in_flight_and_takes_what_was_on_its_way() -> None:
-    async with serving() as server, connect(server.address) as client:
+async def test_closing_finishes_what_is_in_flight_and_takes_what_was_on_its_way(secure: bool) -> None:
+    async with serving(secure=secure) as server, server.connect() as client:
         client.acks = False
         before = client.head("/wait")
         client.send(before)
@@ -679,9 +731,10 @@ async def test_closing_finishes_what_is_in_flight_and_takes_what_was_on_its_way(
         await closing
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_closing_cuts_what_is_not_done_in_time() -> None:
-    async with serving() as server, connect(server.address) as client:
+async def test_closing_cuts_what_is_not_done_in_time(secure: bool) -> None:
+    async with serving(secure=secure) as server, server.connect() as client:
         client.send(client.head("/wait"))
         await server.app.until("waiting")
         await server.bridge.close(0.05)
@@ -689,18 +742,20 @@ async def test_closing_cuts_what_is_not_done_in_time() -> None:
         await server.app.until("cancelled")
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_a_connection_that_comes_after_the_close_is_turned_away() -> None:
-    async with serving() as server:
+async def test_a_connection_that_comes_after_the_close_is_turned_away(secure: bool) -> None:
+    async with serving(secure=secure) as server:
         await server.bridge.close(1)
-        async with connect(server.address) as client:
+        async with server.connect() as client:
             await client.until(lambda: client.closed)
         assert server.bridge.connections == 0
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_the_last_words_arrive_though_the_client_goes_on_talking() -> None:
-    async with serving() as server, connect(server.address) as client:
+async def test_the_last_words_arrive_though_the_client_goes_on_talking(secure: bool) -> None:
+    async with serving(secure=secure) as server, server.connect() as client:
         answers: list[Answer] = []
         for _ in range(20):
             answers.append(await client.get())

@@ -25,7 +25,7 @@ from mdslite.http.policing import (
 )
 
 if TYPE_CHECKING:
-    from mdslite.http.streams import Engine, Streams
+    from mdslite.http.h2_streams import Engine, Streams
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,13 @@ class Http2Bridge:
         app: App,
         *,
         limits: Limits | None = None,
+        max_connections: int = 1000,
         on_policed: Callable[[str], None] | None = None,
         cancels: Callable[[Scope], bool] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._app = app
+        self._max_connections = max_connections
         self._on_policed = on_policed
         self._cancels = cancels
         self._engine: Engine | None = None
@@ -76,8 +78,10 @@ class Http2Bridge:
 
         From here on the transport's events come to the bridge, `connection_lost` too.
         """
-        if self._closing:
-            transport.close()
+        if self._closing or len(self._connections) >= self._max_connections:
+            if not self._closing:
+                self.count(Reason.TOO_MANY_CONNECTIONS)
+            transport.abort()
             return
         connection = Connection(self, transport)
         self._connections.add(connection)
@@ -93,7 +97,7 @@ class Http2Bridge:
         """Load what the first connection would wait for, in a thread: the loop goes on meanwhile."""
         if self._engine is None:
             loop = asyncio.get_running_loop()
-            module = await loop.run_in_executor(None, importlib.import_module, "mdslite.http.streams")
+            module = await loop.run_in_executor(None, importlib.import_module, "mdslite.http.h2_streams")
             self._engine = self._engine or module.Engine(self._app)
         return self._engine
 
@@ -102,14 +106,12 @@ class Http2Bridge:
         self._closing = True
         for connection in list(self._connections):
             connection.drain()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace_s)
+        await self._wait(grace_s)
         for connection in list(self._connections):
             connection.abort()
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.limits.linger_s)
+        await self._wait(self.limits.linger_s)
         if self._check is not None:
             self._check.cancel()
             self._check = None
@@ -130,6 +132,13 @@ class Http2Bridge:
 
     def forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
+
+    async def _wait(self, timeout_s: float) -> None:
+        """Wait for the tasks there are, and for those that they start."""
+        clock = asyncio.get_running_loop()
+        until = clock.time() + timeout_s
+        while self._tasks and clock.time() < until:
+            await asyncio.wait(self._tasks, timeout=until - clock.time())
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -203,8 +212,8 @@ class Connection(asyncio.StreamReaderProtocol):
             if streams is not None:
                 await streams.leave()
             self.hang_up()
-        with suppress(OSError):
-            await self._writer.wait_closed()
+            with suppress(OSError):
+                await self._writer.wait_closed()
 
     def drain(self) -> None:
         """Ask the client to open no more streams; hang up when the last answer is out.
@@ -352,10 +361,10 @@ class Connection(asyncio.StreamReaderProtocol):
             self._uncork()
 
     def _uncork(self) -> None:
-        if self._corked:
+        if self._corked and not self._link.is_closing():
             self._link.write(b"".join(self._corked))
-            self._corked.clear()
-            self._corked_bytes = 0
+        self._corked.clear()
+        self._corked_bytes = 0
 
 
 def _address(found: Any) -> tuple[str, int] | None:

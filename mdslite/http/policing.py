@@ -30,6 +30,7 @@ _TINY_BYTES = 128  # DATA frames below this carry less than they cost
 class Reason(enum.StrEnum):
     """Why a connection was cut, or for the last three maybe one stream of it. The values label a counter."""
 
+    TOO_MANY_CONNECTIONS = "too_many_connections"
     RAPID_RESET = "rapid_reset"
     SETTINGS_FLOOD = "settings_flood"
     PING_FLOOD = "ping_flood"

@@ -16,11 +16,10 @@ What differs from plain Hypercorn 0.18, and why:
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, cast
 
 from h2.events import (
@@ -43,7 +42,7 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup
 
 from mdslite.errors import InvalidRequest, MdsliteError, RequestTimeout, TooLarge
-from mdslite.http.guard import error_body, error_headers, make_request_id
+from mdslite.http.h2_exchange import App, Exchange, Scope, Send, error_reply
 from mdslite.http.policing import (
     CANCEL,
     INTERNAL_ERROR,
@@ -54,19 +53,11 @@ from mdslite.http.policing import (
     Reason,
 )
 
-logger = logging.getLogger(__name__)
-
-Scope = Any  # ASGI's own shapes: a dict, and two callables
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 # The search of hpack's encoder is linear in its table, and the client may ask for one of any size.
 _ENCODER_TABLE_BYTES = 4096
 _METHOD = re.compile(rb"(?!CONNECT\Z)[A-Z]{1,20}")
 _TARGET = re.compile(rb"/[\x21-\x7e]*")
 _CONTROL = re.compile(rb"%0[0ad]", re.IGNORECASE)
-_DISCONNECT = {"type": "http.disconnect"}
 
 
 class Link(Protocol):
@@ -119,7 +110,7 @@ class Streams(H2Protocol):
         )
         self._asgi = app
         self._link = link
-        self._requests: dict[int, Request] = {}
+        self._exchanges: dict[int, Exchange] = {}
         self._opening = 0  # the stream whose application spawn_app is to start
         self._running = 0
         self._waiting: dict[int, tuple[float, int]] = {}  # since when, and at how many bytes sent
@@ -153,14 +144,14 @@ class Streams(H2Protocol):
         await self.handle(Closed())
         for buffer in list(self.stream_buffers.values()):
             await buffer.close()
-        for request in list(self._requests.values()):
-            request.abandon()
+        for exchange in list(self._exchanges.values()):
+            exchange.abandon()
 
     def check(self, now: float) -> None:
         """Start cutting the streams whose client is too slow."""
         for stream_id in self._link.meter.slow_bodies(now=now):
-            request = self._requests.get(stream_id)
-            if request is None or not request.owes_bytes:
+            exchange = self._exchanges.get(stream_id)
+            if exchange is None or not exchange.owes_bytes:
                 self._link.spawn(self._refuse_slow_body(stream_id))
         for stream_id in self._slow_readers(now):
             self._link.spawn(self._cut_slow_reader(stream_id))
@@ -176,21 +167,14 @@ class Streams(H2Protocol):
 
     async def spawn_app(self, app: AppWrapper, config: Config, scope: Scope, send: Send) -> Send:
         """Hypercorn's way to start the application for a request."""
-        request = self._requests[self._opening] = Request(self, self._opening, send)
+        exchange = Exchange(send, partial(self._take_read, self._opening))
+        self._exchanges[self._opening] = exchange
         self._running += 1
-        task = self._link.spawn(request.answer(self._asgi, scope))
+        task = self._link.spawn(exchange.answer(self._asgi, scope))
         task.add_done_callback(self._on_answered)
         if self._link.cancels(scope):
-            request.task = task
-        return request.put
-
-    def hand_back(self, stream_id: int, size_bytes: int) -> None:
-        """Let the client send as many bytes again."""
-        with suppress(ProtocolError):
-            self.connection.acknowledge_received_data(size_bytes, stream_id)
-
-    async def flush(self) -> None:
-        await self._flush()
+            exchange.task = task
+        return exchange.put
 
     async def _send(self, event: LinkEvent) -> None:
         if isinstance(event, RawData):
@@ -211,10 +195,13 @@ class Streams(H2Protocol):
             await self._handle_events([event])
 
     async def _open(self, event: RequestReceived) -> None:
+        stream = self.connection.streams.get(event.stream_id)
+        if stream is None or stream.closed:
+            return  # reset in the same read
         limits = self._link.limits
         too_many = len(self.streams) >= limits.max_streams or self._running >= 2 * limits.max_streams
         if too_many or event.stream_id > self._link.final_stream_id:
-            self.connection.reset_stream(event.stream_id, REFUSED_STREAM)
+            await self._end(event.stream_id, REFUSED_STREAM)
             return
         error = _malformed(event, limits)
         if error is not None:
@@ -229,15 +216,28 @@ class Streams(H2Protocol):
         too_large = received is not None and received.received_bytes > self._link.limits.max_body_bytes
         stream = self.streams.get(stream_id)
         if stream is None or too_large:
-            self.hand_back(stream_id, event.flow_controlled_length)
+            self._hand_back(stream_id, event.flow_controlled_length)
             if too_large:
                 self._link.count(Reason.BODY_TOO_LARGE)
                 await self._refuse(stream_id, TooLarge("the body is longer than this server reads"))
             return
-        self._requests[stream_id].unread.append(event.flow_controlled_length)
+        self._exchanges[stream_id].unread.append(event.flow_controlled_length)
         await stream.handle(Body(stream_id=stream_id, data=event.data))
 
+    async def _take_read(self, stream_id: int, size_bytes: int) -> None:
+        """The application has read that much."""
+        self._hand_back(stream_id, size_bytes)
+        await self._flush()
+
+    def _hand_back(self, stream_id: int, size_bytes: int) -> None:
+        """Let the client send as many bytes again."""
+        with suppress(ProtocolError):
+            self.connection.acknowledge_received_data(size_bytes, stream_id)
+
     async def _refuse_slow_body(self, stream_id: int) -> None:
+        seen = self._link.meter.streams.get(stream_id)
+        if seen is None or not seen.request_open:
+            return  # it came after all
         self._link.count(Reason.SLOW_BODY)
         await self._refuse(stream_id, RequestTimeout("the body did not arrive in time"))
         await self._flush()
@@ -259,15 +259,8 @@ class Streams(H2Protocol):
         await self._end(stream_id, error_code)
 
     def _answer(self, stream_id: int, error: MdsliteError) -> None:
-        request_id = make_request_id()
-        body = error_body(error, request_id)
-        headers = [
-            (b":status", b"%d" % error.status),
-            *error_headers(error),
-            (b"content-length", b"%d" % len(body)),
-            (b"mdslite-request-id", request_id.encode("ascii")),
-            *self.config.response_headers("h2"),
-        ]
+        headers, body = error_reply(error)
+        headers = [(b":status", b"%d" % error.status), *headers, *self.config.response_headers("h2")]
         self.connection.send_headers(stream_id, headers)
         self.connection.send_data(stream_id, body, end_stream=True)
 
@@ -278,10 +271,10 @@ class Streams(H2Protocol):
 
     async def _close(self, stream_id: int) -> None:
         """Neither side wants the stream any more."""
-        request = self._requests.get(stream_id)
+        exchange = self._exchanges.get(stream_id)
         await self._close_stream(stream_id)
-        if request is not None:
-            request.abandon()
+        if exchange is not None:
+            exchange.abandon()
         self._forget(stream_id)
         buffer = self.stream_buffers.get(stream_id)
         if buffer is not None:
@@ -301,11 +294,11 @@ class Streams(H2Protocol):
         await self._flush()
 
     def _forget(self, stream_id: int) -> None:
-        request = self._requests.pop(stream_id, None)
+        exchange = self._exchanges.pop(stream_id, None)
         self._waiting.pop(stream_id, None)
-        if request is not None and request.unread:
-            self.hand_back(stream_id, sum(request.unread))
-            request.unread.clear()
+        if exchange is not None and exchange.unread:
+            self._hand_back(stream_id, sum(exchange.unread))
+            exchange.unread.clear()
 
     def _slow_readers(self, now: float) -> list[int]:
         """Streams with an answer that the client's windows have held back for too long."""
@@ -329,75 +322,6 @@ class Streams(H2Protocol):
 
     def _on_answered(self, _: asyncio.Task[None]) -> None:
         self._running -= 1
-
-
-class Request:
-    """One request on its way through the application. `unread` are the flow-controlled sizes of the pieces
-    of its body that the application has not taken yet, oldest first."""
-
-    def __init__(self, streams: Streams, stream_id: int, send: Send) -> None:
-        self.unread: deque[int] = deque()
-        self.task: asyncio.Task[None] | None = (
-            None  # only of a request to be cancelled when its client leaves
-        )
-        self._streams = streams
-        self._stream_id = stream_id
-        self._send = send
-        self._messages: asyncio.Queue[Any] = asyncio.Queue()  # bounded by the stream's window
-        self._begun = False
-        self._left = False
-
-    @property
-    def owes_bytes(self) -> bool:
-        """Whether it is for the application to read on rather than for the client to send."""
-        return bool(self.unread)
-
-    async def answer(self, app: App, scope: Scope) -> None:
-        """Run the application; one that raises before it answers becomes an opaque 500."""
-        try:
-            await app(scope, self.receive, self.send)
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
-        finally:
-            if not self._begun and not self._left:
-                await self._send_error(MdsliteError("something went wrong inside the appliance"))
-            await self._send(None)
-
-    async def put(self, message: Any) -> None:
-        """Hypercorn's end of the queue that `receive` reads."""
-        self._messages.put_nowait(message)
-
-    async def receive(self) -> Any:
-        """The next message; once the client has left or has its answer, `http.disconnect` for ever."""
-        if self._left:
-            return dict(_DISCONNECT)
-        message = await self._messages.get()
-        if message["type"] == "http.disconnect":
-            self._left = True
-        elif message["more_body"] and self.unread:
-            self._streams.hand_back(self._stream_id, self.unread.popleft())
-            await self._streams.flush()
-        return message
-
-    async def send(self, message: Any) -> None:
-        self._begun = self._begun or message["type"] == "http.response.start"
-        await self._send(message)
-
-    def abandon(self) -> None:
-        """The client no longer wants the answer."""
-        if self.task is not None:
-            self.task.cancel()
-
-    async def _send_error(self, error: MdsliteError) -> None:
-        request_id = make_request_id()
-        body = error_body(error, request_id)
-        headers = [
-            *error_headers(error),
-            (b"content-length", b"%d" % len(body)),
-            (b"mdslite-request-id", request_id.encode("ascii")),
-        ]
-        await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
 
 
 def _settings(limits: Limits, *, max_streams: int) -> Settings:

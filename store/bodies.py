@@ -61,9 +61,9 @@ class BodyBudget:
             failed = of.status >= 400
             rate = self._errors_per_second if failed else self._per_second
             purse = (of.project, of.model, of.version, failed)
-            tokens, since_s = self._purses.get(purse, (rate, now_s))
-            # A rate below one a second saves up for its next body.
-            tokens = min(max(rate, 1.0) if rate else 0.0, tokens + (now_s - since_s) * rate)
+            most = max(rate, 1.0) if rate else 0.0  # a rate below one a second saves up for its next body
+            tokens, since_s = self._purses.get(purse, (most, now_s))
+            tokens = min(most, tokens + (now_s - since_s) * rate)
             found = np.flatnonzero(label == number)[: int(tokens)].tolist()
             taken = [index for index in found if rows[index][REQUEST] or rows[index][REPLY]]
             chosen += taken

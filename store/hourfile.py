@@ -81,6 +81,8 @@ class HourFile:
 
     def open(self) -> None:
         """Open the file, make it when it is not there, check it when it is."""
+        if self.path.exists() and not self.path.is_file():
+            raise StoreCorrupt(f"{self.path.name} is no file")
         try:
             self._connection = connect(self.path, write=True)
             if check_kind(self._connection, self.path.name):

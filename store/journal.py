@@ -115,7 +115,7 @@ class Journal:
         self._thread.start()
 
     def append(self, row: Row) -> None:
-        """Hand over one row. Never blocks and never raises; without room the row is dropped and counted."""
+        """Hand over one row without ever waiting; when there is no room it is dropped and counted."""
         pending = self._pending
         if len(pending) >= self._room:
             self._refused += 1

@@ -110,6 +110,8 @@ def parse(text: str, *, now: float) -> Filter:
     """
     if len(text) > MAX_CHARS:
         raise InvalidRequest(f"the filter has {len(text)} characters, expected at most {MAX_CHARS}")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidRequest("the filter is no Unicode text", hint="write it in UTF-8")
     reader = _Reader(text, now)
     while reader.more():
         reader.read_term()

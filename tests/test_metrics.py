@@ -1,0 +1,246 @@
+"""Metrics: what Prometheus' own parser reads from the text, and the last minute of a version."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from log_rows import NOON, Clock, block, row, running
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from mdslite.metrics import MAX_REQUEST_SERIES, MAX_VERSIONS, OTHER, Gauge, Metrics, journal_gauges
+from mdslite.recent import Window
+from mdslite.store.blocks import Block
+
+
+def families(metrics: Metrics) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(metrics.render().decode())}
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    """The sum of the samples that have these labels."""
+    return sum(
+        sample.value
+        for family in families(metrics).values()
+        for sample in family.samples
+        if sample.name == name and sample.labels.items() >= labels.items()
+    )
+
+
+def observed(*blocks: Block) -> Metrics:
+    metrics = Metrics()
+    for one in blocks:
+        metrics.observe(one)
+    return metrics
+
+
+def test_requests_are_counted_by_version_endpoint_and_status() -> None:
+    metrics = observed(
+        block(*[row(version="v1")] * 3, row(version="v1", status=500), row(version="v2", shadow=True)),
+        block(row(version="v1", endpoint="local/1"), row(project=None, model=None, version=None, status=404)),
+    )
+    name = "mdslite_requests_total"
+    assert value(metrics, name) == 7
+    assert value(metrics, name, project="mail", model="spam", version="v1") == 5
+    assert value(metrics, name, version="v1", endpoint="local/0", status="200", shadow="false") == 3
+    assert value(metrics, name, version="v1", status="500") == 1
+    assert value(metrics, name, version="v2", shadow="true") == 1
+    assert value(metrics, name, endpoint="local/1") == 1
+    assert value(metrics, name, project="", status="404") == 1
+    assert families(metrics)["mdslite_requests"].type == "counter"
+
+
+def test_error_codes_do_not_multiply_series() -> None:
+    metrics = observed(block(row(status=503, code="unavailable"), row(status=503, code="out_of_memory")))
+    (sample,) = families(metrics)["mdslite_requests"].samples
+    assert sample.value == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("mdslite_request_seconds", "latency_ms"),
+        ("mdslite_queue_seconds", "queue_ms"),
+        ("mdslite_compute_seconds", "compute_ms"),
+        ("mdslite_upstream_seconds", "upstream_ms"),
+    ],
+)
+def test_times_fill_histograms_in_seconds(name: str, field: str) -> None:
+    metrics = observed(block(*(row(**{field: ms}) for ms in (0.1, 1.0, 1.0001, 40_000.0))))
+    assert families(metrics)[name].type == "histogram"
+    assert value(metrics, f"{name}_count") == 4
+    assert value(metrics, f"{name}_sum") == pytest.approx(40.0021001)
+    assert value(metrics, f"{name}_bucket", le="0.00025") == 1
+    assert value(metrics, f"{name}_bucket", le="0.001") == 2  # a value on the bound is within it
+    assert value(metrics, f"{name}_bucket", le="0.0015") == 3
+    assert value(metrics, f"{name}_bucket", le="30.0") == 3
+    assert value(metrics, f"{name}_bucket", le="+Inf") == 4
+
+
+def test_batches_fill_a_histogram_and_absent_values_fill_none() -> None:
+    metrics = observed(
+        block(row(batch_rows=1), row(batch_rows=32), row(batch_rows=33), row(batch_rows=0, queue_ms=None))
+    )
+    assert value(metrics, "mdslite_batch_rows_count") == 3
+    assert value(metrics, "mdslite_batch_rows_sum") == 66
+    assert value(metrics, "mdslite_batch_rows_bucket", le="32") == 2
+    assert value(metrics, "mdslite_queue_seconds_count") == 3
+    assert value(metrics, "mdslite_upstream_seconds_count") == 0
+
+
+def test_buckets_only_grow_with_their_bound() -> None:
+    metrics = observed(block(*(row(latency_ms=1.3**number) for number in range(45))))
+    counts = [
+        sample.value
+        for sample in families(metrics)["mdslite_request_seconds"].samples
+        if sample.name.endswith("_bucket")
+    ]
+    assert counts == sorted(counts)
+    assert counts[-1] == 45
+
+
+def test_sources_hand_over_gauges_and_what_is_not_available_is_left_out() -> None:
+    metrics = Metrics()
+    metrics.add_source(
+        lambda: [
+            Gauge("mdslite_http_connections", "Open connections.", 3, {"protocol": "http/1.1"}),
+            Gauge("mdslite_http_connections", "Open connections.", 1, {"protocol": "h2"}),
+            Gauge("mdslite_gpu_temperature_celsius", "Temperature.", None, {"gpu": "0"}),
+            Gauge("mdslite_uptime_seconds", "Uptime.", 1.5),
+        ]
+    )
+    assert value(metrics, "mdslite_http_connections", protocol="h2") == 1
+    assert value(metrics, "mdslite_http_connections") == 4
+    assert value(metrics, "mdslite_uptime_seconds") == 1.5
+    assert families(metrics)["mdslite_gpu_temperature_celsius"].samples == []
+
+
+def test_the_process_is_measured() -> None:
+    metrics = Metrics()
+    assert value(metrics, "process_resident_memory_bytes") > 1e6
+    assert value(metrics, "process_cpu_seconds_total") > 0
+
+
+def test_the_journal_is_measured(tmp_path: Path) -> None:
+    with running(tmp_path) as journal:
+        metrics = Metrics()
+        metrics.add_source(lambda: journal_gauges(journal.statistics()))
+        for _ in range(3):
+            journal.append(row())
+        journal.append(row(latency_ms=None))
+        assert journal.flush()
+        assert value(metrics, "mdslite_journal_written_total") == 3
+        assert value(metrics, "mdslite_journal_malformed_total") == 1
+        assert value(metrics, "mdslite_journal_dropped_total") == 0
+        assert value(metrics, "mdslite_journal_writing") == 1
+
+
+def test_what_is_pending_is_brought_in_first(tmp_path: Path) -> None:
+    metrics = Metrics(flush=lambda: journal.flush(timeout_s=10))
+    with running(tmp_path, flush_s=60, observers=[metrics.observe]) as journal:
+        journal.append(row())
+        assert value(metrics, "mdslite_requests_total") == 1
+
+
+def test_labels_are_escaped() -> None:
+    endpoint = 'http://"quoted"\\back\nline'
+    metrics = observed(block(row(endpoint=endpoint)))
+    (sample,) = families(metrics)["mdslite_requests"].samples
+    assert sample.labels["endpoint"] == endpoint
+
+
+def test_series_of_deleted_versions_go() -> None:
+    metrics = observed(
+        block(row(version="v1"), row(version="v2"), row(project=None, model=None, version=None))
+    )
+    metrics.keep([("mail", "spam", "v2")])
+    assert value(metrics, "mdslite_requests_total") == 2
+    assert value(metrics, "mdslite_requests_total", version="v1") == 0
+    assert value(metrics, "mdslite_request_seconds_count", version="v1") == 0
+    assert metrics.recent("mail", "spam", "v1").requests_total == 0
+    assert metrics.recent("mail", "spam", "v2").requests_total == 1
+
+
+def test_a_flood_of_names_is_bounded() -> None:
+    metrics = Metrics()
+    count = MAX_REQUEST_SERIES + 100
+    for start in range(0, count, 1000):
+        metrics.observe(
+            block(*(row(version=f"v{number}") for number in range(start, min(start + 1000, count))))
+        )
+    lines = metrics.render().decode().splitlines()
+    requests = [line for line in lines if line.startswith("mdslite_requests_total{")]
+    assert len(requests) == MAX_REQUEST_SERIES + 1
+    assert sum(int(line.rsplit(" ", 1)[1]) for line in requests) == count
+    counts = [line for line in lines if line.startswith("mdslite_request_seconds_count{")]
+    assert len(counts) == MAX_VERSIONS + 1
+    (others,) = (line for line in counts if f'project="{OTHER}"' in line)
+    assert others.endswith(f" {count - MAX_VERSIONS}")
+
+
+def test_the_last_minute_of_a_version() -> None:
+    clock = Clock()
+    metrics = Metrics(clock=clock.wall)
+    rows = [row(time=NOON + number / 10, latency_ms=1.0 + number / 100) for number in range(100)]
+    rows += [row(time=NOON + 9, status=500, latency_ms=50.0)] * 2 + [row(version="v2", time=NOON)]
+    metrics.observe(block(*rows))
+    clock.pass_by(10)
+    recent = metrics.recent("mail", "spam", "v1")
+    assert (recent.requests, recent.errors, recent.requests_total) == (102, 2, 102)
+    assert recent.rps == pytest.approx(10.2)
+    assert recent.error_rate == pytest.approx(2 / 102)
+    assert recent.p50_ms == pytest.approx(1.5, rel=0.05)
+    assert recent.p99_ms == pytest.approx(50, rel=0.1)
+    clock.pass_by(55)  # the first five seconds are out of the window
+    assert metrics.recent("mail", "spam", "v1").requests == pytest.approx(52, abs=10)
+    clock.pass_by(60)
+    gone = metrics.recent("mail", "spam", "v1")
+    assert (gone.requests, gone.rps, gone.requests_total) == (0, 0.0, 102)
+    assert (gone.p50_ms, gone.p99_ms, gone.error_rate) == (None, None, None)
+
+
+def test_a_version_without_requests_has_no_figures() -> None:
+    recent = Metrics().recent("mail", "spam", "v1")
+    assert (recent.requests, recent.rps, recent.p50_ms, recent.requests_total) == (0, 0.0, None, 0)
+
+
+def test_a_window_forgets_the_second_that_its_slot_held_a_minute_before() -> None:
+    window = Window()
+    for second in (0, 60, 120):
+        of = block(row(time=NOON + second, latency_ms=1.0))
+        window.add(of.ended_us, of.latency_ms, of.latency_ms > 5)
+    assert window.read(NOON + 121, requests_total=3).requests == 1
+
+
+@pytest.mark.parametrize("latency_ms", [0.0, 0.001, 0.5, 3.0, 77.0, 5000.0, 1e6])
+def test_percentiles_are_right_within_their_bins(latency_ms: float) -> None:
+    window = Window()
+    of = block(*[row(latency_ms=latency_ms)] * 10)
+    window.add(of.ended_us, of.latency_ms, of.latency_ms < 0)
+    found = window.read(NOON + 1 + latency_ms / 1e3, requests_total=10).p50_ms
+    assert found == pytest.approx(min(max(latency_ms, 0.01), 167_000), rel=0.1)
+
+
+def test_observing_and_rendering_at_the_same_time_agree_in_the_end() -> None:
+    metrics = Metrics()
+    of = block(*(row(version=f"v{number % 5}") for number in range(500)))
+    done = threading.Event()
+
+    def keep_observing() -> None:
+        for _ in range(50):
+            metrics.observe(of)
+        done.set()
+
+    worker = threading.Thread(target=keep_observing)
+    worker.start()
+    last = 0.0
+    while not done.is_set():
+        now = value(metrics, "mdslite_requests_total")
+        assert now >= last
+        last = now
+        metrics.recent("mail", "spam", "v1")
+    worker.join()
+    assert value(metrics, "mdslite_requests_total") == 25_000
+    assert value(metrics, "mdslite_batch_rows_count") == 25_000

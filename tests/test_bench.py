@@ -1,0 +1,123 @@
+"""The benchmark counts fairly: same models, median ratios, and a target is reached or it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from benchmarks.contenders import Bench, Contender, Running, contenders, mdslite
+from benchmarks.journal import LogCost, LogCount
+from benchmarks.limit import measure_limit
+from benchmarks.load import Load
+from benchmarks.models import TINY, WIDE, Workload, make_body, write_model
+from benchmarks.report import Results, find_targets, render, to_plain
+from benchmarks.start import Start
+from benchmarks.throughput import Cell
+from benchmarks.turns import Turns
+
+MDSLITE = Contender("mdslite", "mdslite", (), "/")
+MACHINE = {"cores": 2, "cpu": "a processor", "versions": "Python 3"}
+
+
+def load(requests_per_s: float) -> Load:
+    return Load(1000, requests_per_s, 1.0, 2.0, 0)
+
+
+def cell(contender: str, *, ratio: float, connections: int = 32, p50_ms: float = 1.0) -> Cell:
+    return Cell("tiny", connections, contender, contender, 1000.0, p50_ms, 2.0, 0, ratio, 1 << 20)
+
+
+def verdicts(results: Results) -> dict[str, str]:
+    return {target.what: target.verdict for target in find_targets(results)}
+
+
+@pytest.mark.parametrize("workload", [TINY, WIDE], ids=lambda workload: workload.name)
+def test_the_models_answer_probabilities_for_the_request_that_is_sent(
+    workload: Workload, tmp_path: Path
+) -> None:
+    write_model(workload, tmp_path / "model.onnx")
+    rows = np.asarray(json.loads(make_body(workload))["instances"], np.float32)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"x": np.repeat(rows, 3, axis=0)})
+    assert answer.shape == (3, workload.widths[-1])
+    np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_same_seed_makes_the_same_model_and_another_seed_another(tmp_path: Path) -> None:
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        write_model(TINY, tmp_path / name, seed=seed)
+    first, same, other = ((tmp_path / name).read_bytes() for name in "abc")
+    assert first == same
+    assert first != other
+
+
+def test_a_ratio_is_the_median_of_the_turns_and_one_burst_changes_nothing() -> None:
+    ours = Turns(MDSLITE, [load(300), load(10), load(330)], 0)
+    theirs = Turns(MDSLITE, [load(100), load(100), load(100)], 0)
+    assert ours.faster_than(theirs) == 3.0
+
+
+def test_everybody_serves_the_same_model_with_batching_where_there_is_one(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Path("mdslite"))
+    names = [each.name for each in contenders(bench, TINY)]
+    assert names == ["mdslite", "mosec", "mosec-2", "uvicorn", "hypercorn"]
+    model = str(bench.model(TINY))
+    for each in contenders(bench, TINY)[1:]:
+        assert model in (*each.command, *each.environment.values())
+    assert model in (tmp_path / "tiny.yaml").read_text()
+
+
+def test_the_log_is_off_only_where_its_cost_is_measured(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Path("mdslite"))
+    assert "--no-log" not in contenders(bench, TINY)[0].command
+    assert "--no-log" in mdslite(bench, TINY, log=False).command
+
+
+def test_a_target_is_short_by_the_smallest_amount() -> None:
+    reached = Results(MACHINE, cells=[cell("mosec", ratio=1.2)])
+    missed = Results(MACHINE, cells=[cell("mosec", ratio=1.1999)])
+    (what,) = verdicts(reached)
+    assert verdicts(reached)[what] == "PASS"
+    assert verdicts(missed)[what] == "short"
+
+
+def test_a_log_that_lost_one_row_is_short() -> None:
+    whole, lossy = LogCount(100, 100, 20_000.0), LogCount(100, 99, 20_000.0)
+    assert set(verdicts(Results(MACHINE, log_count=whole)).values()) == {"PASS"}
+    assert set(verdicts(Results(MACHINE, log_count=lossy)).values()) == {"short"}
+
+
+def test_only_what_was_measured_is_reported() -> None:
+    results = Results(MACHINE, start=Start(0.5, 100 << 20), log_costs=[LogCost(32, 95.0, 100.0, 0.95)])
+    assert len(verdicts(results)) == 3
+    shown = render(results)
+    assert "5.0 %" in shown
+    assert "Mosec" not in shown
+    plain = json.loads(json.dumps(to_plain(results)))
+    assert [target["verdict"] for target in plain["targets"]] == ["PASS", "PASS", "PASS"]
+
+
+def test_the_table_says_who_is_faster_and_who_failed() -> None:
+    failing = Cell("tiny", 32, "mosec", "Mosec", 900.0, 1.0, 2.0, 3, 1.5, 2 << 20)
+    lines = render(Results(MACHINE, cells=[cell("mdslite", ratio=1.0), failing])).splitlines()
+    (row,) = [line for line in lines if "| Mosec" in line]
+    assert "900 (3 failed)" in row
+    assert row.endswith(" 1.50 x |")
+
+
+def test_the_limit_is_the_best_batch_of_the_bare_runtime(tmp_path: Path) -> None:
+    write_model(TINY, tmp_path / "tiny.onnx")
+    limit = measure_limit(TINY, tmp_path / "tiny.onnx", seconds=0.003)
+    assert limit.best_rows_per_s >= limit.single_rows_per_s > 0
+    assert limit.best_batch_rows >= 1
+
+
+def test_a_server_that_never_answers_is_shown_with_what_it_said(tmp_path: Path) -> None:
+    body = tmp_path / "body.json"
+    body.write_text("{}")
+    broken = Contender("broken", "Broken", ["sh", "-c", "echo the reason; exit 3"], "/")
+    with pytest.raises(RuntimeError, match="the reason"), Running(broken, body=body, folder=tmp_path / "run"):
+        pass

@@ -33,6 +33,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "serving": "errors spec tensors runtimes.protocol runtimes store",
         "deploy": "errors spec runtimes.protocol runtimes store serving",
         "http": "errors findings spec tensors runtimes.protocol runtimes store metrics serving deploy",
+        "gauges": "runtimes store metrics serving http",
         "client": "errors spec",
         "cli": "errors findings fields spec client",
     }.items()

@@ -154,7 +154,7 @@ def test_a_backup_taken_while_applies_go_on_is_consistent(store: Store, tmp_path
     models = [mlp(tmp_path / f"m{seed}.onnx", seed=seed) for seed in range(3)]
     store.deploy(models[0], models[0])
     store.registry.close()
-    stop, failures = threading.Event(), []
+    stop, ticked, failures = threading.Event(), threading.Event(), []
 
     def churn() -> None:
         registry = Registry(store.path / "registry.db")
@@ -166,6 +166,7 @@ def test_a_backup_taken_while_applies_go_on_is_consistent(store: Store, tmp_path
                     return
                 chosen = models[round_number % 3]
                 mine.deploy(chosen, chosen)
+                ticked.set()
         except Exception as exc:
             failures.append(exc)
         finally:
@@ -174,7 +175,11 @@ def test_a_backup_taken_while_applies_go_on_is_consistent(store: Store, tmp_path
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        made = [backup(store.path, tmp_path / f"b{number}.tar") for number in range(5)]
+        made = []
+        for number in range(5):
+            ticked.clear()
+            assert ticked.wait(20)
+            made.append(backup(store.path, tmp_path / f"b{number}.tar"))
     finally:
         stop.set()
         thread.join(20)
@@ -387,6 +392,7 @@ print("done")
 """
 
 
+@pytest.mark.timeout(240)  # a process for every step
 def test_kill_9_at_any_step_of_a_restore_leaves_the_old_store_or_the_new(
     store: Store, tmp_path: Path
 ) -> None:

@@ -41,9 +41,8 @@ IDENTITY = bytes.fromhex(
 
 def load() -> Any:
     """Import `onnxruntime` (once), with telemetry off and nothing but fatal errors on stderr."""
-    if "onnxruntime" in sys.modules:
-        return sys.modules["onnxruntime"]
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # Through the import system each time: a second thread waits there while the first one is half done.
     module = importlib.import_module("onnxruntime")
     module.set_default_logger_severity(_QUIET)
     return module

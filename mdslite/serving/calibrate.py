@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError
-from mdslite.runtimes.protocol import Device, LoadOptions, Outputs, Runtime, Session
+from mdslite.runtimes.protocol import Device, LoadOptions, Outputs, Runtime, Session, Signature
 from mdslite.runtimes.warmup import make_inputs
 from mdslite.serving.curve import LatencyCurve
 from mdslite.spec import Spec
@@ -34,7 +34,14 @@ def open_session(runtime: Runtime, path: Path, spec: Spec, device: Device) -> Se
 
 
 def open_warm(
-    runtime: Runtime, path: Path, spec: Spec, device: Device, *, curve: LatencyCurve, rows_max: int
+    runtime: Runtime,
+    path: Path,
+    spec: Spec,
+    device: Device,
+    *,
+    signature: Signature,
+    curve: LatencyCurve,
+    rows_max: int,
 ) -> tuple[Session, Outputs | None]:
     """Open a session, warm it and fill `curve` for 1 to `rows_max` rows; also gives a warm run's outputs.
 
@@ -42,24 +49,22 @@ def open_warm(
     """
     session = open_session(runtime, path, spec, device)
     try:
-        return session, _calibrate(session, curve, rows_max)
+        return session, _calibrate(session, signature, curve, rows_max)
     except BaseException:
         session.close()
         raise
 
 
-def _calibrate(session: Session, curve: LatencyCurve, rows_max: int) -> Outputs | None:
+def _calibrate(session: Session, signature: Signature, curve: LatencyCurve, rows_max: int) -> Outputs | None:
     """Time runs of 1, 2, 4, ... rows for CALIBRATE_S at most; the least of a few repeats counts."""
     sample = None
+    counted = int(signature.rows != "none")
     rows = 1
     begun = perf_counter()
     while rows <= rows_max and (rows == 1 or perf_counter() - begun < CALIBRATE_S):
-        feeds = make_inputs(session.signature, rows)
-        shapes: Key = tuple(
-            feeds[spec.name].shape[1 if session.signature.rows != "none" else 0 :]
-            if spec.name in feeds
-            else None
-            for spec in session.signature.inputs
+        feeds = make_inputs(signature, rows)
+        key: Key = tuple(
+            feeds[spec.name].shape[counted:] if spec.name in feeds else None for spec in signature.inputs
         )
         try:
             # The first run of a size allocates: it warms and does not count.
@@ -67,7 +72,7 @@ def _calibrate(session: Session, curve: LatencyCurve, rows_max: int) -> Outputs 
             best = min(_timed(session, feeds) for _ in range(_REPEATS))
         except ModelError:
             return sample
-        curve.observe(Codec.bucket(shapes), rows, best)
+        curve.observe(Codec.bucket(key), rows, best)
         rows *= 2
     return sample
 

@@ -126,19 +126,27 @@ class Fleet:
         spec = request.spec
         runtime = self._runtimes[request.runtime]
         replicas = spec.service_info.replicas
-        devices = self._devices.place(spec.resource, replicas)
+        report = request.report
+        devices = self._devices.place(spec.resource, replicas, needs_bytes=report.memory_bytes)
         started = time()
         curve = LatencyCurve()
         sessions: list[Session] = []
-        knobs = make_knobs(spec, request.report.signature)
+        knobs = make_knobs(spec, report.signature)
         try:
             first, sample = await asyncio.to_thread(
-                open_warm, runtime, request.path, spec, devices[0], curve=curve, rows_max=knobs.batch_size
+                open_warm,
+                runtime,
+                request.path,
+                spec,
+                devices[0],
+                signature=report.signature,
+                curve=curve,
+                rows_max=knobs.batch_size,
             )
             sessions.append(first)
             for device in devices[1:]:
                 sessions.append(await asyncio.to_thread(open_session, runtime, request.path, spec, device))
-            read_confidence = confidence_reader(first.signature, spec.confidence, sample)
+            read_confidence = confidence_reader(report.signature, spec.confidence, sample)
         except BaseException:
             for session in sessions:
                 session.close()
@@ -149,8 +157,9 @@ class Fleet:
         served.runtime = request.runtime
         served.provider = first.provider
         served.devices = tuple(session.device.label for session in sessions)
-        served.memory_bytes = request.report.memory_bytes
-        served.codec = Codec(first.signature)
+        served.memory_bytes = report.memory_bytes
+        # The probe's signature, not the session's: it has seen how the outputs' rows follow the inputs'.
+        served.codec = Codec(report.signature)
         served.lane = self._make_lane(request, served, sessions, curve, knobs, read_confidence)
         served.load_s = time() - started
         served.loaded_at = time()

@@ -40,6 +40,7 @@ from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.prober import Prober
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.store.artifacts import ArtifactStore
+from mdslite.store.backup import autosave
 from mdslite.store.journal import Journal
 from mdslite.store.lock import StoreLock
 from mdslite.store.registry import Registry
@@ -134,6 +135,7 @@ class Appliance:
         self.lock.acquire()
         self.prober.start()
         await self.worker.call(self.registry.open)
+        await asyncio.to_thread(autosave, self.settings.store)
         if self.settings.log:
             self.journal.start()
         await self._listen()

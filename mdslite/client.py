@@ -12,6 +12,7 @@ import json
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -70,7 +71,8 @@ class Client:
 
     def model(self, project: str, model: str, *, at: float | None = None) -> Json:
         """One model's versions now, or those that served at the unix time `at`."""
-        return self._get_object(_model_path(project, model), {"at": at})
+        moment = None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
+        return self._get_object(_model_path(project, model), {"at": moment})
 
     def version(self, project: str, model: str, version: str) -> Json:
         return self._get_object(f"{_model_path(project, model)}/versions/{quote(version, safe='')}")

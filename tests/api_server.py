@@ -206,14 +206,13 @@ def serving(server: ApiServer) -> Iterator[ApiServer]:
 
 
 def on_a_terminal(args: list[str], answer: bytes = b"", **env: str) -> tuple[int, str]:
-    """Run the command on a pseudo-terminal, type `answer`, and return its exit code and all it printed."""
+    """Run the command on a pseudo-terminal, type `answer` when it asks, and return its exit code and all
+    that was on the screen."""
     ours, theirs = pty.openpty()
     full = {**os.environ, "COLUMNS": "120", "TERM": "xterm", **env}
     command = [sys.executable, "-m", "mdslite", *args]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=full) as process:
         os.close(theirs)
-        if answer:
-            os.write(ours, answer)
         printed = bytearray()
         while True:
             try:
@@ -223,6 +222,8 @@ def on_a_terminal(args: list[str], answer: bytes = b"", **env: str) -> tuple[int
             if not piece:
                 break
             printed += piece
+            if answer and printed.endswith(b"[y/N] "):
+                os.write(ours, answer)
         code = process.wait(20)
     os.close(ours)
     return code, printed.decode().replace("\r\n", "\n")

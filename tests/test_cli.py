@@ -188,9 +188,9 @@ class TestShow:
             "demo/digits@v3",
         ]
 
-    def test_of_the_past_asks_in_unix_time(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_of_the_past_asks_in_utc(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["show", "demo/digits", "--at", "2026-11-17T14:03:00+00:00"]) == 0
-        assert api.last[1] == "/api/v1/projects/demo/models/digits?at=1794924180.0"
+        assert api.last[1] == "/api/v1/projects/demo/models/digits?at=2026-11-17T14%3A03%3A00%2B00%3A00"
         assert "VERSION  WEIGHT  DIGEST" in capsys.readouterr().out
 
     def test_of_the_past_says_when_nothing_served(

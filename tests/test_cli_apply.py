@@ -166,6 +166,21 @@ class TestApply:
             "revision 2 failed, nothing was switched: what served before still serves",
         ]
 
+    def test_a_large_fetch_shows_its_progress_on_a_terminal_only(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        uri = "https://models.example/large\x1b[2J.onnx"
+        fetch = {"event": "fetch", "uri": uri, "done_bytes": 10_000_000, "total_bytes": 40_000_000}
+        small = {**fetch, "uri": "small.onnx", "total_bytes": 1000}
+        api.events = [fetch, small, *STEPS, APPLIED]
+        code, printed = on_a_terminal(["apply", "-f", "deployments.yaml", "--yes"])
+        assert code == 0
+        assert "\rfetching https://models.example/large\\x1b[2J.onnx: 10.0 MB of 40.0 MB\x1b[K" in printed
+        assert "\r\x1b[K(1/2) v2 ... DONE" in printed
+        assert "small.onnx" not in printed
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 0
+        assert capsys.readouterr().err == "(1/2) v2 ... DONE\n(2/2) v1 ... DONE\n"
+
     def test_an_apply_without_an_end_is_an_error(
         self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

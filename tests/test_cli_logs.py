@@ -63,8 +63,8 @@ class TestLogs:
         assert capsys.readouterr().err == "no logged request matches 'model=x'\n"
 
     def test_a_reader_that_leaves_ends_it_quietly(self, api: ApiServer) -> None:
-        api.rows = api.rows * 2000
-        command = f"{sys.executable} -m mdslite logs --limit 500 --json | head -1"
+        api.rows = api.rows * 20
+        command = f"{sys.executable} -m mdslite logs --limit 50 --json | head -1"
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30)
         assert len(done.stdout.splitlines()) == 1
         assert done.stderr == ""

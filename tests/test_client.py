@@ -48,7 +48,7 @@ def test_the_token_is_shown_as_a_bearer(client: Client, api: ApiServer) -> None:
 
 def test_a_model_can_be_asked_for_at_a_moment(client: Client, api: ApiServer) -> None:
     client.model("demo", "digits", at=1_700_000_000.5)
-    assert api.last[1] == "/api/v1/projects/demo/models/digits?at=1700000000.5"
+    assert api.last[1] == "/api/v1/projects/demo/models/digits?at=2023-11-14T22%3A13%3A20.500000%2B00%3A00"
 
 
 def test_an_apply_yields_its_events_and_ends_with_the_result(client: Client, api: ApiServer) -> None:

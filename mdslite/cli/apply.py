@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CHANGED = 2  # --dry-run: something would change
 
+_SHOWN_BYTES = 8_000_000  # what is fetched in no time needs no progress
+
 
 @click.command(
     epilog="""\b
@@ -203,6 +205,8 @@ class Progress:
 
     def _show_fetch(self, event: Mapping[str, Any]) -> None:
         done, total = event.get("done_bytes"), event.get("total_bytes")
+        if total is not None and total < _SHOWN_BYTES:
+            return
         of = f" of {output.size_text(total)}" if total else ""
         source = event.get("uri") or event.get("version") or "artifact"
         output.note_over(f"fetching {source}: {output.size_text(done)}{of}")

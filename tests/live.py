@@ -1,0 +1,52 @@
+"""A real `mdslite up` in a process of its own, on any free port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+STOP_WAIT_S = 20
+
+
+class Live:
+    """A started appliance; `lines` are what it printed on stdout up to and with its suggestion."""
+
+    def __init__(self, process: subprocess.Popen[str], lines: list[str]) -> None:
+        self.process = process
+        self.lines = lines
+
+    @property
+    def url(self) -> str:
+        return self.lines[0].split()[2]
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Stop it; the exit code and all of stderr."""
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=STOP_WAIT_S)
+        return self.process.returncode, err
+
+
+@contextlib.contextmanager
+def up(*args: str, cwd: Path) -> Iterator[Live]:
+    """Run `mdslite up ARGS` for as long as the block runs."""
+    command = [sys.executable, "-m", "mdslite", "up", "--port", "0", "--drain-grace", "0", *args]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MDSLITE_")}
+    process = subprocess.Popen(
+        command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline().rstrip("\n") for _ in range(2)]
+            if not lines[0]:
+                raise AssertionError(process.communicate(timeout=STOP_WAIT_S)[1])
+            yield Live(process, lines)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=STOP_WAIT_S)

@@ -206,8 +206,8 @@ class BatchInfo(Value, frozen=True, kw_only=True):
     """The batcher's knobs in force."""
 
     batch_size: int | None
-    batch_timeout_ms: float
-    prediction_time_ms: float
+    batch_timeout_ms: int | float
+    prediction_time_ms: int | float
 
 
 class VersionInfo(Value, frozen=True, kw_only=True):

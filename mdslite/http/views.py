@@ -165,8 +165,8 @@ def _batch(spec: Spec, served: Served | None = None) -> BatchInfo:
         knobs = served.lane.knobs
         return BatchInfo(
             batch_size=knobs.batch_size,
-            batch_timeout_ms=round(knobs.batch_timeout_s * 1000, 6),
-            prediction_time_ms=round(knobs.prediction_s * 1000, 6),
+            batch_timeout_ms=_milliseconds(knobs.batch_timeout_s),
+            prediction_time_ms=_milliseconds(knobs.prediction_s),
         )
     asked = spec.batch
     return BatchInfo(
@@ -174,6 +174,12 @@ def _batch(spec: Spec, served: Served | None = None) -> BatchInfo:
         batch_timeout_ms=_or(asked.batch_timeout_ms, DEFAULT_BATCH_TIMEOUT_MS),
         prediction_time_ms=_or(asked.prediction_time_ms, DEFAULT_PREDICTION_TIME_MS),
     )
+
+
+def _milliseconds(seconds: float) -> float:
+    """Whole ones as whole numbers, as they were written."""
+    value = round(seconds * 1000, 6)
+    return int(value) if value.is_integer() else value
 
 
 def _or(value: float | None, default: float) -> float:

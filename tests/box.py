@@ -42,7 +42,15 @@ class BoxSettings:
 class Box:
     """Made on a running loop; `open_box` opens and closes it."""
 
-    def __init__(self, store: Path, *, prober: Prober, runtime: Runtime, **deployer: Any) -> None:
+    def __init__(
+        self,
+        store: Path,
+        *,
+        prober: Prober,
+        runtime: Runtime,
+        allow_internal: tuple[str, ...],
+        **deployer: Any,
+    ) -> None:
         self.settings = BoxSettings(store)
         self.started_at = time()
         self.starting = False
@@ -57,7 +65,14 @@ class Box:
         self.request_log = RequestLog(store / "log")
         self.devices = Devices(reason="tests compute on the CPU")
         self.fleet = Fleet(runtimes={"ONNXRUNTIME": runtime}, devices=self.devices, cores=2)
-        self.intake = Intake(self.registry, self.worker, self.artifacts, prober, engine=self.devices.engine())
+        self.intake = Intake(
+            self.registry,
+            self.worker,
+            self.artifacts,
+            prober,
+            engine=self.devices.engine(),
+            allow_internal=allow_internal,
+        )
         self.deployer = Deployer(self.intake, self.fleet, **deployer)
         self.predictor = Predictor(self.fleet.router, record=self.journal.append)
         self.app = create_app(self)
@@ -86,10 +101,18 @@ class Box:
 
 @asynccontextmanager
 async def open_box(
-    store: Path, prober: Prober, *, runtime: Runtime | None = None, resume: bool = True, **deployer: Any
+    store: Path,
+    prober: Prober,
+    *,
+    runtime: Runtime | None = None,
+    allow_internal: tuple[str, ...] = (),
+    resume: bool = True,
+    **deployer: Any,
 ) -> AsyncIterator[Box]:
     """`deployer` are options of the Deployer."""
-    box = Box(store, prober=prober, runtime=runtime or OnnxRuntime(), **deployer)
+    box = Box(
+        store, prober=prober, runtime=runtime or OnnxRuntime(), allow_internal=allow_internal, **deployer
+    )
     await box.worker.call(box.registry.open)
     box.journal.start()
     try:

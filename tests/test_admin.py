@@ -402,7 +402,8 @@ async def test_which_version_served_at_a_time_has_an_answer(box: Box, caller: Ca
     await apply(caller, folder, V2)
     first, second = await box.revisions()
     url = "/api/v1/projects/p/models/m?at="
-    then = msgspec.convert((await caller.get(f"{url}{first.time:.6f}")).json, schema.ModelInfo)
+    between = (first.time + second.time) / 2
+    then = msgspec.convert((await caller.get(f"{url}{between!r}")).json, schema.ModelInfo)
     assert [(one.version, one.state) for one in then.versions] == [("v1", "past")]
     assert then.revision == 1
     now = (await caller.get(f"{url}{second.time + 1:.6f}")).json

@@ -45,12 +45,16 @@ class Prediction:
 class Client:
     """A connection to one appliance. Close it, or use it in a `with` block.
 
+    `ca_file` holds the certificates to trust, by default those of the system or of SSL_CERT_FILE.
+
     :raises InvalidRequest: when `url` is no http or https URL
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, token: str | None = None) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, *, token: str | None = None, ca_file: str | None = None
+    ) -> None:
         self.url = url.rstrip("/")
-        self._http = _open(self.url, token)
+        self._http = _open(self.url, token, ca_file)
 
     def __enter__(self) -> Self:
         return self
@@ -239,7 +243,7 @@ def _codes() -> dict[str, type[errors.MdsliteError]]:
     return found
 
 
-def _open(url: str, token: str | None) -> httpx2.Client:
+def _open(url: str, token: str | None, ca_file: str | None) -> httpx2.Client:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as exc:
@@ -249,8 +253,11 @@ def _open(url: str, token: str | None) -> httpx2.Client:
     headers = {"user-agent": "mdslite"}
     if token:
         headers["authorization"] = f"Bearer {token}"
-    # Building a TLS context takes 20 ms, which plain http need not pay: no redirect is followed to https.
-    verify = ssl.create_default_context() if parsed.scheme == "https" else False
+    try:
+        # Building a TLS context takes 20 ms, which plain http need not pay: no redirect leads to https.
+        verify = ssl.create_default_context(cafile=ca_file) if parsed.scheme == "https" else False
+    except OSError as exc:
+        raise errors.InvalidRequest(f"{ca_file} holds no certificates that can be read: {exc}") from exc
     # A proxy from the environment cannot reach this machine's own loopback.
     trust_env = not _is_loopback(parsed.host)
     return httpx2.Client(base_url=parsed, headers=headers, verify=verify, trust_env=trust_env)
@@ -265,7 +272,8 @@ def _bad_url(url: str) -> errors.InvalidRequest:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
+        return address.is_loopback or address.is_unspecified  # 0.0.0.0 is how a server on all of them says it
     except ValueError:
         return host == "localhost"
 

@@ -21,6 +21,7 @@ from live import STOP_WAIT_S, Live, up
 
 from mdslite.cli import run
 
+CERTIFICATES = Path(__file__).parent / "data" / "tls"
 DEPLOYMENTS = """\
 deployments:
 - project: demo
@@ -275,6 +276,22 @@ def test_a_model_file_is_served_with_a_curl_line_that_works(folder: Path, capsys
         assert run(["ls", "--url", live.url, "--json"]) == 0
         (found,) = json.loads(capsys.readouterr().out)
         assert [version["version"] for version in found["versions"]] == ["v1"]
+
+
+@pytest.mark.parametrize("file", ["v1.onnx", "deployments.yaml"])
+def test_over_tls_what_it_suggests_works_too(folder: Path, file: str) -> None:
+    for name in ("localhost.pem", "localhost.key"):
+        shutil.copy(CERTIFICATES / name, folder)
+    tls = ["--host", "localhost", "--tls-cert", "localhost.pem", "--tls-key", "localhost.key"]
+    with up(file, *tls, cwd=folder) as live:
+        line = live.lines[1].removeprefix("next: ").partition("   |   ")[0]
+        assert ("--cacert localhost.pem" if file == "v1.onnx" else "SSL_CERT_FILE=localhost.pem") in line
+        if line.startswith("curl") and shutil.which("curl") is None:
+            return
+        python = shlex.quote(sys.executable)
+        command = line.replace(" mdslite ", f" {python} -m mdslite ", 1)
+        done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=30)
+        assert len(json.loads(done.stdout)["predictions"]) == 1
 
 
 def test_a_second_up_on_the_same_store_says_who_holds_it(live: Live, folder: Path) -> None:

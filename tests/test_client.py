@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -184,3 +185,11 @@ def test_the_loopback_is_never_asked_through_a_proxy(api: ApiServer, monkeypatch
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     with Client(api.url) as client:
         assert client.status() == {"version": "0"}
+
+
+def test_a_file_without_certificates_is_an_error_in_words(tmp_path: Path) -> None:
+    for name, content in (("nowhere.pem", None), ("empty.pem", "nothing")):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(errors.InvalidRequest, match="no certificates"):
+            Client("https://127.0.0.1:1", ca_file=str(tmp_path / name))

@@ -31,8 +31,8 @@ def yes_option(command: F) -> F:
     return click.option("--yes", "-y", is_flag=True, help="Do not ask.")(command)
 
 
-def connect(url: str) -> Client:
+def connect(url: str, *, ca_file: str | None = None) -> Client:
     """Open a client with the token of MDSLITE_TOKEN; the caller closes it."""
     from mdslite.client import Client
 
-    return Client(url, token=os.environ.get("MDSLITE_TOKEN"))
+    return Client(url, token=os.environ.get("MDSLITE_TOKEN"), ca_file=ca_file)

@@ -21,7 +21,7 @@ Json = Mapping[str, Any]
 
 def suggest(url: str, *, file: str | None, tls_cert: str | None) -> str:
     """The next command line after `mdslite up FILE` serves at `url`."""
-    model = _choose(_models(url), file)
+    model = _choose(_models(url, tls_cert), file)
     if model is None:
         return command_line("ls", url, tls_cert=tls_cert)
     name = f"{model['project']}/{model['model']}"
@@ -29,7 +29,8 @@ def suggest(url: str, *, file: str | None, tls_cert: str | None) -> str:
     if signature is None:
         return command_line(f"show {name}", url, tls_cert=tls_cert)
     if file is not None and Path(file).suffix not in _SPEC_SUFFIXES:
-        return example_curl(f"{url}/projects/{model['project']}/models/{model['model']}:predict", signature)
+        address = f"{url}/projects/{model['project']}/models/{model['model']}:predict"
+        return example_curl(address, signature, tls_cert=tls_cert)
     sample = find_sample(Path(file).parent, signature) if file is not None else None
     data = "--curl" if sample is None else f"-d {shlex.quote(f'@{sample}')}"
     predict = command_line(f"predict {name} {data}", url, tls_cert=tls_cert)
@@ -69,12 +70,12 @@ def _has_shape(data: Any, shape: Sequence[int | None]) -> bool:
     return all(_has_shape(item, shape[1:]) for item in data)
 
 
-def _models(url: str) -> list[Json]:
+def _models(url: str, tls_cert: str | None) -> list[Json]:
     try:
-        with connect(url) as client:
+        with connect(url, ca_file=tls_cert) as client:
             return list(client.models())
     except errors.MdsliteError:
-        return []  # a certificate that is not trusted here, say: suggest what needs no knowledge
+        return []  # a certificate for another name, say: suggest what needs no knowledge
 
 
 def _choose(models: Sequence[Json], file: str | None) -> Json | None:

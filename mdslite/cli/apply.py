@@ -107,7 +107,8 @@ def change(
 def write_plan(plan: Mapping[str, Any]) -> None:
     from mdslite.cli.plan_table import render_plan
 
-    output.write(render_plan(dict(plan)).rstrip("\n"))
+    if plan["models"]:
+        output.write(render_plan(plan))
     if not plan["changed"]:
         output.write("nothing would change")
 

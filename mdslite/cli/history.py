@@ -120,9 +120,9 @@ def _write_revision(found: Json) -> None:
         "error": found.get("error"),
     }
     output.write_fields({name: value for name, value in fields.items() if value != ""})
-    if found.get("diff"):
+    if found.get("diff") and found["diff"]["models"]:
         output.write()
-        output.write(render_plan(found["diff"]).rstrip("\n"))
+        output.write(render_plan(found["diff"]))
     if found.get("source"):
         output.write()
         output.write(found["source"].rstrip("\n"))

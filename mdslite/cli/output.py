@@ -85,7 +85,7 @@ def discard(stream: TextIO) -> None:
 def write_error(error: errors.MdsliteError) -> None:
     """Print an error with its place and its hint."""
     note(f"error: {error.message}")
-    if isinstance(error, errors.SpecError) and error.excerpt is not None and error.line is not None:
+    if isinstance(error, errors.SpecError) and error.excerpt and error.line is not None:
         note(f"{error.line:>3} | {escape(error.excerpt)}")
     if error.hint:
         note(f"hint: {error.hint}")

@@ -23,7 +23,6 @@ _PAST_COLUMNS = [
     output.Column("WEIGHT", "right"),
     *map(output.Column, ("DIGEST", "URI")),
 ]
-_EMPTY_HINT = "mdslite up model.onnx, or: mdslite apply -f deployments.yaml"
 
 
 @click.command(
@@ -48,7 +47,7 @@ def ls(scope: Scope | None, as_json: bool, url: str) -> int:
         output.write_json(found)
     elif not found:
         output.note("nothing is deployed yet")
-        output.note(f"hint: {_EMPTY_HINT}")
+        output.note("hint: mdslite apply -f deployments.yaml")
     else:
         _write_models(found)
     return 0

@@ -117,9 +117,9 @@ class Codec:
             raise InvalidRequest(f'"instances": expected a list, got {_kind(instances)}')
         if not instances:
             return self.empty("instances")
+        columns: list[tuple[Column | None, RowShape | None]] = []
         named = len(self._inputs) != 1 or isinstance(instances[0], dict)
         values = self._gather(instances) if named else [instances]
-        columns = []
         for spec, value in zip(self._inputs, values, strict=True):
             shape = (None, *spec.shape[1:]) if self._counted else (None, *spec.shape)
             columns.append((None, None) if value is None else pack_column(spec, value, shape))
@@ -151,7 +151,7 @@ class Codec:
                 raise InvalidRequest(f'"inputs": expected an object with {self._wanted()}')
             inputs = {self._inputs[0].name: inputs}
         self._check_names(inputs.keys(), "")
-        columns = []
+        columns: list[tuple[Column | None, RowShape | None]] = []
         rows: int | None = None
         for spec in self._inputs:
             if spec.name not in inputs:

@@ -229,6 +229,7 @@ def test_an_endless_model_is_ended_at_its_time_and_harms_no_neighbour(tmp_path: 
             ]
         }
     )
+    three = json.dumps({"inputs": {"turns": [[3]]}}).encode()
     with live.up(str(write_spec(tmp_path, text)), cwd=tmp_path) as box, Client(box.url) as client:
         forever = json.dumps({"inputs": {"turns": [[-1]]}}).encode()
         with Load(box.url, PATH, BODY, clients=2) as load:
@@ -238,4 +239,4 @@ def test_an_endless_model_is_ended_at_its_time_and_harms_no_neighbour(tmp_path: 
             assert caught.value.code == "deadline_exceeded"
             load.wait_for_more(10)
         assert set(load.statuses) == {200}
-        until(lambda: client.predict("p", "slow", json.dumps({"inputs": {"turns": [[3]]}}).encode()) is not None)
+        assert json.loads(client.predict("p", "slow", three).body) == {"outputs": {"done": [[3]]}}

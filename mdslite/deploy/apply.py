@@ -37,7 +37,7 @@ from mdslite.deploy.orders import (
 )
 from mdslite.deploy.plan import Action, Change, Plan, Step, Wanted, make_plan, target_state, to_plain
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
-from mdslite.serving.fleet import Fleet, Key, LoadRequest, Served, make_knobs
+from mdslite.serving.fleet import Fleet, Key, LoadRequest, Served
 
 logger = logging.getLogger(__name__)
 
@@ -234,9 +234,9 @@ class Deployer:
             if step.action is not Action.UPDATE or step.reload or step.after is None:
                 continue
             served = self._fleet.find(*_key(step))
-            if served is not None and served.signature is not None:
+            if served is not None and served.loaded:
                 with blaming(_label(step)):
-                    make_knobs(step.after.spec, served.signature)
+                    served.behaviour(step.after.spec)
             found.append((_key(step), step.after.spec))
         return found
 

@@ -32,7 +32,6 @@ class Parts(Protocol):
     """`starting` until what was deployed is loaded; `draining` from the signal on; `started_at` in Unix
     seconds; `url` is where the appliance serves."""
 
-    settings: Settings
     started_at: float
     starting: bool
     draining: bool
@@ -46,3 +45,6 @@ class Parts(Protocol):
     metrics: Metrics
     journal: Journal
     request_log: RequestLog
+
+    @property
+    def settings(self) -> Settings: ...

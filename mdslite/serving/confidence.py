@@ -58,13 +58,17 @@ def _find_probabilities(signature: Signature, sample: Outputs | None) -> int | N
     return 0 if np.allclose(only.astype(np.float64).sum(axis=1), 1.0, atol=1e-2) else None
 
 
-def _reader(index: int, field: str | None) -> Confidence:
+def _reader(index: int, field: str | int | None) -> Confidence:
     def read(outputs: Outputs) -> list[float | None] | None:
         output = outputs[index]
         if isinstance(output, np.ndarray):
             if output.dtype == object:
                 return None
             flat = output.reshape(len(output), -1)
+            if isinstance(field, int):
+                if not 0 <= field < flat.shape[1]:
+                    return None
+                flat = flat[:, field : field + 1]
             if not flat.shape[1]:
                 return None
             values: list[Any] = flat.max(axis=1).tolist()
@@ -74,10 +78,10 @@ def _reader(index: int, field: str | None) -> Confidence:
     return read
 
 
-def _of_object(row: Any, field: str | None) -> float | None:
+def _of_object(row: Any, field: str | int | None) -> float | None:
     if isinstance(row, dict):
         if field is not None:
-            row = row.get(field)
+            row = row.get(str(field))
         else:
             row = max((value for value in row.values() if isinstance(value, int | float)), default=None)
     return float(row) if isinstance(row, int | float) and math.isfinite(row) else None

@@ -16,7 +16,7 @@ from typing import Literal
 
 from mdslite.errors import LoadFailed, MdsliteError
 from mdslite.runtimes.devices import Devices
-from mdslite.runtimes.protocol import Device, ProbeReport, Runtime, Session, Signature
+from mdslite.runtimes.protocol import Device, Outputs, ProbeReport, Runtime, Session, Signature
 from mdslite.serving.batch import Confidence, Replica
 from mdslite.serving.calibrate import open_session, open_warm
 from mdslite.serving.confidence import confidence_reader
@@ -74,12 +74,21 @@ class Served:
         self.memory_bytes = 0
         self.load_s = 0.0
         self.loaded_at = time()
+        self.sample: Outputs | None = None  # what a warm-up run answered
         self.codec: Codec
         self.lane: Lane
 
     @property
     def key(self) -> Key:
         return self.project, self.model, self.version
+
+    def behaviour(self, spec: Spec) -> tuple[Knobs, Confidence]:
+        """What of a spec changes without loading again.
+
+        :raises LoadFailed: it does not fit the model that is loaded
+        """
+        signature = self.codec.signature
+        return make_knobs(spec, signature), confidence_reader(signature, spec.confidence, self.sample)
 
     @property
     def loaded(self) -> bool:
@@ -146,34 +155,38 @@ class Fleet:
             sessions.append(first)
             for device in devices[1:]:
                 sessions.append(await asyncio.to_thread(open_session, runtime, request.path, spec, device))
-            read_confidence = confidence_reader(report.signature, spec.confidence, sample)
+            served = self._make_served(request, sessions, curve, sample)
         except BaseException:
             for session in sessions:
                 session.close()
             raise
-        served = Served(
-            (request.project, request.model, request.version), spec, request.digest, state="ready"
-        )
-        served.runtime = request.runtime
-        served.provider = first.provider
-        served.devices = tuple(session.device.label for session in sessions)
-        served.memory_bytes = report.memory_bytes
-        # The probe's signature, not the session's: it has seen how the outputs' rows follow the inputs'.
-        served.codec = Codec(report.signature)
-        served.lane = self._make_lane(request, served, sessions, curve, knobs, read_confidence)
         served.load_s = time() - started
         served.loaded_at = time()
         return served
 
-    def _make_lane(
+    def _make_served(
         self,
         request: LoadRequest,
-        served: Served,
         sessions: Sequence[Session],
         curve: LatencyCurve,
-        knobs: Knobs,
-        read_confidence: Confidence,
+        sample: Outputs | None,
+    ) -> Served:
+        key = request.project, request.model, request.version
+        served = Served(key, request.spec, request.digest, state="ready")
+        served.runtime = request.runtime
+        served.provider = sessions[0].provider
+        served.devices = tuple(session.device.label for session in sessions)
+        served.memory_bytes = request.report.memory_bytes
+        served.sample = sample
+        # The probe's signature, not the session's: it has seen how the outputs' rows follow the inputs'.
+        served.codec = Codec(request.report.signature)
+        served.lane = self._make_lane(request, served, sessions, curve)
+        return served
+
+    def _make_lane(
+        self, request: LoadRequest, served: Served, sessions: Sequence[Session], curve: LatencyCurve
     ) -> Lane:
+        knobs, read_confidence = served.behaviour(request.spec)
         loop = asyncio.get_running_loop()
         device = sessions[0].device
         inline = device.kind == "cpu" and request.report.bounded
@@ -228,7 +241,7 @@ class Fleet:
             served = self._served[key]
             served.spec = spec
             if served.loaded:
-                served.lane.knobs = make_knobs(spec, served.codec.signature)
+                served.lane.knobs, served.lane.read_confidence = served.behaviour(spec)
         self._route()
         for served in leaving:
             self._retire(served)

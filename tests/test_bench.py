@@ -27,7 +27,7 @@ def load(requests_per_s: float) -> Load:
 
 
 def cell(contender: str, *, ratio: float, connections: int = 32, p50_ms: float = 1.0) -> Cell:
-    return Cell("tiny", connections, contender, contender, 1000.0, p50_ms, 2.0, 0, ratio, 1 << 20)
+    return Cell("tiny", connections, contender, contender, 1000.0, p50_ms, 2.0, 30.0, 0, ratio, 1 << 20)
 
 
 def verdicts(results: Results) -> dict[str, str]:
@@ -55,9 +55,10 @@ def test_the_same_seed_makes_the_same_model_and_another_seed_another(tmp_path: P
 
 
 def test_a_ratio_is_the_median_of_the_turns_and_one_burst_changes_nothing() -> None:
-    ours = Turns(MDSLITE, [load(300), load(10), load(330)], 0)
-    theirs = Turns(MDSLITE, [load(100), load(100), load(100)], 0)
+    ours = Turns(MDSLITE, [load(300), load(10), load(330)], [0.1] * 3, 0)
+    theirs = Turns(MDSLITE, [load(100), load(100), load(100)], [0.2, 0.3, 9.0], 0)
     assert ours.faster_than(theirs) == 3.0
+    assert theirs.cpu_us == 300.0
 
 
 def test_everybody_serves_the_same_model_with_batching_where_there_is_one(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_only_what_was_measured_is_reported() -> None:
 
 
 def test_the_table_says_who_is_faster_and_who_failed() -> None:
-    failing = Cell("tiny", 32, "mosec", "Mosec", 900.0, 1.0, 2.0, 3, 1.5, 2 << 20)
+    failing = Cell("tiny", 32, "mosec", "Mosec", 900.0, 1.0, 2.0, 30.0, 3, 1.5, 2 << 20)
     lines = render(Results(MACHINE, cells=[cell("mdslite", ratio=1.0), failing])).splitlines()
     (row,) = [line for line in lines if "| Mosec" in line]
     assert "900 (3 failed)" in row

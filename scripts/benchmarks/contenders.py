@@ -174,6 +174,11 @@ class Running:
         """What the process and its children hold, pages that they share counted once."""
         return sum(process.memory_full_info().pss for process in self._tree())
 
+    def cpu_s(self) -> float:
+        """The processor time that the process and its children have taken."""
+        times = [process.cpu_times() for process in self._tree()]
+        return float(sum(each.user + each.system for each in times))
+
     def resident_bytes(self) -> int:
         """The resident set sizes of the process and its children."""
         return sum(process.memory_info().rss for process in self._tree())
@@ -199,16 +204,19 @@ class Running:
         raise RuntimeError(f"{self.contender.label} gave no answer; it said:\n{output[-2000:]}")
 
 
-class MemoryWatch:
-    """The greatest memory of a server while it is under load."""
+class Meter:
+    """The greatest memory of a server while it is under load, and the processor time that it takes."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory")
+        self._thread = threading.Thread(target=self._watch, name="meter")
+        self._cpu_before_s = 0.0
         self.peak_bytes = 0
+        self.cpu_s = 0.0
 
     def __enter__(self) -> Self:
+        self._cpu_before_s = self._running.cpu_s()
         self._thread.start()
         return self
 
@@ -217,6 +225,7 @@ class MemoryWatch:
     ) -> None:
         self._stopping.set()
         self._thread.join()
+        self.cpu_s = self._running.cpu_s() - self._cpu_before_s
 
     def _watch(self) -> None:
         while not self._stopping.wait(MEMORY_EVERY_S):

@@ -15,6 +15,7 @@ from benchmarks.start import Start
 from benchmarks.throughput import Cell
 
 WORKLOADS = (TINY, WIDE)
+THROUGHPUT_HEAD = tuple("model|connections|server|requests/s|p50 ms|p99 ms|cpu us|MiB|mdslite is".split("|"))
 
 
 @dataclass(slots=True)
@@ -113,17 +114,7 @@ def render(results: Results) -> str:
     machine = results.machine
     parts = [f"{machine['cores']} cores ({machine['cpu']}), load generator included; {machine['versions']}"]
     if results.cells or results.limits:
-        head = (
-            "model",
-            "connections",
-            "server",
-            "requests/s",
-            "p50 ms",
-            "p99 ms",
-            "memory MiB",
-            "mdslite is",
-        )
-        parts.append(_table(head, list(_throughput_rows(results)), left=3))
+        parts.append(_table(THROUGHPUT_HEAD, list(_throughput_rows(results)), left=3))
     targets = find_targets(results)
     if targets:
         rows = [(target.what, target.wanted, target.measured, target.verdict) for target in targets]
@@ -138,13 +129,13 @@ def _throughput_rows(results: Results) -> Iterator[tuple[str, ...]]:
                 continue
             speed = f"{cell.requests_per_s:,.0f}" + (f" ({cell.failed} failed)" if cell.failed else "")
             ratio = "" if cell.contender == "mdslite" else f"{cell.ratio:.2f} x"
-            latency = (f"{cell.p50_ms:.2f}", f"{cell.p99_ms:.2f}")
+            costs = (f"{cell.p50_ms:.2f}", f"{cell.p99_ms:.2f}", f"{cell.cpu_us:.0f}")
             memory = f"{cell.memory_bytes / MIB:.0f}"
-            yield (workload.label, str(cell.connections), cell.label, speed, *latency, memory, ratio)
+            yield (workload.label, str(cell.connections), cell.label, speed, *costs, memory, ratio)
         if limit := results.limits.get(workload.name):
             threads = "1 thread" if limit.threads == 1 else f"{limit.threads} threads"
             label = f"bare onnxruntime, batches of {limit.best_batch_rows}, {threads}"
-            yield (workload.label, "none", label, f"{limit.best_rows_per_s:,.0f}", "", "", "", "")
+            yield (workload.label, "none", label, f"{limit.best_rows_per_s:,.0f}", "", "", "", "", "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:

@@ -12,7 +12,8 @@ from benchmarks.turns import CONNECTIONS, Effort, Say, start, take_turns
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One server under one load. `ratio` is mdslite's throughput divided by this server's."""
+    """One server under one load. `cpu_us` is its processor time a request; `ratio` is mdslite's throughput
+    divided by this server's."""
 
     workload: str
     connections: int
@@ -21,6 +22,7 @@ class Cell:
     requests_per_s: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
     failed: int
     ratio: float
     memory_bytes: int
@@ -42,6 +44,7 @@ def measure_throughput(bench: Bench, workload: Workload, effort: Effort, say: Sa
                     requests_per_s=turns.requests_per_s,
                     p50_ms=turns.p50_ms,
                     p99_ms=turns.p99_ms,
+                    cpu_us=turns.cpu_us,
                     failed=turns.failed,
                     ratio=ours.faster_than(turns),
                     memory_bytes=turns.memory_bytes,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks.contenders import Bench, Contender, MemoryWatch, Running
+from benchmarks.contenders import Bench, Contender, Meter, Running
 from benchmarks.load import Load, run_load
 from benchmarks.models import Workload
 
@@ -34,6 +34,7 @@ class Turns:
 
     contender: Contender
     loads: Sequence[Load]
+    cpu_s: Sequence[float]  # processor time in each turn, of all processes of the server
     memory_bytes: int  # at its peak
 
     @property
@@ -47,6 +48,12 @@ class Turns:
     @property
     def p99_ms(self) -> float:
         return statistics.median(load.p99_ms for load in self.loads)
+
+    @property
+    def cpu_us(self) -> float:
+        """Processor time a request: what other programs do at the same time changes it least."""
+        pairs = zip(self.cpu_s, self.loads, strict=True)
+        return statistics.median(cpu_s / max(load.requests, 1) * 1e6 for cpu_s, load in pairs)
 
     @property
     def failed(self) -> int:
@@ -69,13 +76,17 @@ def take_turns(
     """Give every server `effort.rounds` turns under the same load, after a warm-up each."""
     body = bench.body(workload)
     loads: list[list[Load]] = [[] for _ in running]
+    cpu_s: list[list[float]] = [[] for _ in running]
     peaks = [0 for _ in running]
     for each in running:
         run_load(each.url, body=body, connections=connections, seconds=WARM_S)
     for _ in range(effort.rounds):
         for index, each in enumerate(running):
-            with MemoryWatch(each) as watch:
+            with Meter(each) as meter:
                 load = run_load(each.url, body=body, connections=connections, seconds=effort.seconds)
             loads[index].append(load)
-            peaks[index] = max(peaks[index], watch.peak_bytes)
-    return [Turns(each.contender, loads[index], peaks[index]) for index, each in enumerate(running)]
+            cpu_s[index].append(meter.cpu_s)
+            peaks[index] = max(peaks[index], meter.peak_bytes)
+    return [
+        Turns(each.contender, loads[index], cpu_s[index], peaks[index]) for index, each in enumerate(running)
+    ]

@@ -76,7 +76,8 @@ APPLIED = {"event": "result", "revision": 2, "state": "applied", "seconds": 0.42
 def version(name: str, **fields: Any) -> dict[str, Any]:
     return {
         "version": name, "state": "ready", "reason": None, "weight": 100.0, "share": 1.0, "shadow": False,
-        "replicas": 1, "runtime": "ONNXRUNTIME", "device": "cpu", "provider": "CPUExecutionProvider",
+        "replicas": 1, "uri": "/srv/model.onnx", "runtime": "ONNXRUNTIME", "device": "cpu",
+        "provider": "CPUExecutionProvider",
         "digest": "sha256:" + "ab" * 32, "size_bytes": 1_234_567, "memory_bytes": 3_000_000,
         "batch": {"batch_size": 32, "batch_timeout_ms": 2, "prediction_time_ms": 30000},
         "signature": SIGNATURE, "queue_rows": 0, "rps": 12.5, "p50_ms": 1.25, "p99_ms": 4.0,

@@ -129,11 +129,11 @@ class TestLs:
         assert run(["ls"]) == 0
         printed = capsys.readouterr()
         assert printed.out.splitlines() == [
-            "MODEL            VERSION  STATE   WEIGHT  SHARE   RPS  P50 MS  P99 MS  ERR %  MEMORY",
-            "demo/digits      v1       ready       80    80%  12.5     1.2     4.0   0.50  3.0 MB",
-            "demo/digits      v2       ready       20    20%  12.5       -       -   0.50  3.0 MB",
-            "demo/digits      v3       ready   shadow     0%  12.5     1.2     4.0   0.50  3.0 MB",
-            "mail/spamfilter  v1       failed     100   100%     -     1.2     4.0   0.50  3.0 MB",
+            "MODEL            VERSION  STATE   WEIGHT  SHARE   RPS  P50 MS  P99 MS  ERR %",
+            "demo/digits      v1       ready       80    80%  12.5     1.2     4.0   0.50",
+            "demo/digits      v2       ready       20    20%  12.5       -       -   0.50",
+            "demo/digits      v3       ready   shadow     0%  12.5     1.2     4.0   0.50",
+            "mail/spamfilter  v1       failed     100   100%     -     1.2     4.0   0.50",
         ]
         assert printed.err == "mail/spamfilter@v1 failed: bad \\x1b[31mgraph [/bold]\n"
 
@@ -163,6 +163,13 @@ class TestLs:
         assert "✖ failed" in printed
         assert "v1\\x1b[2J[red]" in printed
         assert "\x1b[2J" not in printed
+
+    @pytest.mark.parametrize("columns", [20, 72, 80])
+    def test_cuts_nothing_off_on_a_narrow_terminal(self, api: ApiServer, columns: int) -> None:
+        code, printed = on_a_terminal(["ls", "mail"], COLUMNS=str(columns), NO_COLOR="1")
+        assert code == 0
+        for title in ("VERSION", "STATE", "WEIGHT", "SHARE", "RPS", "P50 MS", "P99 MS", "ERR %", "100%"):
+            assert title in printed
 
 
 class TestShow:

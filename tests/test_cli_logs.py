@@ -32,7 +32,7 @@ class TestLogs:
     ) -> None:
         assert run(["logs", "--limit", "3"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0].split() == ["TIME", "MODEL", "VERSION", "CODE", "MS", "ROWS", "CONF", "S", "REQUEST"]
+        assert lines[0].split() == ["TIME", "MODEL", "VER", "CODE", "MS", "CONF", "S", "REQUEST"]
         assert [line.split()[-1] for line in lines[1:]] == ["r-2", "r-1", "r-0"]
         assert "422 invalid\\x1b]0;x\\x07" in lines[3]
         assert lines[2].split()[-2:] == ["S", "r-1"]

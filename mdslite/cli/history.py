@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 
-_COLUMNS = [
+_COLUMNS = (
     output.Column("REV", "right"),
-    *map(output.Column, ("TIME", "AUTHOR", "STATE", "CHANGES", "REASON")),
-]
+    output.Column("TIME"),
+    output.Column("AUTHOR", folds=True),
+    output.Column("STATE"),
+    output.Column("CHANGES"),
+    output.Column("REASON", folds=True),
+)
 
 
 @click.command(

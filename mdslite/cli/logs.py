@@ -19,17 +19,16 @@ Row = Mapping[str, Any]
 
 _COLUMNS = (
     output.Column("TIME"),
-    output.Column("MODEL"),
-    output.Column("VERSION"),
-    output.Column("CODE", align="right"),
-    output.Column("MS", align="right"),
-    output.Column("ROWS", align="right"),
-    output.Column("CONF", align="right"),
+    output.Column("MODEL", folds=True),
+    output.Column("VER"),
+    output.Column("CODE"),
+    output.Column("MS", "right"),
+    output.Column("CONF", "right"),
     output.Column("S"),
-    output.Column("REQUEST"),
+    output.Column("REQUEST", folds=True),
 )
 # Lines that follow one by one cannot be aligned to each other: these widths fit most.
-_WIDTHS = (19, 20, 8, 4, 8, 5, 5, 1, 0)
+_WIDTHS = (12, 20, 6, 4, 8, 5, 1, 0)
 
 
 @click.command(
@@ -110,7 +109,6 @@ def _cells(row: Row) -> list[str]:
         str(row.get("version") or "-"),
         code,
         output.number_text(row.get("latency_ms")),
-        str(row.get("rows") or "-"),
         "-" if confidence is None else f"{confidence:.2f}",
         "S" if row.get("shadow") else "",
         str(row.get("request_id") or "-"),
@@ -126,6 +124,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _time(value: Any) -> str:
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value).strftime("%m-%d %H:%M:%S.%f")[:-3]
-    return output.time_text(value)
+    """The time of day, to the millisecond; the date as well when it is another day's."""
+    if not isinstance(value, int | float):
+        return output.time_text(value)
+    moment = datetime.fromtimestamp(value)
+    clock = moment.strftime("%H:%M:%S.%f")[:-3]
+    return clock if moment.date() == datetime.now().date() else f"{moment:%Y-%m-%d} {clock}"

@@ -31,10 +31,16 @@ _STATES = {
 }
 
 
+_FOLDED_WIDTH = 8  # narrower than this, a column that folds is no help
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
+    """`folds` lets a terminal that is too narrow break this column's cells, and no other's."""
+
     title: str
     align: Literal["left", "right"] = "left"
+    folds: bool = False
 
 
 def escape(text: object) -> str:
@@ -164,14 +170,17 @@ def _plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> li
 
 
 def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if _narrowest(columns, rows) > console.width:
+        write("\n".join(_plain_lines(columns, rows)))  # the terminal breaks the lines, and nothing is cut
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(Text(column.title), justify=column.align, overflow="fold")
+        table.add_column(Text(column.title), justify=column.align, overflow="fold", no_wrap=not column.folds)
     for row in rows:
         table.add_row(
             *(
@@ -181,7 +190,16 @@ def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
                 for cell, column in zip(row, columns, strict=True)
             )
         )
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    console.print(table)
+
+
+def _narrowest(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
+    """How many columns of a terminal a table takes at least; two more for a state's symbol."""
+    widths = [max(map(len, cells)) for cells in zip([one.title for one in columns], *rows, strict=True)]
+    fixed = sum(
+        _FOLDED_WIDTH if column.folds else width for column, width in zip(columns, widths, strict=True)
+    )
+    return fixed + 2 * len(columns)
 
 
 def _spell(found: re.Match[str]) -> str:

@@ -15,13 +15,17 @@ from mdslite.cli.target import Scope, Target, parse_moment, parse_scope, parse_t
 
 Json = Mapping[str, Any]
 
-_TEXT_TITLES = ("MODEL", "VERSION", "STATE")
-_LS_TITLES = (*_TEXT_TITLES, "WEIGHT", "SHARE", "RPS", "P50 MS", "P99 MS", "ERR %", "MEMORY")
-_LS_COLUMNS = [output.Column(title, "left" if title in _TEXT_TITLES else "right") for title in _LS_TITLES]
+_LS_COLUMNS = [
+    output.Column("MODEL", folds=True),
+    output.Column("VERSION"),
+    output.Column("STATE"),
+    *(output.Column(title, "right") for title in ("WEIGHT", "SHARE", "RPS", "P50 MS", "P99 MS", "ERR %")),
+]
 _PAST_COLUMNS = [
     output.Column("VERSION"),
     output.Column("WEIGHT", "right"),
-    *map(output.Column, ("DIGEST", "URI")),
+    output.Column("DIGEST"),
+    output.Column("URI", folds=True),
 ]
 
 
@@ -106,7 +110,6 @@ def _write_models(models: Sequence[Json]) -> None:
             output.number_text(version.get("p50_ms")),
             output.number_text(version.get("p99_ms")),
             _percent(version.get("error_rate"), digits=2, sign=""),
-            output.size_text(version.get("memory_bytes")),
         ]
         for model in models
         for version in model["versions"]
@@ -133,6 +136,7 @@ def _write_version(target: Target, version: Json, url: str) -> None:
         "runtime": version.get("runtime"),
         "provider": version.get("provider"),
         "device": version.get("device"),
+        "uri": version.get("uri"),
         "digest": version.get("digest"),
         "size": output.size_text(version.get("size_bytes")),
         "memory": output.size_text(version.get("memory_bytes")),
@@ -173,19 +177,17 @@ def _write_past(target: Target, moment: float, found: Json, versions: Sequence[J
         [
             version["version"],
             _weight(version),
-            version.get("digest") or "-",
-            _uri(version),
+            _short(version["digest"]),
+            version["uri"],
         ]
         for version in versions
     ]
     output.write_table(_PAST_COLUMNS, rows)
 
 
-def _uri(version: Json) -> str:
-    spec = version.get("spec")
-    if isinstance(spec, dict):
-        return str(spec.get("uri", "-"))
-    return str(version.get("uri", "-"))
+def _short(digest: str) -> str:
+    kind, _, digits = digest.partition(":")
+    return f"{kind}:{digits[:12]}"
 
 
 def _percent(value: float | None, *, digits: int = 0, sign: str = "%") -> str:

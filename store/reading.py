@@ -8,7 +8,7 @@ names occur at all: a rare error is found without looking at the hours of traffi
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from mdslite.errors import DeadlineExceeded, StoreCorrupt
-from mdslite.store.filters import Filter
+from mdslite.store.filters import Filter, Sql
 from mdslite.store.hours import check_kind, connect, translated
 from mdslite.store.rows import Labels
 
@@ -82,10 +82,13 @@ class HourReader(AbstractContextManager["HourReader"]):
         """None when no row is there yet."""
         if self._fresh:
             return None
-        ((min_id, max_id),) = self._all("SELECT min(id), max(id) FROM entries")
+        # One minimum or maximum a SELECT is a look at the table's end; two of them read all of it.
+        ((min_id, max_id),) = self._all("SELECT (SELECT min(id) FROM entries), (SELECT max(id) FROM entries)")
         if min_id is None:
             return None
-        ((since, until),) = self._all("SELECT min(second), max(second) + 1 FROM seconds")
+        ((since, until),) = self._all(
+            "SELECT (SELECT min(second) FROM seconds), (SELECT max(second) FROM seconds) + 1"
+        )
         ((lag_us,),) = self._all("SELECT value FROM facts WHERE name = 'max_lag_us'")
         return Span(self.path, min_id, max_id, since, until, lag_us)
 
@@ -112,7 +115,8 @@ class HourReader(AbstractContextManager["HourReader"]):
         if wanted.until is not None:
             high = min(high, int(wanted.until * 1e6) + span.max_lag_us + 1)
         found: list[tuple[Any, ...]] = []
-        for start, stop in self._ranges(span, low, high, series, newest):
+        ranges = self._ranges(span, low, high, _minutes_condition(wanted, series))
+        for start, stop in reversed(ranges) if newest else ranges:
             sql, values = _entries_query(wanted, series, urls, newest)
             found += self._all(sql, [start, stop, *values, limit - len(found)])
             if len(found) >= limit:
@@ -154,16 +158,15 @@ class HourReader(AbstractContextManager["HourReader"]):
             [start_us, interval_s * 1e6, start_us, start_us, stop_us, *values],
         )
 
-    def _ranges(
-        self, span: Span, low: int, high: int, series: list[int] | None, newest: bool
-    ) -> Iterable[tuple[int, int]]:
-        """Ranges [start, stop) of ids in which these series can occur, in the order of the walk."""
+    def _ranges(self, span: Span, low: int, high: int, condition: Sql | None) -> list[tuple[int, int]]:
+        """Ranges [start, stop) of ids, rising, whose minutes meet the condition on the minute rollups."""
         low, high = max(low, span.min_id), min(high, MAX_ID)
-        if series is None:
+        if condition is None:
             return [(low, high)] if low < high else []
         ranges: list[tuple[int, int]] = []
+        sql, values = condition
         for (minute,) in self._all(
-            f"SELECT DISTINCT minute FROM minutes WHERE {_among('series_id', series)} ORDER BY minute"
+            f"SELECT DISTINCT minute FROM minutes WHERE {sql} ORDER BY minute", values
         ):
             start = max(low, minute * 1_000_000)
             stop = min(high, (minute + 60) * 1_000_000 + span.max_lag_us + 1)
@@ -173,7 +176,7 @@ class HourReader(AbstractContextManager["HourReader"]):
                 ranges[-1] = (ranges[-1][0], max(stop, ranges[-1][1]))
             else:
                 ranges.append((start, stop))
-        return reversed(ranges) if newest else ranges
+        return ranges
 
     def _numbers(self, table: str, wanted: Filter) -> list[int] | None:
         """The numbers in a dictionary that pass the filter; None when all do."""
@@ -224,6 +227,19 @@ def _entries_query(
         f"WHERE {' AND '.join(conditions)} ORDER BY {walked} {'DESC' if newest else 'ASC'} LIMIT ?",
         values,
     )
+
+
+def _minutes_condition(wanted: Filter, series: list[int] | None) -> Sql | None:
+    """What a minute and series must show in the rollups to hold a row that passes; None when anything may."""
+    conditions, values = [], []
+    if series is not None:
+        conditions.append(_among("series_id", series))
+    for term in wanted.terms:
+        if term.field == "latency_ms" and term.operator in (">", ">=", "="):
+            # Rollups round to whole microseconds as rows do, so the greatest one bounds them all.
+            conditions.append("latency_max_us >= ?")
+            values.append(float(term.value) * 1e3)
+    return (" AND ".join(conditions), values) if conditions else None
 
 
 def _among(column: str, numbers: list[int] | None) -> str:

@@ -390,7 +390,7 @@ def test_a_query_is_bounded_in_time(tmp_path: Path) -> None:
     journal.start()
     assert journal.close()
     ticks = iter(range(10**6))
-    log = RequestLog(tmp_path, timeout_s=1, monotonic=lambda: float(next(ticks)))
+    log = RequestLog(tmp_path, timeout_s=0.5, monotonic=lambda: float(next(ticks)))
     with pytest.raises(DeadlineExceeded) as caught:
         log.query(wanted("request_id=nobody latency_ms>1 queue_ms>0"))
     assert "since=15m" in (caught.value.hint or "")

@@ -165,12 +165,16 @@ class Metrics:
     def _series_of(self, key: _SeriesKey) -> _Series:
         if key not in self._series and len(self._series) >= MAX_VERSIONS:
             key = (OTHER, None, None, key[3])
-        return self._series.setdefault(key, _Series())
+        if key not in self._series:
+            self._series[key] = _Series()
+        return self._series[key]
 
     def _window_of(self, key: VersionKey) -> Window | None:
-        if key not in self._windows and len(self._windows) >= MAX_VERSIONS:
-            return None
-        return self._windows.setdefault(key, Window())
+        if key not in self._windows:
+            if len(self._windows) >= MAX_VERSIONS:
+                return None
+            self._windows[key] = Window()
+        return self._windows[key]
 
 
 def journal_gauges(statistics: JournalStatistics) -> Iterator[Gauge]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -90,7 +91,7 @@ def build_block(
         count=len(rows),
         labels=known,
         urls=tuple(clean(url, MAX_URL_CHARS) for url in urls),
-        request_ids=tuple(name for stretch in stretches for name in stretch["ids"]),
+        request_ids=tuple(chain.from_iterable(stretch["ids"] for stretch in stretches)),
         bodies=budget.choose(rows, known, joined["label"], now_s=now_s),
         **joined,
     )

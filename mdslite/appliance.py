@@ -25,7 +25,7 @@ from mdslite import spec as specs
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order
-from mdslite.errors import InvalidRequest, MdsliteError
+from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
 from mdslite.http.app import create_app
 from mdslite.http.door import Door
@@ -106,7 +106,7 @@ class Appliance:
             engine=self.devices.engine(),
             allow_internal=settings.allow_internal,
         )
-        self.deployer = Deployer(intake, self.fleet)
+        self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))
         self.predictor = Predictor(self.fleet.router, record=self.journal.append if settings.log else None)
         self.app = create_app(self)
         self.bridge = Http2Bridge(self.app, on_policed=self._count_policed)
@@ -135,7 +135,8 @@ class Appliance:
         self.lock.acquire()
         self.prober.start()
         await self.worker.call(self.registry.open)
-        await asyncio.to_thread(autosave, self.settings.store)
+        with suppress(StorageFull):
+            await asyncio.to_thread(autosave, self.settings.store)
         if self.settings.log:
             self.journal.start()
         await self._listen()

@@ -14,7 +14,7 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 from typing import Any, Literal, TypeVar, cast
@@ -51,7 +51,10 @@ T = TypeVar("T")
 
 
 class Deployer:
-    """Plans and applies. Used from the event loop; close it before the parts that it was given."""
+    """Plans and applies. Used from the event loop; close it before the parts that it was given.
+
+    `save` is called in a thread after each change of what is registered, to keep a copy of it.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Deployer:
         turn_wait_s: float = TURN_WAIT_S,
         load_timeout_s: float = LOAD_TIMEOUT_S,
         rest_s: float = REST_S,
+        save: Callable[[], object] | None = None,
     ) -> None:
         self._intake = intake
         self._registry = intake.registry
@@ -69,6 +73,7 @@ class Deployer:
         self._turn_wait_s = turn_wait_s
         self._load_timeout_s = load_timeout_s
         self._rest_s = rest_s
+        self._save = save
         self._rest: asyncio.TimerHandle | None = None
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -172,6 +177,7 @@ class Deployer:
                 failed = await self._record_failure(order, plan, exc)
                 return Outcome("failed", failed, plan, monotonic() - started, exc)
             await self._collect()
+            await self._keep_copy()
             return Outcome("applied", revision, plan, monotonic() - started)
 
     async def _draft(
@@ -319,6 +325,13 @@ class Deployer:
                 await self._worker.call(self._registry.forget_artifacts, gone)
         except MdsliteError as exc:
             logger.warning("unused artifacts could not be removed: %s", exc.message)
+
+    async def _keep_copy(self) -> None:
+        if self._save is not None:
+            try:
+                await asyncio.to_thread(self._save)
+            except MdsliteError as exc:
+                logger.warning("the registry could not be copied: %s", exc.message)
 
     # The turn
 

@@ -109,6 +109,7 @@ class ApiServer:
         ]
         self.plan: dict[str, Any] = PLAN
         self.events: list[dict[str, Any]] = [*STEPS, APPLIED]
+        self.hangs = False  # after the events, an apply neither ends nor goes on
         self.revisions: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []  # of the request log, newest first
         self.coming: list[dict[str, Any]] = []  # and those that follow
@@ -139,7 +140,7 @@ class ApiServer:
         if path == "/plan" and self.plan_error is not None:
             return JSONResponse(self.plan_error[1], self.plan_error[0])
         if path == "/apply":
-            return StreamingResponse(_lines(self.events), media_type="application/x-ndjson")
+            return StreamingResponse(_lines(self.events, hangs=self.hangs), media_type="application/x-ndjson")
         if path == "/logs" and "follow" in request.query_params:
             return StreamingResponse(_lines(self.coming), media_type="application/x-ndjson")
         return self._read(path, request)
@@ -178,9 +179,11 @@ class ApiServer:
         return JSONResponse(missing, 404)
 
 
-async def _lines(events: list[dict[str, Any]]) -> Any:
+async def _lines(events: list[dict[str, Any]], *, hangs: bool = False) -> Any:
     for event in events:
         yield (json.dumps(event) + "\n").encode()
+    if hangs:
+        await asyncio.Event().wait()
 
 
 @contextlib.contextmanager
@@ -190,6 +193,7 @@ def serving(server: ApiServer) -> Iterator[ApiServer]:
     app = Starlette(routes=[Route("/{path:path}", server.answer, methods=methods)])
     config = Config()
     config.loglevel = "ERROR"
+    config.graceful_timeout = 0.1
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config.bind = [f"fd://{listener.fileno()}"]

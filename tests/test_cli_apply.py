@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,6 +183,18 @@ class TestApply:
         assert "small.onnx" not in printed
         assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 0
         assert capsys.readouterr().err == "(1/2) v2 ... DONE\n(2/2) v1 ... DONE\n"
+
+    def test_an_interrupt_says_that_the_appliance_goes_on(self, api: ApiServer, deployments: Path) -> None:
+        api.events, api.hangs = STEPS[:2], True
+        command = [sys.executable, "-m", "mdslite", "apply", "-f", "deployments.yaml", "--yes"]
+        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "(1/2) v2 ... DONE\n"
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert "the appliance goes on with it; mdslite history tells how it ends" in err
+        assert "Traceback" not in err
 
     def test_an_apply_without_an_end_is_an_error(
         self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]

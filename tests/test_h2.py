@@ -150,6 +150,7 @@ class Server:
         self.policed: list[str] = []
         self.bridge = Http2Bridge(self.app, on_policed=self.policed.append, **options)
         self.address: Address = ("", 0)
+        self.listener: asyncio.Server
         self.secure = secure
 
     def connect(self, **options: Any) -> AbstractAsyncContextManager[Client]:
@@ -167,14 +168,14 @@ async def serving(
     *, secure: bool = False, limits: Limits | None = None, **options: Any
 ) -> AsyncIterator[Server]:
     server = Server(secure=secure, limits=limits or Limits(linger_s=0.2), **options)
-    listener = await asyncio.get_running_loop().create_server(
+    server.listener = await asyncio.get_running_loop().create_server(
         lambda: Door(server.bridge), "127.0.0.1", 0, ssl=server_tls() if secure else None
     )
-    server.address = listener.sockets[0].getsockname()[:2]
+    server.address = server.listener.sockets[0].getsockname()[:2]
     try:
         yield server
     finally:
-        listener.close()
+        server.listener.close()
         server.app.gate.set()
         await server.bridge.close(5)
         assert server.bridge.connections == 0
@@ -459,7 +460,7 @@ async def test_an_idle_connection_gets_a_goodbye_and_is_closed(secure: bool) -> 
     async with serving(secure=secure, limits=limits) as server, server.connect() as client:
         assert (await client.get()).status == 200
         await client.until(lambda: client.closed)
-        assert [frame.error_code for frame in client.goaways] == [NO_ERROR, NO_ERROR]
+        assert [(frame.last_stream_id, frame.error_code) for frame in client.goaways] == [(1, NO_ERROR)]
         assert not server.policed
 
 
@@ -708,8 +709,26 @@ async def test_bytes_that_are_no_http2_are_refused() -> None:
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
-async def test_closing_finishes_what_is_in_flight_and_takes_what_was_on_its_way(secure: bool) -> None:
+async def test_closing_says_goodbye_with_the_last_answer(secure: bool) -> None:
     async with serving(secure=secure) as server, server.connect() as client:
+        requests = [client.head("/wait") for _ in range(3)]
+        client.send(*requests)
+        await server.app.until("waiting", 3)
+        closing = asyncio.create_task(server.bridge.close(10))
+        assert (await client.get()).status == 200  # not the last to be answered
+        assert not client.goaways
+        server.app.gate.set()
+        await client.until(lambda: client.closed)
+        assert {client.answers[request.stream_id].body for request in requests} == {b"at last"}
+        assert [(frame.last_stream_id, frame.error_code) for frame in client.goaways] == [(7, NO_ERROR)]
+        await closing
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
+@on_loop
+async def test_closing_a_busy_connection_takes_what_was_on_its_way_and_refuses_more(secure: bool) -> None:
+    limits = Limits(patience_s=0, linger_s=0.2)
+    async with serving(secure=secure, limits=limits) as server, server.connect() as client:
         client.acks = False
         before = client.head("/wait")
         client.send(before)
@@ -729,6 +748,31 @@ async def test_closing_finishes_what_is_in_flight_and_takes_what_was_on_its_way(
         assert (await client.answer(crossing.stream_id)).body == b"at last"
         await client.until(lambda: client.closed)
         await closing
+
+
+@on_loop
+async def test_closing_under_load_answers_all_that_reached_the_application() -> None:
+    async with serving() as server:
+        url = f"http://127.0.0.1:{server.address[1]}/echo"
+        answered = 0
+
+        async def work(client: httpx2.AsyncClient) -> None:
+            nonlocal answered
+            with suppress(httpx2.TransportError):  # also what this client never sent, for it was closing
+                while True:
+                    assert (await client.post(url, content=b"x" * 2000)).status_code == 200
+                    answered += 1
+
+        async with (
+            httpx2.AsyncClient(http1=False, http2=True) as one,
+            httpx2.AsyncClient(http1=False, http2=True) as other,
+        ):
+            working = [asyncio.create_task(work(client)) for client in (one, one, one, other, other)]
+            await server.app.until("started", 100)
+            server.listener.close()
+            await server.bridge.close(10)
+            await asyncio.gather(*working)
+        assert answered == server.app.met["started"]
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])

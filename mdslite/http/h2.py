@@ -7,6 +7,7 @@ tasks from then on; what a request means is the application's affair.
 from __future__ import annotations
 
 import asyncio
+import enum
 import importlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -35,6 +36,7 @@ App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[N
 _READ_BYTES = 16 * 1024  # what the engine parses before others get their turn
 _CORK_BYTES = 64 * 1024
 _LINGER_BYTES = 1024 * 1024
+_QUIET_S = 0.5  # after which a connection is not just between two requests
 _NOTICE_S = 1.0  # how long the answer to the ping of a goodbye may take
 _FAREWELL = b"goodbye!"
 _EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
@@ -105,7 +107,7 @@ class Http2Bridge:
         """Say goodbye to all clients, let what is in flight finish for up to `grace_s`, then close."""
         self._closing = True
         for connection in list(self._connections):
-            connection.drain()
+            connection.drain(patience_s=min(self.limits.patience_s, grace_s / 2))
         await self._wait(grace_s)
         for connection in list(self._connections):
             connection.abort()
@@ -160,9 +162,18 @@ class Http2Bridge:
         return min(1.0, max(0.02, shortest / 4))
 
 
+class Stage(enum.Enum):
+    """How far a connection is on its way out."""
+
+    OPEN = enum.auto()
+    WAITING = enum.auto()  # for a moment without open requests
+    ANNOUNCED = enum.auto()  # the client was told to send no more, and may not have heard
+    REFUSING = enum.auto()  # streams above `final_stream_id` are refused
+    HUNG_UP = enum.auto()  # what still comes is dropped
+
+
 class Connection(asyncio.StreamReaderProtocol):
-    """One adopted connection: open, then draining (streams above `final_stream_id` are refused), then hung up
-    (what still comes is dropped)."""
+    """One adopted connection."""
 
     def __init__(self, bridge: Http2Bridge, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()
@@ -183,22 +194,22 @@ class Connection(asyncio.StreamReaderProtocol):
         self._corked: list[bytes] = []
         self._corked_bytes = 0
         self._paused_at: float | None = None
-        self._draining_at: float | None = None
-        self._hung_up = False
+        self._stage = Stage.OPEN
+        self._stage_ends = 0.0
         self._ignored_bytes = 0
-        self._end: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the next stage
 
     async def serve(self) -> None:
         """Read until either side leaves."""
         streams = None
         try:
             engine = await self._bridge.warm()
-            if self._hung_up:
+            if self._is_over:
                 return
             streams = engine.open(self)
             await streams.open()
             self._streams = streams
-            while not self._hung_up and not self._reader.at_eof():
+            while not self._is_over and not self._reader.at_eof():
                 data = await self._reader.read(_READ_BYTES)
                 await streams.receive(data)
                 if len(data) == _READ_BYTES:
@@ -215,24 +226,25 @@ class Connection(asyncio.StreamReaderProtocol):
             with suppress(OSError):
                 await self._writer.wait_closed()
 
-    def drain(self) -> None:
-        """Ask the client to open no more streams; hang up when the last answer is out.
+    def drain(self, *, patience_s: float) -> None:
+        """End the connection when its last answer is out; what the client sent so far is still served.
 
-        What it sent before it heard of this is still served: the client's answer to a ping tells when that is
-        all here.
+        A goodbye that goes out with the last answer is understood by every client. Some, such as those made
+        with h2 for Python, drop their open requests at any other: only a connection that is still busy after
+        `patience_s`, or has long been quiet, gets it by itself, and then with a ping, whose answer tells that
+        all that the client sent without knowing is here.
         """
-        if self._draining_at is not None or self._hung_up:
-            return
-        self._draining_at = self._clock.time()
-        self.meter.charges_resets = False
-        self.meter.pongs = 0
-        self._announce(goaway(LAST_STREAM_ID) + ping(_FAREWELL))
+        if self._stage is Stage.OPEN:
+            self.meter.charges_resets = False
+            self._stage = Stage.WAITING
+            self._stage_ends = self._clock.time() + patience_s
+            self._step()
 
     def hang_up(self) -> None:
         """Stop reading, flush what is written, and end the socket within the linger time."""
-        if self._hung_up:
+        if self._is_over:
             return
-        self._hung_up = True
+        self._stage = Stage.HUNG_UP
         self._reader.feed_eof()
         self._uncork()
         # Closing a socket with unread bytes in it would reset it and lose the last words.
@@ -242,16 +254,17 @@ class Connection(asyncio.StreamReaderProtocol):
                 self._link.resume_reading()
         else:
             self._link.close()
-        self._end = self._clock.call_later(self.limits.linger_s, self.abort)
+        self._stop_timer()
+        self._timer = self._clock.call_later(self.limits.linger_s, self.abort)
 
     def abort(self) -> None:
         """End the socket at once."""
-        self._hung_up = True
+        self._stage = Stage.HUNG_UP
         self._link.abort()
 
     def cut(self, violation: Violation) -> None:
         """Count a violation, tell the client, and hang up."""
-        if self._hung_up:
+        if self._is_over:
             return
         self.count(violation.reason)
         self._say_goodbye(violation.error_code)
@@ -259,19 +272,16 @@ class Connection(asyncio.StreamReaderProtocol):
 
     def check(self, now: float) -> None:
         """Act on what is overdue."""
-        if self._hung_up:
+        if self._is_over:
             return
         if self._paused_at is not None and now - self._paused_at > self.limits.write_timeout_s:
             self.count(Reason.SLOW_READER)
             self.abort()
         elif violation := self.meter.overdue(now=now):
             self.cut(violation)
-        elif self._draining_at is not None:
-            if not self._is_refusing and now - self._draining_at > _NOTICE_S:
-                self._refuse_more()
-        elif self.meter.is_idle(now=now):
-            self.drain()
-        if self._streams is not None and not self._hung_up:
+        elif self._stage is Stage.OPEN and self.meter.is_idle(now=now):
+            self._refuse_more()
+        if self._streams is not None and not self._is_over:
             self._streams.check(now)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -285,20 +295,21 @@ class Connection(asyncio.StreamReaderProtocol):
 
     async def write(self, data: bytes) -> None:
         """Send whole frames; returns when the client keeps up. Bytes for one who has left are dropped."""
-        if self._hung_up:
+        if self._is_over:
             return
         violation = self.meter.sent(data, now=self._clock.time())
         self._emit(data)
         if violation is not None:
             self.cut(violation)
-        elif self._is_refusing and not self.meter.answering:
-            self.hang_up()
-        else:
-            with suppress(OSError):
-                await self._writer.drain()
+            return
+        if self._stage is Stage.WAITING and not self.meter.answering:
+            self._refuse_more()
+        self._progress()
+        with suppress(OSError):
+            await self._writer.drain()
 
     def data_received(self, data: bytes) -> None:
-        if self._hung_up:
+        if self._is_over:
             self._ignored_bytes += len(data)
             if self._ignored_bytes > _LINGER_BYTES:
                 self.abort()
@@ -308,11 +319,7 @@ class Connection(asyncio.StreamReaderProtocol):
             self.cut(violation)
             return
         super().data_received(data)
-        if self._draining_at is not None:
-            if self.meter.pongs and not self._is_refusing:
-                self._refuse_more()
-            elif self._is_refusing and not self.meter.answering:
-                self.hang_up()
+        self._progress()
 
     def eof_received(self) -> bool:
         super().eof_received()
@@ -327,21 +334,46 @@ class Connection(asyncio.StreamReaderProtocol):
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._hung_up = True
-        if self._end is not None:
-            self._end.cancel()
+        self._stage = Stage.HUNG_UP
+        self._stop_timer()
         self._bridge.forget(self)
         super().connection_lost(exc)
 
     @property
-    def _is_refusing(self) -> bool:
-        return self.final_stream_id != LAST_STREAM_ID
+    def _is_over(self) -> bool:
+        return self._stage is Stage.HUNG_UP
+
+    def _step(self) -> None:
+        """Take the next step of a drain if it is due by the clock, else come back when it may be."""
+        now = self._clock.time()
+        is_quiet = not self.meter.answering and now - self.meter.idle_since >= _QUIET_S
+        if self._stage is Stage.WAITING and (is_quiet or now >= self._stage_ends):
+            self._stage = Stage.ANNOUNCED
+            self._stage_ends = now + _NOTICE_S
+            self.meter.pongs = 0
+            self._announce(goaway(LAST_STREAM_ID) + ping(_FAREWELL))
+        elif self._stage is Stage.ANNOUNCED and now >= self._stage_ends:
+            self._refuse_more()
+        if self._stage in (Stage.WAITING, Stage.ANNOUNCED):
+            self._timer = self._clock.call_later(_QUIET_S / 5, self._step)
+
+    def _progress(self) -> None:
+        """Take the next step of a drain if what has come or gone makes it due."""
+        if self._stage is Stage.ANNOUNCED and self.meter.pongs:
+            self._refuse_more()
+        elif self._stage is Stage.REFUSING and not self.meter.answering:
+            self.hang_up()
 
     def _refuse_more(self) -> None:
+        self._stage = Stage.REFUSING
         self.final_stream_id = self.meter.last_stream_id
         self._announce(goaway(self.final_stream_id))
         if not self.meter.answering:
             self.hang_up()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _say_goodbye(self, error_code: int) -> None:
         self._announce(goaway(self.meter.last_stream_id, error_code=error_code))

@@ -84,6 +84,7 @@ class Limits:
     write_timeout_s: float = 30.0  # for what waits to be read by the client, likewise
     min_rate_bytes_per_s: int = 16 * 1024
     idle_timeout_s: float = 75.0
+    patience_s: float = 2.0  # of a goodbye, for a moment without open requests
     linger_s: float = 1.0  # between the goodbye and the end of the socket
 
     resets: Allowance = Allowance(200, 50)

@@ -15,7 +15,10 @@ from benchmarks.start import Start
 from benchmarks.throughput import Cell
 
 WORKLOADS = (TINY, WIDE)
-THROUGHPUT_HEAD = tuple("model|connections|server|requests/s|p50 ms|p99 ms|cpu us|MiB|mdslite is".split("|"))
+THROUGHPUT_HEAD = (
+    *("model", "connections", "server"),
+    *("requests/s", "p50 ms", "p99 ms", "cpu us", "MiB", "mdslite is"),
+)
 
 
 @dataclass(slots=True)

@@ -799,7 +799,8 @@ async def test_a_connection_that_comes_after_the_close_is_turned_away(secure: bo
 @pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
 @on_loop
 async def test_the_last_words_arrive_though_the_client_goes_on_talking(secure: bool) -> None:
-    async with serving(secure=secure) as server, server.connect() as client:
+    limits = Limits(pings=Allowance(10**9, 1), linger_s=0.2)
+    async with serving(secure=secure, limits=limits) as server, server.connect() as client:
         answers: list[Answer] = []
         for _ in range(20):
             answers.append(await client.get())

@@ -297,12 +297,13 @@ class Connection(asyncio.StreamReaderProtocol):
         """Send whole frames; returns when the client keeps up. Bytes for one who has left are dropped."""
         if self._is_over:
             return
+        was_answering = self.meter.answering
         violation = self.meter.sent(data, now=self._clock.time())
         self._emit(data)
         if violation is not None:
             self.cut(violation)
             return
-        if self._stage is Stage.WAITING and not self.meter.answering:
+        if self._stage is Stage.WAITING and was_answering and not self.meter.answering:
             self._refuse_more()
         self._progress()
         with suppress(OSError):

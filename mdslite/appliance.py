@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
 
+HANDSHAKE_S = 10.0
 SCRAPE_FLUSH_S = 0.2  # how long /metrics may wait for the newest requests
 _SPEC_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
@@ -148,6 +149,8 @@ class Appliance:
         for served in self.fleet.all():
             self.announce(_state_line(served))
         self.starting = False
+        if self.settings.tls_cert is not None:
+            await self.bridge.warm()  # with TLS, the first client is likely to choose HTTP/2
         # What lives now lives long: keep the collector from walking through it again and again.
         gc.collect()
         gc.freeze()
@@ -167,7 +170,13 @@ class Appliance:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                self.door.connection, settings.host, settings.port, ssl=tls, backlog=2048
+                self.door.connection,
+                settings.host,
+                settings.port,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+                ssl_shutdown_timeout=HANDSHAKE_S if tls else None,
+                backlog=2048,
             )
         except OSError as exc:
             raise InvalidRequest(

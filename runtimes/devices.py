@@ -27,13 +27,20 @@ class Wish(Protocol):
 
 
 class Devices:
-    """The devices of this machine. `reason` says why there is no usable GPU, None where there is one."""
+    """The devices of this machine. `reason` says why there is no usable GPU, None where there is one;
+    `unusable` that there are GPUs all the same."""
 
     def __init__(
-        self, *, gpus: Sequence[Gpu] = (), nvml: Nvml | None = None, reason: str | None = None
+        self,
+        *,
+        gpus: Sequence[Gpu] = (),
+        nvml: Nvml | None = None,
+        reason: str | None = None,
+        unusable: bool = False,
     ) -> None:
         self.gpus = tuple(Device("cuda", gpu.index, gpu.name, gpu.memory_bytes) for gpu in gpus)
         self.reason = reason
+        self.unusable = unusable
         self._handles = dict(zip(self.gpus, gpus, strict=True))
         self._nvml = nvml
 
@@ -60,7 +67,8 @@ class Devices:
             nvml.close()
             count = len(nvml.gpus)
             return cls(
-                reason=f"{count} GPU{'s' * (count > 1)} found, but onnxruntime cannot compute there: {reason}"
+                reason=f"{count} GPU{'s' * (count > 1)} found, but onnxruntime cannot compute there: {reason}",
+                unusable=True,
             )
         return cls(gpus=nvml.gpus, nvml=nvml)
 
@@ -117,9 +125,9 @@ class Devices:
     def describe(self) -> list[str]:
         """Say in plain words what models will compute on, one line a device."""
         if not self.gpus:
-            return [
-                f"no GPU to use: serving on CPU ({self.reason or 'none found'}; mdslite doctor says more)"
-            ]
+            if self.unusable:
+                return [f"serving on CPU: {self.reason} (mdslite doctor says more)"]
+            return ["no GPU found: serving on CPU (mdslite doctor says why)"]
         return [f"{gpu.label}: {gpu.name}, {gpu.memory_bytes / _GIB:.0f} GiB" for gpu in self.gpus]
 
     def engine(self, device: Device = CPU) -> str:

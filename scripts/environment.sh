@@ -19,7 +19,7 @@ find_python() {
             return
         fi
     done
-    fail "mdslite needs Python 3.11 or newer; found $(python3 --version 2>&1 || true)" \
+    fail "mdslite needs Python 3.11 or newer; ${MDSLITE_PYTHON:-python3} is $("${MDSLITE_PYTHON:-python3}" --version 2>&1 || true)" \
         "install one (Debian and Ubuntu: apt-get install python3 python3-venv) or name it: MDSLITE_PYTHON=/path/to/python3.11 $0"
 }
 
@@ -46,22 +46,27 @@ show_progress() {
 }
 
 # prepare_environment FOLDER PIP_ARGUMENT...: after it, FOLDER holds an environment with these installed.
-# What was installed is remembered in FOLDER/.prepared, so that a second call with the same arguments, the
-# same pyproject.toml and the same place costs nothing. Clears a folder only if it made it.
+# FOLDER/.prepared remembers where it was made and what was installed, so that a second call with the same
+# arguments and the same pyproject.toml costs nothing.
 prepare_environment() {
     local folder=$1 python wanted started=$SECONDS
     shift
     python=$(find_python)
     wanted=$({
-        printf '%s\n' "$folder" "$root" "$@"
+        printf '%s\n' "$root" "$@"
         "$python" --version
         cat "$root/pyproject.toml"
     } | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
-    if grep -qsx "$wanted" "$folder/.prepared" && "$folder/bin/python" -c '' 2>/dev/null; then
+    check_environment "$python" "$folder"
+    if grep -qsx "$wanted" "$folder/.prepared"; then
         return
     fi
     say "preparing ${folder#"$root"/} with $("$python" --version) (a minute or two, once)"
-    make_environment "$python" "$folder"
+    if [ ! -e "$folder/bin/python" ]; then
+        "$python" -m venv "$folder" >&2 ||
+            fail "$python cannot make a virtual environment" "Debian and Ubuntu: apt-get install python3-venv"
+    fi
+    [ -e "$folder/.prepared" ] || printf '%s\n' "$folder" >"$folder/.prepared"
     if ! (cd "$root" && "$folder/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1) |
         show_progress >"$folder/install.log"; then
         tail -n 20 "$folder/install.log" >&2
@@ -71,17 +76,16 @@ prepare_environment() {
     say "prepared in $((SECONDS - started)) s"
 }
 
-make_environment() {
-    local python=$1 folder=$2 clear=
-    if [ -e "$folder/bin/python" ]; then
-        if [ "$("$folder/bin/python" --version 2>&1)" = "$("$python" --version)" ]; then return; fi
-        if [ ! -e "$folder/.prepared" ]; then
-            fail "$folder has $("$folder/bin/python" --version 2>&1), not $("$python" --version)" \
-                "name another folder with MDSLITE_VENV, or that Python with MDSLITE_PYTHON"
-        fi
-        clear=--clear
+# An environment that was moved, or whose Python changed, breaks in ways that nobody understands.
+check_environment() {
+    local python=$1 folder=$2 wrong=
+    if [ -e "$folder/.prepared" ] && [ "$(head -n 1 "$folder/.prepared")" != "$folder" ]; then
+        wrong="was made in another place"
+    elif [ -e "$folder/bin" ] && [ "$("$folder/bin/python" --version 2>&1)" != "$("$python" --version)" ]; then
+        wrong="was not made with $("$python" --version)"
     fi
-    "$python" -m venv $clear "$folder" >&2 ||
-        fail "$python cannot make a virtual environment" "Debian and Ubuntu: apt-get install python3-venv"
-    : >"$folder/.prepared"
+    if [ -n "$wrong" ]; then
+        fail "the environment in $folder $wrong" \
+            "rm -r $folder, and run $0 again; MDSLITE_VENV names another folder, MDSLITE_PYTHON another Python"
+    fi
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-DEMO = Path(__file__).resolve().parent.parent / "scripts" / "demo.py"
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "scripts" / "demo.py"
 
 
 @contextmanager
@@ -62,6 +65,25 @@ def test_it_says_why_when_its_port_is_taken() -> None:
     assert code == 1
     assert "--port" in errors
     assert "Traceback" not in errors
+
+
+def test_every_line_that_it_suggests_works_as_it_stands() -> None:
+    with started("--port", "0") as process:
+        read_url(process)
+        assert process.stdout is not None
+        lines = list(itertools.takewhile(str.strip, process.stdout))
+        assert len(lines) >= 5
+        if shutil.which("curl") is None:
+            lines = [line for line in lines if not line.strip().startswith("curl")]
+        script = "set -e\n" + "".join(lines)
+        found = subprocess.run(
+            ["bash", "-c", script], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=50, check=False,
+        )  # fmt: skip
+        process.send_signal(signal.SIGINT)
+    assert found.returncode == 0, found.stderr
+    assert "demo/digits" in found.stdout
+    assert '"predictions"' in found.stdout
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 1)])

@@ -75,6 +75,10 @@ def test_the_deployments_file_splits_eighty_to_twenty() -> None:
     } == {"v1": (DIGITS / "v1.onnx", 80), "v2": (DIGITS / "v2.onnx", 20)}
 
 
-def test_the_example_request_is_one_digit() -> None:
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_example_request_is_a_plain_four(version: str) -> None:
     body = json.loads((EXAMPLES / "digit.json").read_text())
-    assert np.asarray(body["instances"]).shape == (1, 64)
+    pixels = np.asarray(body["instances"], np.float32)
+    label, probabilities = open_version(version).run(None, {"pixels": pixels})
+    assert label.tolist() == [4]
+    assert probabilities.max() > 0.9

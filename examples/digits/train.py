@@ -26,6 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 SEED = 20
+SAMPLE = 1  # the held-out digit that examples/digit.json sends: a plain 4
 SOURCE = (
     "scikit-learn's load_digits (UCI, Optical Recognition of Handwritten Digits): a quarter, not trained on"
 )
@@ -82,7 +83,7 @@ def main(folder: Path) -> None:
     instances = test_pixels.astype(int).tolist()
     held_out = {"source": SOURCE, "labels": test_labels.tolist(), "instances": instances}
     write_json(held_out, folder / "held_out.json")
-    write_json({"instances": instances[:1]}, folder.parent / "digit.json")
+    write_json({"instances": [instances[SAMPLE]]}, folder.parent / "digit.json")
 
 
 if __name__ == "__main__":

@@ -66,10 +66,8 @@ class Devices:
         if reason is not None:
             nvml.close()
             count = len(nvml.gpus)
-            return cls(
-                reason=f"{count} GPU{'s' * (count > 1)} found, but onnxruntime cannot compute there: {reason}",
-                unusable=True,
-            )
+            found = f"{count} GPU{'s' * (count > 1)} found"
+            return cls(reason=f"{found}, but onnxruntime cannot compute there: {reason}", unusable=True)
         return cls(gpus=nvml.gpus, nvml=nvml)
 
     def place(self, wish: Wish, replicas: int, *, needs_bytes: int = 0) -> list[Device]:

@@ -15,6 +15,7 @@ import io
 import json
 import math
 import struct
+import tokenize
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Literal
@@ -32,6 +33,16 @@ RowShape = tuple[int, ...]
 Key = tuple[RowShape | None, ...]
 
 MAX_RANK = 32
+# NumPy reads the header with `ast.literal_eval`, and what that raises on hostile text passes through.
+_NPY_HEADER_ERRORS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
 _STRUCT_CODES = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT8": "B", "INT8": "b"}
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -417,18 +428,24 @@ def _read_npy(body: bytes) -> np.ndarray[Any, Any]:
         version = np.lib.format.read_magic(stream)
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran, dtype = reader[version](stream)
-    except (ValueError, KeyError) as exc:
+    except _NPY_HEADER_ERRORS as exc:
         raise InvalidRequest("the body is no .npy array of format 1.0 or 2.0") from exc
     if dtype.hasobject:
         raise UnsupportedMedia("the .npy array holds pickled Python objects, which are never loaded")
+    if len(shape) > MAX_RANK or any(type(size) is not int for size in shape):
+        raise InvalidTensor(f".npy header: expected a shape of at most {MAX_RANK} integers")
+    size_bytes = len(body) - stream.tell()
+    wrong = InvalidTensor(
+        f".npy header says shape {_show(shape)} of {dtype}, which is not the {size_bytes} bytes that follow"
+    )
     count = math.prod(shape)
-    if any(size < 0 for size in shape) or count * dtype.itemsize != len(body) - stream.tell():
-        raise InvalidTensor(
-            f".npy header says shape {_show(shape)} of {dtype}, "
-            f"which is not the {len(body) - stream.tell()} bytes that follow"
-        )
+    if any(size < 0 for size in shape) or count * dtype.itemsize != size_bytes:
+        raise wrong
     flat = np.frombuffer(body, dtype=dtype, count=count, offset=stream.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
+    try:
+        return flat.reshape(shape, order="F" if fortran else "C")
+    except ValueError as exc:  # no bytes follow, and the sizes beside the 0 overflow
+        raise wrong from exc
 
 
 def _itemsize(spec: TensorSpec) -> int:

@@ -225,18 +225,36 @@ def test_a_pickled_array_is_never_loaded() -> None:
     assert caught.value.status == 415
 
 
+def npy_of(header: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+
+
 @pytest.mark.parametrize(
     "shape",
-    ["(-1, 4)", "(2, 4)", "(99999999999, 99999999999)", "(1, 4, 1)"],
-    ids=["negative", "short", "overflow", "rank"],
+    ["(-1, 4)", "(2, 4)", "(99999999999, 99999999999)", "(1, 4, 1)", "(True, 4)", "(" + "1," * 65 + "4)"],
+    ids=["negative", "short", "overflow", "rank", "bool", "too many"],
 )
 def test_a_shape_that_disagrees_with_the_data_is_refused(shape: str) -> None:
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
-    header += b" " * (64 - (10 + len(header) + 1) % 64) + b"\n"
-    body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + np.zeros(4, "<f4").tobytes()
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"
     with pytest.raises(InvalidRequest) as caught:
-        make_codec(X4).decode_npy(body)
+        make_codec(X4).decode_npy(npy_of(header, np.zeros(4, "<f4").tobytes()))
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("shape", ["(0, 9999999999999999999)", "(4611686018427387904, 0, 4)"])
+def test_a_shape_without_data_that_overflows_is_refused(shape: str) -> None:
+    with pytest.raises(InvalidTensor, match="which is not the 0 bytes"):
+        make_codec(X4).decode_npy(npy_of(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"))
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["(" * 5000, "-" * 9000 + "1", "1" + "+1" * 4900, "{[]: 1}", "{'a'", "a b"],
+    ids=["parentheses", "signs", "sums", "unhashable", "open", "no literal"],
+)
+def test_a_hostile_header_is_no_array(header: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"no \.npy array"):
+        make_codec(X4).decode_npy(npy_of(header))
 
 
 def test_an_array_of_another_dtype_is_named() -> None:

@@ -234,7 +234,8 @@ def _gauge_lines(gauges: Iterable[Gauge]) -> Iterator[str]:
         for gauge in family:
             if gauge.value is not None:
                 labels = ",".join(f'{key}="{_quoted(value)}"' for key, value in gauge.labels.items())
-                yield f"{name}{{{labels}}} {gauge.value}" if labels else f"{name} {gauge.value}"
+                number = gauge.value + 0  # True is 1
+                yield f"{name}{{{labels}}} {number}" if labels else f"{name} {number}"
 
 
 def _labels(project: str | None, model: str | None, version: str | None, shadow: bool) -> str:

@@ -109,11 +109,13 @@ def test_sources_hand_over_gauges_and_what_is_not_available_is_left_out() -> Non
             Gauge("mdslite_http_connections", "Open connections.", 1, {"protocol": "h2"}),
             Gauge("mdslite_gpu_temperature_celsius", "Temperature.", None, {"gpu": "0"}),
             Gauge("mdslite_uptime_seconds", "Uptime.", 1.5),
+            Gauge("mdslite_ready", "Ready.", True),
         ]
     )
     assert value(metrics, "mdslite_http_connections", protocol="h2") == 1
     assert value(metrics, "mdslite_http_connections") == 4
     assert value(metrics, "mdslite_uptime_seconds") == 1.5
+    assert value(metrics, "mdslite_ready") == 1
     assert families(metrics)["mdslite_gpu_temperature_celsius"].samples == []
 
 

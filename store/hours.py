@@ -35,12 +35,14 @@ _NO_ROOM = {
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """One file of the log's folder; `size_bytes` counts its companions too."""
+    """One file of the log's folder; `size_bytes` counts its companions too. One that is not sealed is being
+    written, or was when the appliance ended."""
 
     path: Path
     start: int  # unix seconds
     size_bytes: int
     set_aside: bool
+    sealed: bool
 
 
 def hour_of(at: float) -> int:
@@ -53,13 +55,17 @@ def hour_path(folder: Path, start: int) -> Path:
 
 
 def list_hours(folder: Path) -> list[Hour]:
-    """Every file of the log, set-aside ones too, oldest first; other files are not looked at."""
+    """Every file of the log, set-aside ones too, oldest first; other files are not looked at.
+
+    :raises StoreError: the folder cannot be read
+    """
     sizes = _sizes(folder)
     hours = []
     for name in sizes:
         if (match := _NAME.fullmatch(name)) and (start := _parse(match[1])) is not None:
             size_bytes = sizes[name] + sum(sizes.get(name + suffix, 0) for suffix in COMPANIONS)
-            hours.append(Hour(folder / name, start, size_bytes, set_aside=match[2] is not None))
+            set_aside, sealed = match[2] is not None, f"{name}-wal" not in sizes
+            hours.append(Hour(folder / name, start, size_bytes, set_aside, sealed))
     return sorted(hours, key=lambda hour: (hour.start, hour.path.name))
 
 
@@ -164,11 +170,14 @@ def translated(exc: sqlite3.Error, name: str, *, write: bool) -> MdsliteError:
 
 def _sizes(folder: Path) -> dict[str, int]:
     sizes = {}
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
-        for entry in found:
-            # A file may go while the folder is read: retention, or SQLite done with a -wal.
-            with contextlib.suppress(FileNotFoundError):
-                sizes[entry.name] = entry.stat().st_size
+    try:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+            for entry in found:
+                # A file may go while the folder is read: retention, or SQLite done with a -wal.
+                with contextlib.suppress(FileNotFoundError):
+                    sizes[entry.name] = entry.stat().st_size
+    except OSError as exc:
+        raise StoreError(f"{folder} cannot be read: {exc.strerror}") from exc
     return sizes
 
 

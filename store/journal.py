@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdslite.errors import MdsliteError
+from mdslite.errors import MdsliteError, StoreError
 from mdslite.store.blocks import Block, build_block
 from mdslite.store.bodies import BodyBudget
 from mdslite.store.recorder import Recorder, Waiting
@@ -71,6 +71,7 @@ class Journal:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._folder = folder
         self._flush_s = flush_s
         self._max_backlog = max_rows - max_rows // 4
         self._max_held_bytes = max_held_bytes
@@ -109,7 +110,10 @@ class Journal:
 
         :raises StoreError: the folder cannot be made
         """
-        self._recorder.open()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StoreError(f"{self._folder} cannot be made: {exc.strerror}") from exc
         self._tidy_at_s = self._monotonic()
         self._thread = threading.Thread(target=self._run, name="mdslite-journal", daemon=True)
         self._thread.start()
@@ -164,15 +168,22 @@ class Journal:
         )
 
     def _run(self) -> None:
+        try:
+            self._recorder.open()
+        except StoreError as exc:
+            self._complain(exc.message)
         closing = False
         while not closing:
             with self._signal:
                 if not self._closing and self._asked == self._answered:
                     self._signal.wait(self._flush_s)
                 asked, closing = self._asked, self._closing
-            self._take()
-            self._write(now=closing or asked > self._answered)
-            self._tidy()
+            try:
+                self._take()
+                self._write(now=closing or asked > self._answered)
+                self._tidy()
+            except Exception:  # a mistake of ours ends this round of the log, not the log
+                _log.exception("the request log failed")
             with self._signal:
                 self._answered = asked
                 self._signal.notify_all()

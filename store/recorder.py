@@ -78,19 +78,14 @@ class Recorder:
         self._trusted_from_s = 0.0
 
     def open(self) -> None:
-        """Make the folder, and find the last id of what is there.
+        """Find the last id of what is there.
 
-        :raises StoreError: the folder cannot be made
+        :raises StoreError: the folder cannot be read
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise StoreError(f"{self._folder} cannot be made: {exc.strerror}") from exc
-        self._last_id = max(
-            (_last_id(h.path) for h in list_hours(self._folder) if not h.set_aside), default=0
-        )
         self._clocks = (self._clock(), self._monotonic())
         self._trusted_from_s = self._monotonic() + DISTRUST_S
+        hours = list_hours(self._folder)
+        self._last_id = max((_last_id(hour.path) for hour in hours if not hour.set_aside), default=0)
 
     def number(self, block: Block) -> Waiting:
         """Give ids to a block and cut it where the hour turns."""
@@ -154,11 +149,7 @@ class Recorder:
             remove(hour.path)
             hours.remove(hour)
         for hour in hours:
-            if (
-                hour.start != current
-                and not hour.set_aside
-                and hour.path.with_name(hour.path.name + "-wal").exists()
-            ):
+            if not hour.sealed and hour.start != current and not hour.set_aside:
                 self._settle(hour.path)
 
     def close(self) -> None:

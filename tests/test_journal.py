@@ -533,6 +533,23 @@ def test_a_file_that_somebody_meddles_with_is_set_aside(tmp_path: Path) -> None:
 # The disk
 
 
+def test_a_folder_that_cannot_be_used_is_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with running(log) as journal:
+        assert journal.flush()
+        log.rmdir()
+        log.write_text("in the way")
+        journal.append(row())
+        assert not journal.flush()
+        assert journal.statistics().trouble is not None
+        with pytest.raises(StoreError, match="cannot be read"):
+            RequestLog(log).query(wanted())
+        log.unlink()
+        log.mkdir()
+        assert journal.flush()
+        assert len(ids(log)) == 1
+
+
 def append_until_full(journal: Journal, *, rounds: int = 400) -> int:
     """Write until the disk refuses; the number of appended rows."""
     count = 0

@@ -5,9 +5,9 @@
     python scripts/measure_journal.py --read 10000000
 
 Prints the tables that docs/request-log.md quotes; the second form makes a day of so many rows and times
-queries on it. On a machine with other work to do, trust the processor times and "blocked" (time in which the
-loop's thread neither ran nor waited for a processor, so waited for the interpreter lock; Linux only) more
-than the loss of throughput.
+queries on it. "Blocked" is the time in which the loop's thread neither ran nor waited for a processor, so
+waited for the interpreter lock (Linux only). Slices in which other processes took the loop's processor are
+left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import threading
 import time
 import timeit
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -39,6 +41,7 @@ from mdslite.store.requests import RequestLog
 
 BLOCK = 2500  # rows: a flush at 10,000 a second
 VERSIONS = 8
+CALM = 0.03  # a slice counts when others took no more of the loop's time than this
 
 
 def make_rows(count: int, *, start: float | None = None, span_s: float = 10.0) -> list[Row]:
@@ -127,11 +130,13 @@ def plain_values(rows: list[Row]) -> list[list[tuple[object, ...]]]:
     return [found[start : start + STRETCH_ROWS] for start in range(0, len(found), STRETCH_ROWS)]
 
 
-def measure_ways_to_insert(rows: list[Row]) -> None:
-    print("ways to insert one stretch (processor time; in brackets what holds the interpreter lock)")
+Way = Callable[[sqlite3.Connection], None]
+
+
+def ways_to_insert(rows: list[Row]) -> tuple[int, dict[str, Way]]:
+    """How many rows each way inserts, and the ways; those in brackets are the part that holds the lock."""
     stretches = plain_values(rows)
     width = len(stretches[0][0])
-    count = sum(map(len, stretches))
     marks = f"({','.join('?' * width)})"
     flat = [list(itertools.chain.from_iterable(stretch)) for stretch in stretches]
     texts = [orjson.dumps(stretch).decode() for stretch in stretches]
@@ -139,56 +144,122 @@ def measure_ways_to_insert(rows: list[Row]) -> None:
 
     def executemany(db: sqlite3.Connection) -> None:
         for stretch in stretches:
-            db.executemany(f"INSERT INTO entries VALUES {marks}", stretch)
+            db.executemany(f"INSERT OR REPLACE INTO entries VALUES {marks}", stretch)
 
     def values(db: sqlite3.Connection) -> None:
         for stretch in flat:
-            db.execute(f"INSERT INTO entries VALUES {','.join([marks] * (len(stretch) // width))}", stretch)
+            many = ",".join([marks] * (len(stretch) // width))
+            db.execute(f"INSERT OR REPLACE INTO entries VALUES {many}", stretch)
 
     def json_each(db: sqlite3.Connection) -> None:
         for text in texts:
-            db.execute(f"INSERT INTO entries SELECT {from_json} FROM json_each(?)", (text,))
+            db.execute(f"INSERT OR REPLACE INTO entries SELECT {from_json} FROM json_each(?)", (text,))
 
     def bind_only(db: sqlite3.Connection) -> None:
         for stretch in flat:  # one step, to the first row of the answer
             db.execute(f"VALUES {','.join([marks] * (len(stretch) // width))}", stretch)
 
-    for what, work in (
-        ("executemany (the lock changes hands once a row)", executemany),
-        ("INSERT of many VALUES", values),
-        ("[binding alone]", bind_only),
-        ("json_each", json_each),
-        ("[dumping alone]", lambda _: [orjson.dumps(stretch) for stretch in stretches]),
-    ):
+    def dump_only(db: sqlite3.Connection) -> None:
+        for stretch in stretches:
+            orjson.dumps(stretch)
+
+    ways = {
+        "executemany": executemany,
+        "INSERT of many VALUES": values,
+        "json_each": json_each,
+        "[VALUES: binding]": bind_only,
+        "[json_each: dumping]": dump_only,
+    }
+    return sum(map(len, stretches)), ways
+
+
+@contextmanager
+def scratch_database() -> Iterator[sqlite3.Connection]:
+    with tempfile.TemporaryDirectory() as name:
+        db = sqlite3.connect(Path(name) / "a.db", isolation_level=None, check_same_thread=False)
+        names = ",".join(f"c{number}" for number in range(1, 12))
+        db.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+            f"CREATE TABLE entries (id INTEGER PRIMARY KEY, {names});"
+        )
+        yield db
+        db.close()
+
+
+def in_transaction(db: sqlite3.Connection, way: Way) -> None:
+    db.execute("BEGIN")
+    way(db)
+    db.execute("COMMIT")
+
+
+def measure_ways_to_insert(rows: list[Row]) -> None:
+    print("ways to insert (processor time; in brackets the part that holds the interpreter lock)")
+    count, ways = ways_to_insert(rows)
+    for what, way in ways.items():
         best = []
         for _ in range(3):
-            with tempfile.TemporaryDirectory() as name:
-                db = sqlite3.connect(Path(name) / "a.db", isolation_level=None)
-                db.executescript(
-                    "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; CREATE TABLE series (id);"
-                    "CREATE TABLE entries (id INTEGER PRIMARY KEY, "
-                    + ",".join(f"c{number}" for number in range(1, width))
-                    + ");"
-                )
-                best.append(
-                    timed(lambda db=db, work=work: (db.execute("BEGIN"), work(db), db.execute("COMMIT")))
-                )
-                db.close()
+            with scratch_database() as db:
+                best.append(timed(lambda db=db, way=way: in_transaction(db, way)))
         report(what, min(best), count)
+    print("the same beside a loop that never waits (calm slices of 0.5 s)")
+    count, ways = ways_to_insert(rows[:BLOCK])
+    for what, way in list(ways.items())[:3]:
+        found = []
+        for _ in range(24):
+            with scratch_database() as db, writing(db, way) as transactions:
+                before = len(transactions)
+                calm = run_loop(0.5, 0, rows, lambda row: None)
+                written = (len(transactions) - before) * count
+            if calm.queued < CALM:
+                found.append((written / 0.5, calm.blocked * 0.5 / max(written, 1) * 1e6))
+        if not found:
+            print(f"  {what:<28}no calm slice: the machine is busy with something else")
+            continue
+        rate, lost = (statistics.median(values) for values in zip(*found, strict=True))
+        finished = (
+            f"{rate:>12,.0f} rows/s {lost:>10.3f} µs of the loop a row" if rate else "not one transaction"
+        )
+        print(f"  {what:<28}{finished}   ({len(found)} slices)")
+
+
+@contextmanager
+def writing(db: sqlite3.Connection, way: Way) -> Iterator[list[None]]:
+    """A thread that writes as fast as it can; the list has one entry a transaction."""
+    stop = threading.Event()
+    done: list[None] = []
+
+    def keep_writing() -> None:
+        while not stop.is_set():
+            in_transaction(db, way)
+            done.append(None)
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        writer.join()
 
 
 def work_unit() -> int:
-    """About 7 µs of plain Python, as a stand-in for the loop's own work."""
+    """About 4 µs of plain Python, as a stand-in for the loop's own work."""
     total = 0
     for number in range(150):
         total += number * number
     return total
 
 
-def run_loop(
-    seconds: float, rate: int, rows: list[Row], take: Callable[[Row], None]
-) -> tuple[float, float, float]:
-    """Units a second, share of the time blocked, and the 99.9th percentile of one unit in µs."""
+@dataclass(frozen=True)
+class Slice:
+    units: float  # a second
+    blocked: float  # share of the time: waiting for the interpreter lock
+    queued: float  # share of the time: waiting for a processor that others had
+    slowest_us: float  # of a thousand units, the slowest
+
+
+def run_loop(seconds: float, rate: int, rows: list[Row], take: Callable[[Row], None]) -> Slice:
+    """Work without a pause, and hand over rows at a rate."""
     done = sent = 0
     gaps: list[float] = []
     scheduled = thread_schedule()
@@ -206,11 +277,8 @@ def run_loop(
             sent += 1
     ran, queued = (b - a for a, b in zip(scheduled, thread_schedule(), strict=True))
     gaps.sort()
-    return (
-        done / passed,
-        max(0.0, 1 - (ran + queued) / passed) if ran else float("nan"),
-        gaps[-len(gaps) // 1000] * 1e6,
-    )
+    blocked = max(0.0, 1 - (ran + queued) / passed) if ran else float("nan")
+    return Slice(done / passed, blocked, queued / passed, gaps[-len(gaps) // 1000] * 1e6)
 
 
 def thread_schedule() -> tuple[float, float]:
@@ -223,26 +291,37 @@ def thread_schedule() -> tuple[float, float]:
 
 
 def measure_loop(rates: list[int], seconds: float, rows: list[Row]) -> None:
-    print("a busy Python loop beside it (slices of 0.5 s with and without, in turns)")
-    print("  rows/s   loss (median)  blocked with/without   p99.9 of a unit with/without   dropped")
+    print("a busy Python loop beside the journal (slices of 0.5 s with and without it, in turns; calm ones)")
+    print("  rows/s   slices   loss    blocked with/without   slowest of 1,000 units with/without   dropped")
     for rate in rates:
         with tempfile.TemporaryDirectory() as name:
             journal = Journal(Path(name), observers=[Metrics().observe])
             journal.start()
-            found: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
+            found: dict[bool, list[Slice]] = {True: [], False: []}
             for logged in itertools.islice(alternate(), int(seconds / 0.5)):
-                found[logged].append(
-                    run_loop(0.5, rate, rows, journal.append if logged else lambda row: None)
-                )
+                take = journal.append if logged else ignore
+                calm = run_loop(0.5, rate, rows, take)
                 journal.flush()
+                if calm.queued < CALM:
+                    found[logged].append(calm)
             dropped = journal.statistics().dropped
             journal.close()
-        with_log, without = (list(zip(*found[logged], strict=True)) for logged in (True, False))
-        loss = statistics.median(1 - a / b for a, b in zip(with_log[0], without[0], strict=True))
-        blocked, calm = statistics.median(with_log[1]), statistics.median(without[1])
-        slow, usual = statistics.median(with_log[2]), statistics.median(without[2])
-        print(f"  {rate:>6} {loss:>14.1%} {blocked:>12.2%} / {calm:6.2%}", end="")
-        print(f" {slow:>15.0f} / {usual:5.0f} µs {dropped:>12}")
+        if not all(found.values()):
+            print(f"  {rate:>6}   no calm slice: the machine is busy with something else")
+            continue
+        on, off = found[True], found[False]
+        loss = 1 - middle(on, "units") / middle(off, "units")
+        print(f"  {rate:>6} {len(on):>5}+{len(off):<3} {loss:>6.1%}", end="")
+        print(f" {middle(on, 'blocked'):>12.2%} / {middle(off, 'blocked'):<7.2%}", end="")
+        print(f" {middle(on, 'slowest_us'):>18.0f} / {middle(off, 'slowest_us'):<4.0f} µs {dropped:>16}")
+
+
+def middle(slices: list[Slice], name: str) -> float:
+    return statistics.median(getattr(one, name) for one in slices)
+
+
+def ignore(row: Row) -> None:
+    """The same call as the journal's, without a journal."""
 
 
 def alternate() -> Iterator[bool]:

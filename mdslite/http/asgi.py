@@ -7,10 +7,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from mdslite.errors import MdsliteError
+
 if TYPE_CHECKING:
-    from mdslite.http.connection import Connection, Request
+    from mdslite.http.connection import Connection
+    from mdslite.http.request import Request
 
 logger = logging.getLogger(__name__)
+
+OPAQUE = "something went wrong inside the appliance; its log has the details"
 
 
 class Exchange:
@@ -25,12 +30,14 @@ class Exchange:
         self._left = asyncio.Event()
         self._body_read = False
         self._start: Any = None
-        self._keep_alive = request.keep_alive
+        self._begun = False  # something of the answer is written
+        self._keep_alive = False
+        self._bodiless = request.method == b"HEAD"
         self._chunked = False
         self._complete = False
 
     async def run(self) -> None:
-        """Call the application; an answer that it did not finish ends the connection."""
+        """Call the application; without an answer the client gets a 500, half of one ends the connection."""
         try:
             await self._app(self._scope(), self._receive, self._send)
         except asyncio.CancelledError:
@@ -38,8 +45,13 @@ class Exchange:
             raise
         except Exception:
             logger.exception("the application failed on %r", self._request.target[:200])
-        if not self._complete and not self._left.is_set():
+        if self._complete or self._left.is_set():
+            return
+        self._complete = True
+        if self._begun:
             self._connection.abort()
+        else:
+            self._connection.answer_error(self._request, MdsliteError(OPAQUE))
 
     def disconnected(self) -> None:
         """The client left."""
@@ -51,7 +63,7 @@ class Exchange:
         transport = self._connection.transport
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": self._request.version,
             "method": self._request.method.decode("latin-1"),
             "scheme": "https" if transport.get_extra_info("ssl_object") else "http",
@@ -81,10 +93,8 @@ class Exchange:
         more = message.get("more_body", False)
         if self._start is not None:
             self._write_first(body, more)
-        elif self._chunked:
-            self._connection.transport.write(_chunk(body) + (b"" if more else b"0\r\n\r\n"))
-        elif body:
-            self._connection.transport.write(body)
+        else:
+            self._write(self._frame(body, more))
         if more:
             await self.writable.wait()
         else:
@@ -94,28 +104,36 @@ class Exchange:
     def _write_first(self, body: bytes, more: bool) -> None:
         """The head, with the field that frames the body, and what there is of the body."""
         start, self._start = self._start, None
+        self._begun = True
+        status = start["status"]
         headers = [(bytes(name).lower(), bytes(value)) for name, value in start["headers"]]
         length = next((value for name, value in headers if name == b"content-length"), None)
-        if length is None and not more:
+        self._bodiless = self._bodiless or status in (204, 304)
+        if length is None and not more and not self._bodiless:
             length = b"%d" % len(body)
-        if length is None and self._request.version == "1.0":
-            self._keep_alive = False  # the end of the connection is the end of the body
-        self._chunked = length is None and self._request.version == "1.1"
-        head = self._connection.head(self._request, start["status"], headers, keep_alive=self._keep_alive)
+        self._chunked = length is None and self._request.version == "1.1" and not self._bodiless
+        # Where neither frames the body, the end of the connection is its end.
+        framed = length is not None or self._chunked or self._bodiless
+        self._keep_alive = framed and self._connection.keeps_alive(self._request)
+        head = self._connection.head(self._request, status, headers, keep_alive=self._keep_alive)
         if length is not None:
             head += b"content-length: %b\r\n" % length
         elif self._chunked:
             head += b"transfer-encoding: chunked\r\n"
-        if self._request.method == b"HEAD":
-            body = b""
-            self._chunked = False
-        elif self._chunked:
-            body = _chunk(body) + (b"" if more else b"0\r\n\r\n")
-        self._connection.transport.write(head + b"\r\n" + body)
+        self._write(head + b"\r\n" + self._frame(body, more))
 
+    def _frame(self, body: bytes, more: bool) -> bytes:
+        """What goes over the wire for a piece of the body."""
+        if self._bodiless:
+            return b""
+        if not self._chunked:
+            return body
+        chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        return chunk if more else chunk + b"0\r\n\r\n"
 
-def _chunk(body: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    def _write(self, data: bytes) -> None:
+        if data:
+            self._connection.transport.write(data)
 
 
 def _address(name: Any) -> tuple[str, int] | None:

@@ -28,7 +28,7 @@ class Limits:
 
     head_s: float = 10.0
     body_s: float = 30.0
-    body_bytes_per_s: int = 16 * 1024  # a long body is given the time that this takes on top
+    min_rate_bytes_per_s: int = 16 * 1024  # what has moved of a body or a reply gets so much time on top
     idle_s: float = 75.0
     write_s: float = 30.0
     linger_s: float = 2.0
@@ -56,7 +56,7 @@ class Door:
         self.connections: set[Connection] = set()
         self.closed_for: dict[str, int] = {}  # connections that the door ended, by reason
         self.closing = False  # every reply says `Connection: close`
-        self.date = b""
+        self.date = ""  # the header field, with its line's end
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.call_soon(self._sweep)
@@ -75,11 +75,11 @@ class Door:
         self.closed_for[reason] = self.closed_for.get(reason, 0) + 1
 
     def _sweep(self) -> None:
-        self.date = b"date: %s\r\n" % formatdate(time(), usegmt=True).encode()
+        self.date = f"date: {formatdate(time(), usegmt=True)}\r\n"
+        self._sweeper = self._loop.call_later(self.limits.sweep_s, self._sweep)
         now = perf_counter()
         for connection in [one for one in self.connections if one.deadline < now]:
             connection.overdue()
-        self._sweeper = self._loop.call_later(self.limits.sweep_s, self._sweep)
 
     async def drain(self, *, grace_s: float, quiet_s: float = 0.5) -> None:
         """Answer what still comes with `Connection: close`, and close what has been quiet for `quiet_s`.

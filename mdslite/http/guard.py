@@ -31,9 +31,9 @@ _SEEN_HOSTS = 64
 
 def make_request_id(given: bytes | None = None) -> str:
     """The caller's `x-request-id` when it is at most 128 visible ASCII characters, else a fresh id."""
-    if given is not None and _SANE_ID.fullmatch(given):
+    if given is not None and _SANE_ID.fullmatch(given := given.strip()):
         return given.decode("ascii")
-    return f"{getrandbits(96):024x}"
+    return getrandbits(96).to_bytes(12).hex()
 
 
 def error_body(error: MdsliteError, request_id: str, **more: Any) -> bytes:
@@ -139,7 +139,7 @@ class AllowList:
             self._check_origin(origin, host or b"")
 
     def _check_host(self, host: bytes) -> None:
-        authority = host.decode("latin-1").lower()
+        authority = host.decode("latin-1").strip().lower()
         if not _AUTHORITY.fullmatch(authority):
             raise InvalidRequest("malformed Host header; expected a name or an address, and maybe a port")
         name = _strip_port(authority)
@@ -152,8 +152,8 @@ class AllowList:
         )
 
     def _check_origin(self, origin: bytes, host: bytes) -> None:
-        authority = origin.decode("latin-1").lower().partition("://")[2]
-        if authority and (authority == host.decode("latin-1").lower() or authority in self._extra):
+        authority = origin.decode("latin-1").strip().lower().partition("://")[2]
+        if authority and (authority == host.decode("latin-1").strip().lower() or authority in self._extra):
             return
         if _strip_port(authority) in self._extra:
             return

@@ -42,6 +42,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 MAX_JSON_BYTES = 4 * 1024 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
 NPY = b"application/x-npy"
+_LOGGED_TARGET_BYTES = 1024
 # curl -d says the second without meaning it, and many clients say nothing at all.
 _JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
 
@@ -90,15 +91,13 @@ class Call(Job):
             self.lane.cancel(self)
             self.predictor.record(self, ClientClosed.status, ClientClosed.code, None)
 
-    def timing(self, now: float) -> bytes:
+    def timing(self, now: float) -> str:
         """The value of `server-timing`, in milliseconds."""
+        total_ms = (now - self.arrived_at) * 1e3
         if not self.started_at:
-            return b"total;dur=%.3f" % ((now - self.arrived_at) * 1e3)
-        return b"queue;dur=%.3f, compute;dur=%.3f, total;dur=%.3f" % (
-            (self.started_at - self.queued_at) * 1e3,
-            self.compute_s * 1e3,
-            (now - self.arrived_at) * 1e3,
-        )
+            return f"total;dur={total_ms:.3f}"
+        queue_ms, compute_ms = (self.started_at - self.queued_at) * 1e3, self.compute_s * 1e3
+        return f"queue;dur={queue_ms:.3f}, compute;dur={compute_ms:.3f}, total;dur={total_ms:.3f}"
 
 
 class Predictor:
@@ -118,17 +117,22 @@ class Predictor:
         self._record = record
         self.open = 0  # calls started and not finished
 
-    def start(self, call: Call) -> None:
-        """Begin a call. Every outcome, errors too, goes to `call.reply`."""
+    def start(self, call: Call, error: MdsliteError | None = None) -> None:
+        """Begin a call, or end it with the `error` that kept its body from being read.
+
+        Every outcome goes to `call.reply`.
+        """
         call.predictor = self
         self.open += 1
         try:
             route = self.router.get(call.target) or self._find(call.target)
             call.url = route.url
             served = call.served = route.pick()
+            if error is not None:
+                raise error
             if call.media_type == b"application/json" and not call.encoding:
                 if len(call.body) > self.max_json_bytes:
-                    raise self._too_large_json()
+                    raise self.too_large(call.media_type)
                 columns = served.codec.decode(call.body)
             else:
                 columns = self._decode_other(call, served)
@@ -160,8 +164,13 @@ class Predictor:
             return
         self._send(call, 200, body, None)
 
-    async def respond(self, *, target: bytes, headers: Headers, body: bytes) -> Reply:
-        """Answer one request whose body is complete. Cancelling it cancels the call."""
+    async def respond(
+        self, *, target: bytes, headers: Headers, body: bytes, error: MdsliteError | None = None
+    ) -> Reply:
+        """Answer one request: its body is complete, or `error` says why it is not.
+
+        Cancelling it cancels the call.
+        """
         found = {name: value for name, value in headers if name in _WANTED}
         future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         call = Call(
@@ -187,6 +196,12 @@ class Predictor:
             return self.max_json_bytes
         return self.max_body_bytes
 
+    def too_large(self, media_type: bytes) -> TooLarge:
+        """What is said of a body that is longer than its type's limit."""
+        limit = self.body_limit(media_type)
+        hint = None if limit == self.max_body_bytes else f"send large tensors in binary, as {NPY.decode()}"
+        return TooLarge(f"the body is longer than {limit} bytes", hint=hint)
+
     def record(self, call: Call, status: int, code: str | None, reply: bytes | None) -> None:
         """Close a call's books: the request log gets its row."""
         self.open -= 1
@@ -203,7 +218,7 @@ class Predictor:
                 served.model if served else None,
                 served.version if served else None,
                 False,
-                call.url or call.target.decode("latin-1"),
+                call.url or call.target[:_LOGGED_TARGET_BYTES].decode("latin-1"),
                 status,
                 code,
                 (now - call.arrived_at) * 1e3,
@@ -222,15 +237,16 @@ class Predictor:
     def _find(self, target: bytes) -> Any:
         """A target that is not spelt as a route is: percent-encoded, with a query, or unknown."""
         path, _, _ = target.partition(b"?")
-        names = parse_predict_path(unquote_to_bytes(path))
+        names = parse_predict_path(path)
         if names is None:
             raise NotFound("no such URL: expected /projects/PROJECT/models/MODEL[/versions/VERSION]:predict")
         return self.router.find(*names)
 
     def _decode_other(self, call: Call, served: Served) -> Columns:
         body = call.body
-        if call.encoding and call.encoding != b"identity":
-            body = call.body = decompress(body, call.encoding, limit=self.body_limit(call.media_type))
+        encoding = call.encoding.strip().lower()
+        if encoding and encoding != b"identity":
+            body = call.body = decompress(body, encoding, limit=self.body_limit(call.media_type))
         kind = _plain_type(call.media_type)
         if kind == NPY:
             return served.codec.decode_npy(body)
@@ -240,14 +256,8 @@ class Predictor:
                 f"{NPY.decode()}"
             )
         if len(body) > self.max_json_bytes:
-            raise self._too_large_json()
+            raise self.too_large(call.media_type)
         return served.codec.decode(body)
-
-    def _too_large_json(self) -> TooLarge:
-        return TooLarge(
-            f"JSON bodies are limited to {self.max_json_bytes} bytes",
-            hint="send large tensors in binary, as application/x-npy",
-        )
 
     def _send(self, call: Call, status: int, body: bytes, code: str | None) -> None:
         call.reply(call, status, body)
@@ -262,12 +272,15 @@ class Predictor:
 def parse_predict_path(path: bytes) -> tuple[str, str, str | None] | None:
     """Project, model and version (None at model level) of a predict path, None for any other path.
 
+    Percent-encoding is undone between the slashes, so that none comes out of a name.
+
     :raises InvalidRequest: a name that no project, model or version can have
     """
-    if not path.startswith(b"/projects/") or not path.endswith(b":predict"):
+    _, *parts = map(unquote_to_bytes, path.split(b"/"))
+    if len(parts) not in (4, 6) or not parts[-1].endswith(b":predict"):
         return None
-    parts = path[1 : -len(b":predict")].split(b"/")
-    if len(parts) not in (4, 6) or parts[2] != b"models" or (len(parts) == 6 and parts[4] != b"versions"):
+    parts[-1] = parts[-1].removesuffix(b":predict")
+    if parts[::2] != [b"projects", b"models", b"versions"][: len(parts) // 2]:
         return None
     names = [part.decode("latin-1") for part in parts[1::2]]
     for name in names:
@@ -284,7 +297,7 @@ def reply_headers(call: Call, now: float) -> list[tuple[bytes, bytes]]:
     headers = [(b"content-type", b"application/json"), (b"mdslite-request-id", call.request_id.encode())]
     if call.served is not None:
         headers.append((b"mdslite-version", call.served.version.encode()))
-    headers.append((b"server-timing", call.timing(now)))
+    headers.append((b"server-timing", call.timing(now).encode()))
     if call.error is not None and call.error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(call.error.retry_after_s))))
     return headers
@@ -294,10 +307,11 @@ def decompress(body: bytes, encoding: bytes, *, limit: int) -> bytes:
     """Inflate a gzip or deflate body without ever holding more than `limit` bytes of it.
 
     :raises TooLarge: it is longer
+    :raises InvalidRequest: it is corrupt, cut short, or more than one stream
     :raises UnsupportedMedia: another encoding
     """
     windows = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
-    window = windows.get(encoding.strip().lower())
+    window = windows.get(encoding)
     if window is None:
         raise UnsupportedMedia(
             f"content-encoding {encoding.decode('latin-1')!r} is not served: expected gzip or deflate"
@@ -311,6 +325,8 @@ def decompress(body: bytes, encoding: bytes, *, limit: int) -> bytes:
         raise TooLarge(f"the body is longer than {limit} bytes when decompressed")
     if not engine.eof:
         raise InvalidRequest("the compressed body is cut short")
+    if engine.unused_data:
+        raise InvalidRequest("something follows the compressed body; expected one stream")
     return plain
 
 

@@ -1,0 +1,250 @@
+"""The receiving half of an HTTP/1.1 connection: bytes to whole requests. Owns llhttp's parser and what is
+being received; knows no reply, no deadline and no route.
+
+llhttp (through httptools) runs in its strict mode. `Upgrade` headers are ignored, as RFC 9110 (7.8) allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import Any, Literal
+
+import httptools
+
+from mdslite.errors import MdsliteError, TooLarge
+from mdslite.http.predict import Predictor
+from mdslite.http.request import (
+    HEAD_BYTES,
+    HEADERS_MAX,
+    Headers,
+    Request,
+    check_chunked,
+    check_size,
+    explain,
+    long_head,
+    without_upgrade,
+)
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+ADMIN_BODY_BYTES = 4 * 1024 * 1024
+
+# How far the message that is being received has come.
+Phase = Literal["none", "head", "body"]
+
+
+class Receiver(asyncio.Protocol):
+    """Calls `take` with each request and, at most once, `refuse` with what kept one from being complete."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_body_limit",
+        "_deaf",
+        "_fields",
+        "_first",
+        "_headers",
+        "_held_bytes",
+        "_parser",
+        "_phase",
+        "_predictor",
+        "_received",
+        "_target",
+        "_told_bytes",
+        "_upgrading",
+    )
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor  # knows how large a body may be
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._first: bytes | None = b""  # bytes that may yet become HTTP/2's preface
+        self._deaf = False  # what still arrives is not read as requests
+        # The message that is being received:
+        self._phase: Phase = "none"
+        self._target = b""
+        self._received: Headers = []  # header fields: the head's, then maybe the trailer's
+        self._headers: Headers = []
+        self._fields: dict[bytes, bytes] = {}
+        self._body: bytes | bytearray = b""
+        self._body_bytes = 0
+        self._body_limit = 0
+        self._held_bytes = -1  # received since the parser last had something to tell
+        self._told_bytes = 0  # of the body, by then
+        self._upgrading = False  # its head is about to be parsed again, see `_interrupted`
+
+    # What a connection does with it
+
+    def take(self, request: Request) -> None:
+        """A request is complete."""
+        raise NotImplementedError
+
+    def refuse(self, error: MdsliteError) -> None:
+        """What is being received is no request, or not one to be read to its end; nothing more will be."""
+        raise NotImplementedError
+
+    def await_rest(self) -> None:
+        """All that has arrived is parsed, and a message is incomplete."""
+        raise NotImplementedError
+
+    def hand_over(self, data: bytes) -> None:
+        """The client speaks HTTP/2; `data` is all that it sent."""
+        raise NotImplementedError
+
+    # Bytes
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        if self._deaf:
+            return
+        if self._first is not None:
+            data = self._first + data
+            if PREFACE.startswith(data[: len(PREFACE)]):
+                self._first, self._phase = data, "head"
+                if len(data) >= len(PREFACE):
+                    self.hand_over(data)
+                else:
+                    self.await_rest()
+                return
+            self._first = None
+        if len(data) > HEAD_BYTES:
+            view = memoryview(data)
+            for start in range(0, len(data), HEAD_BYTES):
+                self.data_received(view[start : start + HEAD_BYTES])
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._interrupted(exc, data)
+        if self._phase != "none" and not self._deaf:
+            self._incomplete(len(data))
+
+    def _incomplete(self, size_bytes: int) -> None:
+        """Wait for the rest, and bound what the parser holds back: a field or a trailer that does not end."""
+        if self._held_bytes < 0 or self._body_bytes != self._told_bytes:
+            self._held_bytes = 0
+            self._told_bytes = self._body_bytes
+        else:
+            self._held_bytes += size_bytes
+        if self._held_bytes > HEAD_BYTES:
+            self._refuse(long_head())
+        else:
+            self.await_rest()
+
+    def _interrupted(self, exc: Exception, data: bytes | memoryview) -> None:
+        """The parser stopped before the end of `data`."""
+        while self._upgrading and isinstance(exc, httptools.HttpParserUpgrade):
+            # An upgrade that is ignored: the same message again, without the wish.
+            self._upgrading = False
+            method, version = self._parser.get_method(), self._parser.get_http_version()
+            head = without_upgrade(method, self._target, version, self._headers)
+            data = head + bytes(data[exc.args[0] :])
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(data)
+                return
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade) as following:
+                exc = following
+        if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(exc.__context__, _Refused):
+            raise exc  # a mistake of ours
+        if self._deaf:
+            return
+        if isinstance(exc, httptools.HttpParserError):
+            self._refuse(explain(exc))
+        else:
+            self._deaf = True  # a CONNECT: its refusal may have to wait, but what follows is no HTTP
+
+    def _refuse(self, error: MdsliteError) -> None:
+        self._deaf = True
+        self.refuse(error)
+
+    def known_request(self, error: MdsliteError) -> Request:
+        """What is known of the message that is being received, as a request that ends with `error`."""
+        now = perf_counter()
+        if self._phase == "body":
+            method = self._parser.get_method()
+            return Request(method, self._target, "1.1", self._headers, self._fields, b"", False, now, error)
+        return Request(b"", b"", "1.1", [], {}, b"", False, now, error)
+
+    # llhttp's callbacks
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._received = []
+        self._phase = "head"
+        self._held_bytes = -1
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._received.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        headers = self._headers = self._received
+        fields = self._fields = dict(headers)
+        if b"upgrade" in fields and self._parser.should_upgrade():
+            self._upgrading = True
+            return
+        self._phase = "body"
+        self._body_bytes = self._body_limit = 0
+        try:
+            if self._held_bytes >= 0:  # a head that came in one piece is short enough
+                self._held_bytes = -1
+                check_size(self._target, headers)
+            if len(headers) > HEADERS_MAX:
+                raise long_head()
+            length = fields.get(b"content-length")
+            if length is not None or b"transfer-encoding" in fields:
+                if self._target.startswith(b"/projects/"):
+                    self._body_limit = self._predictor.body_limit(fields.get(b"content-type", b""))
+                else:
+                    self._body_limit = ADMIN_BODY_BYTES
+                if length is None:
+                    self._received = []  # a trailer is read and dropped
+                    check_chunked(headers, version=self._parser.get_http_version())
+                elif int(length) > self._body_limit:
+                    raise self._too_large()
+        except MdsliteError as exc:
+            self._refuse(exc)
+            raise _Refused from exc
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > self._body_limit:
+            self._refuse(self._too_large())
+            raise _Refused
+        if not self._body:
+            self._body = body
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
+        parser, body, fields = self._parser, self._body, self._fields
+        keep_alive = parser.should_keep_alive()
+        # Who stays without being asked speaks HTTP/1.1: to know that is ten times as quick as to ask.
+        version = "1.1" if keep_alive and b"connection" not in fields else parser.get_http_version()
+        request = Request(
+            parser.get_method(),
+            self._target,
+            version,
+            self._headers,
+            fields,
+            body if body.__class__ is bytes else bytes(body),
+            keep_alive,
+            perf_counter(),
+        )
+        self._body = b""
+        self._phase = "none"
+        self.take(request)
+
+    def _too_large(self) -> TooLarge:
+        if self._target.startswith(b"/projects/"):
+            return self._predictor.too_large(self._fields.get(b"content-type", b""))
+        return TooLarge(f"the request's body is too large; at most {self._body_limit} bytes are read here")
+
+
+class _Refused(Exception):
+    """Ends llhttp's run after a refusal; the answer is already on its way."""

@@ -1,0 +1,90 @@
+"""One HTTP/1.1 request as the door understood it, and what it must be to be served. Owns no socket.
+
+llhttp refuses what breaks the framing; what it lets through and nobody should act on is refused in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httptools
+
+from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, VersionNotSupported
+
+HEAD_BYTES = 64 * 1024
+HEADERS_MAX = 100
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Request:
+    """One parsed request, or (`error`) what kept it from being one. Header names are lower case."""
+
+    method: bytes
+    target: bytes
+    version: str
+    headers: Headers
+    fields: dict[bytes, bytes]  # `headers` again, the last of each name
+    body: bytes
+    keep_alive: bool
+    arrived_at: float
+    error: MdsliteError | None = None
+
+
+def check(request: Request) -> None:
+    """Pass a request whose head is proper.
+
+    :raises VersionNotSupported: HTTP/0.9, or HTTP/2 without being it
+    :raises InvalidRequest: no or several hosts, or a target that is no path
+    """
+    if request.version not in ("1.1", "1.0"):
+        raise VersionNotSupported(f"HTTP/{request.version} is not served: expected 1.1 or 2")
+    if len(request.fields) != len(request.headers):
+        hosts = sum(name == b"host" for name, _ in request.headers)
+        if hosts > 1:
+            raise InvalidRequest(f"expected exactly one Host header, got {hosts}")
+    if b"host" not in request.fields and request.version == "1.1":
+        raise InvalidRequest("expected a Host header")
+    target = request.target
+    if target[:1] != b"/":
+        raise InvalidRequest("expected a path as the request's target, such as /healthz")
+    if b"%" in target and any(code in target.lower() for code in (b"%00", b"%0a", b"%0d")):
+        raise InvalidRequest("the request's target holds a control character")
+
+
+def check_chunked(headers: Headers, *, version: str) -> None:
+    """Pass a Transfer-Encoding that all servers on the way read alike: `chunked`, once, in HTTP/1.1.
+
+    :raises InvalidRequest: it is anything else
+    """
+    encodings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    if encodings != [b"chunked"] or version != "1.1":
+        raise InvalidRequest("transfer-encoding: expected chunked alone, in HTTP/1.1")
+
+
+def check_size(target: bytes, headers: Headers) -> None:
+    """Refuse a head that is too long.
+
+    :raises TooLarge: it is
+    """
+    if len(target) + sum(len(name) + len(value) + 4 for name, value in headers) > HEAD_BYTES:
+        raise long_head()
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """A request's head again, without the field that asks for another protocol."""
+    lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
+    lines += [b"%b: %b" % field for field in headers if field[0] != b"upgrade"]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def long_head() -> TooLarge:
+    return TooLarge(f"the request's head is longer than {HEAD_BYTES} bytes or {HEADERS_MAX} fields")
+
+
+def explain(exc: httptools.HttpParserError) -> MdsliteError:
+    """What llhttp refused, in our words."""
+    if "HTTP version" in str(exc):
+        return VersionNotSupported("this HTTP version is not served: expected 1.1 or 2")
+    return InvalidRequest(f"malformed HTTP request: {exc}")

@@ -1,0 +1,351 @@
+"""A door with all that stands behind it, on a real socket: models in a fleet, the predict function, the
+application, the HTTP/2 bridge; and a client that sends what it is told, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+from typing import Any, cast
+
+import models
+import msgspec
+import numpy as np
+import uvloop
+
+from mdslite.http.app import create_app
+from mdslite.http.door import Door, Limits
+from mdslite.http.guard import AllowList
+from mdslite.http.h2 import Http2Bridge
+from mdslite.http.predict import Predictor
+from mdslite.metrics import Metrics
+from mdslite.runtimes.devices import Devices
+from mdslite.runtimes.onnx import OnnxRuntime
+from mdslite.runtimes.protocol import LoadOptions, ProbeReport
+from mdslite.serving.fleet import Fleet, LoadRequest, Served
+from mdslite.serving.lane import Lane
+from mdslite.spec import Batch, ServiceInfo, Spec
+from mdslite.store.journal import ROW_FIELDS
+
+WAIT_S = 20.0
+ROW = [1.0, 2.0, 3.0]  # an instance of the model that `open_site` serves when it is not told another
+
+# Limits that strike at once, for clients that are to be found too slow.
+HASTY = Limits(head_s=0.05, body_s=0.05, idle_s=0.05, write_s=0.05, linger_s=0.05, sweep_s=0.01)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test on the loop that the appliance runs on."""
+    uvloop.run(test)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Let the loop turn until a condition holds."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - turns of the loop are what is waited for
+            await asyncio.sleep(0)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One version to serve; `batch` are fields of the spec's batch."""
+
+    path: Path
+    project: str = "p"
+    model: str = "m"
+    version: str = "v1"
+    weight: float = 100
+    batch: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SiteSettings:
+    store: Path
+    host: str = "127.0.0.1"
+    allow_hosts: tuple[str, ...] = ()
+
+
+class Site:
+    """What the application sees of an appliance, as far as the routes outside of the admin API look."""
+
+    def __init__(self, folder: Path, **predictor: Any) -> None:
+        self.settings = SiteSettings(folder)
+        self.started_at = time()
+        self.starting = False
+        self.draining = False
+        self.url = ""
+        self.metrics = Metrics()
+        self.devices = Devices(reason="tests compute on the CPU")
+        self.runtime = OnnxRuntime()
+        self.fleet = Fleet(runtimes={"ONNXRUNTIME": self.runtime}, devices=self.devices, cores=2)
+        self.rows: list[tuple[Any, ...]] = []
+        self.predictor = Predictor(self.fleet.router, record=self.rows.append, **predictor)
+        self.door: Door
+        self.bridge: Http2Bridge
+        self.server: asyncio.Server
+        self.address = ("127.0.0.1", 0)
+
+    async def load(self, deployed: Deployed) -> Served:
+        """Open a version, routed to nowhere yet."""
+        session = self.runtime.open(deployed.path, LoadOptions())
+        report = ProbeReport(session.signature, 0, 0.0, self.runtime.inspect(deployed.path))
+        session.close()
+        spec = Spec(
+            uri=str(deployed.path),
+            batch=Batch(**deployed.batch),
+            service_info=ServiceInfo(weight=deployed.weight),
+        )
+        names = (deployed.project, deployed.model, deployed.version)
+        return await self.fleet.load(LoadRequest(*names, spec, "sha256:00", deployed.path, report))
+
+    def lane(self, model: str = "m", version: str = "v1") -> Lane:
+        served = self.fleet.find("p", model, version)
+        assert served is not None
+        return served.lane
+
+    @property
+    def logged(self) -> list[dict[str, Any]]:
+        """The rows that the request log was given, oldest first."""
+        return [dict(zip(ROW_FIELDS, row, strict=True)) for row in self.rows]
+
+    @property
+    def statuses(self) -> list[int]:
+        return [row["status"] for row in self.logged]
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Wire]:
+        async with connect(self.address) as wire:
+            yield wire
+
+    async def ask(self, data: bytes) -> Reply:
+        """Send one request on a connection of its own."""
+        async with self.connect() as wire:
+            wire.send(data)
+            return await wire.reply()
+
+
+@asynccontextmanager
+async def open_site(
+    folder: Path,
+    *deployed: Deployed,
+    limits: Limits | None = None,
+    app: Any = None,
+    adopt: Callable[..., None] | None = None,
+    **predictor: Any,
+) -> AsyncIterator[Site]:
+    """Serve the versions given, or one of `p/m`, an identity of three numbers.
+
+    `app` is put behind the door in the place of the appliance's own; `predictor` are the Predictor's options.
+    """
+    site = Site(folder, **predictor)
+    deployed = deployed or (Deployed(models.identity(folder / "identity.onnx")),)
+    site.fleet.switch(added=[await site.load(one) for one in deployed])
+    app = app or create_app(cast(Any, site))
+    site.bridge = Http2Bridge(app)
+    site.door = Door(
+        site.predictor,
+        app,
+        allow_list=AllowList("127.0.0.1"),
+        adopt_http2=adopt or site.bridge.adopt,
+        limits=limits,
+    )
+    loop = asyncio.get_running_loop()
+    site.server = await loop.create_server(site.door.connection, "127.0.0.1", 0, backlog=2048)
+    site.address = site.server.sockets[0].getsockname()
+    try:
+        yield site
+    finally:
+        site.server.close()
+        for connection in list(site.door.connections):
+            connection.abort()
+        await site.bridge.close(grace_s=WAIT_S)
+        await site.door.close()
+        await until(lambda: not site.door.connections)
+        await site.fleet.close(grace_s=WAIT_S)
+
+
+# A client
+
+
+@dataclass
+class Reply:
+    """One answer over HTTP/1.1; `framing` is how its end was known."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    framing: str = ""
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+    @property
+    def code(self) -> Any:
+        """The error's code, once its form is known to be the contract's."""
+        error = self.json
+        assert self.headers["content-type"] == "application/json"
+        assert isinstance(error["error"], str) and error["error"]
+        assert error["request_id"] == self.headers["mdslite-request-id"]
+        return error["code"]
+
+    @property
+    def closes(self) -> bool:
+        return self.headers.get("connection") == "close"
+
+
+class Wire:
+    """One connection. `closed` says whether the server has ended it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def drained(self) -> None:
+        """Wait until what was sent has left this process, or the connection has ended."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._writer.drain()
+        except OSError:
+            pass
+
+    async def reply(self, *, method: str = "GET") -> Reply:
+        """The next answer, complete; `method` is that of the request that it answers."""
+        async with asyncio.timeout(WAIT_S):
+            reply = await self.head()
+            if method == "HEAD" or reply.status in (100, 204, 304):
+                reply.framing = "none"
+            elif "transfer-encoding" in reply.headers:
+                assert "content-length" not in reply.headers
+                reply.framing = "chunked"
+                chunks = []
+                while chunk := await self.chunk():
+                    chunks.append(chunk)
+                reply.body = b"".join(chunks)
+            elif "content-length" in reply.headers:
+                reply.framing = "length"
+                reply.body = await self._reader.readexactly(int(reply.headers["content-length"]))
+            else:
+                reply.framing = "close"
+                reply.body = await self._reader.read()
+        return reply
+
+    async def head(self) -> Reply:
+        """The head of the next answer."""
+        async with asyncio.timeout(WAIT_S):
+            raw = await self._reader.readuntil(b"\r\n\r\n")
+        first, *lines = raw[:-4].decode("latin-1").split("\r\n")
+        version, status, _ = first.split(" ", 2)
+        assert version == "HTTP/1.1"
+        pairs = [line.split(": ", 1) for line in lines]
+        names = [name for name, _ in pairs]
+        assert len(set(names)) == len(names), f"repeated fields: {names}"
+        return Reply(int(status), dict(pairs), b"", names=names)
+
+    async def chunk(self) -> bytes:
+        """The next chunk, b"" for the last one."""
+        async with asyncio.timeout(WAIT_S):
+            size = int(await self._reader.readuntil(b"\r\n"), 16)
+            data = await self._reader.readexactly(size + 2)
+        assert data.endswith(b"\r\n")
+        return data[:-2]
+
+    async def read(self, size: int) -> bytes:
+        async with asyncio.timeout(WAIT_S):
+            return await self._reader.readexactly(size)
+
+    async def rest(self) -> bytes:
+        """All that still comes until the server ends the connection, in whatever way."""
+        found = b""
+        async with asyncio.timeout(WAIT_S):
+            try:
+                while data := await self._reader.read(65536):
+                    found += data
+            except ConnectionResetError:
+                pass
+        return found
+
+    def stop_reading(self) -> None:
+        """Leave what the server sends in the socket."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def read_on(self) -> None:
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+    def shut(self) -> None:
+        """Close the sending side."""
+        self._writer.write_eof()
+
+    async def close(self) -> None:
+        self._writer.transport.abort()
+        await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
+
+
+@asynccontextmanager
+async def connect(address: tuple[str, int]) -> AsyncIterator[Wire]:
+    wire = Wire(*await asyncio.open_connection(*address, limit=1 << 20))
+    try:
+        yield wire
+    finally:
+        await wire.close()
+
+
+def request(
+    method: str = "GET",
+    target: str = "/healthz",
+    body: bytes = b"",
+    *,
+    headers: Iterable[tuple[str, str]] = (),
+    version: str = "1.1",
+    host: str | None = "localhost",
+) -> bytes:
+    """A proper request, as far as its arguments are."""
+    lines = [f"{method} {target} HTTP/{version}"]
+    lines += [f"Host: {host}"] if host is not None else []
+    lines += [f"{name}: {value}" for name, value in headers]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def predict(
+    instances: Any = (ROW,),
+    *,
+    target: str = "/projects/p/models/m:predict",
+    headers: Sequence[tuple[str, str]] = (),
+    body: bytes | None = None,
+    **options: Any,
+) -> bytes:
+    """A predict request over JSON."""
+    if body is None:
+        body = json.dumps({"instances": instances}).encode()
+    if not any(name.lower() == "content-type" for name, _ in headers):
+        headers = [("Content-Type", "application/json"), *headers]
+    return request("POST", target, body, headers=headers, **options)
+
+
+def chunked(head: bytes, *chunks: bytes) -> bytes:
+    """Give a request without a body one in chunks, the last one included."""
+    head = head.removesuffix(b"\r\n") + b"Transfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
+
+
+def npy(array: Any, *, pickled: bool = False) -> bytes:
+    """An array as a .npy file."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=pickled)
+    return stream.getvalue()
+
+
+def gzipped(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)

@@ -113,12 +113,14 @@ class Fleet:
         devices: Devices,
         cores: int,
         inline_s: float = INLINE_S,
+        rebuild_delays_s: Sequence[float] = REBUILD_DELAYS_S,
     ) -> None:
         self.router: Router[Served] = Router()
         self._runtimes = runtimes
         self._devices = devices
         self._cores = cores
         self._inline_s = inline_s
+        self._rebuild_delays_s = rebuild_delays_s
         self._served: dict[Key, Served] = {}
         self._draining: dict[asyncio.Task[None], Served] = {}
         self._rebuilding: set[asyncio.Task[None]] = set()
@@ -294,7 +296,7 @@ class Fleet:
 
     async def _rebuild(self, served: Served, request: LoadRequest, replica: Replica) -> None:
         runtime = self._runtimes[request.runtime]
-        for delay_s in REBUILD_DELAYS_S:
+        for delay_s in self._rebuild_delays_s:
             await asyncio.sleep(delay_s)
             if self._served.get(served.key) is not served:
                 return

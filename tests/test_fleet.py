@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+from lanes import DOUBLER, FakeJob, FakeSession
+
+from mdslite.errors import LoadFailed, Unavailable
+from mdslite.runtimes.devices import Devices
+from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Session
+from mdslite.serving.fleet import Fleet, LoadRequest, Served
+from mdslite.spec import Batch, Confidence, ServiceInfo, Spec
+
+Test = Callable[[Fleet, "FakeRuntime"], Coroutine[Any, Any, None]]
+
+
+class FakeRuntime:
+    """Opens fake sessions and remembers them; `failures` are raised first, one an opening."""
+
+    name = "ONNXRUNTIME"
+
+    def __init__(self) -> None:
+        self.sessions: list[FakeSession] = []
+        self.failures: list[Exception] = []
+        self.fail: Callable[[np.ndarray[Any, Any]], None] | None = None
+
+    def open(self, path: Path, options: LoadOptions) -> Session:
+        if self.failures:
+            raise self.failures.pop(0)
+        session = FakeSession(fail=self.fail)
+        self.sessions.append(session)
+        return session
+
+
+def run(test: Test) -> None:
+    async def wrapped() -> None:
+        async with a_fleet() as (fleet, runtime):
+            await test(fleet, runtime)
+
+    asyncio.run(wrapped())
+
+
+@asynccontextmanager
+async def a_fleet() -> AsyncIterator[tuple[Fleet, FakeRuntime]]:
+    runtime = FakeRuntime()
+    devices = Devices(reason="tests compute on the CPU")
+    fleet = Fleet(
+        runtimes={"ONNXRUNTIME": runtime}, devices=devices, cores=2, inline_s=0.0, rebuild_delays_s=(0.0,) * 5
+    )
+    try:
+        yield fleet, runtime
+    finally:
+        await fleet.close(grace_s=10)
+
+
+def request(version: str = "v1", *, spec: Spec | None = None) -> LoadRequest:
+    return LoadRequest(
+        project="p",
+        model="m",
+        version=version,
+        spec=spec or Spec(uri="/model.onnx"),
+        digest=f"sha256:{version}",
+        path=Path("/model.onnx"),
+        report=ProbeReport(signature=DOUBLER, memory_bytes=0, load_s=0.0, bounded=True),
+    )
+
+
+def weighted(weight: float, **service_info: Any) -> Spec:
+    return Spec(uri="/model.onnx", service_info=ServiceInfo(weight=weight, **service_info))
+
+
+async def ask(served: Served, row: list[float] | None = None) -> list[list[float]]:
+    job = FakeJob([row or [1.0]])
+    served.lane.submit(job, perf_counter())
+    return await job.answer()
+
+
+def picks(fleet: Fleet, count: int = 10) -> list[str]:
+    route = fleet.router.find("p", "m", None)
+    return [route.pick().version for _ in range(count)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - turns of the loop are what is waited for
+            await asyncio.sleep(0)
+
+
+def test_a_loaded_version_takes_no_traffic_until_it_is_switched_in() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        served = await fleet.load(request())
+        assert fleet.all() == []
+        assert fleet.router.get(b"/projects/p/models/m:predict") is None
+        fleet.switch(added=[served])
+        assert picks(fleet, 1) == ["v1"]
+        assert await ask(served) == [[2.0]]
+
+    run(test)
+
+
+def test_a_switch_changes_all_routes_at_once_and_the_replaced_version_answers_what_it_has() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        old = await fleet.load(request(spec=weighted(80)))
+        fleet.switch(added=[old])
+        session = runtime.sessions[0]
+        session.hold.clear()
+        job = FakeJob([[3.0]])
+        old.lane.submit(job, perf_counter())
+        new, second = (
+            await fleet.load(request(spec=weighted(50))),
+            await fleet.load(request("v2", spec=weighted(50))),
+        )
+        fleet.switch(added=[new, second])
+        assert picks(fleet) == ["v1", "v2"] * 5
+        assert old.state == "draining"
+        assert old in fleet.all()
+        session.hold.set()
+        assert await job.answer() == [[6.0]]
+        await until(lambda: session.closed)
+
+    run(test)
+
+
+def test_a_weight_change_keeps_the_sessions() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        one, two = (
+            await fleet.load(request(spec=weighted(1))),
+            await fleet.load(request("v2", spec=weighted(1))),
+        )
+        fleet.switch(added=[one, two])
+        fleet.switch(respecced=[(one.key, weighted(3))])
+        assert picks(fleet, 4).count("v1") == 3
+        assert len(runtime.sessions) == 2
+        assert not any(session.closed for session in runtime.sessions)
+
+    run(test)
+
+
+def test_batch_knobs_and_confidence_change_without_loading_again() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        served = await fleet.load(request())
+        fleet.switch(added=[served])
+        spec = Spec(
+            uri="/model.onnx",
+            batch=Batch(batch_size=4, prediction_time_ms=100),
+            confidence=Confidence(output="y", field=0),
+        )
+        fleet.switch(respecced=[(served.key, spec)])
+        assert served.lane.knobs.batch_size == 4
+        assert served.lane.knobs.prediction_s == pytest.approx(0.1)
+        job = FakeJob([[0.2]])
+        served.lane.submit(job, perf_counter())
+        await job.answer()
+        assert job.confidence == pytest.approx(0.4)
+        with pytest.raises(LoadFailed, match='no output "z"'):
+            served.behaviour(Spec(uri="/model.onnx", confidence=Confidence(output="z")))
+
+    run(test)
+
+
+def test_weight_zero_and_shadows_take_no_model_level_traffic_but_answer_by_name() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        versions = [
+            await fleet.load(request("v1", spec=weighted(1))),
+            await fleet.load(request("v2", spec=weighted(0))),
+            await fleet.load(request("v3", spec=weighted(0, shadow=True))),
+        ]
+        fleet.switch(added=versions)
+        assert set(picks(fleet)) == {"v1"}
+        for served in versions:
+            assert fleet.router.find("p", "m", served.version).pick() is served
+
+    run(test)
+
+
+def test_a_removed_version_is_gone_at_once_and_closed_after_its_work() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        served = await fleet.load(request())
+        fleet.switch(added=[served])
+        fleet.switch(removed=[served.key])
+        assert fleet.router.get(b"/projects/p/models/m:predict") is None
+        assert fleet.find("p", "m", "v1") is None
+        await until(lambda: runtime.sessions[0].closed)
+
+    run(test)
+
+
+def test_a_failed_load_closes_what_it_had_opened() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        spec = weighted(1, replicas=3)
+        original = runtime.open
+
+        def open_twice(path: Path, options: LoadOptions) -> Session:
+            if len(runtime.sessions) == 2:
+                raise LoadFailed("no third one")
+            return original(path, options)
+
+        runtime.open = open_twice  # type: ignore[method-assign]
+        with pytest.raises(LoadFailed, match="no third one"):
+            await fleet.load(request(spec=spec))
+        assert [session.closed for session in runtime.sessions] == [True, True]
+
+    run(test)
+
+
+def test_a_version_that_could_not_be_loaded_is_listed_with_its_reason_and_answers_503() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        fleet.mark(("p", "m", "v1"), weighted(1), "sha256:x", state="failed", reason="no such operator")
+        (served,) = fleet.all()
+        assert (served.state, served.reason) == ("failed", "no such operator")
+        for version in (None, "v1"):
+            with pytest.raises(Unavailable):
+                fleet.router.find("p", "m", version).pick()
+
+    run(test)
+
+
+def test_a_lost_replica_takes_its_version_out_until_it_is_rebuilt() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        served = await fleet.load(request())
+        fleet.switch(added=[served])
+
+        def fail(rows: np.ndarray[Any, Any]) -> None:
+            raise Unavailable("the device is lost")
+
+        runtime.sessions[0]._fail = fail
+        runtime.failures.append(LoadFailed("not back yet"))
+        with pytest.raises(Unavailable):
+            await ask(served)
+        assert served.state == "failed"
+        assert "lost" in (served.reason or "")
+        with pytest.raises(Unavailable):
+            fleet.router.find("p", "m", None).pick()
+        await until(lambda: served.state == "ready")
+        assert await ask(served) == [[2.0]]
+        assert runtime.sessions[0].closed
+
+    run(test)

@@ -67,10 +67,17 @@ def box(folder: Path) -> Iterator[live.Live]:
 
 
 def run(words: Sequence[str], url: str, *, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words, cwd=cwd, env=os.environ | {"MDSLITE_URL": url}, input="y\n", text=True, timeout=30,
-        check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    """Run a command as from a terminal where somebody types y: `apply` asks nobody else."""
+    typed, terminal = os.openpty()
+    try:
+        os.write(typed, b"y\n")
+        return subprocess.run(
+            words, cwd=cwd, env=os.environ | {"MDSLITE_URL": url}, stdin=terminal, text=True, timeout=30,
+            check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    finally:
+        os.close(typed)
+        os.close(terminal)
 
 
 def as_run(command: str, url: str) -> list[str]:

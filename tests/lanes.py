@@ -14,7 +14,8 @@ from mdslite.runtimes.protocol import CPU, Signature, TensorSpec
 from mdslite.serving.batch import Replica
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
-from mdslite.serving.lane import Knobs, Lane
+from mdslite.serving.knobs import Knobs
+from mdslite.serving.lane import Lane
 from mdslite.serving.queue import Job
 from mdslite.tensors import Codec, Columns
 

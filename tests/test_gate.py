@@ -1,28 +1,23 @@
 from __future__ import annotations
 
-from mdslite.serving.gate import Gate, Priority
+from mdslite.serving.gate import Gate, Priority, Seat
 
 
-class Entrant:
-    """Starts whenever it is admitted, and remembers the order in a list shared with others."""
+def entrant(name: str, order: list[str], *, width: int = 1, wants: bool = True) -> Seat:
+    """A seat that starts whenever it is admitted, and says so in a list shared with others."""
 
-    def __init__(self, name: str, order: list[str], *, width: int = 1, wants: bool = True) -> None:
-        self.name = name
-        self.width = width
-        self.virtual_s = 0.0
-        self.wants = wants
-        self._order = order
+    def start() -> bool:
+        if wants:
+            order.append(name)
+        return wants
 
-    def admitted(self) -> bool:
-        if self.wants:
-            self._order.append(self.name)
-        return self.wants
+    return Seat(width=width, start=start)
 
 
 def test_a_free_device_admits_at_once() -> None:
     order: list[str] = []
     gate = Gate(slots=1)
-    gate.enter(Entrant("a", order))
+    gate.enter(entrant("a", order))
     assert order == ["a"]
     assert gate.busy == 1
 
@@ -30,7 +25,7 @@ def test_a_free_device_admits_at_once() -> None:
 def test_a_busy_device_makes_others_wait_until_it_is_left() -> None:
     order: list[str] = []
     gate = Gate(slots=1)
-    first, second = Entrant("a", order), Entrant("b", order)
+    first, second = entrant("a", order), entrant("b", order)
     gate.enter(first)
     gate.enter(second)
     assert order == ["a"]
@@ -41,11 +36,11 @@ def test_a_busy_device_makes_others_wait_until_it_is_left() -> None:
 def test_shadow_and_replay_come_after_every_primary() -> None:
     order: list[str] = []
     gate = Gate(slots=1)
-    holder = Entrant("holder", order)
+    holder = entrant("holder", order)
     gate.enter(holder)
-    gate.enter(Entrant("shadow", order), Priority.SHADOW)
-    gate.enter(Entrant("replay", order), Priority.REPLAY)
-    primary = Entrant("primary", order)
+    gate.enter(entrant("shadow", order), Priority.SHADOW)
+    gate.enter(entrant("replay", order), Priority.REPLAY)
+    primary = entrant("primary", order)
     primary.virtual_s = 100.0
     gate.enter(primary)
     for _ in range(3):
@@ -56,7 +51,7 @@ def test_shadow_and_replay_come_after_every_primary() -> None:
 def test_within_a_priority_the_one_that_used_least_goes_first() -> None:
     order: list[str] = []
     gate = Gate(slots=1)
-    busy, quiet = Entrant("busy", order), Entrant("quiet", order)
+    busy, quiet = entrant("busy", order), entrant("quiet", order)
     gate.enter(busy)
     for _ in range(3):
         gate.enter(quiet)
@@ -68,7 +63,7 @@ def test_within_a_priority_the_one_that_used_least_goes_first() -> None:
 def test_an_idle_lane_saves_up_no_credit() -> None:
     order: list[str] = []
     gate = Gate(slots=1)
-    busy, late = Entrant("busy", order), Entrant("late", order)
+    busy, late = entrant("busy", order), entrant("late", order)
     for _ in range(10):
         gate.enter(busy)
         gate.leave(busy, 1.0)
@@ -80,7 +75,7 @@ def test_an_idle_lane_saves_up_no_credit() -> None:
 def test_a_wide_lane_waits_for_all_its_slots_and_is_not_overtaken() -> None:
     order: list[str] = []
     gate = Gate(slots=2)
-    narrow, wide, other = Entrant("narrow", order), Entrant("wide", order, width=2), Entrant("other", order)
+    narrow, wide, other = entrant("narrow", order), entrant("wide", order, width=2), entrant("other", order)
     other.virtual_s = 1.0
     gate.enter(narrow)
     gate.enter(wide)
@@ -95,7 +90,7 @@ def test_a_wide_lane_waits_for_all_its_slots_and_is_not_overtaken() -> None:
 def test_a_lane_wider_than_the_device_takes_it_whole() -> None:
     order: list[str] = []
     gate = Gate(slots=2)
-    huge = Entrant("huge", order, width=64)
+    huge = entrant("huge", order, width=64)
     gate.enter(huge)
     assert gate.busy == 2
     gate.leave(huge, 1.0)
@@ -105,11 +100,11 @@ def test_a_lane_wider_than_the_device_takes_it_whole() -> None:
 def test_an_entrant_that_wants_nothing_any_more_gives_its_slots_back() -> None:
     order: list[str] = []
     gate = Gate(slots=1)
-    gate.enter(Entrant("gone", order, wants=False))
+    gate.enter(entrant("gone", order, wants=False))
     assert gate.busy == 0
-    holder = Entrant("holder", order)
+    holder = entrant("holder", order)
     gate.enter(holder)
-    leaver = Entrant("leaver", order)
+    leaver = entrant("leaver", order)
     gate.enter(leaver)
     gate.withdraw(leaver)
     gate.leave(holder, 0.1)

@@ -22,7 +22,8 @@ from mdslite.serving.calibrate import open_session, open_warm
 from mdslite.serving.confidence import confidence_reader
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
-from mdslite.serving.lane import INLINE_S, Knobs, Lane
+from mdslite.serving.knobs import Knobs
+from mdslite.serving.lane import INLINE_S, Lane
 from mdslite.serving.router import Route, Router, weighted_cycle
 from mdslite.spec import (
     DEFAULT_BATCH_SIZE,

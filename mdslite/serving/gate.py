@@ -9,7 +9,7 @@ by the least virtual time: seconds of the device already used, so that a busy mo
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from collections.abc import Callable
 
 
 class Priority(enum.IntEnum):
@@ -18,15 +18,16 @@ class Priority(enum.IntEnum):
     SHADOW = 2
 
 
-class Entrant(Protocol):
-    """Who asks for the device."""
+class Seat:
+    """A lane's place at a gate. `start` is called with the slots taken: it starts a batch and returns True, or
+    returns False to give them back."""
 
-    width: int  # slots that a batch of this lane takes
-    virtual_s: float  # device seconds used, kept by the gate
+    __slots__ = ("start", "virtual_s", "width")
 
-    def admitted(self) -> bool:
-        """Called with the slots taken: start a batch and return True, or return False to give them back."""
-        ...
+    def __init__(self, *, width: int, start: Callable[[], bool]) -> None:
+        self.width = width  # slots that a batch of this lane takes
+        self.start = start
+        self.virtual_s = 0.0  # device seconds used, kept by the gate
 
 
 class Gate:
@@ -35,27 +36,27 @@ class Gate:
     def __init__(self, *, slots: int = 1) -> None:
         self.slots = max(1, slots)
         self._free = self.slots
-        self._waiting: dict[Entrant, Priority] = {}
+        self._waiting: dict[Seat, Priority] = {}
         self._floor_s = 0.0
         self._admitting = False
 
-    def enter(self, entrant: Entrant, priority: Priority = Priority.PRIMARY) -> None:
-        """Ask for the device: `entrant.admitted()` is called now or as soon as it is its turn."""
-        if entrant not in self._waiting or priority < self._waiting[entrant]:
+    def enter(self, seat: Seat, priority: Priority = Priority.PRIMARY) -> None:
+        """Ask for the device: `seat.start()` is called now or as soon as it is its turn."""
+        if seat not in self._waiting or priority < self._waiting[seat]:
             # An idle lane saves no credit: it starts where the device's time stands.
-            entrant.virtual_s = max(entrant.virtual_s, self._floor_s)
-            self._waiting[entrant] = priority
+            seat.virtual_s = max(seat.virtual_s, self._floor_s)
+            self._waiting[seat] = priority
         self._admit()
 
-    def leave(self, entrant: Entrant, seconds: float) -> None:
+    def leave(self, seat: Seat, seconds: float) -> None:
         """Give the slots of one batch back, after `seconds` of the device."""
-        entrant.virtual_s += seconds
-        self._free += self._taken(entrant)
+        seat.virtual_s += seconds
+        self._free += self._taken(seat)
         self._admit()
 
-    def withdraw(self, entrant: Entrant) -> None:
+    def withdraw(self, seat: Seat) -> None:
         """Stop waiting."""
-        self._waiting.pop(entrant, None)
+        self._waiting.pop(seat, None)
 
     @property
     def busy(self) -> int:
@@ -66,8 +67,8 @@ class Gate:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def _taken(self, entrant: Entrant) -> int:
-        return min(entrant.width, self.slots)
+    def _taken(self, seat: Seat) -> int:
+        return min(seat.width, self.slots)
 
     def _admit(self) -> None:
         if self._admitting:  # a batch that starts inside admitted() may come back here
@@ -75,13 +76,13 @@ class Gate:
         self._admitting = True
         try:
             while self._waiting:
-                entrant = min(self._waiting, key=lambda one: (self._waiting[one], one.virtual_s))
-                if self._taken(entrant) > self._free:
+                seat = min(self._waiting, key=lambda one: (self._waiting[one], one.virtual_s))
+                if self._taken(seat) > self._free:
                     return
-                del self._waiting[entrant]
-                self._free -= self._taken(entrant)
-                self._floor_s = max(self._floor_s, entrant.virtual_s)
-                if not entrant.admitted():
-                    self._free += self._taken(entrant)
+                del self._waiting[seat]
+                self._free -= self._taken(seat)
+                self._floor_s = max(self._floor_s, seat.virtual_s)
+                if not seat.start():
+                    self._free += self._taken(seat)
         finally:
             self._admitting = False

@@ -16,13 +16,15 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from mdslite.errors import DeadlineExceeded, ModelError, OutOfMemory, Overloaded, TooLarge, Unavailable
 from mdslite.serving.batch import Batch, Confidence, Replica, public_error
 from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
-from mdslite.serving.gate import Gate, Priority
+from mdslite.serving.deadline import Deadline
+from mdslite.serving.gate import Gate, Priority, Seat
+from mdslite.serving.knobs import Knobs, LaneStats
 from mdslite.serving.queue import Job, RowQueue, Slice
 from mdslite.tensors import Codec, Key
 
@@ -31,39 +33,6 @@ logger = logging.getLogger(__name__)
 INLINE_S = 100e-6
 STUCK_AFTER_S = 5.0
 _SHAPES_MAX = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Knobs:
-    """How a lane batches. Rows and seconds."""
-
-    batch_size: int = 32
-    batch_timeout_s: float = 0.002
-    prediction_s: float = 30.0
-    queue_rows: int = 1024
-
-
-@dataclass(slots=True)
-class LaneStats:
-    batches: int = 0
-    inline_batches: int = 0
-    refused: int = 0  # 429: the queue was full
-    expired: int = 0  # 504: before or while computing
-    cancelled: int = 0
-    reruns: int = 0  # parts of failed batches that were tried again
-
-
-class Seat:
-    """A lane's place at the gate of one device; see `gate.Entrant`."""
-
-    def __init__(self, lane: Lane, gate: Gate, *, width: int) -> None:
-        self.width = width
-        self.virtual_s = 0.0
-        self._lane = lane
-        self._gate = gate
-
-    def admitted(self) -> bool:
-        return self._lane.start_on(self._gate)
 
 
 class Lane:
@@ -92,7 +61,8 @@ class Lane:
         self.read_confidence = read_confidence
         self._replicas = list(replicas)
         self._idle = deque(replicas)
-        self._seats = {one.gate: Seat(self, one.gate, width=width) for one in replicas}
+        gates = {one.gate for one in replicas}
+        self._seats = {gate: Seat(width=width, start=partial(self._start_on, gate)) for gate in gates}
         self._inline_s = inline_s
         self._priority = priority
         self._on_lost = on_lost
@@ -105,8 +75,7 @@ class Lane:
         self._pumping = False
         self._hold_until = 0.0
         self._hold_timer: asyncio.TimerHandle | None = None
-        self._expiry_at = math.inf
-        self._expiry_timer: asyncio.TimerHandle | None = None
+        self._expiry = Deadline(self._loop, self._sweep)
         self._shapes: dict[Key, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._empty: asyncio.Event | None = None
 
@@ -128,8 +97,8 @@ class Lane:
         job.left = rows
         job.queued_at = now
         self._queue.push(job)
-        if job.deadline < self._expiry_at:
-            self._arm_expiry(job.deadline)
+        if job.deadline < self._expiry.at:
+            self._expiry.set(job.deadline)
         self._arrived += rows
         self._hold_until = 0.0
         if not self._pumping:
@@ -195,7 +164,7 @@ class Lane:
             if len(self._running) == before:
                 return
 
-    def start_on(self, gate: Gate) -> bool:
+    def _start_on(self, gate: Gate) -> bool:
         """A gate's word: start a batch on an idle replica of its device."""
         # Least recently used first, which is round robin.
         replica = next((one for one in self._idle if one.gate is gate), None)
@@ -381,26 +350,15 @@ class Lane:
 
     # Deadlines
 
-    def _arm_expiry(self, at: float) -> None:
-        if self._expiry_timer is not None:
-            self._expiry_timer.cancel()
-        self._expiry_at = at
-        # A millisecond late rather than early: the loop's timers round.
-        self._expiry_timer = self._loop.call_later(max(0.0, at - perf_counter()) + 0.001, self._sweep)
-
     def _sweep(self) -> None:
         """Answer what has passed its deadline, queued or running, and look again at the next one."""
-        self._expiry_at = math.inf
-        self._expiry_timer = None
         now = perf_counter()
         jobs = [*self._queue.jobs(), *(job for batch in self._running for job, _, _ in batch.slices)]
         jobs += [job for _, slices in self._retries for job, _, _ in slices]
         for job in jobs:
             if not job.finished and job.deadline <= now:
                 self._expire(job, "was not answered in time")
-        following = min((job.deadline for job in jobs if not job.finished), default=math.inf)
-        if following < math.inf:
-            self._arm_expiry(following)
+        self._expiry.set(min((job.deadline for job in jobs if not job.finished), default=math.inf))
 
     def _expire(self, job: Job, what: str) -> None:
         self.stats.expired += 1
@@ -435,9 +393,9 @@ class Lane:
 
     def close(self) -> None:
         """Answer what is left with 503 and end the replicas' threads."""
-        for timer in (self._hold_timer, self._expiry_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+        self._expiry.set(math.inf)
         for gate, seat in self._seats.items():
             gate.withdraw(seat)
         jobs = [*self._queue.jobs(), *(job for batch in self._running for job, _, _ in batch.slices)]

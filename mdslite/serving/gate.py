@@ -19,8 +19,8 @@ class Priority(enum.IntEnum):
 
 
 class Seat:
-    """A lane's place at a gate. `start` is called with the slots taken: it starts a batch and returns True, or
-    returns False to give them back."""
+    """A lane's place at a gate. `start` is called with the slots taken: it starts a batch and returns True,
+    or returns False to give them back."""
 
     __slots__ = ("start", "virtual_s", "width")
 

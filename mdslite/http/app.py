@@ -103,16 +103,17 @@ class PredictEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         predictor = self._predictor
-        limit_bytes = predictor.body_limit(header(scope, b"content-type").encode("latin-1"))
+        media_type = header(scope, b"content-type").encode("latin-1")
+        limit_bytes = predictor.body_limit(media_type)
+        body, error = b"", None
         try:
             body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True)
-        except TooLarge as exc:
-            exc.hint = "send large tensors in binary, as application/x-npy"
-            raise
+        except TooLarge:
+            error = predictor.too_large(media_type)
         target = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
-        work = predictor.respond(target=target, headers=scope["headers"], body=body)
+        work = predictor.respond(target=target, headers=scope["headers"], body=body, error=error)
         reply = await until_left(work, receive)
         headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

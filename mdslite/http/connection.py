@@ -191,11 +191,11 @@ class Connection(Receiver):
         self._call = Call(
             request.target,
             request.body,
-            media_type=fields.get(b"content-type", b""),
-            encoding=fields.get(b"content-encoding", b""),
-            request_id=fields.get(b"x-request-id"),
-            arrived_at=request.arrived_at,
-            reply=self._reply_call,
+            fields.get(b"content-type", b""),
+            fields.get(b"content-encoding", b""),
+            fields.get(b"x-request-id"),
+            request.arrived_at,
+            self._reply_call,
         )
         door.predictor.start(self._call, request.error)
 

@@ -173,6 +173,11 @@ class Predictor:
         """
         found = {name: value for name, value in headers if name in _WANTED}
         future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+        def resolve(_: Call, status: int, reply: bytes) -> None:
+            if not future.done():  # it may be cancelled, and its task not know yet
+                future.set_result((status, reply))
+
         call = Call(
             target,
             body,
@@ -180,9 +185,9 @@ class Predictor:
             found.get(b"content-encoding", b""),
             found.get(b"x-request-id"),
             perf_counter(),
-            lambda _, status, reply: future.set_result((status, reply)),
+            resolve,
         )
-        self.start(call)
+        self.start(call, error)
         try:
             status, reply = await future
         except asyncio.CancelledError:

@@ -243,7 +243,7 @@ class Receiver(asyncio.Protocol):
     def _too_large(self) -> TooLarge:
         if self._target.startswith(b"/projects/"):
             return self._predictor.too_large(self._fields.get(b"content-type", b""))
-        return TooLarge(f"the request's body is too large; at most {self._body_limit} bytes are read here")
+        return TooLarge(f"the body is longer than {self._body_limit} bytes")
 
 
 class _Refused(Exception):

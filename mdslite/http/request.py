@@ -47,7 +47,7 @@ def check(request: Request) -> None:
     if b"host" not in request.fields and request.version == "1.1":
         raise InvalidRequest("expected a Host header")
     target = request.target
-    if target[:1] != b"/":
+    if not target.startswith(b"/"):
         raise InvalidRequest("expected a path as the request's target, such as /healthz")
     if b"%" in target and any(code in target.lower() for code in (b"%00", b"%0a", b"%0d")):
         raise InvalidRequest("the request's target holds a control character")

@@ -421,3 +421,17 @@ def test_the_view_joins_everything_for_other_tools(log: RequestLog) -> None:
     if isinstance(values["reply"], str):
         values["reply"] = values["reply"].encode()
     assert values == expected
+
+
+def test_the_documented_tables_and_query_are_the_real_ones(log: RequestLog) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "request-log.md").read_text()
+    query = text.split("```sql\n")[1].split("```")[0]
+    (hour, *_) = list_hours(log._folder)
+    with closing(sqlite3.connect(f"file:{hour.path}?mode=ro", uri=True)) as db:
+        counted = sum(count for _, _, count, _ in db.execute(query))
+        assert db.execute("SELECT count(*) FROM entries").fetchone() == (counted,)
+        for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            (line,) = (line for line in text.splitlines() if line.startswith(f"| `{table}` |"))
+            for _, column, *_ in db.execute(f"PRAGMA table_info({table})").fetchall():
+                if table not in ("series", "urls") and "_to_" not in column:
+                    assert column in line or column in ("minute", "second", "series_id", "name", "value")

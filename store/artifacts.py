@@ -63,7 +63,7 @@ class ArtifactStore:
         :raises StorageFull: the store's disk has no room; nothing was kept
         """
         path = Path(os.path.abspath(path))
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike `Path.is_dir`, no error of its own for a name that is too long
             names = list_folder(path, limits=self._limits)
             sources = [_Source(name, partial(open_beneath, path, name)) for name in names]
             return self._add_sources(sources, single=False, progress=progress)

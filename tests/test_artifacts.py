@@ -116,7 +116,7 @@ def test_a_named_file_may_have_other_names(store: ArtifactStore, model: Path, tm
     assert store.add_path(model).path.stat().st_nlink == 1
 
 
-@pytest.mark.parametrize("name", ["missing.onnx", "folder/missing.onnx"])
+@pytest.mark.parametrize("name", ["missing.onnx", "folder/missing.onnx", "long" * 1000])
 def test_a_missing_file_is_named(store: ArtifactStore, tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match=f"{name} cannot be read") as caught:
         store.add_path(tmp_path / name)

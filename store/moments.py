@@ -34,7 +34,7 @@ def parse_moment(text: str, *, now: float) -> float:
         if text.replace(".", "", 1).isdigit():
             return _unix(text)
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
     except (ValueError, OverflowError) as exc:
         raise InvalidRequest(f"{text!r} is no moment", hint=_EXAMPLES) from exc
 
@@ -48,6 +48,6 @@ def _unix(text: str) -> float:
     seconds = float(text)
     if seconds < 1e9:
         raise InvalidRequest(f"{text!r} has no unit", hint=_EXAMPLES)
-    if seconds > _MAX_UNIX:
+    if seconds >= _MAX_UNIX:
         raise InvalidRequest(f"{text!r} is too far in the future", hint=_EXAMPLES)
     return seconds

@@ -201,7 +201,7 @@ def _source(body: PlanBody) -> Source:
     if body.revision is not None:
         return RevisionSource(body.revision)
     assert body.source is not None
-    if body.base is None or not os.path.isabs(body.base):
+    if body.base is None or not os.path.isabs(body.base) or "\0" in body.base:
         raise InvalidRequest(f"base: expected the absolute path of the file's folder, got {body.base!r}")
     return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
 

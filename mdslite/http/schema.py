@@ -13,6 +13,9 @@ from mdslite.http.operations import Name
 from mdslite.store.requests import Entry
 
 PAGE_MAX = 1000
+REVISION_MAX = 2**63 - 1  # what the registry can count to
+RevisionNumber = Annotated[int, Meta(ge=1, le=REVISION_MAX)]
+RevisionOrNone = Annotated[int, Meta(ge=0, le=REVISION_MAX)]  # 0: before the first
 Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX, description=f"how many at most, 1 to {PAGE_MAX}")]
 Time = Annotated[str, Meta(description="ISO 8601, UTC", examples=["2026-11-17T14:03:00.000Z"])]
 Digest = Annotated[str, Meta(description="sha256: and 64 hex digits")]
@@ -39,7 +42,7 @@ class VersionPath(ModelPath, frozen=True, kw_only=True):
 
 
 class RevisionPath(Given, frozen=True, kw_only=True):
-    revision: Annotated[int, Meta(ge=1)]
+    revision: RevisionNumber
 
 
 # Queries
@@ -62,9 +65,7 @@ class AtQuery(Given, frozen=True, kw_only=True):
 
 class RevisionsQuery(Given, frozen=True, kw_only=True):
     limit: Limit = 50
-    before: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="only revisions older than this one")
-    ] = None
+    before: Annotated[RevisionNumber | None, Meta(description="only revisions older than this one")] = None
 
 
 class LogsQuery(Given, frozen=True, kw_only=True):
@@ -93,7 +94,7 @@ class PlanBody(Given, frozen=True, kw_only=True):
     ] = None
     prune: Annotated[bool, Meta(description="also delete the models that the file does not name")] = False
     revision: Annotated[
-        Annotated[int, Meta(ge=0)] | Literal["previous"] | None,
+        RevisionOrNone | Literal["previous"] | None,
         Meta(description="go back to the state after it; previous is the state before the latest one"),
     ] = None
 
@@ -104,7 +105,7 @@ class ApplyBody(PlanBody, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=4096)] | None = None
     author: Annotated[str, Meta(max_length=256)] | None = None
     expect_revision: Annotated[
-        Annotated[int, Meta(ge=0)] | None,
+        RevisionOrNone | None,
         Meta(description="refuse (409) when another one is the latest applied by now"),
     ] = None
 

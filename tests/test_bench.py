@@ -92,7 +92,9 @@ def test_a_log_that_lost_one_row_is_short() -> None:
 
 
 def test_only_what_was_measured_is_reported() -> None:
-    results = Results(MACHINE, start=Start(0.5, 100 << 20), log_costs=[LogCost(32, 95.0, 100.0, 0.95)])
+    results = Results(
+        MACHINE, start=Start(0.5, 100 << 20), log_costs=[LogCost(32, 95.0, 100.0, 0.95, 21.0, 20.0)]
+    )
     assert len(verdicts(results)) == 3
     shown = render(results)
     assert "5.0 %" in shown

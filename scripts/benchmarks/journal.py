@@ -23,6 +23,8 @@ class LogCost:
     with_log_per_s: float
     without_per_s: float
     ratio: float
+    with_log_cpu_us: float  # processor time a request
+    without_cpu_us: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,16 @@ def measure_log_cost(bench: Bench, effort: Effort, say: Say) -> list[LogCost]:
         for connections in CONNECTIONS[1:]:
             say(f"request log on and off, {connections} connections")
             logged, unlogged = take_turns(bench, TINY, running, effort, connections=connections)
-            ratio = logged.faster_than(unlogged)
-            costs.append(LogCost(connections, logged.requests_per_s, unlogged.requests_per_s, ratio))
+            costs.append(
+                LogCost(
+                    connections=connections,
+                    with_log_per_s=logged.requests_per_s,
+                    without_per_s=unlogged.requests_per_s,
+                    ratio=logged.faster_than(unlogged),
+                    with_log_cpu_us=logged.cpu_us,
+                    without_cpu_us=unlogged.cpu_us,
+                )
+            )
     return costs
 
 

@@ -85,7 +85,7 @@ class Site:
         self.runtime = OnnxRuntime()
         self.fleet = Fleet(runtimes={"ONNXRUNTIME": self.runtime}, devices=self.devices, cores=2)
         self.rows: list[tuple[Any, ...]] = []
-        self.predictor = Predictor(self.fleet.router, record=self.rows.append, **predictor)
+        self.predictor = Predictor(self.fleet.router, **{"record": self.rows.append, **predictor})
         self.door: Door
         self.bridge: Http2Bridge
         self.server: asyncio.Server

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h2.config
 import h2.connection
@@ -243,7 +243,7 @@ async def _ask_http2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         assert data, "the connection ended before the answer"
         for event in connection.receive_data(data):
             if isinstance(event, h2.events.ResponseReceived):
-                reply.headers = dict(event.headers)
+                reply.headers = dict(cast(Any, event.headers))
                 reply.status = int(reply.headers.pop(":status"))
                 assert len(reply.headers) == len(event.headers) - 1
             elif isinstance(event, h2.events.DataReceived):

@@ -24,6 +24,7 @@ import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -99,11 +100,11 @@ def measure_thread(rows: list[Row]) -> None:
             spent["to columns"] -= time.thread_time()
             block = build_block(part, budget=budget, now_s=time.monotonic())
             spent["to columns"] += time.thread_time()
-            spent["metrics"] += timed(lambda block=block: metrics.observe(block))
+            spent["metrics"] += timed(partial(metrics.observe, block))
             spent["ids"] -= time.thread_time()
             waiting = recorder.number(block)
             spent["ids"] += time.thread_time()
-            spent["rows and rollups written"] += timed(lambda waiting=waiting: recorder.write(waiting))
+            spent["rows and rollups written"] += timed(partial(recorder.write, waiting))
         spent["sealing the hour"] = timed(recorder.close)
         size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     for what, seconds in spent.items():
@@ -163,7 +164,7 @@ def ways_to_insert(rows: list[Row]) -> tuple[int, dict[str, Way]]:
         for stretch in stretches:
             orjson.dumps(stretch)
 
-    ways = {
+    ways: dict[str, Way] = {
         "executemany": executemany,
         "INSERT of many VALUES": values,
         "json_each": json_each,
@@ -199,7 +200,7 @@ def measure_ways_to_insert(rows: list[Row]) -> None:
         best = []
         for _ in range(3):
             with scratch_database() as db:
-                best.append(timed(lambda db=db, way=way: in_transaction(db, way)))
+                best.append(timed(partial(in_transaction, db, way)))
         report(what, min(best), count)
     print("the same beside a loop that never waits (calm slices of 0.5 s)")
     count, ways = ways_to_insert(rows[:BLOCK])
@@ -317,7 +318,7 @@ def measure_loop(rates: list[int], seconds: float, rows: list[Row]) -> None:
 
 
 def middle(slices: list[Slice], name: str) -> float:
-    return statistics.median(getattr(one, name) for one in slices)
+    return float(statistics.median(getattr(one, name) for one in slices))
 
 
 def ignore(row: Row) -> None:
@@ -356,15 +357,13 @@ def time_queries(log: RequestLog, midnight: float) -> None:
         "latency_ms>60", "confidence<0.00001", "request_id=nobody", "text~refund", "version=nothing",
     ):  # fmt: skip
         wanted = parse(text, now=now)
-        best = min(timeit.repeat(lambda wanted=wanted: log.query(wanted, limit=100), number=1, repeat=3))
+        best = min(timeit.repeat(partial(log.query, wanted, limit=100), number=1, repeat=3))
         print(f"  page of 100, {text or 'everything':<39}{best * 1e3:8.1f} ms")
     for text, interval_s in (("", 900), ("status>=400", 60), ("version=v1", 10), ("confidence<0.6", 900)):
         wanted = parse(text, now=now)
         best = min(
             timeit.repeat(
-                lambda wanted=wanted, interval_s=interval_s: log.histogram(
-                    wanted, since=midnight, until=now, interval_s=interval_s
-                ),
+                partial(log.histogram, wanted, since=midnight, until=now, interval_s=interval_s),
                 number=1,
                 repeat=3,
             )

@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
 from mdslite.http.predict import Predictor
+from mdslite.http.tls import server_context
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.onnx import OnnxRuntime
@@ -33,6 +35,7 @@ from mdslite.serving.lane import Lane
 from mdslite.spec import Batch, ServiceInfo, Spec
 from mdslite.store.journal import ROW_FIELDS
 
+PAIR = Path(__file__).parent / "data" / "tls"
 WAIT_S = 20.0
 ROW = [1.0, 2.0, 3.0]  # an instance of the model that `open_site` serves when it is not told another
 
@@ -90,6 +93,7 @@ class Site:
         self.bridge: Http2Bridge
         self.server: asyncio.Server
         self.address = ("127.0.0.1", 0)
+        self.tls: ssl.SSLContext | None = None  # what clients trust
 
     async def load(self, deployed: Deployed) -> Served:
         """Open a version, routed to nowhere yet."""
@@ -120,7 +124,7 @@ class Site:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Wire]:
-        async with connect(self.address) as wire:
+        async with connect(self.address, tls=self.tls) as wire:
             yield wire
 
     async def ask(self, data: bytes) -> Reply:
@@ -137,6 +141,7 @@ async def open_site(
     limits: Limits | None = None,
     app: Any = None,
     adopt: Callable[..., None] | None = None,
+    secure: bool = False,
     **predictor: Any,
 ) -> AsyncIterator[Site]:
     """Serve the versions given, or one of `p/m`, an identity of three numbers.
@@ -156,7 +161,9 @@ async def open_site(
         limits=limits,
     )
     loop = asyncio.get_running_loop()
-    site.server = await loop.create_server(site.door.connection, "127.0.0.1", 0, backlog=2048)
+    tls = server_context(PAIR / "localhost.pem", key=PAIR / "localhost.key") if secure else None
+    site.tls = ssl.create_default_context(cafile=PAIR / "localhost.pem") if secure else None
+    site.server = await loop.create_server(site.door.connection, "127.0.0.1", 0, backlog=2048, ssl=tls)
     site.address = site.server.sockets[0].getsockname()
     try:
         yield site
@@ -292,8 +299,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def connect(address: tuple[str, int]) -> AsyncIterator[Wire]:
-    wire = Wire(*await asyncio.open_connection(*address, limit=1 << 20))
+async def connect(address: tuple[str, int], *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
+    name = "localhost" if tls else None
+    wire = Wire(*await asyncio.open_connection(*address, limit=1 << 20, ssl=tls, server_hostname=name))
     try:
         yield wire
     finally:

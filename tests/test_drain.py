@@ -53,7 +53,7 @@ class Client:
         await self.wire.close()
 
 
-async def drain(site: Site, *, grace_s: float = WAIT_S, quiet_s: float = 0.05) -> None:
+async def drain(site: Site, *, grace_s: float = WAIT_S, quiet_s: float = WAIT_S) -> None:
     """What the appliance does on SIGTERM, after its grace."""
     site.server.close()
     async with asyncio.timeout(WAIT_S):
@@ -140,7 +140,7 @@ def test_a_request_that_is_still_arriving_is_waited_for(tmp_path: Path, data: by
                 quiet.send(request())
                 assert (await quiet.reply()).status == 200
                 await until(lambda: any(one.state in ("head", "body") for one in site.door.connections))
-                draining = asyncio.create_task(drain(site))
+                draining = asyncio.create_task(drain(site, quiet_s=0.05))
                 assert await quiet.rest() == b""  # by now the quiet ones have been let go
                 wire.send(data[cut:])
                 reply = await wire.reply()
@@ -157,7 +157,7 @@ def test_a_request_that_comes_while_it_drains_finds_its_connection_open(tmp_path
         async with open_site(tmp_path) as site, site.connect() as wire:
             wire.send(predict())
             assert (await wire.reply()).status == 200
-            draining = asyncio.create_task(drain(site, quiet_s=WAIT_S))
+            draining = asyncio.create_task(drain(site))
             await until(lambda: site.door.closing)
             wire.send(predict())
             reply = await wire.reply()
@@ -174,7 +174,7 @@ def test_quiet_connections_are_let_go(tmp_path: Path) -> None:
             used.send(request())
             assert (await used.reply()).status == 200
             await until(lambda: len(site.door.connections) == 2)
-            await drain(site)
+            await drain(site, quiet_s=0.05)
             assert await used.rest() == await unused.rest() == b""
 
     run(test())
@@ -195,7 +195,7 @@ def test_a_stream_that_said_it_would_stay_stays_until_it_is_quiet(tmp_path: Path
             wire.send(request(target="/stream"))
             assert not (await wire.head()).closes
             assert await wire.chunk() == b"one"
-            draining = asyncio.create_task(drain(site, quiet_s=WAIT_S))
+            draining = asyncio.create_task(drain(site))
             await until(lambda: site.door.closing)
             finish.set()
             assert await wire.chunk() == b"end"

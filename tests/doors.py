@@ -40,7 +40,7 @@ WAIT_S = 20.0
 ROW = [1.0, 2.0, 3.0]  # an instance of the model that `open_site` serves when it is not told another
 
 # Limits that strike at once, for clients that are to be found too slow.
-HASTY = Limits(head_s=0.05, body_s=0.05, idle_s=0.05, write_s=0.05, linger_s=0.05, sweep_s=0.01)
+HASTY = Limits(head_s=0.2, body_s=0.2, idle_s=0.2, write_s=0.2, linger_s=0.05, sweep_s=0.01)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:

@@ -470,11 +470,11 @@ def test_a_head_that_trickles_in_is_given_up_all_the_same(tmp_path: Path) -> Non
     async def test() -> None:
         async with open_site(tmp_path, limits=HASTY) as site, site.connect() as wire:
             reading = asyncio.create_task(wire.reply())
-            wire.send(b"GET /healthz HTTP/1.1\r\n")
+            wire.send(b"GET /healthz HTTP/1.1\r\nX: ")
             while not reading.done():
-                wire.send(b"X: x\r\n")
+                wire.send(b"x")
                 await wire.drained()
-                await asyncio.sleep(0)
+                await outlast_turns(50)
             assert (await reading).status == 408
 
     run(test())
@@ -582,6 +582,11 @@ def test_a_large_answer_reaches_a_reader_that_takes_its_time(tmp_path: Path, clo
             assert len((await wire.reply()).body) == size
 
     run(test())
+
+
+async def outlast_turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 async def outlast(site: Site) -> None:

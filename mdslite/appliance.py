@@ -14,6 +14,7 @@ import ipaddress
 import json
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ from mdslite.deploy.orders import FileSource, Order
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
 from mdslite.http.app import create_app
-from mdslite.http.door import Door
+from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
 from mdslite.http.predict import Predictor
@@ -52,6 +53,9 @@ logger = logging.getLogger(__name__)
 Announce = Callable[[str], None]
 
 HANDSHAKE_S = 10.0
+MAX_CONNECTIONS = 10_000
+RESERVED_FILES = 512  # for the store, HTTP/2 and the runtimes
+MAX_FILES = 65_536
 SCRAPE_FLUSH_S = 0.2  # how long /metrics may wait for the newest requests
 _SPEC_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
@@ -108,7 +112,11 @@ class Appliance:
             allow_internal=settings.allow_internal,
         )
         self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))
-        self.predictor = Predictor(self.fleet.router, record=self.journal.append if settings.log else None)
+        self.predictor = Predictor(
+            self.fleet.router,
+            record=self.journal.append if settings.log else None,
+            record_run=self.journal.append_run if settings.log else None,
+        )
         self.app = create_app(self)
         self.bridge = Http2Bridge(self.app, on_policed=self._count_policed)
         self.door = Door(
@@ -116,6 +124,7 @@ class Appliance:
             self.app,
             allow_list=AllowList(settings.host, extra=settings.allow_hosts),
             adopt_http2=self.bridge.adopt,
+            limits=Limits(connections=raise_file_limit()),
         )
         self.metrics.add_source(
             Gauges(
@@ -249,6 +258,14 @@ def read_source(file: Path) -> FileSource:
     return FileSource(text, str(file), file.resolve().parent)
 
 
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may; returns how many connections that leaves room for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(64, min(MAX_CONNECTIONS, wanted - RESERVED_FILES))
+
+
 def serve(settings: Settings, announce: Announce) -> int:
     """Run the appliance until SIGTERM or SIGINT, and return the exit code.
 
@@ -256,7 +273,6 @@ def serve(settings: Settings, announce: Announce) -> int:
     """
     import uvloop
 
-    settings.store.mkdir(parents=True, exist_ok=True)
     return uvloop.run(_serve(settings, announce))
 
 

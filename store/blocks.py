@@ -25,6 +25,7 @@ from mdslite.store.rows import (
     MAX_URL_CHARS,
     Labels,
     Row,
+    Run,
     clean,
 )
 
@@ -94,6 +95,42 @@ def build_block(
         request_ids=tuple(chain.from_iterable(stretch["ids"] for stretch in stretches)),
         bodies=budget.choose(rows, known, joined["label"], now_s=now_s),
         **joined,
+    )
+
+
+def build_run_block(runs: Sequence[Run], *, pause: Callable[[], None] = lambda: None) -> Block:
+    """Turn runs, whose rows already stand side by side, into columns. `pause` as in `build_block`."""
+    labels: _Numbers[Labels] = _Numbers()
+    urls: _Numbers[str] = _Numbers()
+    counts = [len(run.calls) for run in runs]
+
+    def spread(values: Iterable[float], dtype: type) -> NDArray[Any]:
+        return np.repeat(np.array(list(values), dtype=dtype), counts)
+
+    ids, arrived, queued, answered, confidence, rows = zip(
+        *chain.from_iterable(run.calls for run in runs), strict=True
+    )
+    pause()
+    if not "".join(ids).isascii() or max(map(len, ids)) > MAX_ID_CHARS:
+        ids = tuple(clean(name, MAX_ID_CHARS) for name in ids)
+    started, came = _floats(arrived), _floats(queued)
+    pause()
+    return Block(
+        count=len(ids),
+        label=spread((labels[run.labels] for run in runs), np.int64),
+        url=spread((urls[run.url] for run in runs), np.int64),
+        labels=tuple(_clean_labels(tuple(key)) for key in labels),
+        urls=tuple(clean(url, MAX_URL_CHARS) for url in urls),
+        request_ids=ids,
+        time=started + spread((run.clock_to_unix for run in runs), np.float64),
+        latency_ms=np.maximum(_floats(answered) - started, 0.0) * 1e3,
+        queue_ms=(spread((run.started for run in runs), np.float64) - came) * 1e3,
+        compute_ms=spread((run.compute_ms for run in runs), np.float64),
+        upstream_ms=np.full(len(ids), np.nan),
+        confidence=_floats(confidence),
+        rows=np.array(rows, dtype=np.int64),
+        batch_rows=spread((run.batch_rows for run in runs), np.int64),
+        bodies=(),
     )
 
 

@@ -14,15 +14,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mdslite.errors import MdsliteError, StoreError
-from mdslite.store.blocks import Block, build_block
+from mdslite.store.blocks import Block, build_block, build_run_block
 from mdslite.store.bodies import BodyBudget
 from mdslite.store.recorder import Recorder, Waiting
-from mdslite.store.rows import REPLY, REQUEST, ROW_FIELDS, Row, without_bodies
+from mdslite.store.rows import REPLY, REQUEST, ROW_FIELDS, Row, Run, without_bodies
 
 __all__ = ["ROW_FIELDS", "Journal", "JournalStatistics", "Observer", "Row"]
 
@@ -83,6 +83,8 @@ class Journal:
         )
         # The loop's side. Only the thread removes, in steps that the interpreter does not interrupt.
         self._pending: list[Row] = []
+        self._runs: list[Run] = []
+        self._run_rows = 0
         self._room = max_rows // 4
         self._held_bytes = 0
         self._refused = 0
@@ -132,6 +134,15 @@ class Journal:
             self._bodiless += 1
         pending.append(row)
 
+    def append_run(self, run: Run) -> None:
+        """Hand over a whole batch; it must not change any more. Bounded and counted as single rows are."""
+        count = len(run.calls)
+        if self._run_rows + count > self._room:
+            self._refused += count
+            return
+        self._run_rows += count
+        self._runs.append(run)
+
     def flush(self, *, timeout_s: float = 5.0) -> bool:
         """Wait until what was appended is readable; False when that was not possible in time. Blocks: call it
         from a thread."""
@@ -157,7 +168,7 @@ class Journal:
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(
-            pending=len(self._pending),
+            pending=len(self._pending) + self._run_rows,
             backlog=self._backlog_rows,
             written=self._written,
             dropped=self._refused + self._lost,
@@ -195,16 +206,24 @@ class Journal:
         rows = self._pending[:count]
         del self._pending[:count]  # the loop appends to this same list at any moment: never replace it
         self._held_bytes = 0
+        run_count = len(self._runs)
+        runs = self._runs[:run_count]
+        del self._runs[:run_count]
+        self._run_rows = 0  # a run that came in between is not counted: the bound is a little softer for it
         for start in range(0, count, BLOCK_ROWS):
             block = self._build(rows[start : start + BLOCK_ROWS])
-            if block is None:
-                continue
-            for observer in self._observers:
-                try:
-                    observer(block)
-                except Exception:  # an observer's mistake must not cost the log its rows
-                    _log.exception("an observer of the request log failed")
-            self._hold(block)
+            if block is not None:
+                self._show(block)
+        for some in _portions(runs):
+            self._show(build_run_block(some, pause=_pause))
+
+    def _show(self, block: Block) -> None:
+        for observer in self._observers:
+            try:
+                observer(block)
+            except Exception:  # an observer's mistake must not cost the log its rows
+                _log.exception("an observer of the request log failed")
+        self._hold(block)
 
     def _hold(self, block: Block) -> None:
         if self._backlog_rows + block.count > self._max_backlog:
@@ -219,9 +238,7 @@ class Journal:
 
     def _build(self, rows: Sequence[Row]) -> Block | None:
         def build(some: Sequence[Row]) -> Block:
-            return build_block(
-                some, budget=self._bodies, now_s=self._monotonic(), pause=lambda: time.sleep(_PAUSE_S)
-            )
+            return build_block(some, budget=self._bodies, now_s=self._monotonic(), pause=_pause)
 
         try:
             return build(rows)
@@ -278,3 +295,21 @@ class Journal:
         self._trouble = trouble
         self._retry_at_s = self._monotonic() + self._backoff_s
         self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
+
+
+def _pause() -> None:
+    time.sleep(_PAUSE_S)
+
+
+def _portions(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """Runs in groups of about BLOCK_ROWS rows."""
+    some: list[Run] = []
+    count = 0
+    for run in runs:
+        some.append(run)
+        count += len(run.calls)
+        if count >= BLOCK_ROWS:
+            yield some
+            some, count = [], 0
+    if some:
+        yield some

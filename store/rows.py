@@ -53,6 +53,34 @@ class Labels(NamedTuple):
     code: str | None
 
 
+class Run:
+    """Good answers of one batch whose bodies nobody keeps: what they share, and a tuple each for the rest.
+
+    The event loop fills `calls` and then hands the run over whole. A call is (request_id, arrived, queued,
+    answered, confidence, rows), its times seconds of the clock of which `clock_to_unix` leads to unix time.
+    """
+
+    __slots__ = ("batch_rows", "calls", "clock_to_unix", "compute_ms", "labels", "started", "url")
+
+    def __init__(
+        self,
+        labels: Labels,
+        url: str,
+        *,
+        started: float,
+        compute_ms: float,
+        batch_rows: int,
+        clock_to_unix: float,
+    ) -> None:
+        self.labels = labels
+        self.url = url
+        self.started = started  # when the batch began to run
+        self.compute_ms = compute_ms
+        self.batch_rows = batch_rows
+        self.clock_to_unix = clock_to_unix
+        self.calls: list[tuple[str, float, float, float, float | None, int]] = []
+
+
 def without_bodies(row: Row) -> Row:
     return (*row[:17], None, None)
 

@@ -74,7 +74,9 @@ class Box:
             allow_internal=allow_internal,
         )
         self.deployer = Deployer(self.intake, self.fleet, **deployer)
-        self.predictor = Predictor(self.fleet.router, record=self.journal.append)
+        self.predictor = Predictor(
+            self.fleet.router, record=self.journal.append, record_run=self.journal.append_run
+        )
         self.app = create_app(self)
 
     async def revisions(self) -> list[Revision]:

@@ -23,7 +23,7 @@ from mdslite.store.bodies import BodyBudget
 from mdslite.store.hourfile import MAX_SERIES, MAX_URLS, OTHER_URL
 from mdslite.store.journal import Journal
 from mdslite.store.requests import Entry, LoggedBody, RequestLog
-from mdslite.store.rows import MAX_ENDPOINT_CHARS, MAX_ID_CHARS, MAX_NAME_CHARS, MAX_URL_CHARS
+from mdslite.store.rows import MAX_ENDPOINT_CHARS, MAX_ID_CHARS, MAX_NAME_CHARS, MAX_URL_CHARS, Labels, Run
 
 
 def read(folder: Path, text: str = "", *, now: float = NOON) -> list[Entry]:
@@ -107,6 +107,56 @@ def test_a_full_journal_drops_and_counts(tmp_path: Path) -> None:
     journal.append(row())
     assert journal.close()
     assert len(ids(tmp_path)) == 11
+
+
+def run_of(count: int, *, version: str = "v1", begun: float = 100.0) -> Run:
+    """A batch of good answers: call N arrived N ms before it was queued, and waited 1 ms from there."""
+    run = Run(
+        Labels("mail", "spam", version, False, "local/0", 200, None),
+        "/projects/mail/models/spam:predict",
+        started=begun,
+        compute_ms=1.5,
+        batch_rows=count,
+        clock_to_unix=NOON - begun,
+    )
+    for number in range(count):
+        queued = begun - 0.001
+        run.calls.append(
+            (f"{version}-{number}", queued - number / 1000, queued, begun + 0.002, number / 10 or None, 1)
+        )
+    return run
+
+
+def test_a_batch_is_logged_like_its_requests_one_by_one(tmp_path: Path) -> None:
+    clock = Clock()
+    with running(tmp_path, clock) as journal:
+        journal.append_run(run_of(3))
+        journal.append_run(run_of(2, version="v2"))
+        assert journal.flush()
+        assert journal.statistics().written == 5
+    entries = {entry.request_id: entry for entry in read(tmp_path)}
+    assert set(entries) == {"v1-0", "v1-1", "v1-2", "v2-0", "v2-1"}
+    last = entries["v1-2"]
+    assert (last.project, last.model, last.version, last.status, last.endpoint) == (
+        "mail",
+        "spam",
+        "v1",
+        200,
+        "local/0",
+    )
+    assert last.time == pytest.approx(NOON - 0.003, abs=1e-5)
+    assert (last.latency_ms, last.queue_ms, last.compute_ms) == pytest.approx((5.0, 1.0, 1.5), abs=1e-3)
+    assert (last.rows, last.batch_rows, last.confidence) == (1, 3, pytest.approx(0.2))
+    assert entries["v1-0"].confidence is None
+    assert last.request is None
+
+
+def test_a_full_journal_drops_whole_batches_and_counts_their_requests(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, max_rows=40)
+    for _ in range(5):
+        journal.append_run(run_of(4))
+    assert journal.statistics().pending == 8
+    assert journal.statistics().dropped == 12
 
 
 def test_close_writes_what_is_there(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ from mdslite.http.guard import error_body, make_request_id
 from mdslite.serving.fleet import Served
 from mdslite.serving.queue import Job
 from mdslite.serving.router import Router
+from mdslite.serving.samples import Samples
+from mdslite.store.rows import Labels, Row, Run
 from mdslite.tensors import Columns
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_INFLATED_BYTES = 16 * 1024 * 1024  # inflating holds the event loop: some 50 ms for so much
 NPY = b"application/x-npy"
 _LOGGED_TARGET_BYTES = 1024
 # curl -d says the second without meaning it, and many clients say nothing at all.
@@ -107,7 +110,8 @@ class Predictor:
         self,
         router: Router[Served],
         *,
-        record: Callable[[tuple[Any, ...]], None] | None,
+        record: Callable[[Row], None] | None,
+        record_run: Callable[[Run], None] | None = None,
         max_json_bytes: int = MAX_JSON_BYTES,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
@@ -115,6 +119,9 @@ class Predictor:
         self.max_json_bytes = max_json_bytes
         self.max_body_bytes = max_body_bytes
         self._record = record
+        self._record_run = record_run
+        self._run: Run | None = None  # of the batch that is being answered
+        self._strays = Samples()  # of requests that named no version
         self.open = 0  # calls started and not finished
 
     def start(self, call: Call, error: MdsliteError | None = None) -> None:
@@ -214,7 +221,15 @@ class Predictor:
             return
         now = perf_counter()
         served = call.served
+        samples = served.samples if served is not None else self._strays
         begun = call.started_at
+        if samples.due(now, failed=status != 200):
+            request: bytes | None = call.body
+        elif status == 200 and begun and self._record_run is not None:
+            self._record_in_run(call, now)
+            return
+        else:
+            request = reply = None
         self._record(
             (
                 time() - (now - call.arrived_at),
@@ -234,10 +249,36 @@ class Predictor:
                 call.batch_rows,
                 call.confidence,
                 call.replica,
-                call.body,
+                request,
                 reply,
             )
         )
+
+    def _record_in_run(self, call: Call, now: float) -> None:
+        """Log a good answer together with its batch's others: a third of what a row of its own costs."""
+        run = self._run
+        # The batch's start is one object that all its calls share.
+        if run is None or run.started is not call.started_at or run.url is not call.url:
+            self._close_run()
+            served = call.served
+            assert served is not None
+            run = self._run = Run(
+                Labels(served.project, served.model, served.version, False, call.replica, 200, None),
+                call.url,
+                started=call.started_at,
+                compute_ms=call.compute_s * 1e3,
+                batch_rows=call.batch_rows,
+                clock_to_unix=time() - now,
+            )
+            asyncio.get_running_loop().call_soon(self._close_run)
+        run.calls.append(
+            (call.request_id, call.arrived_at, call.queued_at, now, call.confidence, call.columns.rows)
+        )
+
+    def _close_run(self) -> None:
+        run, self._run = self._run, None
+        if run is not None and self._record_run is not None:
+            self._record_run(run)
 
     def _find(self, target: bytes) -> Any:
         """A target that is not spelt as a route is: percent-encoded, with a query, or unknown."""
@@ -251,7 +292,9 @@ class Predictor:
         body = call.body
         encoding = call.encoding.strip().lower()
         if encoding and encoding != b"identity":
-            body = call.body = decompress(body, encoding, limit=self.body_limit(call.media_type))
+            body = call.body = decompress(
+                body, encoding, limit=min(MAX_INFLATED_BYTES, self.body_limit(call.media_type))
+            )
         kind = _plain_type(call.media_type)
         if kind == NPY:
             return served.codec.decode_npy(body)

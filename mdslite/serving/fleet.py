@@ -25,6 +25,7 @@ from mdslite.serving.gate import Gate
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S, Lane
 from mdslite.serving.router import Route, Router, weighted_cycle
+from mdslite.serving.samples import Samples
 from mdslite.spec import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_BATCH_TIMEOUT_MS,
@@ -75,6 +76,7 @@ class Served:
         self.memory_bytes = 0
         self.load_s = 0.0
         self.loaded_at = time()
+        self.samples = Samples()
         self.sample: Outputs | None = None  # what a warm-up run answered
         self.codec: Codec
         self.lane: Lane

@@ -45,6 +45,15 @@ class TestUp:
         assert run(["up", *args]) == 1
         assert words in capsys.readouterr().err
 
+    def test_a_store_that_cannot_be_a_folder_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        taken = tmp_path / "file"
+        taken.touch()
+        for store in (taken, taken / "store"):
+            assert run(["up", "--store", str(store), "--port", "0"]) == 1
+            assert capsys.readouterr().err.startswith(f"error: the store {store} cannot be opened")
+
     def test_suggests_a_curl_line_for_a_model_file(self, api: ApiServer) -> None:
         api.models.append({"project": "default", "model": "my_model", "versions": [version("v1")]})
         line = suggest(api.url, file="/tmp/my model.onnx", tls_cert=None)

@@ -32,6 +32,7 @@ from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport
 from mdslite.serving.fleet import Fleet, LoadRequest, Served
 from mdslite.serving.lane import Lane
+from mdslite.serving.samples import Samples
 from mdslite.spec import Batch, ServiceInfo, Spec
 from mdslite.store.journal import ROW_FIELDS
 
@@ -74,6 +75,11 @@ class SiteSettings:
     allow_hosts: tuple[str, ...] = ()
 
 
+def keep_all() -> Samples:
+    """No request's bodies are left out of the rows."""
+    return Samples(good=1 << 30, failed=1 << 30)
+
+
 class Site:
     """What the application sees of an appliance, as far as the routes outside of the admin API look."""
 
@@ -89,6 +95,7 @@ class Site:
         self.fleet = Fleet(runtimes={"ONNXRUNTIME": self.runtime}, devices=self.devices, cores=2)
         self.rows: list[tuple[Any, ...]] = []
         self.predictor = Predictor(self.fleet.router, **{"record": self.rows.append, **predictor})
+        self.predictor.strays = keep_all()
         self.door: Door
         self.bridge: Http2Bridge
         self.server: asyncio.Server
@@ -106,7 +113,9 @@ class Site:
             service_info=ServiceInfo(weight=deployed.weight),
         )
         names = (deployed.project, deployed.model, deployed.version)
-        return await self.fleet.load(LoadRequest(*names, spec, "sha256:00", deployed.path, report))
+        served = await self.fleet.load(LoadRequest(*names, spec, "sha256:00", deployed.path, report))
+        served.samples = keep_all()
+        return served
 
     def lane(self, model: str = "m", version: str = "v1") -> Lane:
         served = self.fleet.find("p", model, version)

@@ -121,7 +121,7 @@ class Predictor:
         self._record = record
         self._record_run = record_run
         self._run: Run | None = None  # of the batch that is being answered
-        self._strays = Samples()  # of requests that named no version
+        self.strays = Samples()  # of requests that named no version
         self.open = 0  # calls started and not finished
 
     def start(self, call: Call, error: MdsliteError | None = None) -> None:
@@ -221,7 +221,7 @@ class Predictor:
             return
         now = perf_counter()
         served = call.served
-        samples = served.samples if served is not None else self._strays
+        samples = served.samples if served is not None else self.strays
         begun = call.started_at
         if samples.due(now, failed=status != 200):
             request: bytes | None = call.body

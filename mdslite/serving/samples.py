@@ -6,27 +6,27 @@ every request's bytes would come from memory that no cache knows any more.
 
 from __future__ import annotations
 
-GOOD_EVERY_S = 0.5
-FAILED_EVERY_S = 0.02
+GOOD_PER_SECOND = 2
+FAILED_PER_SECOND = 50
 
 
 class Samples:
-    """Good and failed requests of one version, each at most once in its interval."""
+    """The first few good and failed requests of one version in each second."""
 
-    __slots__ = ("_failed_at", "_good_at")
-
-    def __init__(self) -> None:
-        self._good_at = 0.0
-        self._failed_at = 0.0
+    def __init__(self, *, good: int = GOOD_PER_SECOND, failed: int = FAILED_PER_SECOND) -> None:
+        self._good = good
+        self._failed = failed
+        self._good_left = good
+        self._failed_left = failed
+        self._until = 0.0
 
     def due(self, now: float, *, failed: bool) -> bool:
         """Take this one? `now` is seconds of a clock that never goes back."""
+        if now >= self._until:
+            self._until = now + 1.0
+            self._good_left, self._failed_left = self._good, self._failed
         if failed:
-            if now < self._failed_at:
-                return False
-            self._failed_at = now + FAILED_EVERY_S
-            return True
-        if now < self._good_at:
-            return False
-        self._good_at = now + GOOD_EVERY_S
-        return True
+            self._failed_left -= 1
+            return self._failed_left >= 0
+        self._good_left -= 1
+        return self._good_left >= 0

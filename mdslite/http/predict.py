@@ -137,6 +137,8 @@ class Predictor:
             served = call.served = route.pick()
             if error is not None:
                 raise error
+            lane = served.lane
+            lane.make_room()
             if call.media_type == b"application/json" and not call.encoding:
                 if len(call.body) > self.max_json_bytes:
                     raise self.too_large(call.media_type)
@@ -148,7 +150,6 @@ class Predictor:
                 call.finished = True
                 self._send(call, 200, served.codec.encode_empty(columns.form), None)
                 return
-            lane = served.lane
             now = perf_counter()
             call.deadline = call.arrived_at + lane.knobs.prediction_s
             lane.submit(call, now)

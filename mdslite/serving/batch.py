@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import perf_counter
@@ -119,16 +120,16 @@ class Replica:
         self.gate = gate  # of the device that the session computes on
         self._loop = loop
         # At most one batch and the closing None are ever in it: the lane hands a batch to idle replicas only.
-        self._inbox: SimpleQueue[tuple[Batch, Callable[[Batch], None]] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[tuple[Batch, deque[Batch], Callable[[], None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"replica {name}", daemon=True)
         self._started = False
 
-    def start(self, batch: Batch, completed: Callable[[Batch], None]) -> None:
-        """Run `batch` on the thread; `completed(batch)` is called on the event loop."""
+    def start(self, batch: Batch, done: deque[Batch], collect: Callable[[], None]) -> None:
+        """Run `batch` on the thread, append it to `done`, and have `collect()` called on the event loop."""
         if not self._started:
             self._started = True
             self._thread.start()
-        self._inbox.put((batch, completed))
+        self._inbox.put((batch, done, collect))
 
     def close(self) -> None:
         """End the thread and free the session: at once if idle, after the present run otherwise."""
@@ -139,10 +140,11 @@ class Replica:
 
     def _serve(self) -> None:
         while (work := self._inbox.get()) is not None:
-            batch, completed = work
+            batch, done, collect = work
             batch.run(self.session)
+            done.append(batch)
             try:
-                self._loop.call_soon_threadsafe(completed, batch)
+                self._loop.call_soon_threadsafe(collect)
             except RuntimeError:  # the loop was closed while this ran: nobody waits any more
                 break
         self.session.close()

@@ -70,6 +70,7 @@ class Lane:
         self._queue = RowQueue()
         self._retries: deque[tuple[Key, list[Slice]]] = deque()
         self._running: set[Batch] = set()
+        self._done: deque[Batch] = deque()  # computed, not yet answered; replicas' threads append
         self._arrivals = ArrivalRate()
         self._arrived = 0  # rows not told to `_arrivals` yet
         self._pumping = False
@@ -89,8 +90,9 @@ class Lane:
         :raises Unavailable: no replica is left
         """
         rows = job.columns.rows
-        if self._queue.rows + rows > self.knobs.queue_rows:
-            self._refuse(rows)
+        if self._done:
+            self._collect()
+        self.make_room(rows)
         if not self._replicas:
             raise Unavailable(f"{self.name} has no working replica", retry_after_s=1)
         job.lane = self
@@ -125,7 +127,17 @@ class Lane:
     def replicas(self) -> Sequence[Replica]:
         return self._replicas
 
-    def _refuse(self, rows: int) -> None:
+    def make_room(self, rows: int = 1) -> None:
+        """Find room for so many more rows, before a request costs any more than asking.
+
+        :raises Overloaded, TooLarge: as `submit`
+        """
+        if self._queue.rows + rows <= self.knobs.queue_rows:
+            return
+        # An overloaded loop has a thousand requests to read before it hears of a finished batch: look here.
+        self._collect()
+        if self._queue.rows + rows <= self.knobs.queue_rows:
+            return
         if rows > self.knobs.queue_rows:
             raise TooLarge(
                 f"{rows} rows in one request: {self.name} takes at most {self.knobs.queue_rows}",
@@ -176,7 +188,7 @@ class Lane:
         batch.handle = replica.session.handle()
         self._running.add(batch)
         self.stats.batches += 1
-        replica.start(batch, self._completed)
+        replica.start(batch, self._done, self._collect)
         return True
 
     def _form(self, now: float) -> Batch | None:
@@ -259,8 +271,12 @@ class Lane:
         batch.run(replica.session)
         self._resolve(batch, replica)
 
+    def _collect(self) -> None:
+        """Take what the replicas' threads have finished."""
+        while self._done:
+            self._completed(self._done.popleft())
+
     def _completed(self, batch: Batch) -> None:
-        """A replica's thread is done with a batch."""
         replica = batch.replica
         if replica is None or batch not in self._running:
             return  # given up as stuck: its replica is lost and its jobs are answered

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -54,10 +55,19 @@ def _backup_time(path: Path) -> tuple[float, int]:
     return named, changed_ns
 
 
+def _is_whole(path: Path) -> bool:
+    """Can the archive be read to its end? What is in it is checked when it is restored."""
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            return len(archive.getmembers()) > 0
+    except (OSError, tarfile.TarError):
+        return False
+
+
 def corrupt_store(store_dir: Path, fault: str) -> StoreCorrupt:
     """Build the error that says which backup to restore, and how."""
     store_dir = store_dir.absolute()
-    backup = next(reversed(list_backups(store_dir)), None)
+    backup = next(filter(_is_whole, reversed(list_backups(store_dir))), None)
     where = shlex.quote(str(store_dir))
     if backup is None:
         aside = shlex.quote(f"{store_dir}.corrupt")

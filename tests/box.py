@@ -17,6 +17,7 @@ import msgspec
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order, RevisionSource
+from mdslite.errors import LoadFailed
 from mdslite.http.app import create_app
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
@@ -127,6 +128,21 @@ async def open_box(
         await asyncio.to_thread(box.journal.close)
         await box.worker.call(box.registry.close)
         await asyncio.to_thread(box.worker.close)
+
+
+class PickyRuntime:
+    """Opens ONNX models as ever, but none whose file is named so."""
+
+    name = "ONNXRUNTIME"
+
+    def __init__(self, refused: str) -> None:
+        self._refused = refused
+        self._inner = OnnxRuntime()
+
+    def open(self, path: Path, options: LoadOptions) -> Session:
+        if path.name == self._refused:
+            raise LoadFailed("the device is broken")
+        return self._inner.open(path, options)
 
 
 class GatedRuntime:

@@ -10,7 +10,7 @@ from typing import Any
 
 import models
 import pytest
-from box import Box, GatedRuntime, deployments, file_order, open_box, undo_order
+from box import Box, GatedRuntime, PickyRuntime, deployments, file_order, open_box, undo_order
 
 from mdslite.deploy.events import FetchEvent, StepEvent
 from mdslite.deploy.orders import Outcome
@@ -161,21 +161,27 @@ async def test_a_version_that_fails_its_probe_leaves_the_old_ones_serving(
 
 
 async def test_when_one_version_fails_to_load_the_loaded_ones_are_closed_again(
-    box: Box, folder: Path
+    tmp_path: Path, folder: Path, prober: Prober
 ) -> None:
     events: list[Any] = []
-    text = deployments(V1, "v2, uri: v2.onnx, weight: 20").replace(
-        "{uri: v2.onnx}", "{uri: v2.onnx, resource: {gpu: 1}}"
-    )
-    outcome = await box.deployer.begin(file_order(text, folder), progress=events.append)
-    assert outcome.state == "failed"
-    assert isinstance(outcome.error, LoadFailed)
-    assert "p/m v2" in outcome.error.message
-    assert outcome.revision == 1
-    assert not box.versions()
-    told = [(one.version, one.state) for one in events if isinstance(one, StepEvent)]
-    assert told == [("v1", "START"), ("v1", "DONE"), ("v2", "START"), ("v2", "FAILED")]
-    assert not await box.worker.call(box.registry.current)
+    runtime = PickyRuntime("v2.onnx")
+    async with open_box(tmp_path / "store", prober, runtime=runtime) as box:
+        order = file_order(deployments(V1, "v2, uri: v2.onnx, weight: 20"), folder)
+        outcome = await box.deployer.begin(order, progress=events.append)
+        assert outcome.state == "failed"
+        assert isinstance(outcome.error, LoadFailed)
+        assert "p/m v2" in outcome.error.message
+        assert outcome.revision == 1
+        assert not box.versions()
+        told = [(one.version, one.state) for one in events if isinstance(one, StepEvent)]
+        assert told == [("v1", "START"), ("v1", "DONE"), ("v2", "START"), ("v2", "FAILED")]
+        assert not await box.worker.call(box.registry.current)
+
+
+async def test_a_plan_that_could_not_be_carried_out_here_is_refused(box: Box, folder: Path) -> None:
+    text = deployments(V1).replace("{uri: v1.onnx}", "{uri: v1.onnx, resource: {gpu: 1}}")
+    with pytest.raises(LoadFailed, match=r"p/m v1: .*GPU"):
+        await box.deployer.plan(file_order(text, folder).source)
 
 
 async def test_a_mistake_in_the_file_makes_no_revision(box: Box, folder: Path) -> None:

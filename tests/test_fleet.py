@@ -15,7 +15,7 @@ from mdslite.errors import LoadFailed, Unavailable
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Session
 from mdslite.serving.fleet import Fleet, LoadRequest, Served
-from mdslite.spec import Batch, Confidence, ServiceInfo, Spec
+from mdslite.spec import Batch, Confidence, Resource, ServiceInfo, Spec
 
 Test = Callable[[Fleet, "FakeRuntime"], Coroutine[Any, Any, None]]
 
@@ -240,5 +240,20 @@ def test_a_lost_replica_takes_its_version_out_until_it_is_rebuilt() -> None:
         await until(lambda: served.state == "ready")
         assert await ask(served) == [[2.0]]
         assert runtime.sessions[0].closed
+
+    run(test)
+
+
+def test_a_spec_that_cannot_be_met_here_is_refused_before_anything_is_loaded() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        report = request().report
+        for spec in (
+            Spec(uri="/model.onnx", resource=Resource(gpu=1)),
+            Spec(uri="/model.onnx", confidence=Confidence(output="z")),
+        ):
+            with pytest.raises(LoadFailed):
+                fleet.check(spec, report)
+        fleet.check(Spec(uri="/model.onnx"), report)
+        assert runtime.sessions == []
 
     run(test)

@@ -424,6 +424,20 @@ def test_a_corrupt_registry_names_the_newest_backup_and_the_command(
     assert caught.value.hint == f"restore it with: mdslite restore '{newest}' --store '{store}'"
 
 
+def test_a_backup_that_is_cut_short_is_not_suggested(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry.db")
+    registry.open()
+    commit(registry, V1)
+    registry.close()
+    whole, cut = backup(tmp_path, artifacts=False), backup(tmp_path, artifacts=False)
+    with cut.open("r+b") as file:
+        file.truncate(700)
+    damage_header(tmp_path / "registry.db")
+    with pytest.raises(StoreCorrupt) as caught:
+        registry.open()
+    assert str(whole) in caught.value.message
+
+
 def test_a_corrupt_registry_without_a_backup_says_that_there_is_none(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry.db")
     registry.open()

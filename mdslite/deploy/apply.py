@@ -194,7 +194,16 @@ class Deployer:
             assert parsed is not None
             admitted = await self._intake.admit(parsed, progress)
             plan = _revived(make_plan(current, admitted, prune=source.prune), self._fleet)
+        await self._check_fit(plan)
         return Draft(latest, current, plan)
+
+    async def _check_fit(self, plan: Plan) -> None:
+        """A plan that could not be carried out here is refused as the apply of it would be."""
+        for step in plan.steps:
+            if step.reload and step.after is not None:
+                report = await self._intake.report(step.after.digest)
+                with blaming(_label(step)):
+                    self._fleet.check(step.after.spec, report)
 
     async def _check_stored(self, plan: Plan) -> None:
         """An undo loads what the store has kept: find out before it begins."""

@@ -169,6 +169,16 @@ class Fleet:
         served.loaded_at = time()
         return served
 
+    def check(self, spec: Spec, report: ProbeReport) -> None:
+        """Find out before loading whether a spec can be met here.
+
+        :raises LoadFailed: it asks for a device, a batch size or an output that is not there
+        :raises OutOfMemory: no device has that much memory free
+        """
+        self._devices.place(spec.resource, spec.service_info.replicas, needs_bytes=report.memory_bytes)
+        make_knobs(spec, report.signature)
+        confidence_reader(report.signature, spec.confidence, None)
+
     def _make_served(
         self,
         request: LoadRequest,

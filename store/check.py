@@ -71,7 +71,7 @@ def _check_registry(store_dir: Path) -> Iterator[Finding]:
     except MdsliteError as exc:
         yield Finding("error", exc.message, exc.hint)
         return
-    yield Finding("ok", f"registry: in order, {len(deployed)} versions' artifacts deployed")
+    yield Finding("ok", f"registry: in order, artifacts deployed: {len(deployed)}")
     yield from _check_artifacts(store_dir, deployed, former)
 
 
@@ -96,8 +96,10 @@ def _check_artifacts(store_dir: Path, deployed: dict[str, str], former: dict[str
         try:
             artifact = shelf.verify(digest)
         except ArtifactError as exc:
-            level: Level = "error" if digest in deployed else "warning"
-            yield Finding(level, f"{name}: {exc.message}", exc.hint)
+            if digest in deployed:
+                yield Finding("error", f"{name}: {exc.message}", exc.hint)
+            else:
+                yield Finding("warning", f"{name} of a former revision: {exc.message}", exc.hint)
         else:
             whole += 1
             whole_bytes += artifact.size_bytes

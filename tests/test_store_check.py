@@ -66,7 +66,7 @@ def test_a_healthy_store_has_no_trouble(store: Path, artifact: Artifact) -> None
     findings = check_store(store)
     assert trouble(findings) == []
     assert "no appliance serves it" in findings[0].what
-    assert find(findings, "registry: in order, 1 versions' artifacts deployed")
+    assert find(findings, "registry: in order, artifacts deployed: 1")
     assert find(findings, "artifacts: 1 match their digests")
     assert find(findings, "newest backup: ")
 
@@ -99,7 +99,9 @@ def test_a_damaged_artifact_of_the_past_is_a_warning(
 ) -> None:
     deploy(registry, tmp_path, seed=1)
     damage(artifact.path)
-    assert find(check_store(store), artifact.digest).level == "warning"
+    found = find(check_store(store), artifact.digest)
+    assert found.level == "warning"
+    assert found.what.startswith("mail/spam@v1 of a former revision: ")
 
 
 def test_artifacts_that_nothing_refers_to_are_counted(

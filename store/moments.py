@@ -12,7 +12,7 @@ _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 _MAX_UNIX = 253402300800.0  # the end of the year 9999
-_EXAMPLES = "write 15m, 2h30m or 7d (ago), 2026-11-22T10:00, 10:00 or now; times without an offset are UTC"
+_EXAMPLES = "write 15m, 2h30m or 7d (ago), 2026-11-22T10:00, 10:00 or now"
 
 
 def parse_moment(text: str, *, now: float) -> float:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 from api_server import ApiServer
 
 from mdslite.cli import run
+from mdslite.cli.logs import in_local_time
 
 
 class TestLogs:
@@ -55,6 +59,23 @@ class TestLogs:
         assert "follow=true" in api.requests[0][1]
         assert "filter=shadow" in api.requests[0][1]
 
+    def test_sorts_rows_by_arrival_whatever_the_order_of_their_ids(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.rows[0]["time"] = api.rows[2]["time"] - 0.5
+        assert run(["logs", "--limit", "3"]) == 0
+        assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]] == [
+            "r-0",
+            "r-2",
+            "r-1",
+        ]
+
+    def test_no_rows_asked_for_is_no_empty_log(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["logs", "--limit", "0"]) == 0
+        assert capsys.readouterr().err == ""
+
     def test_says_when_there_is_nothing(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         api.rows = []
         assert run(["logs"]) == 0
@@ -68,3 +89,37 @@ class TestLogs:
         done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30)
         assert len(done.stdout.splitlines()) == 1
         assert done.stderr == ""
+
+
+class TestMoments:
+    @pytest.fixture(autouse=True)
+    def seoul(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "KST-9")
+            time.tzset()
+            yield
+        time.tzset()
+
+    @pytest.mark.parametrize(
+        ("given", "sent"),
+        [
+            ("since=10:00", "since=2026-11-22T10:00:00+09:00"),
+            ("since=9:05:30", "since=2026-11-22T09:05:30+09:00"),
+            ("since=23:00", "since=2026-11-21T23:00:00+09:00"),
+            ("since='2026-11-17 14:03'", "since=2026-11-17T14:03:00+09:00"),
+            ("until=2026-11-17", "until=2026-11-17T00:00:00+09:00"),
+        ],
+    )
+    def test_without_an_offset_are_of_this_machines_zone(self, given: str, sent: str) -> None:
+        assert in_local_time(given, datetime(2026, 11, 22, 20, 0)).strip() == sent
+
+    @pytest.mark.parametrize(
+        "filter",
+        ["", "since=15m", "since=now", "since=1794924180", "since=2026-11-17T14:03Z", "text~since=10:00"],
+    )
+    def test_that_say_when_they_are_stay(self, filter: str) -> None:
+        assert in_local_time(filter) == filter
+
+    def test_leave_the_positions_of_what_follows(self) -> None:
+        sent = in_local_time("since=10:00 foo=1 until=11:00")
+        assert sent.index("foo=1") == len("since=10:00 ")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ _COLUMNS = (
 )
 # Lines that follow one by one cannot be aligned to each other: these widths fit most.
 _WIDTHS = (12, 20, 6, 4, 8, 5, 1, 0)
+_CLOCK = re.compile(r"\d\d?:\d\d(:\d\d)?")
+_MOMENT = re.compile(r"""(?<!\S)(since|until)\s*=\s*("[^"]*"|'[^']*'|[^\s"']+)""")
 
 
 @click.command(
@@ -44,7 +47,7 @@ FILTER is one quoted argument of conditions that must all hold: FIELD=VALUE, or
 != < <= > >= and ~ (contains), !~. Fields: project model version shadow status
 code latency_ms queue_ms compute_ms upstream_ms rows batch_rows confidence
 endpoint url request_id, text (in the bodies), since and until (15m, 2h, 1d, or
-a time).""",
+a time of this machine's zone: 14:03, 2026-11-17T14:03).""",
 )
 @click.argument("filter", metavar="['FILTER']", default="", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Keep printing rows as they come; Ctrl-C stops.")
@@ -55,19 +58,51 @@ a time).""",
 @url_option
 def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str) -> int:
     """Search the request log, or follow it. Oldest row first; --json prints one object a line."""
+    wanted = in_local_time(filter)
     with connect(url) as client:
         if follow:
-            _follow(client, filter, limit, as_json=as_json)
+            _follow(client, wanted, limit, as_json=as_json)
             return 0
-        rows = _newest(client, filter, limit)
+        rows = sorted(_newest(client, wanted, limit), key=lambda row: row["time"])  # ids follow the answers
     if as_json:
         for row in rows:
             output.write_json(row, indent=None)
     elif rows:
         output.write_table(_COLUMNS, [_cells(row) for row in rows])
-    else:
+    elif limit:
         output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
     return 0
+
+
+def in_local_time(filter: str, now: datetime | None = None) -> str:
+    """A filter whose moments without an offset, read in this machine's zone, are spelled with theirs.
+
+    They go to the end, and blanks stay in their places, so that positions in errors are those of `filter`.
+    """
+    moved: list[str] = []
+
+    def move(found: re.Match[str]) -> str:
+        moment = _local(found[2].strip("\"'").strip(), now or datetime.now())
+        if moment is None:
+            return found[0]
+        moved.append(f"{found[1]}={moment.isoformat()}")
+        return " " * len(found[0])
+
+    return " ".join([_MOMENT.sub(move, filter), *moved])
+
+
+def _local(text: str, now: datetime) -> datetime | None:
+    """A moment of this machine's zone; None for a span, a number, one with an offset, or no moment at all."""
+    if text.replace(".", "", 1).isdigit():  # unix seconds
+        return None
+    try:
+        if _CLOCK.fullmatch(text):
+            moment = datetime.fromisoformat(f"{now:%Y-%m-%d}T{text.zfill(5 if text.count(':') == 1 else 8)}")
+            return (moment if moment <= now else moment - timedelta(days=1)).astimezone()
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone() if moment.tzinfo is None else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _newest(client: Client, filter: str, limit: int) -> list[Row]:

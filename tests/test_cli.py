@@ -79,6 +79,25 @@ class TestEveryCommand:
         monkeypatch.setenv("MDSLITE_URL", "http://127.0.0.1:1")
         assert run(["ls", "--url", api.url]) == 0
 
+    @pytest.mark.parametrize("args", [["ls", "none"], ["apply", "-f", "my file.yaml"], ["undo"]])
+    def test_hints_lead_to_the_appliance_of_the_url_option(
+        self,
+        args: list[str],
+        api: ApiServer,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("MDSLITE_URL", "http://127.0.0.1:1")
+        monkeypatch.chdir(tmp_path)
+        Path("my file.yaml").write_text("deployments: []")
+        assert run([*args, "--url", api.url]) == 1
+        hint = capsys.readouterr().err.splitlines()[-1].removeprefix("hint: ")
+        assert f"--url {api.url}" in hint
+        assert run(shlex.split(hint)[1:]) == 0
+        out = capsys.readouterr().out
+        assert "undo:" not in out or f"undo: mdslite undo --url {api.url}" in out
+
     def test_shows_the_token_of_the_environment(
         self, api: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
-from mdslite.cli.options import connect, json_option, url_option, yes_option
+from mdslite.cli.options import addressed_to, connect, json_option, url_option, yes_option
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -45,7 +46,7 @@ def apply(
 ) -> int:
     """Bring what is deployed in line with a file: show the plan, ask, apply."""
     body = {**read_source(path), "prune": prune}
-    again = f"mdslite apply -f {path}{' --prune' if prune else ''} --yes"
+    again = f"mdslite apply -f {shlex.quote(path)}{' --prune' if prune else ''} --yes"
     with connect(url) as client:
         return change(client, body, reason=reason, yes=yes, dry_run=dry_run, as_json=as_json, otherwise=again)
 
@@ -65,7 +66,7 @@ def read_source(path: str) -> dict[str, Any]:
     except UnicodeDecodeError as exc:
         raise errors.InvalidRequest(
             f"{path} is no UTF-8 text: expected a deployments.yaml",
-            hint=f"to serve a model file: mdslite up {path}",
+            hint=f"to serve a model file: mdslite up {shlex.quote(path)}",
         ) from exc
     return {"source": text, "file": path, "base": str(file.resolve().parent)}
 
@@ -129,35 +130,37 @@ def _carry_out(
     client: Client, wanted: Mapping[str, Any], plan: Mapping[str, Any] | None, *, as_json: bool
 ) -> int:
     progress = Progress(several=plan is None or _models_changed(plan) > 1, live=sys.stderr.isatty())
-    result = _follow(client.apply(wanted), progress)
+    result = _follow(client.apply(wanted), progress, client.url)
     if as_json:
         output.write_json({"plan": plan, "result": result})
-    return _conclude(result, as_json=as_json)
+    return _conclude(result, client.url, as_json=as_json)
 
 
 def _models_changed(plan: Mapping[str, Any]) -> int:
     return sum(any(step["action"] != "RETAIN" for step in model["steps"]) for model in plan["models"])
 
 
-def _follow(events: Iterator[Mapping[str, Any]], progress: Progress) -> Mapping[str, Any]:
+def _follow(events: Iterator[Mapping[str, Any]], progress: Progress, url: str) -> Mapping[str, Any]:
     try:
         for event in events:
             if event.get("event") == "result":
                 return event
             progress.show(event)
     except KeyboardInterrupt:
-        output.note("\nthe appliance goes on with it; mdslite history tells how it ends")
+        output.note(addressed_to(url, "\nthe appliance goes on with it; mdslite history tells how it ends"))
         raise
     raise errors.Unavailable(
         "the appliance ended the apply without a result", hint="mdslite history --limit 1"
     )
 
 
-def _conclude(result: Mapping[str, Any], *, as_json: bool) -> int:
+def _conclude(result: Mapping[str, Any], url: str, *, as_json: bool) -> int:
     from mdslite.client import error_from
 
     if result["state"] == "failed":
         error = error_from(result)
+        if error.hint is not None:
+            error.hint = addressed_to(url, error.hint)
         output.write_error(error)
         number = result.get("revision")
         failed = (
@@ -171,7 +174,8 @@ def _conclude(result: Mapping[str, Any], *, as_json: bool) -> int:
         output.write("nothing changed")
     else:
         seconds = output.number_text(result.get("seconds"))
-        output.write(f"revision {result['revision']} in {seconds} s   undo: mdslite undo")
+        back = addressed_to(url, "mdslite undo")
+        output.write(f"revision {result['revision']} in {seconds} s   undo: {back}")
     return 0
 
 

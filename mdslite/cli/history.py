@@ -9,7 +9,7 @@ import click
 
 from mdslite.cli import output
 from mdslite.cli.apply import change
-from mdslite.cli.options import connect, json_option, url_option, yes_option
+from mdslite.cli.options import addressed_to, connect, json_option, url_option, yes_option
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -50,7 +50,7 @@ def history(revision: int | None, limit: int, as_json: bool, url: str) -> int:
         _write_revision(found)
     elif not revisions:
         output.note("nothing has been applied yet")
-        output.note("hint: mdslite apply -f deployments.yaml")
+        output.note(addressed_to(url, "hint: mdslite apply -f deployments.yaml"))
     else:
         _write_revisions(revisions)
     return 0

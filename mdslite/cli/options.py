@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from mdslite import errors
 
 if TYPE_CHECKING:
     from mdslite.client import Client
 
 DEFAULT_URL = "http://127.0.0.1:8500"  # client.DEFAULT_URL, without importing the client for --help
 
+_ASKING = re.compile(r"\bmdslite (apply|backup|history|logs|ls|predict|show|undo)\b")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def url_option(command: F) -> F:
+def url_option(command: Callable[..., int]) -> Callable[..., int]:
+    """`--url`, and errors whose hints lead to the same appliance."""
+
+    @functools.wraps(command)
+    def addressed(*args: Any, url: str, **options: Any) -> int:
+        try:
+            return command(*args, url=url, **options)
+        except errors.MdsliteError as exc:
+            if exc.hint is not None:
+                exc.hint = addressed_to(url, exc.hint)
+            raise
+
     return click.option(
         "--url", envvar="MDSLITE_URL", default=DEFAULT_URL, metavar="URL", show_default=True,
         help="The appliance to talk to (or MDSLITE_URL).",
-    )(command)  # fmt: skip
+    )(addressed)  # fmt: skip
+
+
+def addressed_to(url: str, text: str) -> str:
+    """A text whose commands, typed where this one was, talk to `url` as well."""
+    if url == (os.environ.get("MDSLITE_URL") or DEFAULT_URL) or "--url" in text:
+        return text
+    address = shlex.quote(url)
+    return _ASKING.sub(lambda found: f"{found[0]} --url {address}", text)
 
 
 def json_option(command: F) -> F:

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  mdslite predict demo/digits -d @digit.json
-  mdslite predict demo/digits@v2 -d '[0.0, 0.5, 1.0, 0.25]'
+  mdslite predict demo/digits -d @examples/digit.json
+  mdslite predict demo/digits@v2 -d @examples/digit.json
+  mdslite predict default/model -d '[0.0, 0.5, 1.0, 0.25]'
   mdslite predict mail/spamfilter -d '{"instances": ["hello", "cheap pills"]}'
   mdslite predict demo/digits --curl                 # with data made from the signature
-  cat digit.json | mdslite predict demo/digits -d @-
+  cat examples/digit.json | mdslite predict demo/digits -d @-
 
 \b
 The data is one of:

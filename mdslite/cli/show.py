@@ -9,7 +9,7 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
-from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.suggestions import command_line
 from mdslite.cli.target import Scope, Target, parse_moment, parse_scope, parse_target
 
@@ -51,7 +51,7 @@ def ls(scope: Scope | None, as_json: bool, url: str) -> int:
         output.write_json(found)
     elif not found:
         output.note("nothing is deployed yet")
-        output.note("hint: mdslite apply -f deployments.yaml")
+        output.note(addressed_to(url, "hint: mdslite apply -f deployments.yaml"))
     else:
         _write_models(found)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from benchmarks.models import TINY, WIDE, Workload, make_body, write_model
 from benchmarks.report import Results, find_targets, render, to_plain
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
-from benchmarks.turns import Turns
+from benchmarks.turns import Effort, Turns
 
 MDSLITE = Contender("mdslite", "mdslite", (), "/")
 MACHINE = {"cores": 2, "cpu": "a processor", "versions": "Python 3"}
@@ -116,6 +117,22 @@ def test_the_limit_is_the_best_batch_of_the_bare_runtime(tmp_path: Path) -> None
     limit = measure_limit(TINY, tmp_path / "tiny.onnx", seconds=0.003)
     assert limit.best_rows_per_s >= limit.single_rows_per_s > 0
     assert limit.best_batch_rows >= 1
+
+
+def test_a_part_that_fails_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> Start:
+        raise RuntimeError("nobody answers")
+
+    program = importlib.import_module("benchmarks.__main__")
+    monkeypatch.setattr(program, "measure_start", fail)
+    results = Results(MACHINE)
+    bench = Bench(tmp_path, Path("mdslite"))
+    assert not program.measure(results, bench, Effort(seconds=0.02, rounds=1), ["start", "limit"])
+    assert "start could not be measured: nobody answers" in capsys.readouterr().err
+    assert set(results.limits) == {"tiny", "wide"}
+    assert results.start is None
 
 
 def test_a_server_that_never_answers_is_shown_with_what_it_said(tmp_path: Path) -> None:

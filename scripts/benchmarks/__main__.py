@@ -7,8 +7,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,9 @@ def main() -> int:
     if busy > BUSY_LOAD:
         say(f"other programs are at work here (load average {busy:.1f}): the figures will be noisy")
     with tempfile.TemporaryDirectory(prefix="mdslite-bench-") as folder:
-        measure(results, Bench(Path(folder), options.mdslite), effort, options.only or PARTS)
+        complete = measure(results, Bench(Path(folder), options.mdslite), effort, options.only or PARTS)
     print(json.dumps(to_plain(results), indent=2) if options.json else render(results))
-    return 0
+    return 0 if complete else 1
 
 
 def parse() -> argparse.Namespace:
@@ -53,21 +55,39 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def measure(results: Results, bench: Bench, effort: Effort, parts: tuple[str, ...] | list[str]) -> None:
-    for workload in WORKLOADS:
-        if "throughput" in parts:
+def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]) -> bool:
+    """Measure each part into `results`; a part that fails says why and takes no other with it."""
+
+    def throughput() -> None:
+        for workload in WORKLOADS:
             results.cells += measure_throughput(bench, workload, effort, say)
-        if "limit" in parts:
+
+    def limit() -> None:
+        for workload in WORKLOADS:
             say(f"{workload.label}, bare onnxruntime")
             model = bench.model(workload)
             results.limits[workload.name] = measure_limit(workload, model, seconds=effort.seconds / 8)
-    if "log" in parts:
+
+    def log() -> None:
         results.log_costs = measure_log_cost(bench, effort, say)
         results.log_count = count_log(bench, effort, say)
-    if "start" in parts:
+
+    def start() -> None:
         results.start = measure_start(bench, say)
-    if "changes" in parts:
+
+    def changes() -> None:
         results.changes = measure_changes(bench, effort, say)
+
+    complete = True
+    for part in (throughput, limit, log, start, changes):
+        if part.__name__ not in parts:
+            continue
+        try:
+            part()
+        except (RuntimeError, OSError, subprocess.TimeoutExpired) as exc:
+            complete = False
+            say(f"{part.__name__} could not be measured: {exc}")
+    return complete
 
 
 def say(text: str) -> None:

@@ -11,11 +11,9 @@ against 1.1 µs for `numpy.array`); whatever it refuses goes the careful way, wh
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import struct
-import tokenize
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Literal
@@ -23,7 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor
+from mdslite.npy import read_npy
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs, Signature, TensorSpec
 
 Form = Literal["instances", "inputs"]
@@ -33,16 +32,6 @@ RowShape = tuple[int, ...]
 Key = tuple[RowShape | None, ...]
 
 MAX_RANK = 32
-# NumPy reads the header with `ast.literal_eval`, and what that raises on hostile text passes through.
-_NPY_HEADER_ERRORS = (
-    ValueError,
-    KeyError,
-    TypeError,
-    SyntaxError,
-    RecursionError,
-    MemoryError,
-    tokenize.TokenError,
-)
 _STRUCT_CODES = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT8": "B", "INT8": "b"}
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -195,7 +184,7 @@ class Codec:
         """
         if len(self._inputs) != 1:
             raise InvalidRequest(f"a .npy body holds one array: this model has {len(self._inputs)} inputs")
-        return self.from_arrays({self._inputs[0].name: _read_npy(body)})
+        return self.from_arrays({self._inputs[0].name: read_npy(body)})
 
     def from_arrays(self, arrays: dict[str, np.ndarray[Any, Any]]) -> Columns:
         """Take named arrays whose first axis is rows (the whole tensor where the signature has no rows).
@@ -420,32 +409,6 @@ def _by_row(value: Any) -> Any:
     """Rows that orjson can write. It refuses NumPy's `longlong` scalars, which is what int64 comes out as."""
     is_integers = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iub"
     return value.tolist() if is_integers else value
-
-
-def _read_npy(body: bytes) -> np.ndarray[Any, Any]:
-    stream = io.BytesIO(body)
-    try:
-        version = np.lib.format.read_magic(stream)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = reader[version](stream)
-    except _NPY_HEADER_ERRORS as exc:
-        raise InvalidRequest("the body is no .npy array of format 1.0 or 2.0") from exc
-    if dtype.hasobject:
-        raise UnsupportedMedia("the .npy array holds pickled Python objects, which are never loaded")
-    if len(shape) > MAX_RANK or any(type(size) is not int for size in shape):
-        raise InvalidTensor(f".npy header: expected a shape of at most {MAX_RANK} integers")
-    size_bytes = len(body) - stream.tell()
-    wrong = InvalidTensor(
-        f".npy header says shape {_show(shape)} of {dtype}, which is not the {size_bytes} bytes that follow"
-    )
-    count = math.prod(shape)
-    if any(size < 0 for size in shape) or count * dtype.itemsize != size_bytes:
-        raise wrong
-    flat = np.frombuffer(body, dtype=dtype, count=count, offset=stream.tell())
-    try:
-        return flat.reshape(shape, order="F" if fortran else "C")
-    except ValueError as exc:  # no bytes follow, and the sizes beside the 0 overflow
-        raise wrong from exc
 
 
 def _itemsize(spec: TensorSpec) -> int:

@@ -25,7 +25,7 @@ from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
 from mdslite.serving.deadline import Deadline
 from mdslite.serving.gate import Gate, Priority, Seat
 from mdslite.serving.knobs import Knobs, LaneStats
-from mdslite.serving.queue import Job, RowQueue, Slice
+from mdslite.serving.queue import Job, RowQueue, Slice, halves
 from mdslite.tensors import Codec, Key
 
 logger = logging.getLogger(__name__)
@@ -324,7 +324,7 @@ class Lane:
         divisible = isinstance(error, OutOfMemory) and sum(stop - start for _, start, stop in live) > 1
         if isinstance(error, ModelError | OutOfMemory) and live and (not alone or divisible):
             self.stats.reruns += 2
-            for half in reversed(_halves(live)):
+            for half in reversed(halves(live)):
                 self._retries.appendleft((batch.key, half))
             self._wake()
             return
@@ -439,16 +439,6 @@ class Lane:
     def _bucket_of_oldest(self) -> tuple[int, ...]:
         oldest = self._queue.oldest()
         return self._shape(oldest[0])[1] if oldest else ()
-
-
-def _halves(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """Two parts of about as many slices each; a single slice is cut between its rows."""
-    if len(slices) > 1:
-        middle = len(slices) // 2
-        return [list(slices[:middle]), list(slices[middle:])]
-    job, start, stop = slices[0]
-    middle = (start + stop) // 2
-    return [[(job, start, middle)], [(job, middle, stop)]]
 
 
 def _least(known: float | None, values: Sequence[float | None]) -> float | None:

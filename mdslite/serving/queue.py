@@ -41,6 +41,16 @@ class Job:
         raise NotImplementedError
 
 
+def halves(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """Two parts of about as many slices each; a single slice is cut between its rows."""
+    if len(slices) > 1:
+        middle = len(slices) // 2
+        return [list(slices[:middle]), list(slices[middle:])]
+    job, start, stop = slices[0]
+    middle = (start + stop) // 2
+    return [[(job, start, middle)], [(job, middle, stop)]]
+
+
 class _Group:
     __slots__ = ("dead", "jobs", "rows")
 

@@ -1,0 +1,56 @@
+"""NumPy's `.npy` format, as it comes from strangers: one array, never a pickle."""
+
+from __future__ import annotations
+
+import io
+import math
+import tokenize
+from typing import Any
+
+import numpy as np
+
+from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
+
+MAX_RANK = 32
+# NumPy reads the header with `ast.literal_eval`, and what that raises on hostile text passes through.
+_HEADER_ERRORS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
+
+
+def read_npy(body: bytes) -> np.ndarray[Any, Any]:
+    """Read one array; its bytes are not copied, and may be of any byte order and memory layout.
+
+    :raises InvalidRequest: it is no `.npy` array
+    :raises InvalidTensor: its shape disagrees with its bytes
+    :raises UnsupportedMedia: it holds pickled objects, which are never loaded
+    """
+    stream = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(stream)
+        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = reader[version](stream)
+    except _HEADER_ERRORS as exc:
+        raise InvalidRequest("the body is no .npy array of format 1.0 or 2.0") from exc
+    if dtype.hasobject:
+        raise UnsupportedMedia("the .npy array holds pickled Python objects, which are never loaded")
+    if len(shape) > MAX_RANK or any(type(size) is not int for size in shape):
+        raise InvalidTensor(f".npy header: expected a shape of at most {MAX_RANK} integers")
+    size_bytes = len(body) - stream.tell()
+    wrong = InvalidTensor(
+        f".npy header says shape {list(shape)} of {dtype}, which is not the {size_bytes} bytes that follow"
+    )
+    count = math.prod(shape)
+    if any(size < 0 for size in shape) or count * dtype.itemsize != size_bytes:
+        raise wrong
+    flat = np.frombuffer(body, dtype=dtype, count=count, offset=stream.tell())
+    try:
+        return flat.reshape(shape, order="F" if fortran else "C")
+    except ValueError as exc:  # no bytes follow, and the sizes beside the 0 overflow
+        raise wrong from exc

@@ -217,7 +217,10 @@ def error_from(reply: Mapping[str, Any], *, retry_after_s: float | None = None) 
     request_id = reply.get("request_id")
     if hint is None and request_id and issubclass(kind, errors.ModelError):
         hint = f"mdslite logs 'request_id={request_id}' --json"
-    return kind(message, hint=hint, retry_after_s=retry_after_s)
+    error = kind(message, hint=hint, retry_after_s=retry_after_s)
+    if reply.get("line") is not None:
+        error.place = _spec_error("", reply)
+    return error
 
 
 def _spec_error(message: str, reply: Mapping[str, Any]) -> errors.SpecError:

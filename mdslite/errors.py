@@ -46,10 +46,12 @@ class MdsliteError(Exception):
         self.message = message
         self.hint = hint
         self.retry_after_s = retry_after_s
+        self.place: SpecError | None = None  # where in a deployments file the cause stands
 
     def details(self) -> dict[str, Any]:
         """What a reply carries beside `error`, `code` and `request_id`."""
-        return {"hint": self.hint} if self.hint else {}
+        found = self.place.details() if self.place is not None else {}
+        return found | ({"hint": self.hint} if self.hint else {})
 
 
 class InvalidRequest(MdsliteError):

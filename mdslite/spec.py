@@ -76,6 +76,7 @@ __all__ = [
     "load",
     "make_name",
     "parse_memory",
+    "place",
     "to_plain",
 ]
 
@@ -244,6 +245,21 @@ def load(text: str, *, file: str, base: Path) -> Deployments:
         document, ("deployments",), [(entry.project, entry.model) for entry in parsed.deployments]
     )
     return Deployments(tuple(_deployments(document, parsed, base)))
+
+
+def place(text: str, names: tuple[str, str, str], *, field: tuple[str, ...], file: str) -> SpecError | None:
+    """Where a text that could be loaded says `field` of a version's spec, or else where that spec stands.
+
+    `names` are project, model and version. None where the version is not in the text.
+    """
+    document = documents.read_document(text, file=file)
+    for at, model in enumerate(document.value["deployments"]):
+        if (model["project"], model["model"]) != names[:2]:
+            continue
+        for number, version in enumerate(model["versions"]):
+            if version["version"] == names[2]:
+                return document.error(("deployments", at, "versions", number, "spec", *field), "")
+    return None
 
 
 def to_plain(spec: Spec) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mdslite.errors import (
     ArtifactError,
     Conflict,
     LoadFailed,
+    MdsliteError,
     NotFound,
     SpecError,
     StorageFull,
@@ -178,6 +179,32 @@ async def test_when_one_version_fails_to_load_the_loaded_ones_are_closed_again(
         assert not await box.worker.call(box.registry.current)
 
 
+@pytest.mark.parametrize(
+    ("spec", "at"),
+    [
+        ("{uri: gone.onnx}", "uri"),
+        ("{uri: v1.onnx, runtime: PYTORCH}", "runtime"),
+        ("{uri: v1.onnx, confidence: {output: z}}", "confidence"),
+        ("{uri: v1.onnx, resource: {gpu: 1}}", "gpu"),
+        ("{uri: v1.onnx, isolation: process}", "isolation"),
+    ],
+)
+async def test_a_mistake_that_shows_late_has_its_place_too(
+    box: Box, folder: Path, spec: str, at: str
+) -> None:
+    text = deployments("v2, uri: v2.onnx, weight: 1", V1).replace("{uri: v1.onnx}", spec)
+    order = file_order(text, folder)
+    for attempt in (lambda: box.deployer.plan(order.source), lambda: box.deployer.apply(order)):
+        with pytest.raises(MdsliteError) as caught:
+            await attempt()
+        place = caught.value.place
+        assert place is not None
+        assert place.line == text.splitlines().index(f"    spec: {spec}") + 1
+        before = text.splitlines()[place.line - 1][: (place.column or 0) - 1]
+        assert before.rstrip().endswith(f"{at}:")
+        assert caught.value.details()["file"] == "deployments.yaml"
+
+
 async def test_a_plan_that_could_not_be_carried_out_here_is_refused(box: Box, folder: Path) -> None:
     text = deployments(V1).replace("{uri: v1.onnx}", "{uri: v1.onnx, resource: {gpu: 1}}")
     with pytest.raises(LoadFailed, match=r"p/m v1: .*GPU"):
@@ -219,6 +246,12 @@ async def test_what_this_release_does_not_serve_is_refused_in_plain_words(
     with pytest.raises(Unprocessable, match=f"p/m v1: .*{words} is not served .*; expected"):
         await box.deployer.apply(file_order(text, folder))
     assert not await box.revisions()
+
+
+async def test_a_shadow_is_refused_while_no_traffic_would_reach_it(box: Box, folder: Path) -> None:
+    with pytest.raises(Unprocessable, match=r"p/m v2: .*shadow true is not served") as caught:
+        await apply(box, folder, V1, "v2, uri: v2.onnx, shadow: true")
+    assert "weight: 0" in (caught.value.hint or "")
 
 
 async def test_a_model_in_object_storage_is_refused_in_plain_words(box: Box, folder: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_version_that_does_not_load_changes_nothing_and_is_on_record(
     (folder / "deployments.yaml").write_text(TWO_VERSIONS)
     assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: demo/digits v2: ")
+    assert err.startswith("error: deployments.yaml:12:12: demo/digits v2: ")
     assert err.endswith("revision 2 failed, nothing was switched: what served before still serves\n")
     assert run(["history"]) == 0
     assert "failed" in capsys.readouterr().out.splitlines()[1]

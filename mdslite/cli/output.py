@@ -90,9 +90,11 @@ def discard(stream: TextIO) -> None:
 
 def write_error(error: errors.MdsliteError) -> None:
     """Print an error with its place and its hint."""
-    note(f"error: {error.message}")
-    if isinstance(error, errors.SpecError) and error.excerpt and error.line is not None:
-        note(f"{error.line:>3} | {escape(error.excerpt)}")
+    place = error if isinstance(error, errors.SpecError) else error.place
+    where = f"{place.file}:{place.line}:{place.column}: " if place is not None and place is not error else ""
+    note(f"error: {where}{error.message}")
+    if place is not None and place.excerpt and place.line is not None:
+        note(f"{place.line:>3} | {escape(place.excerpt)}")
     if error.hint:
         note(f"hint: {error.hint}")
 

@@ -35,6 +35,7 @@ from mdslite.deploy.orders import (
     state_of,
     wanted_of,
 )
+from mdslite.deploy.places import placing
 from mdslite.deploy.plan import Action, Change, Plan, Step, Wanted, make_plan, target_state, to_plain
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
 from mdslite.serving.fleet import Fleet, Key, LoadRequest, Served
@@ -86,9 +87,10 @@ class Deployer:
         :raises ArtifactError, LoadFailed: a version could not be served
         :raises Conflict: an apply is running
         """
-        parsed = await asyncio.to_thread(parse, source)
-        async with self._turn_taken():
-            return await self._draft(await self._latest(), source, parsed, progress)
+        with placing(source):
+            parsed = await asyncio.to_thread(parse, source)
+            async with self._turn_taken():
+                return await self._draft(await self._latest(), source, parsed, progress)
 
     async def apply(self, order: Order, *, progress: Progress = ignore) -> Outcome:
         """Apply an order, and go on with it when the caller is cancelled.
@@ -155,7 +157,8 @@ class Deployer:
 
     async def _apply(self, order: Order, progress: Progress) -> Outcome:
         started = monotonic()
-        parsed = await asyncio.to_thread(parse, order.source)
+        with placing(order.source):
+            parsed = await asyncio.to_thread(parse, order.source)
         async with self._turn_taken():
             latest = await self._latest()
             if order.expect_revision is not None and order.expect_revision != latest:
@@ -166,11 +169,12 @@ class Deployer:
                 )
             plan: Plan | None = None
             try:
-                draft = await self._draft(latest, order.source, parsed, progress)
-                plan = draft.plan
-                if not plan.changed:
-                    return Outcome("unchanged", latest, plan, monotonic() - started)
-                revision = await self._carry_out(order, draft, progress)
+                with placing(order.source):
+                    draft = await self._draft(latest, order.source, parsed, progress)
+                    plan = draft.plan
+                    if not plan.changed:
+                        return Outcome("unchanged", latest, plan, monotonic() - started)
+                    revision = await self._carry_out(order, draft, progress)
             except NotFound:
                 raise
             except MdsliteError as exc:

@@ -222,6 +222,11 @@ _LIMITS: tuple[tuple[str, Callable[[Spec], Any], str], ...] = (
         "none: a version is served by its local replicas",
     ),
     (
+        "service_info.shadow",
+        lambda spec: "true" if spec.service_info.shadow else None,
+        "false, or none: traffic is not copied yet",
+    ),
+    (
         "isolation",
         lambda spec: "process" if spec.isolation == "process" else None,
         "inline, or none: ONNX models run inside the appliance",
@@ -231,4 +236,5 @@ _HINTS: Mapping[str, str] = {
     "package_type": "export the model to ONNX",
     "runtime": "export the model to ONNX",
     "operator": "leave operator out to serve on this machine",
+    "service_info.shadow": "write weight: 0 to keep the version reachable by its own URL",
 }

@@ -30,7 +30,7 @@ from mdslite.tensors import Codec, Key
 
 logger = logging.getLogger(__name__)
 
-INLINE_S = 250e-6  # about what two hand-offs between threads cost a lone request
+INLINE_S = 500e-6  # about what two hand-offs between threads cost beside other work
 STUCK_AFTER_S = 5.0
 _SHAPES_MAX = 1024
 

@@ -1,0 +1,49 @@
+"""Where in a deployments file a mistake stands that only showed when its models were looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mdslite import spec as specs
+from mdslite.deploy.orders import FileSource, Source
+from mdslite.errors import MdsliteError, SpecError
+
+_ABOUT = re.compile(r"(?P<project>[\w-]+)/(?P<model>[\w-]+) (?P<version>[\w-]+): (?P<what>.*)", re.DOTALL)
+# What a message begins with, and the field of the spec that it is about; any other is about the uri.
+_FIELDS = {
+    "confidence": ("confidence",),
+    "batch": ("batch", "batch_size"),
+    "the spec asks for a GPU": ("resource", "gpu"),
+    "resource": ("resource",),
+    "operator": ("operator",),
+    "package_type": ("package_type",),
+    "runtime": ("runtime",),
+    "source_type": ("source_type",),
+    "isolation": ("isolation",),
+    "service_info.endpoints_infos": ("service_info", "endpoints_infos"),
+    "service_info.shadow": ("service_info", "shadow"),
+}
+
+
+@contextmanager
+def placing(source: Source) -> Iterator[None]:
+    """Add file, line and column to errors that begin with `PROJECT/MODEL VERSION: `, as `blaming` writes."""
+    try:
+        yield
+    except SpecError:
+        raise
+    except MdsliteError as exc:
+        if isinstance(source, FileSource) and exc.place is None:
+            exc.place = _find(exc.message, source)
+        raise
+
+
+def _find(message: str, source: FileSource) -> SpecError | None:
+    found = _ABOUT.match(message)
+    if found is None:
+        return None
+    field = next((path for start, path in _FIELDS.items() if found["what"].startswith(start)), ("uri",))
+    names = found["project"], found["model"], found["version"]
+    return specs.place(source.text, names, field=field, file=source.file)

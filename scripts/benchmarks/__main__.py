@@ -47,10 +47,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     parser.add_argument("--quick", action="store_true", help="one turn of 2 s each")
-    parser.add_argument("--seconds", type=float, help="how long a turn lasts (4)")
+    parser.add_argument("--seconds", type=int, help="how long a turn lasts, whole seconds (4)")
     parser.add_argument("--rounds", type=int, help="how many turns each server gets (5)")
     options = parser.parse_args()
-    options.seconds = options.seconds or (2.0 if options.quick else 4.0)
+    options.seconds = options.seconds or (2 if options.quick else 4)
     options.rounds = options.rounds or (1 if options.quick else 5)
     return options
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import getpass
-import ipaddress
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
+from mdslite.hosts import is_loopback
 from mdslite.http.app import create_app
 from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
@@ -171,7 +171,7 @@ class Appliance:
         tls = None
         if settings.tls_cert is not None and settings.tls_key is not None:
             tls = server_context(settings.tls_cert, key=settings.tls_key)
-        if not (settings.insecure or _is_loopback(settings.host)):
+        if not (settings.insecure or is_loopback(settings.host)):
             raise InvalidRequest(
                 f"{settings.host} can be reached from outside, and there are no tokens yet",
                 hint="add --insecure to serve there all the same",
@@ -308,13 +308,6 @@ def _state_line(served: Served) -> str:
     if served.state == "ready":
         return f"✓ {label} ready {served.load_s:.1f}s"
     return f"✖ {label} {served.state}: {served.reason}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _user() -> str:

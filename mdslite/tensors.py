@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor
-from mdslite.npy import read_npy
+from mdslite.npy import MAX_RANK, read_npy
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs, Signature, TensorSpec
 
 Form = Literal["instances", "inputs"]
@@ -31,7 +31,6 @@ RowShape = tuple[int, ...]
 # One row shape an input (None where an optional input is absent). Only equal keys share a batch.
 Key = tuple[RowShape | None, ...]
 
-MAX_RANK = 32
 _STRUCT_CODES = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT8": "B", "INT8": "b"}
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS

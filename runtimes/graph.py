@@ -1,6 +1,6 @@
 """What a model's file says that ONNX Runtime does not report: its operators and where its data lie.
 
-Walks the protobuf's wire format by hand, since the `onnx` package (and its protobuf) is no dependency.
+Walks the protobuf's wire format (see `wire`), since the `onnx` package (and its protobuf) is no dependency.
 Follows ModelProto in the ONNX repository's `onnx.proto`; whatever is malformed is left for ONNX Runtime
 to refuse.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import mmap
 import stat
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mdslite.errors import LoadFailed
+from mdslite.wire import Malformed, fields
 
 # With one of these in the graph, the time of a run is no function of its inputs' shapes: control flow, and
 # operators whose output's size is a value in the data.
@@ -62,13 +63,14 @@ def read_graph(path: Path) -> Graph:
             while pending:
                 message, start, stop = pending.pop()
                 entry: dict[int, str] = {}
-                for field, at, end in _fields(data, start, stop):
-                    if inner := _MESSAGES[message].get(field):
-                        pending.append((inner, at, end))
-                    elif message == "Node" and field == _OPERATOR:
-                        operators.add(_text(data, at, end))
-                    elif message == "Entry" and field in (_KEY, _VALUE):
-                        entry[field] = _text(data, at, end)
+                with suppress(Malformed):  # what came before the break counts
+                    for field, at, end in fields(data, start, stop):
+                        if inner := _MESSAGES[message].get(field):
+                            pending.append((inner, at, end))
+                        elif message == "Node" and field == _OPERATOR:
+                            operators.add(_text(data, at, end))
+                        elif message == "Entry" and field in (_KEY, _VALUE):
+                            entry[field] = _text(data, at, end)
                 if entry.get(_KEY) == "location":
                     locations.add(entry.get(_VALUE, ""))
     return Graph(frozenset(operators), frozenset(locations))
@@ -98,41 +100,6 @@ def check_locations(graph: Graph, folder: Path) -> None:
                 raise LoadFailed(f"{shown}, a link: put the file itself beside the model")
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise LoadFailed(f"{shown}, no plain file of its own (a hard link?): put a copy beside the model")
-
-
-def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (number, start, stop) of each length-delimited field in [start, stop); skip the others."""
-    at = start
-    while at < stop:
-        tag, at = _varint(data, at, stop)
-        wire = tag & 7
-        if wire == 0:
-            _, at = _varint(data, at, stop)
-        elif wire == 1:
-            at += 8
-        elif wire == 5:
-            at += 4
-        elif wire == 2:
-            size, at = _varint(data, at, stop)
-            if at + size > stop:
-                return
-            yield tag >> 3, at, at + size
-            at += size
-        else:
-            return
-
-
-def _varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """Read a varint; a broken one ends the message that holds it."""
-    value = shift = 0
-    while at < stop and shift < 64:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    return 0, stop
 
 
 def _text(data: mmap.mmap, start: int, stop: int) -> str:

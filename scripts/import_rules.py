@@ -24,10 +24,12 @@ ROOMS: dict[str, frozenset[str]] = {
         "fields": "errors",
         "advice": "errors document fields",
         "spec": "errors document mistakes advice fields",
+        "hosts": "",
+        "wire": "",
         "npy": "errors",
         "tensors": "errors npy runtimes.protocol",
-        "runtimes": "errors findings runtimes.protocol tensors",
-        "store": "errors findings spec",
+        "runtimes": "errors findings runtimes.protocol tensors wire",
+        "store": "errors findings spec wire",
         "recent": "errors store",
         "metrics": "errors store recent",
         "serving": "errors spec tensors runtimes.protocol runtimes store",
@@ -35,7 +37,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "http": "errors findings spec tensors runtimes.protocol runtimes store metrics serving deploy",
         "gauges": "runtimes store metrics serving http",
         "client": "errors spec",
-        "cli": "errors findings fields spec client",
+        "cli": "errors findings fields hosts spec client",
     }.items()
 }
 UNRULED = frozenset({"appliance", "__main__", ""})  # the composition root and the way to start it

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mdslite.errors import ArtifactError
+from mdslite.wire import Malformed, fields
 
 # Field numbers of onnx.proto: which fields of a message lead to tensors.
 _FIELDS: dict[str, dict[int, str]] = {
@@ -26,10 +27,6 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 _MAX_FIELDS = 20_000_000
 _WORD = b"location"
-
-
-class _Malformed(Exception):
-    """Not protobuf, or cut short."""
 
 
 def may_refer(chunks: Iterable[bytes]) -> bool:
@@ -59,7 +56,7 @@ def _walk(content: mmap.mmap) -> Iterator[str]:
     while waiting:
         kind, start, stop = waiting.pop()
         try:
-            for number, begin, end in _fields(content, start, stop):
+            for number, begin, end in fields(content, start, stop):
                 budget -= 1
                 if budget < 0:
                     raise ArtifactError(
@@ -70,46 +67,12 @@ def _walk(content: mmap.mmap) -> Iterator[str]:
                     yield from _location(content, begin, end)
                 elif below is not None:
                     waiting.append((below, begin, end))
-        except _Malformed:
+        except Malformed:
             continue
 
 
 def _location(content: mmap.mmap, start: int, stop: int) -> Iterator[str]:
     """A tensor's entries are pairs of key (1) and value (2)."""
-    pair = {number: content[begin:end] for number, begin, end in _fields(content, start, stop)}
+    pair = {number: content[begin:end] for number, begin, end in fields(content, start, stop)}
     if pair.get(1) == _WORD:
         yield pair.get(2, b"").decode(errors="replace")
-
-
-def _fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the length-delimited fields of a message, each with its number and its bytes' [begin, end)."""
-    at = start
-    while at < stop:
-        tag, at = _varint(content, at, stop)
-        wire = tag & 7
-        if wire == 0:
-            _, at = _varint(content, at, stop)
-        elif wire == 1:
-            at += 8
-        elif wire == 5:
-            at += 4
-        elif wire == 2:
-            size, at = _varint(content, at, stop)
-            if at + size > stop:
-                raise _Malformed
-            yield tag >> 3, at, at + size
-            at += size
-        else:
-            raise _Malformed
-
-
-def _varint(content: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < stop and shift < 64:
-        byte = content[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise _Malformed

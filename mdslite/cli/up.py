@@ -6,7 +6,6 @@ it serves has come, asks that very address what it serves, so that what it sugge
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import sys
@@ -20,6 +19,7 @@ from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import json_option
 from mdslite.cli.suggestions import suggest
+from mdslite.hosts import is_loopback
 
 DEFAULT_STORE = "./.mdslite"
 
@@ -106,19 +106,12 @@ def _check(file: str | None, host: str, tls_cert: str | None, tls_key: str | Non
     if (tls_cert is None) != (tls_key is None):
         missing, given = ("--tls-cert", "--tls-key") if tls_cert is None else ("--tls-key", "--tls-cert")
         raise errors.InvalidRequest(f"{given} needs {missing} beside it")
-    if not insecure and not _is_loopback(host):
+    if not insecure and not is_loopback(host):
         raise errors.InvalidRequest(
             f"not serving on {host}: without tokens, whoever can reach this machine could use its models "
             "and change what is deployed",
             hint=f"mdslite up --host 127.0.0.1, or --host {host} --insecure where the network is trusted",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Announcer:

@@ -81,10 +81,6 @@ class LatencyCurve:
             for size in points:
                 points[size] *= 0.9
 
-    def points(self, shape: Hashable) -> dict[int, float]:
-        """The learned points of one shape, rows to seconds."""
-        return dict(sorted(self._curves.get(shape, {}).items()))
-
 
 class ArrivalRate:
     """Rows a second, averaged exponentially over about `window_s`."""

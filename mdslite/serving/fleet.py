@@ -336,10 +336,6 @@ class Fleet:
     def find(self, project: str, model: str, version: str) -> Served | None:
         return self._served.get((project, model, version))
 
-    @property
-    def cores(self) -> int:
-        return self._cores
-
     async def close(self, *, grace_s: float) -> None:
         """Let every lane finish within `grace_s`, then close them all."""
         for task in list(self._rebuilding):

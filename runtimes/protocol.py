@@ -6,12 +6,14 @@ thread, or from the event loop when the model is known to be quick and bounded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
+
+from mdslite.errors import MdsliteError
 
 # The Open Inference Protocol's names; OBJECT stands for an output that is no tensor (a sequence of maps).
 Datatype = Literal[
@@ -43,6 +45,10 @@ class Signature:
     rows: Rows
 
 
+# Of what takes and gives free data (Python packages, pipelines) instead of tensors.
+DATA_SIGNATURE = Signature((), (TensorSpec("predictions", "OBJECT", (None,)),), "free")
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """Where a session computes. `label` is `cpu` or `cuda:0`; memory in bytes, 0 when unknown."""
@@ -63,11 +69,36 @@ CPU = Device()
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How to open a model. `threads` None lets the runtime choose; `settings` are the runtime's own knobs
-    (`container_parameter.onnxruntime` of the version spec)."""
+    (`container_parameter.onnxruntime` of the version spec). The rest concerns Python packages: `env` and
+    `memory_limit_bytes` are their child's, `handler` is a dotted module below the package's folder that
+    holds the class to serve (None: the only one there is), `label` names the version in messages."""
 
     device: Device = CPU
     threads: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    isolation: Literal["process", "inline"] = "process"
+    env: Mapping[str, str] = field(default_factory=dict)
+    memory_limit_bytes: int | None = None
+    handler: str | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PackageReport:
+    """What a Python package's decorators say of its class; None where they say nothing."""
+
+    name: str
+    version: str
+    class_name: str
+    runtime: str | None = None
+    requirements: tuple[str, ...] = ()
+    batch_size: int | None = None
+    batch_timeout_ms: float | None = None
+    prediction_time_ms: float | None = None
+    streams: bool = False  # predict is a generator
+    is_async: bool = False
+    has_check: bool = False
+    has_warmup: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +115,23 @@ class ProbeReport:
     memory_bytes: int
     load_s: float
     bounded: bool
+    package: PackageReport | None = None
+
+
+# One row of free data, told apart by its type: `bytes` itself is the JSON text of one value, a subclass of
+# bytes a raw body that knows its media type, an array a row of a tensor.
+Datum = bytes | np.ndarray[Any, Any]
+
+
+class Answers(list["bytes | np.ndarray[Any, Any] | MdsliteError"]):
+    """One batch of free data's answers, one a row: a JSON text, an array (only where `tensors` were asked
+    for), or the error that this row alone met. `confidences` has one entry a row, or is empty."""
+
+    __slots__ = ("confidences",)
+
+    def __init__(self, rows: Iterable[Any] = (), *, confidences: Sequence[float | None] = ()) -> None:
+        super().__init__(rows)
+        self.confidences = confidences
 
 
 # One batch's answer, one entry an output in the signature's order: an array whose first axis is rows
@@ -120,6 +168,60 @@ class Session(Protocol):
         :raises DeadlineExceeded: the handle was terminated
         :raises Unavailable: the device is lost and this session cannot be used again
         """
+        ...
+
+    def close(self) -> None: ...
+
+
+class DataFeeds(TypedDict):
+    """What a session of free data runs on. `confidence` is the field of an answer that holds it."""
+
+    data: Sequence[Datum]
+    confidence: str | None
+    tensors: bool
+
+
+class DataSession(Protocol):
+    """A Python package's class, built on one device."""
+
+    signature: Signature
+    device: Device
+    provider: str
+    threads: int
+    has_check: bool
+
+    def handle(self) -> RunHandle: ...
+
+    def run(self, feeds: DataFeeds, handle: RunHandle | None = None) -> Sequence[Answers]:
+        """Compute one batch: a sequence of one `Answers`, as long as the data.
+
+        :raises Unavailable: the process that ran it is gone
+        :raises DeadlineExceeded: the handle was terminated
+        """
+        ...
+
+    def stream(
+        self, feeds: DataFeeds, handle: RunHandle | None, emit: Callable[[bytes], None]
+    ) -> Sequence[Answers]:
+        """Run a generator on one datum, `emit` each item's JSON text; the answer says how it ended.
+
+        `emit` may block, and raises ClientClosed when nobody listens any more: then the generator is closed.
+        """
+        ...
+
+    def check(self) -> None:
+        """Run the class's health check.
+
+        :raises Unavailable: with what it said
+        """
+        ...
+
+    def output(self) -> str:
+        """The last of what the class printed."""
+        ...
+
+    def watch(self, on_exit: Callable[[str], None]) -> None:
+        """Call `on_exit(reason)` once, from any thread, should the session end by itself while it is idle."""
         ...
 
     def close(self) -> None: ...

@@ -11,6 +11,7 @@ import numpy as np
 
 from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
 
+NPY = b"application/x-npy"
 MAX_RANK = 32
 # NumPy reads the header with `ast.literal_eval`, and what that raises on hostile text passes through.
 _HEADER_ERRORS = (

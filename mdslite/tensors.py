@@ -15,24 +15,34 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import orjson
 
-from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor
-from mdslite.npy import MAX_RANK, read_npy
+from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.npy import NPY, read_npy
+from mdslite.packing import (
+    Column,
+    RowShape,
+    check_shape,
+    clip,
+    from_bfloat16,
+    kind_of,
+    pack_column,
+    show_shape,
+)
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs, Signature, TensorSpec
 
-Form = Literal["instances", "inputs"]
-Column = bytes | memoryview | list[str]
-RowShape = tuple[int, ...]
+# How a request was put, and so how its answer is: a "value" is one datum that is no list of instances.
+Form = Literal["instances", "inputs", "value"]
 # One row shape an input (None where an optional input is absent). Only equal keys share a batch.
 Key = tuple[RowShape | None, ...]
 
+# curl -d says the second without meaning it, and many clients say nothing at all.
+_JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
+
 _STRUCT_CODES = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT8": "B", "INT8": "b"}
-_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -50,6 +60,9 @@ class Columns:
 
 class Codec:
     """Decodes requests for one signature and encodes its answers."""
+
+    streams = False
+    row_errors = False  # a run answers all its rows, or fails as a whole
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
@@ -99,11 +112,11 @@ class Codec:
 
     def _decode_message(self, message: Any) -> Columns:
         if not isinstance(message, dict):
-            raise InvalidRequest(f'expected an object with "instances" or "inputs", got {_kind(message)}')
+            raise InvalidRequest(f'expected an object with "instances" or "inputs", got {kind_of(message)}')
         unknown = message.keys() - {"instances", "inputs", "signature_name"}
         if unknown:
             raise InvalidRequest(
-                f'unknown key "{_clip(min(unknown))}" in the body: expected "instances" or "inputs"'
+                f'unknown key "{clip(min(unknown))}" in the body: expected "instances" or "inputs"'
             )
         if ("instances" in message) == ("inputs" in message):
             raise InvalidRequest('expected exactly one of "instances" and "inputs" in the body')
@@ -113,7 +126,7 @@ class Codec:
 
     def _decode_instances(self, instances: Any) -> Columns:
         if not isinstance(instances, list):
-            raise InvalidRequest(f'"instances": expected a list, got {_kind(instances)}')
+            raise InvalidRequest(f'"instances": expected a list, got {kind_of(instances)}')
         if not instances:
             return self.empty("instances")
         columns: list[tuple[Column | None, RowShape | None]] = []
@@ -130,7 +143,7 @@ class Codec:
         for number, instance in enumerate(instances):
             if not isinstance(instance, dict):
                 raise InvalidRequest(
-                    f"instance {number}: expected an object with {self._wanted()}, got {_kind(instance)}"
+                    f"instance {number}: expected an object with {self._wanted()}, got {kind_of(instance)}"
                 )
             if present is None:
                 present = instance.keys()
@@ -163,8 +176,8 @@ class Codec:
                 continue
             if not isinstance(value, list):
                 raise InvalidTensor(
-                    f'input "{spec.name}": expected a list of rows of shape {_show(spec.shape)}, '
-                    f"got {_kind(value)}"
+                    f'input "{spec.name}": expected a list of rows of shape {show_shape(spec.shape)}, '
+                    f"got {kind_of(value)}"
                 )
             if rows is not None and len(value) != rows:
                 raise InvalidTensor(
@@ -175,6 +188,21 @@ class Codec:
         if not rows:
             return self.empty("inputs")
         return self._columns(rows, columns, "inputs")
+
+    def decode_typed(self, body: bytes, media_type: bytes) -> Columns:
+        """Decode a body by its media type: JSON, or an array in NumPy's format.
+
+        :raises UnsupportedMedia: it is of another type
+        """
+        kind = plain_type(media_type)
+        if kind == NPY:
+            return self.decode_npy(body)
+        if is_json(kind):
+            return self.decode(body)
+        raise UnsupportedMedia(
+            f"content-type {kind.decode('latin-1')!r} is not served: expected application/json or "
+            f"{NPY.decode()}"
+        )
 
     def decode_npy(self, body: bytes) -> Columns:
         """Decode one array in NumPy's `.npy` format, for a model with one input. Never unpickles.
@@ -228,11 +256,11 @@ class Codec:
     def _check_names(self, names: Any, where: str) -> None:
         for name in names:
             if name not in self._names:
-                raise InvalidTensor(f'{where}unknown input "{_clip(name)}": expected {self._wanted()}')
+                raise InvalidTensor(f'{where}unknown input "{clip(name)}": expected {self._wanted()}')
         for spec in self._inputs:
             if not spec.optional and spec.name not in names:
                 raise InvalidTensor(
-                    f'{where}missing input "{spec.name}" ({spec.datatype} {_show(spec.shape)})'
+                    f'{where}missing input "{spec.name}" ({spec.datatype} {show_shape(spec.shape)})'
                 )
 
     def _wanted(self) -> str:
@@ -300,6 +328,16 @@ class Codec:
         return orjson.dumps({"outputs": {spec.name: [] for spec in self.signature.outputs}})
 
 
+def plain_type(media_type: bytes) -> bytes:
+    """A media type without its parameters, in lower case."""
+    return media_type.partition(b";")[0].strip().lower()
+
+
+def is_json(kind: bytes) -> bool:
+    """Whether a plain media type is JSON's, or one that clients put on JSON without meaning it."""
+    return kind in _JSON_TYPES or kind.endswith(b"+json")
+
+
 def parse_json(body: bytes) -> Any:
     """Parse a JSON body, NaN and Infinity literals (which some clients write) included.
 
@@ -314,84 +352,6 @@ def parse_json(body: bytes) -> Any:
             except (ValueError, RecursionError):
                 pass
         raise InvalidJson(f"the body is no JSON: {exc}") from exc
-
-
-def pack_column(spec: TensorSpec, values: list[Any], shape: Sequence[int | None]) -> tuple[Column, RowShape]:
-    """Pack nested lists, outermost axis rows, into a column of `spec`'s dtype; returns it and its row shape.
-
-    :raises InvalidTensor: ragged, of another shape, or with elements of another type
-    """
-    found, flat = _flatten(spec, values)
-    check_shape(spec, found, shape)
-    if spec.datatype == "BYTES":
-        _check_types(spec, flat, {str})
-        return flat, found[1:]
-    if spec.datatype == "BOOL":
-        _check_types(spec, flat, {bool})
-    elif spec.datatype in _FLOATS:
-        _check_types(spec, flat, {int, float})
-    else:
-        _check_types(spec, flat, {int})
-    return _to_bytes(spec, flat), found[1:]
-
-
-def check_shape(spec: TensorSpec, found: Sequence[int], wanted: Sequence[int | None]) -> None:
-    """Compare a shape with the one wanted, None standing for any size.
-
-    :raises InvalidTensor: naming both
-    """
-    if len(found) != len(wanted) or any(
-        size is not None and size != given for given, size in zip(found, wanted, strict=True)
-    ):
-        raise InvalidTensor(f'input "{spec.name}": shape {_show(found)}, expected {_show(wanted)}')
-
-
-def _flatten(spec: TensorSpec, values: list[Any]) -> tuple[RowShape, list[Any]]:
-    shape = [len(values)]
-    level = values
-    while level and isinstance(level[0], list):
-        if len(shape) == MAX_RANK:
-            raise InvalidTensor(f'input "{spec.name}": nested deeper than {MAX_RANK} lists')
-        size = len(level[0])
-        for item in level:
-            if not isinstance(item, list) or len(item) != size:
-                got = f"a list of {len(item)}" if isinstance(item, list) else _kind(item)
-                raise InvalidTensor(
-                    f'input "{spec.name}": ragged: a list of {size} stands beside {got}; '
-                    f"expected shape {_show(spec.shape)}"
-                )
-        shape.append(size)
-        level = list(chain.from_iterable(level))
-    return tuple(shape), level
-
-
-def _check_types(spec: TensorSpec, flat: list[Any], allowed: set[type]) -> None:
-    if set(map(type, flat)) <= allowed:
-        return
-    wrong = next(value for value in flat if type(value) not in allowed)
-    raise InvalidTensor(f'input "{spec.name}": expected {spec.datatype} values, got {_kind(wrong)}')
-
-
-def _to_bytes(spec: TensorSpec, flat: list[Any]) -> bytes:
-    try:
-        with np.errstate(over="ignore"):
-            if spec.datatype == "BF16":
-                return to_bfloat16(np.array(flat, dtype=np.float32)).tobytes()
-            return np.array(flat, dtype=NUMPY_DTYPES[spec.datatype]).tobytes()
-    except OverflowError as exc:
-        raise InvalidTensor(f'input "{spec.name}": a value does not fit into {spec.datatype}') from exc
-
-
-def to_bfloat16(array: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """Round float32 to bfloat16 bit patterns, to nearest even; NaN stays NaN."""
-    bits = array.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
-
-
-def from_bfloat16(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Widen bfloat16 bit patterns to float32."""
-    return (array.astype(np.uint32) << 16).view(np.float32)
 
 
 def _jsonable(spec: TensorSpec, output: Any) -> Any:
@@ -414,29 +374,15 @@ def _itemsize(spec: TensorSpec) -> int:
     return NUMPY_DTYPES[spec.datatype].itemsize
 
 
-def _show(shape: Sequence[int | None]) -> str:
-    return "[" + ",".join("-1" if size is None else str(size) for size in shape) + "]"
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case dict():
-            return "an object"
-        case list():
-            return "a list"
-        case str():
-            return f'the text "{_clip(value)}"'
-        case int() | float():
-            return f"the number {_clip(str(value))}"
-    return type(value).__name__
-
-
-def _clip(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-__all__ = ["Codec", "Column", "Columns", "Form", "Key", "check_shape", "pack_column", "parse_json"]
+__all__ = [
+    "Codec",
+    "Column",
+    "Columns",
+    "Form",
+    "Key",
+    "check_shape",
+    "is_json",
+    "pack_column",
+    "parse_json",
+    "plain_type",
+]

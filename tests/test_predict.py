@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdslite.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
-from mdslite.http.predict import NPY, Call, Reply, decompress, parse_predict_path
+from mdslite.http.predict import Call, Reply, decompress, parse_predict_path
+from mdslite.npy import NPY
 from mdslite.serving.router import Route, Router
 from mdslite.tensors import Codec
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.packing import from_bfloat16, to_bfloat16
 from mdslite.runtimes.protocol import Rows, Signature, TensorSpec
-from mdslite.tensors import Codec, Columns, from_bfloat16, to_bfloat16
+from mdslite.tensors import Codec, Columns
 
 
 def make_codec(*inputs: TensorSpec, rows: Rows = "free", outputs: tuple[TensorSpec, ...] = ()) -> Codec:

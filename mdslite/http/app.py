@@ -31,7 +31,7 @@ from mdslite.http.operations import (
 )
 from mdslite.http.page import make_page
 from mdslite.http.parts import Parts
-from mdslite.http.predict import NPY, Predictor
+from mdslite.http.predict import Predictor
 from mdslite.http.schema import (
     Health,
     ModelPath,
@@ -41,6 +41,7 @@ from mdslite.http.schema import (
     ReadyQuery,
     VersionPath,
 )
+from mdslite.npy import NPY
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 HTML = "text/html; charset=utf-8"

@@ -30,12 +30,13 @@ from mdslite.errors import (
     UnsupportedMedia,
 )
 from mdslite.http.guard import error_body, make_request_id
+from mdslite.npy import NPY
 from mdslite.serving.fleet import Served
 from mdslite.serving.queue import Job
 from mdslite.serving.router import Router
 from mdslite.serving.samples import Samples
 from mdslite.store.rows import Labels, Row, Run
-from mdslite.tensors import Columns
+from mdslite.tensors import Columns, is_json, plain_type
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 MAX_JSON_BYTES = 4 * 1024 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_INFLATED_BYTES = 16 * 1024 * 1024  # inflating holds the event loop: some 50 ms for so much
-NPY = b"application/x-npy"
 _LOGGED_TARGET_BYTES = 1024
-# curl -d says the second without meaning it, and many clients say nothing at all.
-_JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,8 @@ class Predictor:
 
     def body_limit(self, media_type: bytes) -> int:
         """How many bytes of a body of this type are read before the request is refused."""
-        if media_type == b"application/json" or _plain_type(media_type) != NPY:
+        kind = plain_type(media_type)
+        if is_json(kind) or b"/" not in kind:
             return self.max_json_bytes
         return self.max_body_bytes
 
@@ -296,17 +295,9 @@ class Predictor:
             body = call.body = decompress(
                 body, encoding, limit=min(MAX_INFLATED_BYTES, self.body_limit(call.media_type))
             )
-        kind = _plain_type(call.media_type)
-        if kind == NPY:
-            return served.codec.decode_npy(body)
-        if kind not in _JSON_TYPES:
-            raise UnsupportedMedia(
-                f"content-type {kind.decode('latin-1')!r} is not served: expected application/json or "
-                f"{NPY.decode()}"
-            )
-        if len(body) > self.max_json_bytes:
+        if len(body) > self.body_limit(call.media_type):
             raise self.too_large(call.media_type)
-        return served.codec.decode(body)
+        return served.codec.decode_typed(body, call.media_type)
 
     def _send(self, call: Call, status: int, body: bytes, code: str | None) -> None:
         call.reply(call, status, body)
@@ -401,10 +392,6 @@ def _encode(call: Call) -> bytes:
 
 def _start(piece: tuple[int, Any]) -> int:
     return piece[0]
-
-
-def _plain_type(media_type: bytes) -> bytes:
-    return media_type.partition(b";")[0].strip().lower()
 
 
 def _is_name(name: str) -> bool:

@@ -18,6 +18,7 @@ ROOMS: dict[str, frozenset[str]] = {
     for name, allowed in {
         "errors": "",
         "findings": "",
+        "process": "errors",
         "runtimes.protocol": "errors",
         "document": "errors",
         "mistakes": "errors document",
@@ -30,8 +31,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "packing": "errors npy runtimes.protocol",
         "tensors": "errors npy packing runtimes.protocol",
         "data": "errors npy runtimes.protocol tensors",
-        "runtimes": "errors findings runtimes.protocol tensors wire",
-        "store": "errors findings spec wire",
+        "runtimes": "errors findings runtimes.protocol tensors wire process",
+        "store": "errors findings spec wire process",
         "recent": "errors store",
         "metrics": "errors store recent",
         "serving": "errors spec tensors data runtimes.protocol runtimes store",

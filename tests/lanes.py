@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mdslite.errors import DeadlineExceeded, ModelError
-from mdslite.runtimes.protocol import CPU, Signature, TensorSpec
-from mdslite.serving.batch import Replica
+from mdslite.runtimes.protocol import CPU, DATA_SIGNATURE, Answers, DataFeeds, Signature, TensorSpec
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import Lane
 from mdslite.serving.queue import Job
-from mdslite.tensors import Codec, Columns
+from mdslite.serving.replica import Replica
+from mdslite.tensors import Codec, Columns, Key
 
 DOUBLER = Signature(
     (TensorSpec("x", "FP32", (None, None)),), (TensorSpec("y", "FP32", (None, None)),), "free"
 )
 POISON = -1.0
+BAD = b'"bad"'
 
 
 class FakeHandle:
@@ -90,16 +91,76 @@ class FakeJob(Job):
         self.times_resolved += 1
         self._done.set()
 
-    async def answer(self) -> list[list[float]]:
+    async def ended(self) -> None:
         await asyncio.wait_for(self._done.wait(), 10)
         if self.error is not None:
             raise self.error
+
+    async def answer(self) -> list[list[float]]:
+        await self.ended()
         ordered = sorted(self.pieces, key=lambda piece: piece[0])
         return [row for _, outputs in ordered for row in outputs[0].tolist()]
 
 
+class FakeData:
+    """A session of free data: answers each datum with itself, and b'"bad"' with an error of its own."""
+
+    signature = DATA_SIGNATURE
+    device = CPU
+    provider = "Fake"
+    threads = 1
+    has_check = True
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.closed = False
+
+    def handle(self) -> FakeHandle:
+        return FakeHandle()
+
+    def run(self, feeds: DataFeeds, handle: Any = None) -> list[Answers]:
+        data = list(feeds["data"])
+        self.batches.append(data)
+        rows = [ModelError(f"refused {at}") if datum is BAD else datum for at, datum in enumerate(data)]
+        return [Answers(rows, confidences=[0.5 + at / 10 for at in range(len(rows))])]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FreeCodec:
+    """What a lane must know of free data."""
+
+    signature = DATA_SIGNATURE
+    row_errors = True
+
+    def __init__(self, *, streams: bool = False) -> None:
+        self.streams = streams
+
+    def row_sizes(self, key: Key) -> tuple[int, ...]:
+        return (0,)
+
+    def bucket(self, key: Key) -> tuple[int, ...]:
+        return ()
+
+    def feeds(self, columns: Sequence[Any], key: Key, rows: int) -> DataFeeds:
+        return {"data": columns[0], "confidence": None, "tensors": False}
+
+
+class DataJob(FakeJob):
+    """A job whose rows are data."""
+
+    def __init__(self, *data: Any, deadline: float = 1e12) -> None:
+        super().__init__([[0.0]], deadline=deadline)
+        self.columns = Columns(len(data), (list(data),), ((),), "instances")
+
+    async def answers(self) -> list[Any]:
+        await self.ended()
+        return [row for _, outputs in sorted(self.pieces, key=lambda piece: piece[0]) for row in outputs[0]]
+
+
 def make_lane(
-    *sessions: FakeSession, gate: Gate | None = None, curve: LatencyCurve | None = None, **options: Any
+    *sessions: Any, gate: Gate | None = None, curve: LatencyCurve | None = None, **options: Any
 ) -> Lane:
     """A lane over fake sessions. Keywords of `Knobs` go there, the others to `Lane`."""
     loop = asyncio.get_running_loop()
@@ -108,7 +169,7 @@ def make_lane(
     knobs = Knobs(**{name: options.pop(name) for name in list(options) if name in names})
     return Lane(
         "p/m v1",
-        codec=Codec(DOUBLER),
+        codec=options.pop("codec", None) or Codec(DOUBLER),
         replicas=[
             Replica(session, name=f"local/{at}", gate=gate, loop=loop) for at, session in enumerate(sessions)
         ],

@@ -1,24 +1,46 @@
-"""One batch: rows of several jobs that run together, and the replica's thread that runs it."""
+"""One batch: rows of several jobs that run together, and how their answers find the way back to the jobs."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections import deque
-from collections.abc import Callable
-from queue import SimpleQueue
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mdslite.errors import MdsliteError, ModelError
-from mdslite.runtimes.protocol import Outputs, RunHandle, Session
-from mdslite.serving.gate import Gate
-from mdslite.serving.queue import Slice
-from mdslite.tensors import Codec, Column, Key
+from mdslite.runtimes.protocol import DataSession, Outputs, RunHandle, Session, Signature
+from mdslite.serving.queue import Job, Slice
+from mdslite.tensors import Key
+
+if TYPE_CHECKING:
+    from mdslite.serving.replica import Replica
 
 Confidence = Callable[[Outputs], list[float | None] | None]
+AnySession = Session | DataSession
+
+
+class RowCodec(Protocol):
+    """What a batch and a lane must know of a version's data; the two codecs are it."""
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def streams(self) -> bool:
+        """A run gives its answer in pieces, and computes one row."""
+        ...
+
+    @property
+    def row_errors(self) -> bool:
+        """Among a run's answers may stand an error, which that row alone met."""
+        ...
+
+    def row_sizes(self, key: Key) -> tuple[int, ...]: ...
+
+    def bucket(self, key: Key) -> tuple[int, ...]: ...
+
+    def feeds(self, columns: Sequence[Any], key: Key, rows: int) -> Any: ...
 
 
 class Batch:
@@ -33,6 +55,7 @@ class Batch:
         "outputs",
         "read_confidence",
         "replica",
+        "row_errors",
         "row_sizes",
         "rows",
         "seconds",
@@ -46,7 +69,7 @@ class Batch:
         *,
         key: Key,
         row_sizes: tuple[int, ...],
-        codec: Codec,
+        codec: RowCodec,
         read_confidence: Confidence,
     ) -> None:
         self.slices = slices
@@ -59,11 +82,12 @@ class Batch:
         self.handle: RunHandle | None = None
         self.outputs: Outputs = ()
         self.confidences: list[float | None] | None = None
+        self.row_errors: dict[int, MdsliteError] = {}  # by their place in the batch
         self.error: BaseException | None = None
         self.started_at = 0.0
         self.seconds = 0.0
 
-    def run(self, session: Session) -> None:
+    def run(self, session: AnySession) -> None:
         """Compute; never raises. User code and foreign libraries run in here."""
         self.started_at = perf_counter()
         try:
@@ -73,13 +97,48 @@ class Batch:
             outputs = session.run(feeds, self.handle)
             if self.codec.signature.rows != "none":
                 self._check_rows(outputs)
+            if self.codec.row_errors:
+                self.row_errors = _find_errors(outputs)
             self.outputs = outputs
             self.confidences = self.read_confidence(outputs)
         except BaseException as exc:
             self.error = exc
         self.seconds = perf_counter() - self.started_at
 
-    def _join(self, index: int) -> Column | None:
+    def answer(self, replica: str, fail: Callable[[Job, MdsliteError], None]) -> None:
+        """Hand the outputs to the jobs: those that have all their rows are resolved, and `fail` is called for
+        those with a row that failed."""
+        counted = self.codec.signature.rows != "none"
+        confidences = self.confidences
+        errors = self.row_errors
+        at = 0
+        for job, start, stop in self.slices:
+            after = at + stop - start
+            if not job.finished:
+                self.note(job, replica)
+                error = _first(errors, at, after) if errors else None
+                if error is not None:
+                    fail(job, error)
+                else:
+                    outputs = [output[at:after] for output in self.outputs] if counted else self.outputs
+                    job.pieces = [*job.pieces, (start, outputs)]
+                    if confidences is not None:
+                        job.confidence = _least(job.confidence, confidences[at:after])
+                    job.left -= stop - start
+                    if not job.left:
+                        job.finished = True
+                        job.resolved()
+            at = after
+
+    def note(self, job: Job, replica: str) -> None:
+        """Write down on a job where and how it was computed."""
+        if not job.started_at:
+            job.started_at = self.started_at
+        job.compute_s += self.seconds
+        job.batch_rows = self.rows
+        job.replica = replica
+
+    def _join(self, index: int) -> Any:
         """One input's rows of all slices, back to back. A whole job alone is not copied."""
         size = self.row_sizes[index]
         parts: list[Any] = []
@@ -95,7 +154,7 @@ class Batch:
             else:
                 parts.append(memoryview(column)[start * size : stop * size])
         if len(parts) == 1:
-            return parts[0]  # type: ignore[no-any-return]
+            return parts[0]
         if isinstance(parts[0], list):
             return [value for part in parts for value in part]
         return b"".join(parts)
@@ -108,48 +167,29 @@ class Batch:
                 raise ModelError(f'output "{spec.name}" has {len(output)} rows for {self.rows} rows of input')
 
 
-class Replica:
-    """A session with a thread of its own, which runs one batch at a time.
-
-    The thread is a daemon: a run that will not end must not hold up the process's exit.
-    """
-
-    def __init__(self, session: Session, *, name: str, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
-        self.session = session
-        self.name = name
-        self.gate = gate  # of the device that the session computes on
-        self._loop = loop
-        # At most one batch and the closing None are ever in it: the lane hands a batch to idle replicas only.
-        self._inbox: SimpleQueue[tuple[Batch, deque[Batch], Callable[[], None]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name=f"replica {name}", daemon=True)
-        self._started = False
-
-    def start(self, batch: Batch, done: deque[Batch], collect: Callable[[], None]) -> None:
-        """Run `batch` on the thread, append it to `done`, and have `collect()` called on the event loop."""
-        if not self._started:
-            self._started = True
-            self._thread.start()
-        self._inbox.put((batch, done, collect))
-
-    def close(self) -> None:
-        """End the thread and free the session: at once if idle, after the present run otherwise."""
-        if self._started:
-            self._inbox.put(None)
-        else:
-            self.session.close()
-
-    def _serve(self) -> None:
-        while (work := self._inbox.get()) is not None:
-            batch, done, collect = work
-            batch.run(self.session)
-            done.append(batch)
-            try:
-                self._loop.call_soon_threadsafe(collect)
-            except RuntimeError:  # the loop was closed while this ran: nobody waits any more
-                break
-        self.session.close()
-
-
 def public_error(error: BaseException) -> MdsliteError:
     """What a caller may see of an exception met in a batch: our own as they are, all else opaque."""
     return error if isinstance(error, MdsliteError) else MdsliteError("internal error in the model's runtime")
+
+
+def _find_errors(outputs: Outputs) -> dict[int, MdsliteError]:
+    return {
+        at: row
+        for output in outputs
+        if isinstance(output, list)
+        for at, row in enumerate(output)
+        if isinstance(row, MdsliteError)
+    }
+
+
+def _first(errors: dict[int, MdsliteError], start: int, stop: int) -> MdsliteError | None:
+    return next((errors[at] for at in range(start, stop) if at in errors), None)
+
+
+def _least(known: float | None, values: Sequence[float | None]) -> float | None:
+    if known is None and len(values) == 1:
+        return values[0]
+    found = [value for value in values if value is not None]
+    if known is not None:
+        found.append(known)
+    return min(found, default=None)

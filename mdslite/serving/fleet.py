@@ -17,13 +17,14 @@ from typing import Literal
 from mdslite.errors import LoadFailed, MdsliteError
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import Device, Outputs, ProbeReport, Runtime, Session, Signature
-from mdslite.serving.batch import Confidence, Replica
+from mdslite.serving.batch import Confidence
 from mdslite.serving.calibrate import open_session, open_warm
 from mdslite.serving.confidence import confidence_reader
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S, Lane
+from mdslite.serving.replica import Replica
 from mdslite.serving.router import Route, Router, weighted_cycle
 from mdslite.serving.samples import Samples
 from mdslite.spec import (

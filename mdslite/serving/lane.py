@@ -19,14 +19,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 
-from mdslite.errors import DeadlineExceeded, ModelError, OutOfMemory, Overloaded, TooLarge, Unavailable
-from mdslite.serving.batch import Batch, Confidence, Replica, public_error
+from mdslite.errors import (
+    DeadlineExceeded,
+    MdsliteError,
+    ModelError,
+    OutOfMemory,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+)
+from mdslite.serving.batch import Batch, Confidence, RowCodec, public_error
 from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
 from mdslite.serving.deadline import Deadline
 from mdslite.serving.gate import Gate, Priority, Seat
 from mdslite.serving.knobs import Knobs, LaneStats
 from mdslite.serving.queue import Job, RowQueue, Slice, halves
-from mdslite.tensors import Codec, Key
+from mdslite.serving.replica import Replica
+from mdslite.tensors import Key
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +51,7 @@ class Lane:
         self,
         name: str,
         *,
-        codec: Codec,
+        codec: RowCodec,
         replicas: Sequence[Replica],
         knobs: Knobs,
         curve: LatencyCurve,
@@ -296,26 +305,7 @@ class Lane:
             self._fail(batch, replica, batch.error)
             return
         self.curve.observe(self._shape(batch.key)[1], batch.rows, batch.seconds)
-        counted = self.codec.signature.rows != "none"
-        confidences = batch.confidences
-        at = 0
-        for job, start, stop in batch.slices:
-            after = at + stop - start
-            if not job.finished:
-                if not job.started_at:
-                    job.started_at = batch.started_at
-                job.compute_s += batch.seconds
-                job.batch_rows = batch.rows
-                job.replica = replica.name
-                outputs = [output[at:after] for output in batch.outputs] if counted else batch.outputs
-                job.pieces = [*job.pieces, (start, outputs)]
-                if confidences is not None:
-                    job.confidence = _least(job.confidence, confidences[at:after])
-                job.left -= stop - start
-                if not job.left:
-                    job.finished = True
-                    job.resolved()
-            at = after
+        batch.answer(replica.name, self._fail_job)
 
     def _fail(self, batch: Batch, replica: Replica, error: BaseException) -> None:
         """Isolate what failed: halves run again until one job, or with no memory one row, stands alone."""
@@ -334,13 +324,13 @@ class Lane:
             logger.error("%s: unexpected error in a batch", self.name, exc_info=error)
         for job, _, _ in live:
             if not job.finished:
-                job.started_at = job.started_at or batch.started_at
-                job.compute_s += batch.seconds
-                job.batch_rows = batch.rows
-                job.replica = replica.name
-                job.error = public_error(error)
-                self._end(job)
-                job.resolved()
+                batch.note(job, replica.name)
+                self._fail_job(job, public_error(error))
+
+    def _fail_job(self, job: Job, error: MdsliteError) -> None:
+        job.error = error
+        self._end(job)
+        job.resolved()
 
     def _end(self, job: Job) -> None:
         """Finish a job before all its rows have run."""
@@ -381,9 +371,7 @@ class Lane:
     def _expire(self, job: Job, what: str) -> None:
         self.stats.expired += 1
         allowed_ms = (job.deadline - job.queued_at) * 1000
-        job.error = DeadlineExceeded(f"the prediction {what}: {allowed_ms:.0f} ms were allowed")
-        self._end(job)
-        job.resolved()
+        self._fail_job(job, DeadlineExceeded(f"the prediction {what}: {allowed_ms:.0f} ms were allowed"))
 
     # Life
 
@@ -419,9 +407,7 @@ class Lane:
         jobs = [*self._queue.jobs(), *(job for batch in self._running for job, _, _ in batch.slices)]
         for job in jobs:
             if not job.finished:
-                job.error = Unavailable(f"{self.name} was taken down", retry_after_s=1)
-                self._end(job)
-                job.resolved()
+                self._fail_job(job, Unavailable(f"{self.name} was taken down", retry_after_s=1))
         for replica in self._replicas:
             replica.close()
         self._replicas.clear()
@@ -433,18 +419,9 @@ class Lane:
         if known is None:
             if len(self._shapes) >= _SHAPES_MAX:
                 self._shapes.clear()
-            known = self._shapes[key] = (self.codec.row_sizes(key), Codec.bucket(key))
+            known = self._shapes[key] = (self.codec.row_sizes(key), self.codec.bucket(key))
         return known
 
     def _bucket_of_oldest(self) -> tuple[int, ...]:
         oldest = self._queue.oldest()
         return self._shape(oldest[0])[1] if oldest else ()
-
-
-def _least(known: float | None, values: Sequence[float | None]) -> float | None:
-    if known is None and len(values) == 1:
-        return values[0]
-    found = [value for value in values if value is not None]
-    if known is not None:
-        found.append(known)
-    return min(found, default=None)

@@ -1,0 +1,247 @@
+"""What kind of artifact a version has, and so which runtime serves it: told by names and first bytes, without
+opening the model. Also names each runtime's library, the extra that installs it and the spec's key for its
+settings. Imports none of the libraries.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mdslite.errors import LoadFailed
+
+UNSET_PACKAGETYPE = "UNSET_PACKAGETYPE"
+UNSET_RUNTIME = "UNSET_RUNTIME"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A package type and the runtime that serves it, in the words of the version spec."""
+
+    package_type: str
+    runtime: str
+
+
+ONNX = Kind("ONNX", "ONNXRUNTIME")
+MDS = Kind("MDS", "PYTHON")
+PIPELINE = Kind("PIPELINE", "PYTHON")
+TORCH = Kind("TORCH", "PYTORCH")
+SAVED_MODEL = Kind("SAVED_MODEL", "TENSORFLOW")
+KINDS = (ONNX, MDS, PIPELINE, TORCH, SAVED_MODEL)
+
+ONNX_SUFFIXES = frozenset({".onnx", ".ort"})
+TORCH_SUFFIXES = frozenset({".pt", ".pth", ".ts", ".pt2", ".jit", ".torchscript"})
+PIPELINE_FILE = "pipeline.yaml"
+SAVED_MODEL_FILE = "saved_model.pb"
+UNDERSTOOD = (
+    "a .onnx file (ONNX); a .pt, .pth, .ts or .pt2 file (TORCH); a folder with saved_model.pb (SAVED_MODEL); "
+    "a folder with pipeline.yaml (PIPELINE); a .py file or a folder of them (MDS)"
+)
+
+# Models that people have, but that are not served as they are: why, and what to do.
+_PICKLE = (
+    "is a pickle, which can run any code and is never loaded",
+    "export the model to ONNX, or write a Python package that loads it: mdslite init NAME",
+)
+_KERAS = (
+    "is a Keras file",
+    'write a SavedModel folder with model.export("folder"), and point uri at it',
+)
+_WEIGHTS = (
+    "holds weights without the model",
+    "export the model with torch.export or to ONNX, or write a Python package: mdslite init NAME",
+)
+_REFUSED: Mapping[str, tuple[str, str]] = {
+    ".pkl": _PICKLE,
+    ".pickle": _PICKLE,
+    ".joblib": _PICKLE,
+    ".h5": _KERAS,
+    ".hdf5": _KERAS,
+    ".keras": _KERAS,
+    ".safetensors": _WEIGHTS,
+    ".bin": _WEIGHTS,
+    ".ckpt": _WEIGHTS,
+    ".pb": (
+        "is one file of a SavedModel",
+        "point uri at the folder that holds it and variables/",
+    ),
+    ".yaml": ("is one file of a pipeline", "point uri at the folder that holds pipeline.yaml"),
+    ".yml": ("is one file of a pipeline", "point uri at the folder that holds pipeline.yaml"),
+}
+_USES_MDS = re.compile(rb"^[ \t]*(?:import|from)[ \t]+mds\b", re.MULTILINE)
+_SOURCE_BYTES = 1 << 20  # of a Python file, as much is looked through for its imports
+
+
+def detect(path: Path, package_type: str = UNSET_PACKAGETYPE, runtime: str = UNSET_RUNTIME) -> Kind:
+    """Work out what the artifact at `path` is, a file or a folder, within what the spec says it is.
+
+    :raises LoadFailed: nothing that is understood, or something else than the spec says
+    """
+    _check_stated(package_type, runtime)
+    found = list(_file_kinds(path) if path.is_file() else _folder_kinds(path))
+    for kind in found:
+        if _meets(kind, package_type, runtime):
+            return kind
+    if found:
+        by_type = package_type not in (UNSET_PACKAGETYPE, found[0].package_type)
+        said = f"package_type: {package_type}" if by_type else f"runtime: {runtime}"
+        what = f"of package type {found[0].package_type}, served by {found[0].runtime}"
+        raise LoadFailed(
+            f"the spec says {said}, but {path.name} is {what}",
+            hint=f"leave {said.partition(':')[0]} out, or point uri at what it says",
+        )
+    raise _unknown(path)
+
+
+def _meets(kind: Kind, package_type: str, runtime: str) -> bool:
+    return package_type in (UNSET_PACKAGETYPE, kind.package_type) and runtime in (UNSET_RUNTIME, kind.runtime)
+
+
+def _check_stated(package_type: str, runtime: str) -> None:
+    """Refuse what no artifact could meet."""
+    if package_type == "DOCKER_IMAGE":
+        raise LoadFailed(
+            "package_type: DOCKER_IMAGE: images are for the cluster operators, this machine serves files",
+            hint=f"point uri at {UNDERSTOOD}",
+        )
+    if package_type == UNSET_PACKAGETYPE or runtime == UNSET_RUNTIME:
+        return
+    right = next((kind.runtime for kind in KINDS if kind.package_type == package_type), runtime)
+    if right != runtime:
+        raise LoadFailed(
+            f"package_type: {package_type} is served by {right}, but the spec says runtime: {runtime}",
+            hint="leave one of the two out",
+        )
+
+
+def _file_kinds(path: Path) -> Iterator[Kind]:
+    suffix = path.suffix.lower()
+    if suffix in ONNX_SUFFIXES:
+        yield ONNX
+    elif suffix in TORCH_SUFFIXES:
+        yield TORCH
+    elif suffix == ".py":
+        yield MDS
+    elif suffix not in _REFUSED:
+        # A name without a meaning, from a URL say: what torch writes is a zip; ONNX has no mark of its own.
+        if _is_torch(path):
+            yield TORCH
+        elif not suffix:
+            yield ONNX
+
+
+def _folder_kinds(path: Path) -> Iterator[Kind]:
+    """The kinds that a folder may be, the likeliest first: a package may well hold the model that it uses."""
+    files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else []
+    names = {one.name for one in files}
+    suffixes = {one.suffix.lower() for one in files}
+    sources = [*(one for one in files if one.suffix == ".py"), *(path.glob("*/*.py"))]
+    if PIPELINE_FILE in names:
+        yield PIPELINE
+    if any(_uses_mds(one) for one in sources):
+        yield MDS
+    if SAVED_MODEL_FILE in names:
+        yield SAVED_MODEL
+    if suffixes & ONNX_SUFFIXES:
+        yield ONNX
+    if suffixes & TORCH_SUFFIXES:
+        yield TORCH
+    if sources and PIPELINE_FILE not in names:
+        yield MDS  # of which the runtime says what it misses in it
+
+
+def _unknown(path: Path) -> LoadFailed:
+    if path.is_file():
+        why, hint = _REFUSED.get(path.suffix.lower(), (None, None))
+        if why is not None:
+            return LoadFailed(f"{path.name} {why}", hint=hint)
+        return LoadFailed(f"{path.name} is no model that is understood; expected {UNDERSTOOD}")
+    if not path.is_dir():
+        return LoadFailed(f"there is no model {path.name}")
+    names = ", ".join(sorted(one.name for one in path.iterdir())[:5]) or "nothing"
+    return LoadFailed(f"the folder holds {names}: no model that is understood; expected {UNDERSTOOD}")
+
+
+def _uses_mds(source: Path) -> bool:
+    with suppress(OSError), source.open("rb") as file:
+        return _USES_MDS.search(file.read(_SOURCE_BYTES)) is not None
+    return False
+
+
+def _is_torch(path: Path) -> bool:
+    """Is it a zip as torch.jit.save, torch.export.save or torch.save write it?"""
+    with suppress(OSError, zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+        return not names.isdisjoint({"data.pkl", "archive_format", "serialized_exported_program.json"})
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What a runtime computes with: its module, the packages that may bring it, and mdslite's extra."""
+
+    module: str
+    packages: tuple[str, ...]
+    extra: str | None
+    settings: str | None  # the key in container_parameter
+
+
+LIBRARIES: Mapping[str, Library] = {
+    "ONNXRUNTIME": Library("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), None, "onnxruntime"),
+    "PYTORCH": Library("torch", ("torch",), "torch", "torch"),
+    "TENSORFLOW": Library(
+        "tensorflow",
+        ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos"),
+        "tensorflow",
+        "tensorflow",
+    ),
+}
+
+
+def require(runtime: str) -> None:
+    """Find out, without importing it, whether a runtime's library is installed.
+
+    :raises LoadFailed: it is not; the hint is the command that installs it
+    """
+    library = LIBRARIES.get(runtime)
+    if library is None or importlib.util.find_spec(library.module) is not None:
+        return
+    raise LoadFailed(
+        f"{library.module} is not installed, which serves models of runtime {runtime}",
+        hint=f"run: pip install 'mdslite[{library.extra}]', then restart mdslite",
+    )
+
+
+def library_version(runtime: str) -> str | None:
+    """Name a runtime's library and its version, such as `torch 2.13.0`, without importing it.
+
+    None where it has none, or none that is installed as a package."""
+    library = LIBRARIES.get(runtime)
+    if library is None:
+        return None
+    for package in library.packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return f"{library.module} {importlib.metadata.version(package)}"
+    return None
+
+
+def runtime_settings(runtime: str, container_parameter: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings in a spec's `container_parameter` that are this runtime's."""
+    library = LIBRARIES.get(runtime)
+    found = container_parameter.get(library.settings) if library is not None and library.settings else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def probe_engine(runtime: str, settings: Mapping[str, Any] | None = None) -> str:
+    """What a probe's report depends on beside the artifact: the library, and settings that a model's
+    signature may come from. A report by another engine is not believed."""
+    engine = library_version(runtime) or runtime.lower()
+    return f"{engine} {json.dumps(settings, sort_keys=True)}" if settings else engine

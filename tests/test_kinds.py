@@ -1,0 +1,161 @@
+"""What kind an artifact is, by its names and first bytes, and what the spec may say of it."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mdslite.errors import LoadFailed
+from mdslite.runtimes import engine, kinds
+from mdslite.runtimes.kinds import Kind, detect
+from mdslite.spec import PackageType, RuntimeType
+
+PACKAGE = "import mds\n\n\n@mds.model('spam', 'v1')\nclass Spam: ...\n"
+
+
+def write(path: Path, content: str | bytes = b"bytes") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_zip(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"bytes")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("m.onnx", kinds.ONNX),
+        ("m.ONNX", kinds.ONNX),
+        ("m.pt", kinds.TORCH),
+        ("m.pth", kinds.TORCH),
+        ("m.ts", kinds.TORCH),
+        ("m.pt2", kinds.TORCH),
+        ("spam.py", kinds.MDS),
+        ("download", kinds.ONNX),
+    ],
+)
+def test_a_file_is_what_its_name_says(tmp_path: Path, name: str, kind: Kind) -> None:
+    assert detect(write(tmp_path / name)) == kind
+
+
+@pytest.mark.parametrize("member", ["m/data.pkl", "m/archive_format", "serialized_exported_program.json"])
+def test_a_file_without_a_telling_name_that_torch_wrote_is_torch(tmp_path: Path, member: str) -> None:
+    assert detect(write_zip(tmp_path / "download", member)) == kinds.TORCH
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["model.onnx", "model.onnx.data"], kinds.ONNX),
+        (["model.pt2", "README.md"], kinds.TORCH),
+        (["saved_model.pb", "variables/variables.index"], kinds.SAVED_MODEL),
+        (["pipeline.yaml", "tokenise.py", "classify.py"], kinds.PIPELINE),
+        (["spam.py", "weights.npz"], kinds.MDS),
+        (["app/__init__.py", "app/spam.py"], kinds.MDS),
+        (["spam.py", "model.onnx"], kinds.MDS),
+        (["spam.py", "model.pt", "saved_model.pb"], kinds.MDS),
+    ],
+)
+def test_a_folder_is_what_it_holds(tmp_path: Path, files: list[str], kind: Kind) -> None:
+    for name in files:
+        write(tmp_path / "m" / name, PACKAGE if name.endswith(".py") else b"bytes")
+    assert detect(tmp_path / "m") == kind
+
+
+def test_a_script_beside_a_model_makes_no_package_of_it(tmp_path: Path) -> None:
+    write(tmp_path / "m.onnx")
+    write(tmp_path / "train.py", "import torch\n")
+    assert detect(tmp_path) == kinds.ONNX
+
+
+def test_the_spec_chooses_among_what_a_folder_may_be(tmp_path: Path) -> None:
+    write(tmp_path / "m.onnx")
+    write(tmp_path / "spam.py", PACKAGE)
+    assert detect(tmp_path) == kinds.MDS
+    assert detect(tmp_path, "ONNX") == kinds.ONNX
+    assert detect(tmp_path, runtime="ONNXRUNTIME") == kinds.ONNX
+
+
+def test_the_words_are_the_specs(tmp_path: Path) -> None:
+    for kind in kinds.KINDS:
+        assert kind.package_type in PackageType.__members__
+        assert kind.runtime in RuntimeType.__members__
+    path = write(tmp_path / "m.onnx")
+    assert detect(path, PackageType.UNSET_PACKAGETYPE, RuntimeType.UNSET_RUNTIME) == kinds.ONNX
+    assert detect(path, PackageType.ONNX, RuntimeType.ONNXRUNTIME) == kinds.ONNX
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (("TORCH",), r"the spec says package_type: TORCH, but m\.onnx is of package type ONNX"),
+        (("UNSET_PACKAGETYPE", "PYTHON"), r"the spec says runtime: PYTHON, but m\.onnx is .* ONNXRUNTIME"),
+        (("ONNX", "PYTORCH"), r"ONNX is served by ONNXRUNTIME, but the spec says runtime: PYTORCH"),
+        (("DOCKER_IMAGE",), r"DOCKER_IMAGE: images are for the cluster operators"),
+    ],
+)
+def test_a_spec_that_contradicts_the_artifact_is_refused(
+    tmp_path: Path, said: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(LoadFailed, match=message):
+        detect(write(tmp_path / "m.onnx"), *said)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("m.pkl", "is a pickle, which can run any code and is never loaded"),
+        ("m.joblib", "is a pickle"),
+        ("m.keras", "is a Keras file"),
+        ("m.safetensors", "holds weights without the model"),
+        ("saved_model.pb", "is one file of a SavedModel"),
+        ("m.txt", r"expected a \.onnx file \(ONNX\); a \.pt, .* a \.py file or a folder of them \(MDS\)"),
+    ],
+)
+def test_a_file_that_is_not_served_is_refused_with_what_to_do(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    with pytest.raises(LoadFailed, match=message) as caught:
+        detect(write(tmp_path / name))
+    assert str(tmp_path) not in caught.value.message
+    assert name == "m.txt" or caught.value.hint
+
+
+def test_a_folder_without_a_model_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    write(tmp_path / "README.md")
+    with pytest.raises(LoadFailed, match=r"the folder holds README\.md: no model that is understood"):
+        detect(tmp_path)
+    with pytest.raises(LoadFailed, match="there is no model absent"):
+        detect(tmp_path / "absent")
+
+
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds.require("ONNXRUNTIME")
+    kinds.require("PYTHON")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for runtime, module in (("PYTORCH", "torch"), ("TENSORFLOW", "tensorflow")):
+        with pytest.raises(LoadFailed, match=f"{module} is not installed") as caught:
+            kinds.require(runtime)
+        assert caught.value.hint == f"run: pip install 'mdslite[{module}]', then restart mdslite"
+
+
+def test_a_probe_holds_for_one_library_and_its_settings() -> None:
+    assert kinds.probe_engine("ONNXRUNTIME") == engine.version()
+    assert kinds.probe_engine("PYTHON") == "python"
+    assert kinds.probe_engine("PYTHON", {"b": 1, "a": 2}) == 'python {"a": 2, "b": 1}'
+
+
+def test_settings_are_read_from_the_librarys_key() -> None:
+    parameter = {"torch": {"threads": 2}, "onnxruntime": None, "env": {}}
+    assert kinds.runtime_settings("PYTORCH", parameter) == {"threads": 2}
+    assert kinds.runtime_settings("ONNXRUNTIME", parameter) == {}
+    assert kinds.runtime_settings("PYTHON", parameter) == {}

@@ -86,7 +86,8 @@ def detect(path: Path, package_type: str = UNSET_PACKAGETYPE, runtime: str = UNS
     :raises LoadFailed: nothing that is understood, or something else than the spec says
     """
     _check_stated(package_type, runtime)
-    found = list(_file_kinds(path) if path.is_file() else _folder_kinds(path))
+    stated = package_type != UNSET_PACKAGETYPE or runtime != UNSET_RUNTIME
+    found = list(_file_kinds(path, stated=stated) if path.is_file() else _folder_kinds(path))
     for kind in found:
         if _meets(kind, package_type, runtime):
             return kind
@@ -122,7 +123,7 @@ def _check_stated(package_type: str, runtime: str) -> None:
         )
 
 
-def _file_kinds(path: Path) -> Iterator[Kind]:
+def _file_kinds(path: Path, *, stated: bool) -> Iterator[Kind]:
     suffix = path.suffix.lower()
     if suffix in ONNX_SUFFIXES:
         yield ONNX
@@ -134,7 +135,7 @@ def _file_kinds(path: Path) -> Iterator[Kind]:
         # A name without a meaning, from a URL say: what torch writes is a zip; ONNX has no mark of its own.
         if _is_torch(path):
             yield TORCH
-        elif not suffix:
+        elif not suffix or stated:
             yield ONNX
 
 

@@ -83,6 +83,12 @@ def test_the_spec_chooses_among_what_a_folder_may_be(tmp_path: Path) -> None:
     assert detect(tmp_path, runtime="ONNXRUNTIME") == kinds.ONNX
 
 
+def test_the_spec_speaks_for_a_file_whose_name_says_nothing(tmp_path: Path) -> None:
+    assert detect(write(tmp_path / "spam.v2"), "ONNX") == kinds.ONNX
+    with pytest.raises(LoadFailed, match="is no model that is understood"):
+        detect(tmp_path / "spam.v2")
+
+
 def test_the_words_are_the_specs(tmp_path: Path) -> None:
     for kind in kinds.KINDS:
         assert kind.package_type in PackageType.__members__

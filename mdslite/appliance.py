@@ -108,7 +108,6 @@ class Appliance:
             self.worker,
             self.artifacts,
             self.prober,
-            engine=self.devices.engine(),
             allow_internal=settings.allow_internal,
         )
         self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))

@@ -128,10 +128,6 @@ class Devices:
             return ["no GPU found: serving on CPU (mdslite doctor says why)"]
         return [f"{gpu.label}: {gpu.name}, {gpu.memory_bytes / _GIB:.0f} GiB" for gpu in self.gpus]
 
-    def engine(self, device: Device = CPU) -> str:
-        """Name what computes on `device`; a probe's report holds as long as this stays the same."""
-        return engine.version() if device.kind == "cpu" else f"{engine.version()} on {device.name}"
-
     def close(self) -> None:
         if self._nvml is not None:
             self._nvml.close()

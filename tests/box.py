@@ -71,7 +71,6 @@ class Box:
             self.worker,
             self.artifacts,
             prober,
-            engine=self.devices.engine(),
             allow_internal=allow_internal,
         )
         self.deployer = Deployer(self.intake, self.fleet, **deployer)

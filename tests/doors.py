@@ -30,7 +30,8 @@ from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport
-from mdslite.serving.fleet import Fleet, LoadRequest, Served
+from mdslite.serving.fleet import Fleet, Served
+from mdslite.serving.loader import LoadRequest
 from mdslite.serving.lane import Lane
 from mdslite.serving.samples import Samples
 from mdslite.spec import Batch, ServiceInfo, Spec

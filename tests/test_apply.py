@@ -96,6 +96,22 @@ async def test_a_plan_says_what_would_change_and_changes_nothing(box: Box, folde
     assert not await box.revisions()
 
 
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("package_type: MDS", "the spec says package_type: MDS, but v1.onnx is of package type ONNX"),
+        ("runtime: PYTORCH", "the spec says runtime: PYTORCH, but v1.onnx is of package type ONNX"),
+        ("isolation: process", "isolation: process, but ONNX models run inside the appliance"),
+    ],
+)
+async def test_a_spec_that_contradicts_its_artifact_is_refused(
+    box: Box, folder: Path, spec: str, words: str
+) -> None:
+    text = deployments(V1).replace("{uri: v1.onnx}", f"{{uri: v1.onnx, {spec}}}")
+    with pytest.raises(Unprocessable, match=words):
+        await box.deployer.apply(file_order(text, folder))
+
+
 async def test_a_weight_change_reloads_nothing(box: Box, folder: Path) -> None:
     await apply(box, folder, V1, V2)
     before = {id(one.lane) for one in box.fleet.all()}
@@ -231,11 +247,8 @@ async def test_a_missing_model_file_is_a_failed_revision_that_names_the_version(
     [
         ("operator: NCC", "operator NCC"),
         ("operator: CUSTOM", "operator CUSTOM"),
-        ("package_type: MDS", "package_type MDS"),
         ("package_type: DOCKER_IMAGE", "package_type DOCKER_IMAGE"),
-        ("runtime: PYTORCH", "runtime PYTORCH"),
         ("source_type: DOCKER_REGISTRY", "source_type DOCKER_REGISTRY"),
-        ("isolation: process", "isolation process"),
         ("service_info: {endpoints_infos: [{url: 'http://h:1'}]}", "endpoints_infos http://h:1"),
     ],
 )

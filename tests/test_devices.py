@@ -229,12 +229,6 @@ def test_closed_devices_let_go_of_the_library() -> None:
     assert not library.open
 
 
-def test_the_engine_s_name_tells_cpu_and_gpu_apart() -> None:
-    devices = discover(H200)
-    assert devices.engine().startswith("onnxruntime ")
-    assert devices.engine(devices.gpus[0]) == f"{devices.engine()} on NVIDIA H200"
-
-
 def test_a_container_s_quota_limits_the_cores(tmp_path: Path) -> None:
     limits = tmp_path / "cpu.max"
     unlimited = cores(limits=limits)

@@ -14,7 +14,8 @@ from lanes import DOUBLER, FakeJob, FakeSession
 from mdslite.errors import LoadFailed, Unavailable
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Session
-from mdslite.serving.fleet import Fleet, LoadRequest, Served
+from mdslite.serving.fleet import Fleet, Served
+from mdslite.serving.loader import LoadRequest
 from mdslite.spec import Batch, Confidence, Resource, ServiceInfo, Spec
 
 Test = Callable[[Fleet, "FakeRuntime"], Coroutine[Any, Any, None]]
@@ -233,7 +234,7 @@ def test_a_lost_replica_takes_its_version_out_until_it_is_rebuilt() -> None:
         runtime.failures.append(LoadFailed("not back yet"))
         with pytest.raises(Unavailable):
             await ask(served)
-        assert served.state == "failed"
+        assert served.state == "unhealthy"
         assert "lost" in (served.reason or "")
         with pytest.raises(Unavailable):
             fleet.router.find("p", "m", None).pick()

@@ -27,6 +27,7 @@ _STATES = {
     "ready": ("●", "green"),
     "loading": ("◌", "yellow"),
     "draining": ("◌", "yellow"),
+    "unhealthy": ("✖", "red"),
     "failed": ("✖", "red"),
 }
 

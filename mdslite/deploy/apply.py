@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from mdslite import spec as specs
 from mdslite.deploy.events import Progress, StepEvent, ignore
-from mdslite.deploy.intake import RUNTIME, Intake, blaming
+from mdslite.deploy.intake import Intake, blaming
 from mdslite.deploy.orders import (
     Draft,
     Order,
@@ -38,7 +38,8 @@ from mdslite.deploy.orders import (
 from mdslite.deploy.places import placing
 from mdslite.deploy.plan import Action, Change, Plan, Step, Wanted, make_plan, target_state, to_plain
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
-from mdslite.serving.fleet import Fleet, Key, LoadRequest, Served
+from mdslite.serving.fleet import Fleet, Key, Served
+from mdslite.serving.loader import LoadRequest
 
 logger = logging.getLogger(__name__)
 
@@ -205,9 +206,9 @@ class Deployer:
         """A plan that could not be carried out here is refused as the apply of it would be."""
         for step in plan.steps:
             if step.reload and step.after is not None:
-                report = await self._intake.report(step.after.digest)
                 with blaming(_label(step)):
-                    self._fleet.check(step.after.spec, report)
+                    examined = await self._intake.examine(step.after.digest, step.after.spec)
+                    self._fleet.check(step.after.spec, examined.report)
 
     async def _check_stored(self, plan: Plan) -> None:
         """An undo loads what the store has kept: find out before it begins."""
@@ -298,7 +299,7 @@ class Deployer:
             return await self._load(_key(step), step.after)
 
     async def _load(self, key: Key, wanted: Wanted) -> Served:
-        report = await self._intake.report(wanted.digest)
+        examined = await self._intake.examine(wanted.digest, wanted.spec)
         path = await self._intake.open(wanted.digest)
         project, model, version = key
         request = LoadRequest(
@@ -308,8 +309,9 @@ class Deployer:
             spec=wanted.spec,
             digest=wanted.digest,
             path=path,
-            report=report,
-            runtime=RUNTIME,
+            report=examined.report,
+            runtime=examined.kind.runtime,
+            package_type=examined.kind.package_type,
         )
         try:
             async with asyncio.timeout(self._load_timeout_s) as timer:

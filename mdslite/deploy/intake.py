@@ -26,8 +26,9 @@ from mdslite.errors import (
     StorageFull,
     Unprocessable,
 )
+from mdslite.runtimes.kinds import Kind, detect, probe_engine, require, runtime_settings
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport
-from mdslite.spec import Deployments, Operator, PackageType, RuntimeType, SourceType, Spec
+from mdslite.spec import Deployments, Operator, PackageType, SourceType, Spec
 
 if TYPE_CHECKING:
     from mdslite.runtimes.prober import Prober
@@ -35,24 +36,27 @@ if TYPE_CHECKING:
     from mdslite.store.registry import Registry
     from mdslite.store.worker import Worker
 
-RUNTIME = "ONNXRUNTIME"
 PROBE_TIMEOUT_S = 60.0
 REPORT_S = 0.1  # between two reports on one artifact
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
-    """The way of a model into the appliance, up to its loading.
+class Examined:
+    """What kind of model a version is, and what a disposable child found out about it."""
 
-    `engine` names the library that runs the models, such as `onnxruntime 1.31.1`: a probe by another build
-    is not believed. `allow_internal` are the HOST or HOST:PORT of internal addresses that a URL may lead to.
-    """
+    kind: Kind
+    report: ProbeReport
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The way of a model into the appliance, up to its loading. `allow_internal` are the HOST or HOST:PORT of
+    internal addresses that a URL may lead to."""
 
     registry: Registry
     worker: Worker
     artifacts: ArtifactStore
     prober: Prober
-    engine: str
     allow_internal: Collection[str] = ()
     probe_timeout_s: float = PROBE_TIMEOUT_S
 
@@ -75,36 +79,53 @@ class Intake:
                     if uri not in fetched:
                         fetched[uri] = await self._fetch(uri, progress)
                     artifact = fetched[uri]
-                    report = await self.report(artifact.digest)
+                    examined = await self.examine(artifact.digest, version.spec)
                 versions[version.version] = Wanted(
                     spec=version.spec,
                     digest=artifact.digest,
                     size_bytes=artifact.size_bytes,
-                    memory_bytes=report.memory_bytes,
+                    memory_bytes=examined.report.memory_bytes,
                 )
         return found
 
-    async def report(self, digest: str) -> ProbeReport:
-        """What the disposable child found out about a stored model, asking it at most once for each engine.
+    async def examine(self, digest: str, spec: Spec) -> Examined:
+        """What a stored model is, asking a disposable child at most once for each library that runs it.
 
-        :raises LoadFailed: it could not open the model
+        :raises LoadFailed: it is nothing that can be served here, or the child could not open it
         :raises ArtifactError: the bytes in the store are missing or damaged
         """
-        known = await self.worker.call(self.registry.probe, digest, self.engine)
+        stored = self.artifacts.get(digest)  # its bytes are verified when the appliance itself opens it
+        path = await self.open(digest) if stored is None else stored.path
+        kind = await asyncio.to_thread(detect, path, spec.package_type, spec.runtime)
+        if spec.isolation == "process" and kind.runtime != "PYTHON":
+            raise Unprocessable(
+                f"isolation: process, but {kind.package_type} models run inside the appliance",
+                hint="leave isolation out: it is for Python packages",
+            )
+        require(kind.runtime)
+        return Examined(kind, await self._report(digest, path, kind, spec))
+
+    async def _report(self, digest: str, path: Path, kind: Kind, spec: Spec) -> ProbeReport:
+        settings = runtime_settings(kind.runtime, spec.container_parameter)
+        # ONNX files say all about themselves; of the other kinds, settings may say what they leave open.
+        engine = probe_engine(kind.runtime, None if kind.runtime == "ONNXRUNTIME" else settings)
+        known = await self.worker.call(self.registry.probe, digest, engine)
         if known is not None:
             with suppress(msgspec.ValidationError):  # written by another release: ask again
                 return msgspec.convert(known, ProbeReport)
-        stored = self.artifacts.get(digest)  # its bytes are verified when the appliance itself opens it
-        path = await self.open(digest) if stored is None else stored.path
         report: ProbeReport = await asyncio.to_thread(
-            self.prober.probe, RUNTIME, path, LoadOptions(), timeout_s=self.probe_timeout_s
+            self.prober.probe,
+            kind.runtime,
+            path,
+            LoadOptions(settings=settings, env=spec.container.env),
+            timeout_s=self.probe_timeout_s,
         )
         with suppress(StorageFull):  # then it is asked again; whether a write is needed is decided later
             await self.worker.call(
                 self.registry.add_probe,
                 digest,
-                runtime=RUNTIME,
-                engine=self.engine,
+                runtime=kind.runtime,
+                engine=engine,
                 report=msgspec.to_builtins(report),
             )
         return report
@@ -206,10 +227,9 @@ _LIMITS: tuple[tuple[str, Callable[[Spec], Any], str], ...] = (
     ("operator", _enum("operator", Operator.UNSET_OPERATOR, Operator.LOCAL), "LOCAL, or none"),
     (
         "package_type",
-        _enum("package_type", PackageType.UNSET_PACKAGETYPE, PackageType.ONNX),
-        "ONNX, or none",
+        _enum("package_type", *(one for one in PackageType if one is not PackageType.DOCKER_IMAGE)),
+        "a model file or a package; images are for cluster operators",
     ),
-    ("runtime", _enum("runtime", RuntimeType.UNSET_RUNTIME, RuntimeType.ONNXRUNTIME), "ONNXRUNTIME, or none"),
     (
         "source_type",
         _enum("source_type", SourceType.UNSET_SOURCETYPE, SourceType.FILE, SourceType.HTTP),
@@ -226,15 +246,8 @@ _LIMITS: tuple[tuple[str, Callable[[Spec], Any], str], ...] = (
         lambda spec: "true" if spec.service_info.shadow else None,
         "false, or none: traffic is not copied yet",
     ),
-    (
-        "isolation",
-        lambda spec: "process" if spec.isolation == "process" else None,
-        "inline, or none: ONNX models run inside the appliance",
-    ),
 )
 _HINTS: Mapping[str, str] = {
-    "package_type": "export the model to ONNX",
-    "runtime": "export the model to ONNX",
     "operator": "leave operator out to serve on this machine",
     "service_info.shadow": "write weight: 0 to keep the version reachable by its own URL",
 }

@@ -20,6 +20,8 @@ _FIELDS = {
     "operator": ("operator",),
     "package_type": ("package_type",),
     "runtime": ("runtime",),
+    "the spec says package_type": ("package_type",),
+    "the spec says runtime": ("runtime",),
     "source_type": ("source_type",),
     "isolation": ("isolation",),
     "service_info.endpoints_infos": ("service_info", "endpoints_infos"),

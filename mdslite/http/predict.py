@@ -36,7 +36,7 @@ from mdslite.serving.queue import Job
 from mdslite.serving.router import Router
 from mdslite.serving.samples import Samples
 from mdslite.store.rows import Labels, Row, Run
-from mdslite.tensors import Columns, is_json, plain_type
+from mdslite.tensors import Codec, Columns, is_json, plain_type
 
 logger = logging.getLogger(__name__)
 
@@ -378,7 +378,7 @@ def _encode(call: Call) -> bytes:
     codec = call.served.codec
     form = call.columns.form
     pieces = call.pieces
-    if codec.signature.rows == "none":
+    if isinstance(codec, Codec) and codec.signature.rows == "none":
         return codec.encode_whole([outputs for _, outputs in sorted(pieces, key=_start)], form)
     if len(pieces) == 1:
         return codec.encode(pieces[0][1], form)

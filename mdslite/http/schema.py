@@ -175,7 +175,7 @@ class VersionState(Value, frozen=True, kw_only=True):
     project: str
     model: str
     version: str
-    state: Literal["loading", "ready", "failed", "draining"]
+    state: Literal["loading", "ready", "unhealthy", "failed", "draining"]
     reason: str | None
 
 
@@ -216,7 +216,7 @@ class VersionInfo(Value, frozen=True, kw_only=True):
     registry alone. Null stands for what is not known, such as the latency of a version without traffic."""
 
     version: str
-    state: Literal["loading", "ready", "failed", "draining", "past"]
+    state: Literal["loading", "ready", "unhealthy", "failed", "draining", "past"]
     reason: str | None
     weight: float
     share: Annotated[float, Meta(description="of the model's traffic, 0 to 1")]

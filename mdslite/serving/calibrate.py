@@ -7,11 +7,12 @@ is served all the same, with a curve that its first requests teach.
 from __future__ import annotations
 
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from time import perf_counter
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError
-from mdslite.runtimes.protocol import Device, LoadOptions, Outputs, Runtime, Session, Signature
+from mdslite.runtimes.kinds import runtime_settings
+from mdslite.runtimes.protocol import Device, LoadOptions, Outputs, Session, Signature
 from mdslite.runtimes.warmup import make_inputs
 from mdslite.serving.curve import LatencyCurve
 from mdslite.spec import Spec
@@ -22,32 +23,31 @@ CALIBRATE_S = 0.25
 _REPEATS = 3
 
 
-def open_session(runtime: Runtime, path: Path, spec: Spec, device: Device) -> Session:
-    """Open one replica's session as the spec wants it.
-
-    :raises LoadFailed: with the runtime's reason
-    """
+def load_options(spec: Spec, device: Device, *, runtime: str, label: str) -> LoadOptions:
+    """How one replica's session is opened as the spec wants it."""
     cpu = spec.resource.cpu
-    settings = spec.container_parameter.get("onnxruntime", {})
-    threads = None if cpu is None else max(1, round(cpu))
-    return runtime.open(path, LoadOptions(device=device, threads=threads, settings=settings))
+    env = dict(spec.container.env)
+    if device.kind == "cuda":
+        env.setdefault("CUDA_VISIBLE_DEVICES", str(device.index))
+    return LoadOptions(
+        device=device,
+        threads=None if cpu is None else max(1, round(cpu)),
+        settings=runtime_settings(runtime, spec.container_parameter),
+        isolation=spec.isolation or "process",
+        env=env,
+        memory_limit_bytes=spec.resource.memory_bytes,
+        label=label,
+    )
 
 
 def open_warm(
-    runtime: Runtime,
-    path: Path,
-    spec: Spec,
-    device: Device,
-    *,
-    signature: Signature,
-    curve: LatencyCurve,
-    rows_max: int,
+    open_session: Callable[[], Session], *, signature: Signature, curve: LatencyCurve, rows_max: int
 ) -> tuple[Session, Outputs | None]:
     """Open a session, warm it and fill `curve` for 1 to `rows_max` rows; also gives a warm run's outputs.
 
     :raises LoadFailed: it could not be opened, or its warm-up did not end
     """
-    session = open_session(runtime, path, spec, device)
+    session = open_session()
     try:
         return session, _calibrate(session, signature, curve, rows_max)
     except BaseException:

@@ -1,7 +1,7 @@
-"""The loaded versions: opening, warming, switching in together, draining, rebuilding. Owns every lane.
+"""The loaded versions: switching in together, draining, and what is known of each. Owns every lane.
 
-Loading happens off the event loop; switching is one synchronous call on it, so that a request sees either the
-routes before an apply or those after it. What was replaced answers what it has and is then closed.
+Loading happens off the event loop (`loader`); switching is one synchronous call on it, so that a request sees
+either the routes before an apply or those after it. What was replaced answers what it has and is then closed.
 """
 
 from __future__ import annotations
@@ -9,57 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from time import time
 from typing import Literal
 
-from mdslite.errors import LoadFailed, MdsliteError
+from mdslite.data import DataCodec
 from mdslite.runtimes.devices import Devices
-from mdslite.runtimes.protocol import Device, Outputs, ProbeReport, Runtime, Session, Signature
+from mdslite.runtimes.protocol import Outputs, ProbeReport, Runtime, Signature
 from mdslite.serving.batch import Confidence
-from mdslite.serving.calibrate import open_session, open_warm
-from mdslite.serving.confidence import confidence_reader
-from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S, Lane
-from mdslite.serving.replica import Replica
+from mdslite.serving.loader import AnyCodec, Loader, LoadRequest, Station, behaviour, confidence_field
 from mdslite.serving.router import Route, Router, weighted_cycle
 from mdslite.serving.samples import Samples
-from mdslite.spec import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_BATCH_TIMEOUT_MS,
-    DEFAULT_PREDICTION_TIME_MS,
-    QUEUE_ROWS,
-    Spec,
-)
-from mdslite.tensors import Codec
+from mdslite.serving.upkeep import CHECK_EVERY_S, REBUILD_DELAYS_S, Kept, Upkeep
+from mdslite.spec import Spec
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]  # project, model, version
-State = Literal["loading", "ready", "failed", "draining"]
-
-REBUILD_DELAYS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadRequest:
-    """A version to load: `path` is the model file in the artifact store, `digest` that of its artifact."""
-
-    project: str
-    model: str
-    version: str
-    spec: Spec
-    digest: str
-    path: Path
-    report: ProbeReport
-    runtime: str = "ONNXRUNTIME"
-
-    @property
-    def label(self) -> str:
-        return f"{self.project}/{self.model} {self.version}"
+# An unhealthy version is loaded, but none of its replicas can take requests now: its reason says why.
+State = Literal["loading", "ready", "unhealthy", "failed", "draining"]
 
 
 class Served:
@@ -79,20 +49,36 @@ class Served:
         self.loaded_at = time()
         self.samples = Samples()
         self.sample: Outputs | None = None  # what a warm-up run answered
-        self.codec: Codec
+        self.stations: tuple[Station, ...] = ()
+        self.report: ProbeReport
+        self.codec: AnyCodec
         self.lane: Lane
 
     @property
     def key(self) -> Key:
         return self.project, self.model, self.version
 
+    @property
+    def label(self) -> str:
+        return f"{self.project}/{self.model} {self.version}"
+
     def behaviour(self, spec: Spec) -> tuple[Knobs, Confidence]:
         """What of a spec changes without loading again.
 
         :raises LoadFailed: it does not fit the model that is loaded
         """
-        signature = self.codec.signature
-        return make_knobs(spec, signature), confidence_reader(signature, spec.confidence, self.sample)
+        return behaviour(spec, self.report, self.sample)
+
+    def follow(self, spec: Spec) -> None:
+        """Take on what of a spec changes without loading again.
+
+        :raises LoadFailed: it does not fit the model that is loaded
+        """
+        self.spec = spec
+        if self.loaded:
+            self.lane.knobs, self.lane.read_confidence = self.behaviour(spec)
+            if isinstance(self.codec, DataCodec):
+                self.codec.confidence = confidence_field(spec)
 
     @property
     def loaded(self) -> bool:
@@ -118,17 +104,15 @@ class Fleet:
         cores: int,
         inline_s: float = INLINE_S,
         rebuild_delays_s: Sequence[float] = REBUILD_DELAYS_S,
+        check_every_s: float = CHECK_EVERY_S,
     ) -> None:
         self.router: Router[Served] = Router()
-        self._runtimes = runtimes
-        self._devices = devices
-        self._cores = cores
-        self._inline_s = inline_s
-        self._rebuild_delays_s = rebuild_delays_s
+        self._loader = Loader(runtimes, devices, cores, inline_s)
+        self._upkeep = Upkeep(
+            self._served_now, self._refresh, delays_s=rebuild_delays_s, check_every_s=check_every_s
+        )
         self._served: dict[Key, Served] = {}
         self._draining: dict[asyncio.Task[None], Served] = {}
-        self._rebuilding: set[asyncio.Task[None]] = set()
-        self.gates: dict[str, Gate] = {}
 
     # Load
 
@@ -138,34 +122,19 @@ class Fleet:
         :raises LoadFailed: with the runtime's reason
         :raises OutOfMemory: the device has no room for it
         """
-        spec = request.spec
-        runtime = self._runtimes[request.runtime]
-        replicas = spec.service_info.replicas
-        report = request.report
-        devices = self._devices.place(spec.resource, replicas, needs_bytes=report.memory_bytes)
         started = time()
-        curve = LatencyCurve()
-        sessions: list[Session] = []
-        knobs = make_knobs(spec, report.signature)
-        try:
-            first, sample = await asyncio.to_thread(
-                open_warm,
-                runtime,
-                request.path,
-                spec,
-                devices[0],
-                signature=report.signature,
-                curve=curve,
-                rows_max=knobs.batch_size,
-            )
-            sessions.append(first)
-            for device in devices[1:]:
-                sessions.append(await asyncio.to_thread(open_session, runtime, request.path, spec, device))
-            served = self._make_served(request, sessions, curve, sample)
-        except BaseException:
-            for session in sessions:
-                session.close()
-            raise
+        loaded = await self._loader.load(request)
+        key = request.project, request.model, request.version
+        served = Served(key, request.spec, request.digest, state="ready")
+        served.runtime = request.runtime
+        served.provider = loaded.provider
+        served.devices = loaded.devices
+        served.memory_bytes = request.report.memory_bytes
+        served.sample = loaded.sample
+        served.report = request.report
+        served.codec = loaded.codec
+        served.lane = loaded.lane
+        served.stations = loaded.stations
         served.load_s = time() - started
         served.loaded_at = time()
         return served
@@ -176,61 +145,7 @@ class Fleet:
         :raises LoadFailed: it asks for a device, a batch size or an output that is not there
         :raises OutOfMemory: no device has that much memory free
         """
-        self._devices.place(spec.resource, spec.service_info.replicas, needs_bytes=report.memory_bytes)
-        make_knobs(spec, report.signature)
-        confidence_reader(report.signature, spec.confidence, None)
-
-    def _make_served(
-        self,
-        request: LoadRequest,
-        sessions: Sequence[Session],
-        curve: LatencyCurve,
-        sample: Outputs | None,
-    ) -> Served:
-        key = request.project, request.model, request.version
-        served = Served(key, request.spec, request.digest, state="ready")
-        served.runtime = request.runtime
-        served.provider = sessions[0].provider
-        served.devices = tuple(session.device.label for session in sessions)
-        served.memory_bytes = request.report.memory_bytes
-        served.sample = sample
-        # The probe's signature, not the session's: it has seen how the outputs' rows follow the inputs'.
-        served.codec = Codec(request.report.signature)
-        served.lane = self._make_lane(request, served, sessions, curve)
-        return served
-
-    def _make_lane(
-        self, request: LoadRequest, served: Served, sessions: Sequence[Session], curve: LatencyCurve
-    ) -> Lane:
-        knobs, read_confidence = served.behaviour(request.spec)
-        loop = asyncio.get_running_loop()
-        device = sessions[0].device
-        inline = device.kind == "cpu" and request.report.bounded
-
-        def lost(replica: Replica, reason: str) -> None:
-            self._lost(served, request, replica, reason)
-
-        return Lane(
-            request.label,
-            codec=served.codec,
-            replicas=[
-                Replica(session, name=f"local/{number}", gate=self._gate(session.device), loop=loop)
-                for number, session in enumerate(sessions)
-            ],
-            knobs=knobs,
-            curve=curve,
-            read_confidence=read_confidence,
-            width=sessions[0].threads if device.kind == "cpu" else 1,
-            inline_s=self._inline_s if inline else 0.0,
-            on_lost=lost,
-            loop=loop,
-        )
-
-    def _gate(self, device: Device) -> Gate:
-        gate = self.gates.get(device.label)
-        if gate is None:
-            gate = self.gates[device.label] = Gate(slots=self._cores if device.kind == "cpu" else 1)
-        return gate
+        self._loader.check(spec, report)
 
     def discard(self, served: Served) -> None:
         """Close a version that was loaded but never switched in."""
@@ -253,11 +168,9 @@ class Fleet:
             if before is not None:
                 leaving.append(before)
             self._served[served.key] = served
+            self._upkeep.adopt(served)
         for key, spec in respecced:
-            served = self._served[key]
-            served.spec = spec
-            if served.loaded:
-                served.lane.knobs, served.lane.read_confidence = served.behaviour(spec)
+            self._served[key].follow(spec)
         self._route()
         for served in leaving:
             self._retire(served)
@@ -294,39 +207,17 @@ class Fleet:
             logger.warning("%s: closed with work left after its drain deadline", served.lane.name)
         served.lane.close()
 
-    # Rebuild
-
-    def _lost(self, served: Served, request: LoadRequest, replica: Replica, reason: str) -> None:
-        """A replica cannot be used again: take the version out if it was the last one, and build another."""
-        logger.error("%s: replica %s is lost: %s", served.lane.name, replica.name, reason)
-        replica.close()
-        if not served.lane.replicas:
-            served.state, served.reason = "failed", f"{reason}; it is being rebuilt"
-            self._route()
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._rebuild(served, request, replica), name=f"rebuild {replica.name}")
-        self._rebuilding.add(task)
-        task.add_done_callback(self._rebuilding.discard)
-
-    async def _rebuild(self, served: Served, request: LoadRequest, replica: Replica) -> None:
-        runtime = self._runtimes[request.runtime]
-        for delay_s in self._rebuild_delays_s:
-            await asyncio.sleep(delay_s)
-            if self._served.get(served.key) is not served:
-                return
-            try:
-                session = await asyncio.to_thread(
-                    open_session, runtime, request.path, served.spec, replica.session.device
-                )
-            except MdsliteError as exc:
-                served.reason = f"could not be rebuilt: {exc.message}"
-                continue
-            fresh = Replica(session, name=replica.name, gate=replica.gate, loop=asyncio.get_running_loop())
-            served.lane.add_replica(fresh)
-            served.state, served.reason = "ready", None
-            self._route()
+    def _refresh(self, kept: Kept, reason: str | None) -> None:
+        """A version's replicas came or went: it is ready while each of its lanes has one in rotation."""
+        served = kept
+        assert isinstance(served, Served)
+        if self._served.get(served.key) is not served or served.state not in ("ready", "unhealthy"):
             return
-        logger.error("%s: gave up rebuilding replica %s", served.lane.name, replica.name)
+        if all(station.lane.replicas for station in served.stations):
+            served.state, served.reason = "ready", None
+        else:
+            served.state, served.reason = "unhealthy", reason or served.reason
+        self._route()
 
     # Look
 
@@ -334,44 +225,26 @@ class Fleet:
         """Every version, in the order in which they were deployed; those that are draining last."""
         return [*self._served.values(), *self._draining.values()]
 
+    def _served_now(self) -> list[Served]:
+        return [served for served in self._served.values() if served.loaded]
+
+    @property
+    def gates(self) -> Mapping[str, Gate]:
+        """The gate of each device that something was loaded on."""
+        return self._loader.gates
+
     def find(self, project: str, model: str, version: str) -> Served | None:
         return self._served.get((project, model, version))
 
     async def close(self, *, grace_s: float) -> None:
         """Let every lane finish within `grace_s`, then close them all."""
-        for task in list(self._rebuilding):
-            task.cancel()
+        await self._upkeep.close()
         lanes = [served.lane for served in self._served.values() if served.loaded]
         if lanes:
             await asyncio.gather(*(lane.drain(deadline_s=grace_s) for lane in lanes))
-        tasks = [*self._draining, *self._rebuilding]
+        tasks = list(self._draining)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for served in self._served.values():
             self.discard(served)
-
-
-def make_knobs(spec: Spec, signature: Signature) -> Knobs:
-    """The batching knobs of a version, from its spec and what its model allows.
-
-    :raises LoadFailed: the spec asks for batches of a model that cannot be batched
-    """
-    batch = spec.batch
-    if signature.rows != "free" and (batch.batch_size or 1) > 1:
-        raise LoadFailed(
-            f"batch.batch_size is {batch.batch_size}, but the model fixes the first dimension of an input "
-            "or output",
-            hint="leave batch_size out, or export the model with a free first dimension",
-        )
-    free_size = DEFAULT_BATCH_SIZE if batch.batch_size is None else batch.batch_size
-    return Knobs(
-        batch_size=free_size if signature.rows == "free" else 1,
-        batch_timeout_s=_seconds(batch.batch_timeout_ms, DEFAULT_BATCH_TIMEOUT_MS),
-        prediction_s=_seconds(batch.prediction_time_ms, DEFAULT_PREDICTION_TIME_MS),
-        queue_rows=QUEUE_ROWS,
-    )
-
-
-def _seconds(chosen_ms: float | None, default_ms: float) -> float:
-    return (default_ms if chosen_ms is None else chosen_ms) / 1000

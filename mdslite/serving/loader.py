@@ -1,0 +1,304 @@
+"""Opens versions: their sessions on the devices that they are placed on, warmed and measured, behind a lane.
+
+Knows what each kind of model needs; routes nothing and keeps nothing but the devices' gates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mdslite.data import DataCodec, read_confidences
+from mdslite.errors import LoadFailed
+from mdslite.runtimes.devices import Devices
+from mdslite.runtimes.protocol import DataSession, Device, Outputs, ProbeReport, Runtime, Session
+from mdslite.serving.batch import Confidence
+from mdslite.serving.calibrate import load_options, open_warm
+from mdslite.serving.confidence import confidence_reader
+from mdslite.serving.curve import LatencyCurve
+from mdslite.serving.gate import Gate
+from mdslite.serving.knobs import Knobs
+from mdslite.serving.lane import INLINE_S, Lane
+from mdslite.serving.replica import Replica
+from mdslite.spec import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_BATCH_TIMEOUT_MS,
+    DEFAULT_PREDICTION_TIME_MS,
+    QUEUE_ROWS,
+    Spec,
+)
+from mdslite.tensors import Codec
+
+AnyCodec: TypeAlias = Codec | DataCodec
+OpenSession: TypeAlias = Callable[[Device], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """A version to load: `path` is the model in the artifact store, `digest` that of its artifact."""
+
+    project: str
+    model: str
+    version: str
+    spec: Spec
+    digest: str
+    path: Path
+    report: ProbeReport
+    runtime: str = "ONNXRUNTIME"
+    package_type: str = "ONNX"
+
+    @property
+    def label(self) -> str:
+        return f"{self.project}/{self.model} {self.version}"
+
+
+class Station:
+    """A lane and the way to open its sessions: what it takes to build a lost replica again."""
+
+    lane: Lane
+
+    def __init__(self, open_session: OpenSession) -> None:
+        self.open_session = open_session  # blocks; raises LoadFailed or OutOfMemory
+        self.on_lost: Callable[[Station, Replica, str], None] | None = None
+
+    def lost(self, replica: Replica, reason: str) -> None:
+        if self.on_lost is not None:
+            self.on_lost(self, replica, reason)
+
+    def make_replica(
+        self, session: Any, *, name: str, gate: Gate, loop: asyncio.AbstractEventLoop
+    ) -> Replica:
+        """A replica around a session; one that can end by itself while idle is watched."""
+        replica = Replica(session, name=name, gate=gate, loop=loop)
+        watch = getattr(session, "watch", None)
+        if watch is not None:
+            watch(partial(_tell, loop, self, replica))
+        return replica
+
+
+def _tell(loop: asyncio.AbstractEventLoop, station: Station, replica: Replica, reason: str) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(lambda: station.lane.lose(replica, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that is ready to be routed to. `sample` is what a warm-up run answered."""
+
+    codec: AnyCodec
+    lane: Lane
+    stations: tuple[Station, ...]
+    provider: str
+    devices: tuple[str, ...]
+    sample: Outputs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """How versions are loaded on this machine. Used from the event loop's thread only."""
+
+    runtimes: Mapping[str, Runtime]
+    devices: Devices
+    cores: int
+    inline_s: float = INLINE_S
+    gates: dict[str, Gate] = field(default_factory=dict)
+
+    def check(self, spec: Spec, report: ProbeReport) -> None:
+        """Find out before loading whether a spec can be met here.
+
+        :raises LoadFailed: it asks for a device, a batch size or an output that is not there
+        :raises OutOfMemory: no device has that much memory free
+        """
+        self.devices.place(spec.resource, spec.service_info.replicas, needs_bytes=report.memory_bytes)
+        behaviour(spec, report, None)
+
+    async def load(self, request: LoadRequest) -> Loaded:
+        """Open, warm and measure a version's replicas.
+
+        :raises LoadFailed: with the runtime's reason
+        :raises OutOfMemory: the device has no room for it
+        """
+        spec = request.spec
+        places = self.devices.place(
+            spec.resource, spec.service_info.replicas, needs_bytes=request.report.memory_bytes
+        )
+        if request.report.package is not None:
+            return await self._load_package(request, places)
+        return await self._load_tensors(request, places)
+
+    async def _load_tensors(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
+        runtime = self.runtimes[request.runtime]
+        report = request.report
+        spec = request.spec
+        curve = LatencyCurve()
+        options = partial(load_options, spec, runtime=request.runtime, label=request.label)
+        sessions: list[Session] = []
+        rows_max = make_knobs(spec, report).batch_size
+        open_session = _opener(runtime, request.path, options)
+        try:
+            first, sample = await asyncio.to_thread(
+                open_warm,
+                partial(open_session, places[0]),
+                signature=report.signature,
+                curve=curve,
+                rows_max=rows_max,
+            )
+            sessions.append(first)
+            for device in places[1:]:
+                sessions.append(await asyncio.to_thread(open_session, device))
+            # The probe's signature, not the session's: it has seen how the outputs' rows follow the inputs'.
+            codec = Codec(report.signature)
+            device = first.device
+            on_cpu = device.kind == "cpu"
+            station = Station(open_session)
+            self._make_lane(
+                station,
+                request,
+                sessions,
+                codec=codec,
+                curve=curve,
+                sample=sample,
+                gate=self.gate,
+                width=first.threads if on_cpu else 1,
+                inline_s=self.inline_s if on_cpu and report.bounded else 0.0,
+            )
+        except BaseException:
+            for session in sessions:
+                session.close()
+            raise
+        return Loaded(codec, station.lane, (station,), first.provider, _labels(sessions), sample)
+
+    async def _load_package(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
+        """A Python package: every replica is built and warmed by its own code as it is opened."""
+        package = request.report.package
+        assert package is not None
+        options = partial(load_options, request.spec, runtime=request.runtime, label=request.label)
+        station = Station(_opener(self.runtimes[request.runtime], request.path, options))
+        sessions: list[DataSession] = []
+        try:
+            for device in places:
+                sessions.append(await asyncio.to_thread(station.open_session, device))
+            codec = DataCodec(streams=package.streams, confidence=confidence_field(request.spec))
+            # A package computes in a process of its own: how it and the models here share the cores is the
+            # kernel's to say, and a slow one must not hold a turn that others wait for.
+            own = Gate(slots=len(sessions))
+            self._make_lane(
+                station, request, sessions, codec=codec, curve=LatencyCurve(), sample=None, gate=lambda _: own
+            )
+        except BaseException:
+            for session in sessions:
+                session.close()
+            raise
+        return Loaded(codec, station.lane, (station,), sessions[0].provider, _labels(sessions))
+
+    def _make_lane(
+        self,
+        station: Station,
+        request: LoadRequest,
+        sessions: Sequence[Any],
+        *,
+        codec: AnyCodec,
+        curve: LatencyCurve,
+        sample: Outputs | None,
+        gate: Callable[[Device], Gate],
+        width: int = 1,
+        inline_s: float = 0.0,
+    ) -> None:
+        knobs, read_confidence = behaviour(request.spec, request.report, sample)
+        loop = asyncio.get_running_loop()
+        station.lane = Lane(
+            request.label,
+            codec=codec,
+            replicas=[
+                station.make_replica(session, name=f"local/{number}", gate=gate(session.device), loop=loop)
+                for number, session in enumerate(sessions)
+            ],
+            knobs=knobs,
+            curve=curve,
+            read_confidence=read_confidence,
+            width=width,
+            inline_s=inline_s,
+            on_lost=station.lost,
+            loop=loop,
+        )
+
+    def gate(self, device: Device) -> Gate:
+        """The gate that batches on this device pass."""
+        gate = self.gates.get(device.label)
+        if gate is None:
+            gate = self.gates[device.label] = Gate(slots=self.cores if device.kind == "cpu" else 1)
+        return gate
+
+
+def behaviour(spec: Spec, report: ProbeReport, sample: Outputs | None) -> tuple[Knobs, Confidence]:
+    """What of a spec changes without loading again.
+
+    :raises LoadFailed: it does not fit the model
+    """
+    knobs = make_knobs(spec, report)
+    if report.package is not None:
+        confidence_field(spec)
+        return knobs, read_confidences
+    return knobs, confidence_reader(report.signature, spec.confidence, sample)
+
+
+def confidence_field(spec: Spec) -> str | None:
+    """The field of a package's answers that holds their confidence, None for the usual one.
+
+    :raises LoadFailed: the spec names an output, which a package does not have
+    """
+    if spec.confidence is None:
+        return None
+    if spec.confidence.output is not None:
+        raise LoadFailed(
+            f'confidence.output: "{spec.confidence.output}", but a Python package has no named outputs',
+            hint="write confidence: {field: NAME}, a field of what the package answers",
+        )
+    return None if spec.confidence.field is None else str(spec.confidence.field)
+
+
+def make_knobs(spec: Spec, report: ProbeReport) -> Knobs:
+    """The batching knobs of a version: its spec's, else its package's, else what its model allows.
+
+    :raises LoadFailed: the spec asks for batches of a model that cannot be batched
+    """
+    batch, package = spec.batch, report.package
+    size, timeout_ms, time_ms = batch.batch_size, batch.batch_timeout_ms, batch.prediction_time_ms
+    batches = report.signature.rows == "free"
+    why_not = "the model fixes the first dimension of an input or output"
+    hint = "leave batch_size out, or export the model with a free first dimension"
+    default_size = DEFAULT_BATCH_SIZE
+    if package is not None:
+        # What is not written for batches takes one datum at a time; of async code, several may wait at once.
+        default_size = package.batch_size or (DEFAULT_BATCH_SIZE if package.is_async else 1)
+        timeout_ms = package.batch_timeout_ms if timeout_ms is None else timeout_ms
+        time_ms = package.prediction_time_ms if time_ms is None else time_ms
+        if package.streams:
+            batches, why_not, hint = False, "its predict is a generator", "leave batch_size out"
+    if not batches and (size or 1) > 1:
+        raise LoadFailed(f"batch.batch_size is {size}, but {why_not}", hint=hint)
+    return Knobs(
+        batch_size=(default_size if size is None else size) if batches else 1,
+        batch_timeout_s=_seconds(timeout_ms, DEFAULT_BATCH_TIMEOUT_MS),
+        prediction_s=_seconds(time_ms, DEFAULT_PREDICTION_TIME_MS),
+        queue_rows=QUEUE_ROWS,
+    )
+
+
+def _opener(runtime: Runtime, path: Path, options: Callable[[Device], Any]) -> OpenSession:
+    def open_session(device: Device) -> Any:
+        return runtime.open(path, options(device))
+
+    return open_session
+
+
+def _labels(sessions: Sequence[Session | DataSession]) -> tuple[str, ...]:
+    return tuple(session.device.label for session in sessions)
+
+
+def _seconds(chosen_ms: float | None, default_ms: float) -> float:
+    return (default_ms if chosen_ms is None else chosen_ms) / 1000

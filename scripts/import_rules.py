@@ -34,8 +34,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "npy": "errors",
         "packing": "errors npy runtimes.protocol",
         "tensors": "errors npy packing runtimes.protocol",
-        "data": "errors npy runtimes.protocol tensors",
-        "runtimes": "errors findings runtimes.protocol tensors wire process",
+        "data": "errors mds npy runtimes.protocol tensors",
+        "runtimes": "errors findings mds runtimes.protocol tensors wire process",
         "store": "errors findings spec wire process",
         "recent": "errors store",
         "metrics": "errors store recent",
@@ -89,8 +89,10 @@ def find_imports(module: str, file: Path) -> Iterator[Import]:
         node, lazy = pending.pop()
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name == "mdslite" or alias.name.startswith("mdslite."):
+                if alias.name.partition(".")[0] == "mdslite":
                     yield Import(file, node.lineno, alias.name[len("mdslite.") :], lazy)
+                elif alias.name.partition(".")[0] == "mds":
+                    yield Import(file, node.lineno, alias.name, lazy)
         elif isinstance(node, ast.ImportFrom):
             base = _resolve(node, package)
             if base is not None:
@@ -109,6 +111,8 @@ def _resolve(node: ast.ImportFrom, package: list[str]) -> str | None:
         return ""
     if node.module is not None and node.module.startswith("mdslite."):
         return node.module[len("mdslite.") :]
+    if node.module is not None and node.module.partition(".")[0] == "mds":
+        return node.module  # it stands beside mdslite, and is a room all the same
     return None
 
 

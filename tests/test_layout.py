@@ -29,10 +29,12 @@ def read_package_folders() -> dict[str, Path]:
 
 def expected_modules() -> set[str]:
     """Every module of the checkout at the place where the wheel has to hold it."""
+    folders = read_package_folders()
     return {
         "/".join([*package.split("."), *file.relative_to(folder).parts])
-        for package, folder in read_package_folders().items()
+        for package, folder in folders.items()
         for file in folder.rglob("*.py")
+        if not any(folder in inner.parents and inner in file.parents for inner in folders.values())
     }
 
 
@@ -55,7 +57,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, copy)
     for folder in read_package_folders().values():
         skipped = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(folder, copy / folder.relative_to(ROOT), ignore=skipped)
+        shutil.copytree(folder, copy / folder.relative_to(ROOT), ignore=skipped, dirs_exist_ok=True)
     built = run_python("-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", cwd=copy)
     assert built.returncode == 0, built.stdout + built.stderr
     (file,) = (copy / "dist").glob("*.whl")
@@ -68,10 +70,10 @@ def test_the_wheel_holds_every_module_of_every_room(wheel: Path) -> None:
     assert held == expected_modules()
 
 
-def test_the_wheel_brings_one_top_level_name(wheel: Path) -> None:
+def test_the_wheel_brings_two_top_level_names(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"mdslite"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"mds", "mdslite"}
 
 
 def test_the_wheel_says_that_it_is_typed_and_carries_its_licence(wheel: Path) -> None:
@@ -79,7 +81,7 @@ def test_the_wheel_says_that_it_is_typed_and_carries_its_licence(wheel: Path) ->
         names = archive.namelist()
         (licence,) = [name for name in names if name.endswith("licenses/LICENSE")]
         assert b"Apache License" in archive.read(licence)
-    assert "mdslite/py.typed" in names
+    assert {"mds/py.typed", "mdslite/py.typed"} <= set(names)
 
 
 def test_every_module_imports_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
@@ -115,6 +117,8 @@ def test_imports_between_the_rooms_point_one_way() -> None:
         ("store/registry.py", "from ..serving import lane", "store imports serving"),
         ("store/registry.py", "def f():\n    from mdslite.serving import lane", "store imports serving"),
         ("mdslite/errors.py", "import mdslite.spec", "errors imports spec"),
+        ("mdslite/mds/marks.py", "import mdslite.errors", "mds imports errors"),
+        ("store/registry.py", "from mds import describe", "store imports mds"),
         ("mdslite/cli/up.py", "import mdslite.appliance", "cli imports appliance"),
         ("mdslite/novel.py", "import mdslite.errors", "room 'novel' has no row"),
     ],
@@ -140,6 +144,8 @@ def test_an_import_that_points_the_other_way_is_named(
         ("store/registry.py", "from . import worker"),
         ("runtimes/onnx.py", "from mdslite.runtimes.protocol import Session"),
         ("mdslite/cli/show.py", "from mdslite import __version__"),
+        ("runtimes/executor.py", "import mds"),
+        ("mdslite/mds/decorators.py", "from mds.marks import Batch"),
     ],
 )
 def test_an_import_that_points_down_is_fine(tmp_path: Path, place: str, line: str) -> None:

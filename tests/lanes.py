@@ -114,11 +114,25 @@ class FakeData:
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
         self.closed = False
+        self.hold = threading.Event()  # cleared, runs and checks wait
+        self.hold.set()
+        self.entered = threading.Event()
+        self.handles: list[FakeHandle] = []
+        self.failure: Exception | None = None  # what checks raise
 
     def handle(self) -> FakeHandle:
-        return FakeHandle()
+        self.handles.append(FakeHandle())
+        return self.handles[-1]
+
+    def check(self) -> None:
+        self.entered.set()
+        self.hold.wait(10)
+        if self.failure is not None:
+            raise self.failure
 
     def run(self, feeds: DataFeeds, handle: Any = None) -> list[Answers]:
+        self.entered.set()
+        self.hold.wait(10)
         data = list(feeds["data"])
         self.batches.append(data)
         rows = [ModelError(f"refused {at}") if datum is BAD else datum for at, datum in enumerate(data)]
@@ -126,6 +140,39 @@ class FakeData:
 
     def close(self) -> None:
         self.closed = True
+
+
+class FakeGenerator(FakeData):
+    """Streams its datum's letters. `closed_by` tells what ended it early; deaf, it does not hear that."""
+
+    def __init__(self, *, deaf: bool = False, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.failure = failure
+        self.emitted = 0
+        self.closed_by: BaseException | None = None
+        self.ended = threading.Event()
+        self._deaf = deaf
+
+    def stream(self, feeds: DataFeeds, handle: Any, emit: Callable[[bytes], None]) -> list[Answers]:
+        self.entered.set()
+        (datum,) = feeds["data"]
+        try:
+            for letter in bytes(datum):
+                emit(bytes([letter]))
+                self.emitted += 1
+                while not self.hold.wait(0.005):
+                    if handle.stopped.is_set():
+                        raise DeadlineExceeded("terminated")
+            if self.failure is not None:
+                return [Answers([self.failure])]
+            return [Answers()]
+        except BaseException as exc:
+            self.closed_by = exc
+            while self._deaf and not handle.stopped.wait(0.005):
+                pass
+            raise
+        finally:
+            self.ended.set()
 
 
 class FreeCodec:
@@ -153,10 +200,23 @@ class DataJob(FakeJob):
     def __init__(self, *data: Any, deadline: float = 1e12) -> None:
         super().__init__([[0.0]], deadline=deadline)
         self.columns = Columns(len(data), (list(data),), ((),), "instances")
+        self.heard: list[bytes] = []
+        self.on_piece: Callable[[], None] | None = None
+
+    def emitted(self, piece: bytes) -> None:
+        self.heard.append(piece)
+        if self.on_piece is not None:
+            self.on_piece()
 
     async def answers(self) -> list[Any]:
         await self.ended()
         return [row for _, outputs in sorted(self.pieces, key=lambda piece: piece[0]) for row in outputs[0]]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
+            await asyncio.sleep(0)
 
 
 def make_lane(

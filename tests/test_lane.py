@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane
+from lanes import POISON, FakeJob, FakeSession, make_lane, until
 
 from mdslite.errors import (
     DeadlineExceeded,
@@ -31,12 +31,6 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 async def entered(session: FakeSession) -> None:
     """Wait until a batch is being computed."""
     await asyncio.to_thread(session.entered.wait, 10)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
-            await asyncio.sleep(0)
 
 
 def submit(lane: Lane, *jobs: FakeJob) -> None:

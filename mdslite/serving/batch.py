@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 from mdslite.errors import MdsliteError, ModelError
 from mdslite.runtimes.protocol import DataSession, Outputs, RunHandle, Session, Signature
 from mdslite.serving.queue import Job, Slice
+from mdslite.serving.streams import Stream
 from mdslite.tensors import Key
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class Batch:
         "seconds",
         "slices",
         "started_at",
+        "stopper",
+        "stream",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +88,8 @@ class Batch:
         self.confidences: list[float | None] | None = None
         self.row_errors: dict[int, MdsliteError] = {}  # by their place in the batch
         self.error: BaseException | None = None
+        self.stream: Stream | None = None  # of its only job, where the answer comes in pieces
+        self.stopper: asyncio.TimerHandle | None = None  # will stop a run that nobody waits for
         self.started_at = 0.0
         self.seconds = 0.0
 
@@ -94,9 +100,12 @@ class Batch:
             columns = self.slices[0][0].columns.columns
             joined = [self._join(index) for index in range(len(columns))]
             feeds = self.codec.feeds(joined, self.key, self.rows)
-            outputs = session.run(feeds, self.handle)
-            if self.codec.signature.rows != "none":
-                self._check_rows(outputs)
+            if self.stream is not None:
+                outputs = self._run_stream(session, feeds, self.stream)
+            else:
+                outputs = session.run(feeds, self.handle)
+                if self.codec.signature.rows != "none":
+                    self._check_rows(outputs)
             if self.codec.row_errors:
                 self.row_errors = _find_errors(outputs)
             self.outputs = outputs
@@ -104,6 +113,10 @@ class Batch:
         except BaseException as exc:
             self.error = exc
         self.seconds = perf_counter() - self.started_at
+
+    def _run_stream(self, session: Any, feeds: Any, stream: Stream) -> Outputs:
+        stream.begun_at = self.started_at
+        return session.stream(feeds, self.handle, stream.emit)  # type: ignore[no-any-return]
 
     def answer(self, replica: str, fail: Callable[[Job, MdsliteError], None]) -> None:
         """Hand the outputs to the jobs: those that have all their rows are resolved, and `fail` is called for

@@ -15,11 +15,12 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 
 from mdslite.errors import (
+    ClientClosed,
     DeadlineExceeded,
     MdsliteError,
     ModelError,
@@ -29,23 +30,29 @@ from mdslite.errors import (
     Unavailable,
 )
 from mdslite.serving.batch import Batch, Confidence, RowCodec, public_error
-from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
+from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.deadline import Deadline
+from mdslite.serving.flight import STUCK_AFTER_S, Flight
 from mdslite.serving.gate import Gate, Priority, Seat
+from mdslite.serving.hold import Hold
 from mdslite.serving.knobs import Knobs, LaneStats
 from mdslite.serving.queue import Job, RowQueue, Slice, halves
-from mdslite.serving.replica import Replica
+from mdslite.serving.replica import CHECK_LIMIT_S, Replica
+from mdslite.serving.rotation import Rotation
+from mdslite.serving.streams import Stream
 from mdslite.tensors import Key
 
 logger = logging.getLogger(__name__)
 
 INLINE_S = 500e-6  # about what two hand-offs between threads cost beside other work
-STUCK_AFTER_S = 5.0
 _SHAPES_MAX = 1024
 
 
 class Lane:
-    """Batches jobs of one version onto its replicas."""
+    """Batches jobs of one version onto its replicas.
+
+    `costly_stop`: stopping a run ends the session, so it is not done for a caller that leaves (see `Flight`).
+    """
 
     def __init__(
         self,
@@ -58,6 +65,7 @@ class Lane:
         read_confidence: Confidence,
         width: int = 1,
         inline_s: float = 0.0,
+        costly_stop: bool = False,
         priority: Priority = Priority.PRIMARY,
         on_lost: Callable[[Replica, str], None] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
@@ -68,23 +76,18 @@ class Lane:
         self.curve = curve
         self.stats = LaneStats()
         self.read_confidence = read_confidence
-        self._replicas = list(replicas)
-        self._idle = deque(replicas)
+        self._rotation = Rotation(replicas)
         gates = {one.gate for one in replicas}
         self._seats = {gate: Seat(width=width, start=partial(self._start_on, gate)) for gate in gates}
-        self._inline_s = inline_s
+        self._inline_s = 0.0 if codec.streams else inline_s
         self._priority = priority
         self._on_lost = on_lost
         self._loop = loop or asyncio.get_running_loop()
         self._queue = RowQueue()
-        self._retries: deque[tuple[Key, list[Slice]]] = deque()
-        self._running: set[Batch] = set()
+        self._flight = Flight(self._loop, costly_stop=costly_stop, stuck=self._give_up)
         self._done: deque[Batch] = deque()  # computed, not yet answered; replicas' threads append
-        self._arrivals = ArrivalRate()
-        self._arrived = 0  # rows not told to `_arrivals` yet
         self._pumping = False
-        self._hold_until = 0.0
-        self._hold_timer: asyncio.TimerHandle | None = None
+        self._hold = Hold(self._loop, self._wake)
         self._expiry = Deadline(self._loop, self._sweep)
         self._shapes: dict[Key, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._empty: asyncio.Event | None = None
@@ -96,22 +99,22 @@ class Lane:
 
         :raises Overloaded: the queue is full
         :raises TooLarge: the job could not fit into an empty queue
-        :raises Unavailable: no replica is left
+        :raises Unavailable: no replica is in rotation
         """
         rows = job.columns.rows
         if self._done:
             self._collect()
         self.make_room(rows)
-        if not self._replicas:
-            raise Unavailable(f"{self.name} has no working replica", retry_after_s=1)
+        if not self._rotation.working:
+            why = f": {self._rotation.reason}" if self._rotation.reason else ""
+            raise Unavailable(f"{self.name} has no working replica{why}", retry_after_s=1)
         job.lane = self
         job.left = rows
         job.queued_at = now
         self._queue.push(job)
         if job.deadline < self._expiry.at:
             self._expiry.set(job.deadline)
-        self._arrived += rows
-        self._hold_until = 0.0
+        self._hold.arrived(rows)
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -130,11 +133,17 @@ class Lane:
     @property
     def running(self) -> int:
         """Batches being computed."""
-        return len(self._running)
+        return len(self._flight)
 
     @property
     def replicas(self) -> Sequence[Replica]:
-        return self._replicas
+        """Those in rotation."""
+        return self._rotation.working
+
+    @property
+    def resting(self) -> Mapping[Replica, str]:
+        """Those that were told to rest, and why."""
+        return self._rotation.resting
 
     def make_room(self, rows: int = 1) -> None:
         """Find room for so many more rows, before a request costs any more than asking.
@@ -165,51 +174,49 @@ class Lane:
     def _pump(self) -> None:
         """Start what can be started now."""
         self._pumping = False
-        while self._retries or self._queue.rows:
-            if not self._retries:
+        while self._queue:
+            if not self._queue.has_returned:
                 oldest = self._queue.oldest()
                 assert oldest is not None
                 key, job = oldest
                 rows = min(self._queue.waiting(key), self.knobs.batch_size)
-                if self._quick(key, rows):
+                if self._rotation.working and self._quick(key, rows):
                     self._run_inline()
                     if self._queue.rows:
                         self._wake()  # the sockets' turn first
                     self._settle()
                     return
-                if not self._idle or self._hold(key, job, rows):
+                if not self._rotation.idle or self._hold_back(key, job, rows):
                     return
-            before = len(self._running)
-            for gate in {one.gate: None for one in self._idle}:
+            before = len(self._flight)
+            for gate in {one.gate: None for one in self._rotation.idle}:
                 gate.enter(self._seats[gate], self._priority)
-            if len(self._running) == before:
+            if len(self._flight) == before:
                 return
 
     def _start_on(self, gate: Gate) -> bool:
         """A gate's word: start a batch on an idle replica of its device."""
-        # Least recently used first, which is round robin.
-        replica = next((one for one in self._idle if one.gate is gate), None)
+        replica = next((one for one in self._rotation.idle if one.gate is gate), None)
         batch = self._form(perf_counter()) if replica is not None else None
         if replica is None or batch is None:
             return False
-        self._idle.remove(replica)
+        self._rotation.bind(replica)
         batch.replica = replica
         batch.handle = replica.session.handle()
-        self._running.add(batch)
+        self._flight.add(batch)
         self.stats.batches += 1
+        if self.codec.streams:
+            job = batch.slices[0][0]
+            job.replica = replica.name
+            stream = Stream(job, limit_s=self.knobs.prediction_s, loop=self._loop)
+            batch.stream = job.stream = stream
         replica.start(batch, self._done, self._collect)
         return True
 
     def _form(self, now: float) -> Batch | None:
         """The next batch, after refusing what would come too late."""
-        while self._retries or self._queue.rows:
-            if self._retries:
-                key, slices = self._retries.popleft()
-            else:
-                oldest = self._queue.oldest()
-                assert oldest is not None
-                key = oldest[0]
-                slices = self._queue.take(key, self.knobs.batch_size)
+        while (taken := self._queue.take(self.knobs.batch_size)) is not None:
+            key, slices = taken
             sizes, bucket = self._shape(key)
             rows = sum(stop - start for _, start, stop in slices)
             ready_at = now + self.curve.estimate(bucket, rows)
@@ -232,32 +239,12 @@ class Lane:
                 self.curve.relax(bucket)
                 self._expire(job, "could not be computed in time")
 
-    def _hold(self, key: Key, oldest: Job, rows: int) -> bool:
+    def _hold_back(self, key: Key, oldest: Job, rows: int) -> bool:
         """Whether to wait for more rows; sees to it that `_pump` comes again."""
+        if rows >= self.knobs.batch_size:
+            return False
         limit = oldest.queued_at + self.knobs.batch_timeout_s
-        now = perf_counter()
-        if rows >= self.knobs.batch_size or now >= limit:
-            return False
-        if not self._hold_until:
-            self._arrivals.add(self._arrived, now)
-            self._arrived = 0
-            rate = self._arrivals.per_second(now)
-            gap = worth_waiting_s(self.curve, self._shape(key)[1], rows, rate)
-            if not gap:
-                return False
-            self._hold_until = min(now + gap, limit)
-        left = self._hold_until - now
-        if left <= 0:
-            return False
-        if left < 0.001:
-            self._wake()  # the loop's timers count whole milliseconds: look at the sockets again instead
-        elif self._hold_timer is None:
-            self._hold_timer = self._loop.call_later(left, self._hold_over)
-        return True
-
-    def _hold_over(self) -> None:
-        self._hold_timer = None
-        self._pump()
+        return self._hold.back(self.curve, self._shape(key)[1], rows, limit=limit)
 
     def _quick(self, key: Key, rows: int) -> bool:
         # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
@@ -276,7 +263,7 @@ class Lane:
             return
         self.stats.batches += 1
         self.stats.inline_batches += 1
-        replica = self._replicas[0]
+        replica = self._rotation.working[0]
         batch.run(replica.session)
         self._resolve(batch, replica)
 
@@ -287,16 +274,16 @@ class Lane:
 
     def _completed(self, batch: Batch) -> None:
         replica = batch.replica
-        if replica is None or batch not in self._running:
+        if replica is None or not self._flight.land(batch):
             return  # given up as stuck: its replica is lost and its jobs are answered
-        self._running.discard(batch)
-        if replica in self._replicas:
-            self._idle.append(replica)
+        self._rotation.release(replica)
         replica.gate.leave(self._seats[replica.gate], batch.seconds)
         if batch.error is None and self._queue.rows:
             self._pump()  # the next batch computes while this one's answers are written
+        if batch.stream is not None:
+            batch.stream.deliver()  # what came before the end
         self._resolve(batch, replica)
-        if self._retries or self._queue.rows:
+        if self._queue:
             self._wake()
         self._settle()
 
@@ -304,23 +291,27 @@ class Lane:
         if batch.error is not None:
             self._fail(batch, replica, batch.error)
             return
-        self.curve.observe(self._shape(batch.key)[1], batch.rows, batch.seconds)
+        seconds = batch.seconds if batch.stream is None else batch.stream.first_s or batch.seconds
+        self.curve.observe(self._shape(batch.key)[1], batch.rows, seconds)
         batch.answer(replica.name, self._fail_job)
 
     def _fail(self, batch: Batch, replica: Replica, error: BaseException) -> None:
-        """Isolate what failed: halves run again until one job, or with no memory one row, stands alone."""
+        """Isolate what failed: halves run again until one job, or with no memory one row, stands alone.
+
+        Where rows can fail by themselves, the session has isolated them already.
+        """
         live = [one for one in batch.slices if not one[0].finished]
-        alone = len({id(job) for job, _, _ in live}) == 1
+        alone = self.codec.row_errors or len({id(job) for job, _, _ in live}) == 1
         divisible = isinstance(error, OutOfMemory) and sum(stop - start for _, start, stop in live) > 1
         if isinstance(error, ModelError | OutOfMemory) and live and (not alone or divisible):
             self.stats.reruns += 2
             for half in reversed(halves(live)):
-                self._retries.appendleft((batch.key, half))
+                self._queue.put_back(batch.key, half)
             self._wake()
             return
         if isinstance(error, Unavailable) and not isinstance(error, OutOfMemory):
-            self._lose(replica, error.message)
-        elif not isinstance(error, ModelError | OutOfMemory | DeadlineExceeded):
+            self.lose(replica, error.message)
+        elif not isinstance(error, ModelError | OutOfMemory | DeadlineExceeded | ClientClosed):
             logger.error("%s: unexpected error in a batch", self.name, exc_info=error)
         for job, _, _ in live:
             if not job.finished:
@@ -336,37 +327,74 @@ class Lane:
         """Finish a job before all its rows have run."""
         job.finished = True
         self._queue.discard(job)
-        for batch in self._running:
-            if batch.handle is not None and all(one.finished for one, _, _ in batch.slices):
-                batch.handle.terminate()
-                self._loop.call_later(STUCK_AFTER_S, self._check_stuck, batch)
+        if job.stream is not None:
+            job.stream.close()
+        self._flight.stop_idle()
         self._settle()
 
-    def _check_stuck(self, batch: Batch) -> None:
-        if batch in self._running and batch.replica is not None:
-            batch.replica.gate.leave(self._seats[batch.replica.gate], STUCK_AFTER_S)
-            self._running.discard(batch)
-            self._lose(batch.replica, "a run did not stop when it was told to")
+    def _give_up(self, batch: Batch) -> None:
+        """A run did not stop when it was told to."""
+        replica = batch.replica
+        assert replica is not None
+        replica.gate.leave(self._seats[replica.gate], STUCK_AFTER_S)
+        self.lose(replica, "a run did not stop when it was told to")
+        self._settle()
 
-    def _lose(self, replica: Replica, reason: str) -> None:
-        if replica in self._replicas:
-            self._replicas.remove(replica)
-            if replica in self._idle:
-                self._idle.remove(replica)
-            if self._on_lost is not None:
-                self._on_lost(replica, reason)
+    # Replicas
+
+    def add_replica(self, replica: Replica) -> None:
+        """Take a (re)built replica, or one that rested, into the rotation."""
+        self._rotation.add(replica)
+        self._wake()
+
+    def check(
+        self,
+        replica: Replica,
+        done: Callable[[MdsliteError | None], None],
+        *,
+        limit_s: float = CHECK_LIMIT_S,
+    ) -> None:
+        """Have a replica's session checked (see `Replica.check`); it gets no batch while that lasts.
+
+        One whose check does not end is lost.
+        """
+
+        def answered(error: MdsliteError | None) -> None:
+            self._rotation.release(replica)
+            if isinstance(error, DeadlineExceeded):
+                self.lose(replica, error.message)
+            done(error)
+            self._wake()
+
+        self._rotation.bind(replica)
+        replica.check(answered, limit_s=limit_s)
+
+    def rest(self, replica: Replica, reason: str) -> None:
+        """Take a replica out of rotation until it is added again; what it computes is still answered.
+
+        What is queued goes on with the others, or waits. With none in rotation `submit` refuses.
+        """
+        self._rotation.rest(replica, reason)
+
+    def lose(self, replica: Replica, reason: str) -> None:
+        """Take a replica out for good, and tell the lane's owner; nothing if it is not here any more."""
+        if self._rotation.lose(replica, reason) and self._on_lost is not None:
+            self._on_lost(replica, reason)
 
     # Deadlines
 
     def _sweep(self) -> None:
         """Answer what has passed its deadline, queued or running, and look again at the next one."""
         now = perf_counter()
-        jobs = [*self._queue.jobs(), *(job for batch in self._running for job, _, _ in batch.slices)]
-        jobs += [job for _, slices in self._retries for job, _, _ in slices]
+        jobs = self._jobs()
         for job in jobs:
             if not job.finished and job.deadline <= now:
                 self._expire(job, "was not answered in time")
         self._expiry.set(min((job.deadline for job in jobs if not job.finished), default=math.inf))
+
+    def _jobs(self) -> list[Job]:
+        """All that may be unanswered; some of them are not, and some stand there more than once."""
+        return [*self._queue.jobs(), *self._flight.jobs()]
 
     def _expire(self, job: Job, what: str) -> None:
         self.stats.expired += 1
@@ -374,12 +402,6 @@ class Lane:
         self._fail_job(job, DeadlineExceeded(f"the prediction {what}: {allowed_ms:.0f} ms were allowed"))
 
     # Life
-
-    def add_replica(self, replica: Replica) -> None:
-        """Take a (re)built replica into the rotation."""
-        self._replicas.append(replica)
-        self._idle.append(replica)
-        self._wake()
 
     async def drain(self, *, deadline_s: float) -> bool:
         """Wait until nothing is queued or running; False when the deadline came first."""
@@ -394,24 +416,21 @@ class Lane:
         return True
 
     def _settle(self) -> None:
-        if self._empty is not None and not (self._queue.rows or self._running or self._retries):
+        if self._empty is not None and not (self._queue or self._flight):
             self._empty.set()
 
     def close(self) -> None:
         """Answer what is left with 503 and end the replicas' threads."""
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
+        self._hold.cancel()
         self._expiry.set(math.inf)
         for gate, seat in self._seats.items():
             gate.withdraw(seat)
-        jobs = [*self._queue.jobs(), *(job for batch in self._running for job, _, _ in batch.slices)]
-        for job in jobs:
+        for job in self._jobs():
             if not job.finished:
                 self._fail_job(job, Unavailable(f"{self.name} was taken down", retry_after_s=1))
-        for replica in self._replicas:
+        self._flight.stop_all()
+        for replica in self._rotation.clear():
             replica.close()
-        self._replicas.clear()
-        self._idle.clear()
 
     def _shape(self, key: Key) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Bytes a row of each input, and the shape by which the curve knows it."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mdslite.errors import MdsliteError
+from mdslite.serving.streams import Stream
 from mdslite.tensors import Columns, Key
 
 # Rows `[start, stop)` of a job, as they take part in one batch.
@@ -35,9 +36,14 @@ class Job:
     error: MdsliteError | None = None
     finished = False
     lane: Any = None
+    stream: Stream | None = None  # while it runs, where a lane answers in pieces
 
     def resolved(self) -> None:
         """Called once, on the event loop, when the job has its answer or its error."""
+        raise NotImplementedError
+
+    def emitted(self, piece: bytes) -> None:
+        """Called on the event loop for each piece of an answer that comes in pieces, before `resolved`."""
         raise NotImplementedError
 
 
@@ -64,8 +70,12 @@ class RowQueue:
     """Live rows by shape. Whoever ends a queued job early sets `finished` and calls `discard`."""
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows = 0  # those put back do not count
         self._groups: dict[Key, _Group] = {}
+        self._back: deque[tuple[Key, list[Slice]]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self._back)
 
     def push(self, job: Job) -> None:
         columns = job.columns
@@ -89,8 +99,24 @@ class RowQueue:
         group = self._groups.get(key)
         return group.rows if group else 0
 
-    def take(self, key: Key, limit: int) -> list[Slice]:
-        """Remove up to `limit` rows of one shape, oldest first, splitting the last job if it must be."""
+    @property
+    def has_returned(self) -> bool:
+        """Whether something was put back and not taken again."""
+        return bool(self._back)
+
+    def put_back(self, key: Key, slices: list[Slice]) -> None:
+        """Let slices that were taken be the next ones, in a batch by themselves."""
+        self._back.appendleft((key, slices))
+
+    def take(self, limit: int) -> tuple[Key, list[Slice]] | None:
+        """Remove what was put back last, else up to `limit` rows of the oldest shape, oldest first, splitting
+        the last job if it must be; None when nothing waits."""
+        if self._back:
+            return self._back.popleft()
+        oldest = self.oldest()
+        return (oldest[0], self._take(oldest[0], limit)) if oldest is not None else None
+
+    def _take(self, key: Key, limit: int) -> list[Slice]:
         group = self._groups[key]
         jobs = group.jobs
         slices: list[Slice] = []
@@ -125,7 +151,11 @@ class RowQueue:
         self._forget(job.columns.key, group, rows)
 
     def jobs(self) -> Iterator[Job]:
-        """The live ones, in no particular order."""
+        """The live ones, in no particular order; one more than once if parts of it were put back."""
+        for _, slices in self._back:
+            for job, _, _ in slices:
+                if not job.finished:
+                    yield job
         for group in self._groups.values():
             for job in group.jobs:
                 if not job.finished:

@@ -1,4 +1,4 @@
-"""A replica: a session with a thread of its own, which runs a lane's batches."""
+"""A replica: a session with a thread of its own, which runs a lane's batches and asks how the session is."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import perf_counter
+from typing import Any
 
-from mdslite.serving.batch import AnySession, Batch
+from mdslite.errors import DeadlineExceeded, MdsliteError
+from mdslite.serving.batch import AnySession, Batch, public_error
 from mdslite.serving.gate import Gate
+
+CHECK_LIMIT_S = 10.0
+
+# Does something with the session, on the thread; gives what is to be called on the event loop after it.
+Work = Callable[[Any], Callable[[], None]]
 
 
 class Replica:
-    """A session with a thread of its own, which runs one batch at a time.
+    """A session with a thread of its own, which does one thing at a time.
 
     The thread is a daemon: a run that will not end must not hold up the process's exit.
     """
@@ -25,32 +33,92 @@ class Replica:
         self.name = name
         self.gate = gate  # of the device that the session computes on
         self._loop = loop
-        # At most one batch and the closing None are ever in it: the lane hands a batch to idle replicas only.
-        self._inbox: SimpleQueue[tuple[Batch, deque[Batch], Callable[[], None]] | None] = SimpleQueue()
+        # A lane hands over no more than a batch or two; beside them a check may wait, and the closing None.
+        self._inbox: SimpleQueue[Work | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"replica {name}", daemon=True)
         self._started = False
 
     def start(self, batch: Batch, done: deque[Batch], collect: Callable[[], None]) -> None:
         """Run `batch` on the thread, append it to `done`, and have `collect()` called on the event loop."""
-        if not self._started:
-            self._started = True
-            self._thread.start()
-        self._inbox.put((batch, done, collect))
+
+        def work(session: AnySession) -> Callable[[], None]:
+            batch.run(session)
+            done.append(batch)
+            return collect
+
+        self._hand_over(work)
+
+    def check(self, done: Callable[[MdsliteError | None], None], *, limit_s: float = CHECK_LIMIT_S) -> None:
+        """Run the session's check between batches; tell `done`, on the event loop, how it is: None is well.
+
+        A check that takes longer than `limit_s`, counted from when it begins, is told as DeadlineExceeded,
+        and what runs it is stopped (an isolated session's process is killed).
+        """
+        check = _Check(self._loop, done, limit_s=limit_s, stop=self.session.handle().terminate)
+        self._hand_over(check.run)
 
     def close(self) -> None:
-        """End the thread and free the session: at once if idle, after the present run otherwise."""
+        """End the thread and free the session: at once if idle, after what is in the inbox otherwise."""
         if self._started:
             self._inbox.put(None)
         else:
             self.session.close()
 
+    def _hand_over(self, work: Work) -> None:
+        if not self._started:
+            self._started = True
+            self._thread.start()
+        self._inbox.put(work)
+
     def _serve(self) -> None:
         while (work := self._inbox.get()) is not None:
-            batch, done, collect = work
-            batch.run(self.session)
-            done.append(batch)
+            after = work(self.session)
             try:
-                self._loop.call_soon_threadsafe(collect)
+                self._loop.call_soon_threadsafe(after)
             except RuntimeError:  # the loop was closed while this ran: nobody waits any more
                 break
         self.session.close()
+
+
+class _Check:
+    """One question to a session: answered once, by the session or by the clock."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        done: Callable[[MdsliteError | None], None],
+        *,
+        limit_s: float,
+        stop: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._done = done
+        self._limit_s = limit_s
+        self._stop = stop
+        self._begun_at = 0.0
+        self._error: MdsliteError | None = None
+        self._timer: asyncio.TimerHandle | None = loop.call_later(limit_s, self._late)
+
+    def run(self, session: Any) -> Callable[[], None]:
+        self._begun_at = perf_counter()
+        try:
+            session.check()
+        except BaseException as exc:  # user code runs in there
+            self._error = public_error(exc)
+        return self._report
+
+    def _late(self) -> None:
+        now = perf_counter()
+        left = (self._begun_at or now) + self._limit_s - now  # it may have waited behind a batch
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._late)
+            return
+        self._error = DeadlineExceeded(f"its check did not end within {self._limit_s:g} s")
+        self._report()
+        self._stop()
+
+    def _report(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._done(self._error)

@@ -222,6 +222,7 @@ class Loader:
             read_confidence=read_confidence,
             width=width,
             inline_s=inline_s,
+            costly_stop=request.report.package is not None,
             on_lost=station.lost,
             loop=loop,
         )

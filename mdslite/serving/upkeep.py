@@ -114,7 +114,7 @@ class Upkeep:
             for version, station, replica in list(self._checked(self._versions())):
                 if replica not in self._checking:
                     self._checking.add(replica)
-                    replica.check(partial(self._seen, version, station, replica))
+                    station.lane.check(replica, partial(self._seen, version, station, replica))
 
     def _checked(self, versions: Iterable[Kept]) -> Iterable[tuple[Kept, Station, Replica]]:
         for version in versions:

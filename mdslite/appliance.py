@@ -29,6 +29,7 @@ from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
 from mdslite.hosts import is_loopback
 from mdslite.http.app import create_app
+from mdslite.http.books import Books
 from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
@@ -113,8 +114,7 @@ class Appliance:
         self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))
         self.predictor = Predictor(
             self.fleet.router,
-            record=self.journal.append if settings.log else None,
-            record_run=self.journal.append_run if settings.log else None,
+            books=Books(self.journal.append, self.journal.append_run) if settings.log else Books(None),
         )
         self.app = create_app(self)
         self.bridge = Http2Bridge(self.app, on_policed=self._count_policed)

@@ -48,7 +48,7 @@ class Gauges:
         name, about = "mdslite_http_connections", "Open connections."
         yield Gauge(name, about, len(self._door.connections), {"protocol": "http/1.1"})
         yield Gauge(name, about, self._bridge.connections, {"protocol": "h2"})
-        yield Gauge("mdslite_open_requests", "Predict requests in progress.", self._door.predictor.open)
+        yield Gauge("mdslite_open_requests", "Predict requests in progress.", self._door.predictor.books.open)
         for reason, count in sorted(self._door.closed_for.items()):
             yield Gauge(
                 "mdslite_http_closed_total",

@@ -19,6 +19,7 @@ from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order, RevisionSource
 from mdslite.errors import LoadFailed
 from mdslite.http.app import create_app
+from mdslite.http.books import Books
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
@@ -75,7 +76,7 @@ class Box:
         )
         self.deployer = Deployer(self.intake, self.fleet, **deployer)
         self.predictor = Predictor(
-            self.fleet.router, record=self.journal.append, record_run=self.journal.append_run
+            self.fleet.router, books=Books(self.journal.append, self.journal.append_run)
         )
         self.app = create_app(self)
 

@@ -21,6 +21,7 @@ import numpy as np
 import uvloop
 
 from mdslite.http.app import create_app
+from mdslite.http.books import Books
 from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
@@ -31,8 +32,8 @@ from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport
 from mdslite.serving.fleet import Fleet, Served
-from mdslite.serving.loader import LoadRequest
 from mdslite.serving.lane import Lane
+from mdslite.serving.loader import LoadRequest
 from mdslite.serving.samples import Samples
 from mdslite.spec import Batch, ServiceInfo, Spec
 from mdslite.store.journal import ROW_FIELDS
@@ -95,8 +96,9 @@ class Site:
         self.runtime = OnnxRuntime()
         self.fleet = Fleet(runtimes={"ONNXRUNTIME": self.runtime}, devices=self.devices, cores=2)
         self.rows: list[tuple[Any, ...]] = []
-        self.predictor = Predictor(self.fleet.router, **{"record": self.rows.append, **predictor})
-        self.predictor.strays = keep_all()
+        self.predictor = Predictor(
+            self.fleet.router, **{"books": Books(self.rows.append, strays=keep_all()), **predictor}
+        )
         self.door: Door
         self.bridge: Http2Bridge
         self.server: asyncio.Server

@@ -14,9 +14,9 @@ from box import Box, Caller, GatedRuntime, deployments, open_box
 from mdslite.errors import RequestTimeout
 from mdslite.http import schema
 from mdslite.http.app import PredictEndpoint, create_app
+from mdslite.http.call import Reply
 from mdslite.http.guard import Errors, RequestIds
 from mdslite.http.operations import read_body
-from mdslite.http.predict import Reply
 from mdslite.runtimes.prober import Prober
 
 pytestmark = pytest.mark.anyio

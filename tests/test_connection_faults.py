@@ -622,7 +622,7 @@ def test_a_client_that_leaves_while_queued_frees_its_rows(tmp_path: Path) -> Non
                 await until(lambda: not lane.running)
             assert site.statuses == [499, 499]
             assert lane.stats.cancelled == 2
-            assert site.predictor.open == 0
+            assert site.predictor.books.open == 0
             assert (await site.ask(predict([[3]]))).json == {"predictions": [[3]]}
 
     run(test())
@@ -682,7 +682,7 @@ def test_a_client_that_leaves_amid_a_body_leaves_nothing_behind(tmp_path: Path) 
                     await until(lambda: any(one.state in ("head", "body") for one in site.door.connections))
                 await until(lambda: not site.door.connections)
             assert not site.rows
-            assert site.predictor.open == 0
+            assert site.predictor.books.open == 0
 
     run(test())
 

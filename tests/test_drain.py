@@ -220,6 +220,6 @@ def test_what_is_not_done_when_the_grace_ends_is_cut_off(tmp_path: Path) -> None
             await until(lambda: not site.door.connections)
             await until(lambda: not site.lane().running)
             assert site.statuses == [499]
-            assert site.predictor.open == 0
+            assert site.predictor.books.open == 0
 
     run(test())

@@ -17,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdslite.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
-from mdslite.http.predict import Call, Reply, decompress, parse_predict_path
+from mdslite.http.books import Books
+from mdslite.http.call import Call, Reply
+from mdslite.http.inflate import decompress
+from mdslite.http.paths import parse_predict_path
 from mdslite.npy import NPY
 from mdslite.serving.router import Route, Router
 from mdslite.tensors import Codec
@@ -224,7 +227,7 @@ def test_a_mistake_of_ours_is_an_opaque_error_and_a_line_in_the_log(
             site.predictor.router = kept
             assert (await ask(site)).status == 200
             assert site.statuses == [500, 500, 200]
-            assert site.predictor.open == 0
+            assert site.predictor.books.open == 0
 
     run(test())
     assert "a secret" in caplog.text
@@ -242,7 +245,7 @@ def test_cancelling_frees_the_rows_and_is_logged_as_a_client_that_left(tmp_path:
             await until(lambda: lane.running)
             queued = [asyncio.create_task(ask(site, [[at]])) for at in range(5)]
             await until(lambda: lane.queue_rows == 5)
-            assert site.predictor.open == 6
+            assert site.predictor.books.open == 6
             for task in queued[:3]:
                 task.cancel()
             await until(lambda: lane.queue_rows == 2)
@@ -253,7 +256,7 @@ def test_cancelling_frees_the_rows_and_is_logged_as_a_client_that_left(tmp_path:
                 {"predictions": [[4]]},
             ]
             assert site.statuses == [499] * 4 + [200] * 2
-            assert site.predictor.open == 0
+            assert site.predictor.books.open == 0
 
     run(test())
 
@@ -272,7 +275,7 @@ def test_an_answer_that_meets_a_cancelled_caller_hurts_nobody(tmp_path: Path) ->
             with pytest.raises(asyncio.CancelledError):
                 await leaving
             assert len(site.rows) == 3
-            assert site.predictor.open == 0
+            assert site.predictor.books.open == 0
 
     run(test())
 
@@ -293,7 +296,7 @@ def test_each_call_is_replied_to_exactly_once(tmp_path: Path) -> None:
                     lambda call, status, reply: replies.append(call),
                 )
                 site.predictor.start(call)
-            await until(lambda: not site.predictor.open)
+            await until(lambda: not site.predictor.books.open)
             assert len(replies) == len(set(map(id, replies))) == 40
             assert sorted(site.statuses) == [200] * 20 + [400] * 20
 
@@ -356,9 +359,9 @@ def test_the_log_is_told_of_what_never_reached_a_model(tmp_path: Path) -> None:
 
 def test_without_a_log_predictions_go_on(tmp_path: Path) -> None:
     async def test() -> None:
-        async with open_site(tmp_path, record=None) as site:
+        async with open_site(tmp_path, books=Books(None)) as site:
             assert (await ask(site)).status == 200
-            assert site.predictor.open == 0
+            assert site.predictor.books.open == 0
 
     run(test())
 

@@ -116,6 +116,9 @@ class PredictEndpoint:
             target += b"?" + scope["query_string"]
         work = predictor.respond(target=target, headers=scope["headers"], body=body, error=error)
         reply = await until_left(work, receive)
+        if reply.pieces is not None:
+            await until_left(reply.pieces.send(send, reply.headers), receive)
+            return
         headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})

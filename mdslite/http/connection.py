@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from mdslite.errors import MdsliteError, RequestTimeout, Unavailable
 from mdslite.http.asgi import Exchange
+from mdslite.http.call import Call, reply_headers
+from mdslite.http.events import EventWriter
 from mdslite.http.guard import error_body, error_headers, make_request_id
-from mdslite.http.predict import Call, reply_headers
 from mdslite.http.receiver import Receiver
 from mdslite.http.request import Headers, Request, check
 
@@ -48,6 +49,7 @@ class Connection(Receiver):
         "_call",
         "_door",
         "_ended",
+        "_events",
         "_exchange",
         "_loop",
         "_paused",
@@ -79,6 +81,7 @@ class Connection(Receiver):
         self._pending_bytes = 0  # of bodies, since it was empty
         self._call: Call | None = None
         self._exchange: Exchange | None = None
+        self._events: EventWriter | None = None  # of the call, once it has begun to answer in pieces
 
     # The transport's side
 
@@ -104,6 +107,7 @@ class Connection(Receiver):
         self._pending.clear()
         if self._call is not None:
             call, self._call = self._call, None
+            self._events = None
             call.cancel()
         if self._exchange is not None:
             self._exchange.disconnected()
@@ -118,11 +122,15 @@ class Connection(Receiver):
         self._seen_bytes = -self.transport.get_write_buffer_size()
         if self._exchange is not None:
             self._exchange.writable.clear()
+        if self._call is not None and self._call.stream is not None:
+            self._call.stream.pause()
 
     def resume_writing(self) -> None:
         self._writable = True
         if self._exchange is not None:
             self._exchange.writable.set()
+        if self._call is not None and self._call.stream is not None:
+            self._call.stream.resume()
         if self._ended:
             self._wait_for("farewell", self._door.limits.linger_s)
         elif self._request is not None:
@@ -197,16 +205,30 @@ class Connection(Receiver):
             request.arrived_at,
             self._reply_call,
         )
+        self._call.on_piece = self._send_piece
         door.predictor.start(self._call, request.error)
+
+    def _send_piece(self, call: Call, piece: bytes) -> None:
+        request = self._request
+        if request is None or self._call is not call:
+            return
+        if self._events is None:
+            self._events = EventWriter(self, request, reply_headers(call, perf_counter()))
+        self._events.write(piece)
 
     def _reply_call(self, call: Call, status: int, body: bytes) -> None:
         self._call = None
         request = self._request
         if request is None:
             return
+        if self._events is not None:
+            events, self._events = self._events, None
+            events.end()
+            return
         now = perf_counter()
         served = call.served
-        if status == 200 and served is not None and request.keep_alive and not self._door.closing:
+        is_json = call.reply_type is Call.reply_type
+        if status == 200 and is_json and served is not None and request.keep_alive and not self._door.closing:
             # The common case, written at once: as `_respond` would, in less than a microsecond.
             kept = "" if request.version == "1.1" else "connection: keep-alive\r\n"
             head = (

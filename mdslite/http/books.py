@@ -1,0 +1,99 @@
+"""What the request log is told of each predict call: a row, or a place in its batch's run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter, time
+
+from mdslite.http.call import Call
+from mdslite.serving.samples import Samples
+from mdslite.store.rows import Labels, Row, Run
+
+_LOGGED_TARGET_BYTES = 1024
+
+
+class Books:
+    """Closes each call's account. With nothing to append to, it only counts the calls that are open.
+
+    Used from the event loop's thread only.
+    """
+
+    def __init__(
+        self,
+        append: Callable[[Row], None] | None,
+        append_run: Callable[[Run], None] | None = None,
+        *,
+        strays: Samples | None = None,
+    ) -> None:
+        self._append = append
+        self._append_run = append_run
+        self._run: Run | None = None  # of the batch that is being answered
+        self._strays = strays or Samples()  # of requests that named no version
+        self.open = 0  # calls started and not finished
+
+    def record(self, call: Call, status: int, code: str | None, reply: bytes | None) -> None:
+        """Close a call's books: the request log gets its row."""
+        self.open -= 1
+        if self._append is None:
+            return
+        now = perf_counter()
+        served = call.served
+        samples = served.samples if served is not None else self._strays
+        begun = call.started_at
+        if samples.due(now, failed=status != 200):
+            request: bytes | None = call.body
+        elif status == 200 and begun and self._append_run is not None:
+            self._record_in_run(call, now)
+            return
+        else:
+            request = reply = None
+        self._append(
+            (
+                time() - (now - call.arrived_at),
+                call.request_id,
+                served.project if served else None,
+                served.model if served else None,
+                served.version if served else None,
+                False,
+                call.url or call.target[:_LOGGED_TARGET_BYTES].decode("latin-1"),
+                status,
+                code,
+                (now - call.arrived_at) * 1e3,
+                (begun - call.queued_at) * 1e3 if begun else 0.0,
+                call.compute_s * 1e3,
+                None,
+                call.columns.rows,
+                call.batch_rows,
+                call.confidence,
+                call.replica,
+                request,
+                reply,
+            )
+        )
+
+    def _record_in_run(self, call: Call, now: float) -> None:
+        """Log a good answer together with its batch's others: a third of what a row of its own costs."""
+        run = self._run
+        # The batch's start is one object that all its calls share.
+        if run is None or run.started is not call.started_at or run.url is not call.url:
+            self._close_run()
+            served = call.served
+            assert served is not None
+            run = self._run = Run(
+                Labels(served.project, served.model, served.version, False, call.replica, 200, None),
+                call.url,
+                started=call.started_at,
+                compute_ms=call.compute_s * 1e3,
+                batch_rows=call.batch_rows,
+                clock_to_unix=time() - now,
+            )
+            asyncio.get_running_loop().call_soon(self._close_run)
+        run.calls.append(
+            (call.request_id, call.arrived_at, call.queued_at, now, call.confidence, call.columns.rows)
+        )
+
+    def _close_run(self) -> None:
+        run, self._run = self._run, None
+        if run is not None and self._append_run is not None:
+            self._append_run(run)

@@ -1,0 +1,99 @@
+"""One predict request on its way through the appliance, and the reply to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mdslite.errors import ClientClosed
+from mdslite.http.events import EVENTS, Pieces, make_event
+from mdslite.http.guard import make_request_id
+from mdslite.serving.fleet import Served
+from mdslite.serving.queue import Job
+from mdslite.tensors import Columns
+
+if TYPE_CHECKING:
+    from mdslite.http.predict import Predictor
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+LOGGED_EVENTS_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer. `headers` lack content-length and date, which belong to the connection."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    pieces: Pieces | None = None  # instead of the body, where the answer is a stream of events
+
+
+class Call(Job):
+    """One predict request. Whoever makes it fills the request part and calls `Predictor.start`."""
+
+    columns = Columns(0, (), (), "instances")
+    served: Served | None = None
+    url = ""
+    predictor: Predictor
+    reply_type = b"application/json"
+    on_piece: Callable[[Call, bytes], None]  # set by whoever can send an answer in pieces
+    sent = b""  # the first of the pieces, for the log
+
+    def __init__(
+        self,
+        target: bytes,
+        body: bytes,
+        media_type: bytes,
+        encoding: bytes,
+        request_id: bytes | None,
+        arrived_at: float,
+        reply: Callable[[Call, int, bytes], None],
+    ) -> None:
+        self.target = target
+        self.body = body
+        self.media_type = media_type
+        self.encoding = encoding
+        self.request_id = make_request_id(request_id)
+        self.arrived_at = arrived_at
+        self.reply = reply
+
+    def resolved(self) -> None:
+        self.predictor.finish(self)
+
+    def emitted(self, piece: bytes) -> None:
+        self.reply_type = EVENTS
+        event = make_event(piece)
+        if len(self.sent) < LOGGED_EVENTS_BYTES:
+            self.sent += event
+        self.on_piece(self, event)
+
+    def cancel(self) -> None:
+        """The client left: free what the request holds and log it as 499."""
+        if self.lane is not None and not self.finished:
+            self.lane.cancel(self)
+            self.predictor.books.record(self, ClientClosed.status, ClientClosed.code, None)
+
+    def timing(self, now: float) -> str:
+        """The value of `server-timing`, in milliseconds."""
+        total_ms = (now - self.arrived_at) * 1e3
+        if not self.started_at:
+            return f"total;dur={total_ms:.3f}"
+        queue_ms, compute_ms = (self.started_at - self.queued_at) * 1e3, self.compute_s * 1e3
+        return f"queue;dur={queue_ms:.3f}, compute;dur={compute_ms:.3f}, total;dur={total_ms:.3f}"
+
+
+def reply_headers(call: Call, now: float) -> list[tuple[bytes, bytes]]:
+    """The headers of a predict reply, in the order in which every way in sends them."""
+    headers = [(b"content-type", call.reply_type), (b"mdslite-request-id", call.request_id.encode())]
+    if call.reply_type is EVENTS:
+        headers.append((b"cache-control", b"no-store"))
+    if call.served is not None:
+        headers.append((b"mdslite-version", call.served.version.encode()))
+    headers.append((b"server-timing", call.timing(now).encode()))
+    if call.error is not None and call.error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(call.error.retry_after_s))))
+    return headers

@@ -13,6 +13,7 @@ from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
 
 NPY = b"application/x-npy"
 MAX_RANK = 32
+_HEAD_BYTES = 16 * 1024  # NumPy refuses a header of more than 10,000
 # NumPy reads the header with `ast.literal_eval`, and what that raises on hostile text passes through.
 _HEADER_ERRORS = (
     ValueError,
@@ -25,14 +26,14 @@ _HEADER_ERRORS = (
 )
 
 
-def read_npy(body: bytes) -> np.ndarray[Any, Any]:
+def read_npy(body: bytes | memoryview) -> np.ndarray[Any, Any]:
     """Read one array; its bytes are not copied, and may be of any byte order and memory layout.
 
     :raises InvalidRequest: it is no `.npy` array
     :raises InvalidTensor: its shape disagrees with its bytes
     :raises UnsupportedMedia: it holds pickled objects, which are never loaded
     """
-    stream = io.BytesIO(body)
+    stream = io.BytesIO(body[:_HEAD_BYTES])
     try:
         version = np.lib.format.read_magic(stream)
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

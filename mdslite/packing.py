@@ -4,6 +4,8 @@ it names shapes and values in a message.
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -25,18 +27,66 @@ def pack_column(spec: TensorSpec, values: list[Any], shape: Sequence[int | None]
 
     :raises InvalidTensor: ragged, of another shape, or with elements of another type
     """
-    found, flat = _flatten(spec, values)
+    found, flat = flatten(spec, values)
     check_shape(spec, found, shape)
+    return pack_flat(spec, flat), found[1:]
+
+
+def pack_flat(spec: TensorSpec, flat: list[Any]) -> Column:
+    """Pack values in row-major order into a column of `spec`'s dtype.
+
+    :raises InvalidTensor: a value is of another type, or does not fit into the dtype
+    """
     if spec.datatype == "BYTES":
-        _check_types(spec, flat, {str})
-        return flat, found[1:]
+        return flat if set(map(type, flat)) <= {str} else [_string(spec, value) for value in flat]
     if spec.datatype == "BOOL":
         _check_types(spec, flat, {bool})
     elif spec.datatype in _FLOATS:
         _check_types(spec, flat, {int, float})
     else:
         _check_types(spec, flat, {int})
-    return _to_bytes(spec, flat), found[1:]
+    return _to_bytes(spec, flat)
+
+
+def is_base64(value: Any) -> bool:
+    """Is it `{"b64": ...}`, which stands for bytes?"""
+    return isinstance(value, dict) and value.keys() == {"b64"}
+
+
+def as_string(spec: TensorSpec, data: bytes, number: int | None = None) -> str | bytes:
+    """A string that came as bytes, as `spec`'s columns hold it; `number` counts strings from 0.
+
+    :raises InvalidTensor: it is no UTF-8, and the model takes texts
+    """
+    if spec.any_bytes:
+        return data
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        which = "a string" if number is None else f"string {number}"
+        raise InvalidTensor(
+            f'input "{spec.name}": {which} is not valid UTF-8, and this model takes texts'
+        ) from exc
+
+
+def show_bytes(data: bytes) -> str | dict[str, str]:
+    """Bytes as JSON has them: a text, or `{"b64": ...}` where they are none."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(data).decode()}
+
+
+def _string(spec: TensorSpec, value: Any) -> str | bytes:
+    if isinstance(value, str):
+        return value
+    if not is_base64(value):
+        raise InvalidTensor(f'input "{spec.name}": expected BYTES values, got {kind_of(value)}')
+    text = value["b64"]
+    try:
+        return as_string(spec, base64.b64decode(text, validate=True))
+    except (binascii.Error, TypeError, ValueError) as exc:
+        raise InvalidTensor(f'input "{spec.name}": expected base64 in "b64", got {kind_of(text)}') from exc
 
 
 def check_shape(spec: TensorSpec, found: Sequence[int], wanted: Sequence[int | None]) -> None:
@@ -50,7 +100,11 @@ def check_shape(spec: TensorSpec, found: Sequence[int], wanted: Sequence[int | N
         raise InvalidTensor(f'input "{spec.name}": shape {show_shape(found)}, expected {show_shape(wanted)}')
 
 
-def _flatten(spec: TensorSpec, values: list[Any]) -> tuple[RowShape, list[Any]]:
+def flatten(spec: TensorSpec, values: list[Any]) -> tuple[RowShape, list[Any]]:
+    """The shape of nested lists, and their values in row-major order.
+
+    :raises InvalidTensor: ragged, or nested too deep
+    """
     shape = [len(values)]
     level = values
     while level and isinstance(level[0], list):

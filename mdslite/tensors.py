@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +28,10 @@ from mdslite.packing import (
     check_shape,
     clip,
     from_bfloat16,
+    is_base64,
     kind_of,
     pack_column,
+    show_bytes,
     show_shape,
 )
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs, Signature, TensorSpec
@@ -41,6 +43,9 @@ Key = tuple[RowShape | None, ...]
 
 # curl -d says the second without meaning it, and many clients say nothing at all.
 _JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
+
+# From here on an array is worth more than the copy that would make it bytes.
+SHARED_BYTES = 64 * 1024
 
 _STRUCT_CODES = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT8": "B", "INT8": "b"}
 _NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -118,6 +123,9 @@ class Codec:
             raise InvalidRequest(
                 f'unknown key "{clip(min(unknown))}" in the body: expected "instances" or "inputs"'
             )
+        name = message.get("signature_name")
+        if name is not None and not isinstance(name, str):
+            raise InvalidRequest(f'"signature_name": expected a text, got {kind_of(name)}')
         if ("instances" in message) == ("inputs" in message):
             raise InvalidRequest('expected exactly one of "instances" and "inputs" in the body')
         if "instances" in message:
@@ -130,12 +138,18 @@ class Codec:
         if not instances:
             return self.empty("instances")
         columns: list[tuple[Column | None, RowShape | None]] = []
-        named = len(self._inputs) != 1 or isinstance(instances[0], dict)
+        named = len(self._inputs) != 1 or (
+            isinstance(instances[0], dict) and not self._is_bytes(instances[0])
+        )
         values = self._gather(instances) if named else [instances]
         for spec, value in zip(self._inputs, values, strict=True):
             shape = (None, *spec.shape[1:]) if self._counted else (None, *spec.shape)
             columns.append((None, None) if value is None else pack_column(spec, value, shape))
         return self._columns(len(instances), columns, "instances")
+
+    def _is_bytes(self, value: Any) -> bool:
+        """Is it one string in base64, rather than an object of values by input?"""
+        return is_base64(value) and self._inputs[0].datatype == "BYTES" and "b64" not in self._names
 
     def _gather(self, instances: list[Any]) -> list[list[Any] | None]:
         """Turn `[{input: value}, ...]` into one list of values an input."""
@@ -158,7 +172,7 @@ class Codec:
         ]
 
     def _decode_inputs(self, inputs: Any) -> Columns:
-        if not isinstance(inputs, dict):
+        if not isinstance(inputs, dict) or (len(self._inputs) == 1 and self._is_bytes(inputs)):
             if len(self._inputs) != 1:
                 raise InvalidRequest(f'"inputs": expected an object with {self._wanted()}')
             inputs = {self._inputs[0].name: inputs}
@@ -220,27 +234,49 @@ class Codec:
 
         :raises InvalidTensor: a name, dtype or shape is not the signature's
         """
-        self._check_names(arrays.keys(), "")
-        columns: list[tuple[Column | None, RowShape | None]] = []
-        rows: int | None = None
-        for spec in self._inputs:
-            if spec.name not in arrays:
-                columns.append((None, None))
-                continue
-            array = arrays[spec.name]
+        named: dict[str, tuple[Column, tuple[int, ...]]] = {}
+        for name, array in arrays.items():
+            spec = self.input(name)
             wanted = NUMPY_DTYPES[spec.datatype]
             if array.dtype.newbyteorder("=") != wanted:
                 raise InvalidTensor(
                     f'input "{spec.name}": array of {array.dtype.name}, expected {spec.datatype}'
                 )
-            check_shape(spec, array.shape, (None, *spec.shape[1:]) if self._counted else spec.shape)
-            count = array.shape[0] if self._counted else 1
+            # Before anything is copied: a shape may say much more than there are bytes.
+            check_shape(spec, array.shape, self.shape_of(spec))
+            native = np.require(array, wanted, ["C", "A"])
+            column = memoryview(native).cast("B") if native.nbytes > SHARED_BYTES else native.tobytes()
+            named[name] = column, array.shape
+        return self.assemble(named)
+
+    def input(self, name: str) -> TensorSpec:
+        """:raises InvalidTensor: there is none of that name; says which there are"""
+        if name not in self._names:
+            raise InvalidTensor(f'unknown input "{clip(name)}": expected {self._wanted()}')
+        return self._inputs[self._names[name]]
+
+    def shape_of(self, spec: TensorSpec) -> tuple[int | None, ...]:
+        """The shape of an input in a request: its first dimension counts rows where there are any."""
+        return (None, *spec.shape[1:]) if self._counted else spec.shape
+
+    def assemble(self, named: Mapping[str, tuple[Column, tuple[int, ...]]]) -> Columns:
+        """Take columns by input, each with its tensor's whole shape, which is known to be the signature's.
+
+        :raises InvalidTensor: an input is unknown or missing, or one has more rows than another
+        """
+        self._check_names(named.keys(), "")
+        columns: list[tuple[Column | None, RowShape | None]] = []
+        rows: int | None = None
+        for spec in self._inputs:
+            if spec.name not in named:
+                columns.append((None, None))
+                continue
+            column, shape = named[spec.name]
+            count = shape[0] if self._counted else 1
             if rows is not None and rows != count:
                 raise InvalidTensor(f'input "{spec.name}": {count} rows, expected {rows}')
             rows = count
-            native = np.ascontiguousarray(array, dtype=wanted)
-            row_shape = native.shape[1:] if self._counted else native.shape
-            columns.append((native.tobytes(), row_shape))
+            columns.append((column, shape[1:] if self._counted else shape))
         if not rows:
             return self.empty("inputs")
         return self._columns(rows, columns, "inputs")
@@ -359,9 +395,18 @@ def _jsonable(spec: TensorSpec, output: Any) -> Any:
         return output
     if spec.datatype == "BF16":
         output = from_bfloat16(np.ascontiguousarray(output))
+    if output.dtype == object and any(isinstance(value, bytes) for value in output.flat):
+        output = _texts(output)
     if output.dtype == object or output.ndim == 0:
         return output.tolist()
     return output if output.flags.c_contiguous else np.ascontiguousarray(output)
+
+
+def _texts(strings: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Strings with the bytes among them as text, or in base64 where they are none."""
+    found = np.empty(strings.size, dtype=object)
+    found[:] = [show_bytes(value) if isinstance(value, bytes) else value for value in strings.flat]
+    return found.reshape(strings.shape)
 
 
 def _by_row(value: Any) -> Any:

@@ -30,12 +30,14 @@ Rows = Literal["free", "one", "none"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output. `shape` is the model's own, row dimension included; None is a free dimension."""
+    """One input or output. `shape` is the model's own, row dimension included; None is a free dimension.
+    BYTES are texts (str) unless `any_bytes` says that an element may also be bytes of any kind."""
 
     name: str
     datatype: Datatype
     shape: tuple[int | None, ...]
     optional: bool = False
+    any_bytes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

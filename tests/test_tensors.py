@@ -148,6 +148,64 @@ def test_each_datatype_takes_its_own_values_only(datatype, good, bad) -> None:
         decode(codec, {"instances": [bad]})
 
 
+WORDS = TensorSpec("words", "BYTES", (None,))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"instances": [{"b64": "aGFt"}, {"b64": "c3DDpG0="}]},
+        {"instances": [{"words": {"b64": "aGFt"}}, {"words": "späm"}]},
+        {"inputs": {"words": ["ham", {"b64": "c3DDpG0="}]}},
+        {"inputs": ["ham", "späm"], "signature_name": "serving_default"},
+    ],
+)
+def test_strings_may_come_in_base64_whichever_way_they_are_named(message: object) -> None:
+    codec = make_codec(WORDS)
+    assert arrays_of(codec, decode(codec, message))["words"].tolist() == ["ham", "späm"]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"b64": "?"}, "expected base64"),
+        ({"b64": 5}, "expected base64"),
+        ({"b64": "ä"}, "expected base64"),
+        ({"b64": "/w=="}, "not valid UTF-8"),
+        ({"b65": "aGFt"}, "b65"),
+    ],
+)
+def test_base64_that_is_none_or_no_text_is_refused(value: object, says: str) -> None:
+    with pytest.raises(InvalidTensor, match=says):
+        decode(make_codec(WORDS), {"instances": [value]})
+
+
+def test_a_model_that_takes_any_bytes_gets_them_and_gives_them_back() -> None:
+    spec = TensorSpec("words", "BYTES", (None,), any_bytes=True)
+    codec = make_codec(spec, outputs=(spec,))
+    array = arrays_of(codec, decode(codec, {"instances": ["ham", {"b64": "/w=="}]}))["words"]
+    assert array.tolist() == ["ham", b"\xff"]
+    output = np.array([b"ham", b"\xff"], dtype=object)
+    assert codec.encode([output], "instances") == b'{"predictions":["ham",{"b64":"/w=="}]}'
+
+
+def test_an_input_called_b64_is_an_input() -> None:
+    codec = make_codec(TensorSpec("b64", "BYTES", (None,)))
+    assert arrays_of(codec, decode(codec, {"instances": [{"b64": "aGFt"}]}))["b64"].tolist() == ["aGFt"]
+
+
+def test_a_signature_name_is_a_text() -> None:
+    with pytest.raises(InvalidRequest, match="signature_name"):
+        decode(make_codec(X4), {"signature_name": 5, "instances": [[1, 2, 3, 4]]})
+
+
+def test_a_large_array_is_not_copied() -> None:
+    array = np.ones((8, 4, 4096), np.float32)
+    codec = make_codec(TensorSpec("x", "FP32", (None, 4, 4096)))
+    columns = codec.from_arrays({"x": array})
+    assert np.shares_memory(arrays_of(codec, columns)["x"], array)
+
+
 def test_bfloat16_rounds_to_nearest_even_and_comes_back() -> None:
     values = np.array([1.0, 1.00390625, 3.3895314e38, -2.5, np.nan, np.inf], dtype=np.float32)
     back = from_bfloat16(to_bfloat16(values))

@@ -4,6 +4,7 @@
     ├── InvalidRequest           400 invalid_request
     │   ├── InvalidJson          400 invalid_json
     │   └── InvalidTensor        400 invalid_tensor
+    ├── Unauthorized             401 unauthorized         (challenge)
     ├── Forbidden                403 forbidden
     ├── NotFound                 404 not_found
     ├── MethodNotAllowed         405 method_not_allowed
@@ -16,6 +17,7 @@
     │   ├── ArtifactError        422 invalid_artifact
     │   └── LoadFailed           422 load_failed
     ├── Overloaded               429 queue_full           (retry_after_s)
+    ├── RateLimited              429 rate_limited         (retry_after_s)
     ├── ClientClosed             499 client_closed
     ├── ModelError               500 model_error
     ├── Unavailable              503 unavailable          (retry_after_s)
@@ -65,6 +67,14 @@ class InvalidJson(InvalidRequest):
 
 class InvalidTensor(InvalidRequest):
     code = "invalid_tensor"
+
+
+class Unauthorized(MdsliteError):
+    """No token, or none that is good; `challenge` is what the reply's WWW-Authenticate says."""
+
+    code = "unauthorized"
+    status = 401
+    challenge: ClassVar[bytes] = b'Bearer realm="mdslite"'
 
 
 class Forbidden(MdsliteError):
@@ -144,6 +154,11 @@ class LoadFailed(Unprocessable):
 
 class Overloaded(MdsliteError):
     code = "queue_full"
+    status = 429
+
+
+class RateLimited(MdsliteError):
+    code = "rate_limited"
     status = 429
 
 

@@ -27,6 +27,11 @@ def _create_tables(db: Database) -> None:
         db.execute(statement)
 
 
+def _create_access_tables(db: Database) -> None:
+    for statement in _ACCESS_TABLES:
+        db.execute(statement)
+
+
 # A version's row is valid for the revisions [since_revision, until_revision); until is NULL while it lasts.
 # A failed revision is recorded but opens and closes no row.
 _TABLES = (
@@ -84,4 +89,51 @@ _TABLES = (
     """,
 )
 
-_STEPS = (("0001_revisions_versions_artifacts_probes", _create_tables),)
+# A token's digest is the SHA-256 of its text; `scopes` are words with spaces between them. An audit row that
+# was `refused` counts apart from the others when old ones are dropped.
+_ACCESS_TABLES = (
+    """
+    create table tokens (
+        id text primary key,
+        name text not null,
+        digest blob not null,
+        scopes text not null,
+        project text,
+        model text,
+        rate text,
+        created_at real not null,
+        created_by text not null,
+        expires_at real,
+        revoked_at real,
+        used_at real
+    )
+    """,
+    """
+    create table limits (
+        project text not null,
+        model text not null,
+        rate text not null,
+        primary key (project, model)
+    )
+    """,
+    """
+    create table audit (
+        id integer primary key autoincrement,
+        time real not null,
+        who text not null,
+        what text not null,
+        target text not null,
+        origin text not null,
+        status integer not null,
+        remark text not null,
+        request_id text not null,
+        refused integer not null
+    )
+    """,
+    "create index audit_by_refused on audit (refused, id)",
+)
+
+_STEPS = (
+    ("0001_revisions_versions_artifacts_probes", _create_tables),
+    ("0002_tokens_limits_audit", _create_access_tables),
+)

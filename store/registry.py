@@ -123,7 +123,7 @@ class Registry:
     def at_time(self, unix_s: float) -> list[VersionRow]:
         """Read what was deployed at a time; nothing before the first revision."""
         newest = "select max(id) as id from revisions where state = 'applied' and time <= ?"
-        return self.at_revision(self._rows(newest, unix_s)[0]["id"] or 0)
+        return self.at_revision(self.read(newest, unix_s)[0]["id"] or 0)
 
     def commit(
         self,
@@ -142,7 +142,7 @@ class Registry:
         :raises Conflict: `expect_revision` is given and is not the latest applied one (0: none yet)
         :raises StorageFull: nothing was changed
         """
-        with self._writing() as db:
+        with self.writing() as db:
             if expect_revision is not None:
                 _check_expected(db, expect_revision)
             number = self._add_revision(db, (author, reason, "applied", None, _to_json(diff), source))
@@ -151,32 +151,32 @@ class Registry:
 
     def record_failure(self, *, author: str, reason: str, source: str, diff: Any, error: str) -> int:
         """Record an apply that changed nothing, and why."""
-        with self._writing() as db:
+        with self.writing() as db:
             return self._add_revision(db, (author, reason, "failed", error, _to_json(diff), source))
 
     def revisions(self, limit: int, before: int | None = None) -> list[Revision]:
         """Read revisions, newest first; only those older than `before`, if given."""
         page = "select * from revisions where ? is null or id < ? order by id desc limit ?"
-        return [_revision(row) for row in self._rows(page, before, before, limit)]
+        return [_revision(row) for row in self.read(page, before, before, limit)]
 
     def revision(self, number: int) -> Revision:
         """Read one revision.
 
         :raises NotFound: there is no such revision
         """
-        found = self._rows("select * from revisions where id = ?", number)
+        found = self.read("select * from revisions where id = ?", number)
         if not found:
             raise NotFound(f"there is no revision {number}", hint="mdslite history lists them")
         return _revision(found[0])
 
     def latest(self) -> Revision | None:
         """Read the latest applied revision."""
-        found = self._rows("select * from revisions where state = 'applied' order by id desc limit 1")
+        found = self.read("select * from revisions where state = 'applied' order by id desc limit 1")
         return _revision(found[0]) if found else None
 
     def add_artifact(self, digest: str, *, kind: ArtifactKind, size_bytes: int, origin: str) -> None:
         """Record where an artifact came from; the first origin of the same bytes is kept."""
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(
                 "insert or ignore into artifacts (digest, kind, size_bytes, origin, added_at)"
                 " values (?, ?, ?, ?, ?)",
@@ -184,26 +184,26 @@ class Registry:
             )
 
     def artifact(self, digest: str) -> ArtifactRow | None:
-        found = self._rows("select * from artifacts where digest = ?", digest)
+        found = self.read("select * from artifacts where digest = ?", digest)
         return ArtifactRow(**found[0]) if found else None
 
     def artifacts(self) -> list[ArtifactRow]:
-        return [ArtifactRow(**row) for row in self._rows("select * from artifacts order by added_at, digest")]
+        return [ArtifactRow(**row) for row in self.read("select * from artifacts order by added_at, digest")]
 
     def referenced(self) -> set[str]:
         """Collect the digests that any revision refers to: what an undo may need again."""
-        return {row["digest"] for row in self._rows("select distinct digest from versions")}
+        return {row["digest"] for row in self.read("select distinct digest from versions")}
 
     def forget_artifacts(self, digests: Sequence[str]) -> None:
         """Drop the records and probes of artifacts that were removed from the store."""
-        with self._writing() as db:
+        with self.writing() as db:
             for digest in digests:
                 db.execute("delete from artifacts where digest = ?", (digest,))
                 db.execute("delete from probes where digest = ?", (digest,))
 
     def add_probe(self, digest: str, *, runtime: str, engine: str, report: Mapping[str, Any]) -> None:
         """Keep what a probe found; `engine` names the build that probed, such as `onnxruntime 1.31.1`."""
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(
                 "insert or replace into probes (digest, engine, runtime, report, probed_at)"
                 " values (?, ?, ?, ?, ?)",
@@ -212,22 +212,26 @@ class Registry:
 
     def probe(self, digest: str, engine: str) -> dict[str, Any] | None:
         """Read what a probe of these bytes by this engine found, if there was one."""
-        found = self._rows("select report from probes where digest = ? and engine = ?", digest, engine)
+        found = self.read("select report from probes where digest = ? and engine = ?", digest, engine)
         return dict(json.loads(found[0]["report"])) if found else None
+
+    @contextmanager
+    def writing(self) -> Iterator[Database]:
+        """One transaction, for this module and the store's others that keep tables in the registry.
+
+        :raises StorageFull: nothing of it is kept
+        """
+        with sqlite_errors(self.path), self._db.atomic():
+            yield self._db
+
+    def read(self, sql: str, *values: Any) -> list[dict[str, Any]]:
+        with sqlite_errors(self.path):
+            return list(self._db.query(sql, values))
 
     @property
     def _db(self) -> Database:
         assert self._opened is not None, "the registry is not open"
         return self._opened
-
-    @contextmanager
-    def _writing(self) -> Iterator[Database]:
-        with sqlite_errors(self.path), self._db.atomic():
-            yield self._db
-
-    def _rows(self, sql: str, *values: Any) -> list[dict[str, Any]]:
-        with sqlite_errors(self.path):
-            return list(self._db.query(sql, values))
 
     def _create(self) -> None:
         """Make a registry under another name first: a crash on the way leaves none, and no half of one."""
@@ -260,7 +264,7 @@ class Registry:
             )
 
     def _versions(self, where: str, values: tuple[int, ...]) -> list[VersionRow]:
-        rows = self._rows(f"select * from versions where {where} order by position, id", *values)
+        rows = self.read(f"select * from versions where {where} order by position, id", *values)
         return [_version(row) for row in rows]
 
     def _add_revision(

@@ -469,7 +469,8 @@ def test_a_registry_that_somebody_else_holds_is_unavailable(registry: Registry) 
 
 def test_the_tables_are_made_by_recorded_migrations(registry: Registry) -> None:
     reader = Database(sqlite3.connect(registry.path), execute_plugins=False)
-    assert {"artifacts", "probes", "revisions", "versions"} <= set(reader.table_names())
+    tables = {"artifacts", "audit", "limits", "probes", "revisions", "tokens", "versions"}
+    assert tables <= set(reader.table_names())
     applied = [row["name"] for row in reader["_sqlite_migrations"].rows]
-    assert applied == ["0001_revisions_versions_artifacts_probes"]
+    assert applied == ["0001_revisions_versions_artifacts_probes", "0002_tokens_limits_audit"]
     reader.close()

@@ -1,0 +1,128 @@
+"""Changes who is let in, and keeps the books of it: tokens, limits and the audit log. Stands between the
+event loop and the registry's thread; what it changes there is in force before its caller hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from time import perf_counter
+from typing import ParamSpec, TypeVar
+
+from mdslite.errors import MdsliteError
+from mdslite.http.access import Access, Bucket
+from mdslite.store.audit import Act, Audit, Entry
+from mdslite.store.registry import Registry
+from mdslite.store.tokens import Rate, Token, Tokens, Wish
+from mdslite.store.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+SAVE_USES_S = 60.0  # how often it is kept which tokens are in use
+_REFUSALS = Rate(60, "m")  # refused calls that are written down; anybody can make them
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Issuer:
+    """Used from the event loop; the registry is open while it is."""
+
+    def __init__(self, registry: Registry, worker: Worker, access: Access) -> None:
+        self.access = access
+        self._tokens = Tokens(registry)
+        self._audit = Audit(registry)
+        self._worker = worker
+        self._refusals = Bucket(_REFUSALS)
+        self._unrecorded = 0  # refused calls since the last that was written down
+        self._saved: dict[str, float] = {}
+        self._saver: asyncio.TimerHandle | None = None
+
+    async def open(self) -> None:
+        """Decide by what the registry holds from now on."""
+        await self._change(lambda: None)
+        self._saver = asyncio.get_running_loop().call_later(SAVE_USES_S, self._save_again)
+
+    def close(self) -> None:
+        """Keep which tokens were used; it is kept when the worker is closed."""
+        if self._saver is not None:
+            self._saver.cancel()
+            self._saver = None
+            self.save_uses()
+
+    async def create(self, wish: Wish, *, by: str) -> tuple[Token, str]:
+        """Make a token: what is kept of it, and its text.
+
+        :raises Conflict: a live token has this name, or there are too many
+        :raises InvalidRequest: a model without its project
+        """
+        return await self._change(lambda: self._tokens.create(wish, by=by))
+
+    async def revoke(self, which: str) -> Token:
+        """End a token, by its id or name. A request that comes after this is refused.
+
+        :raises NotFound: there is no such live token
+        """
+        return await self._change(lambda: self._tokens.revoke(which))
+
+    async def limit(self, project: str, model: str, rate: Rate | None) -> None:
+        """Limit how often a model may be asked, or stop doing so."""
+        await self._change(lambda: self._tokens.limit(project, model, rate))
+
+    async def tokens(self) -> list[Token]:
+        self.save_uses()
+        return await self._worker.call(self._tokens.all)
+
+    async def limits(self) -> dict[tuple[str, str], Rate]:
+        return await self._worker.call(self._tokens.limits)
+
+    async def acts(self, limit: int, before: int | None) -> list[Entry]:
+        return await self._worker.call(self._audit.page, limit, before)
+
+    def record(self, act: Act) -> None:
+        """Write an act down, without waiting for it. Of many refused ones only some are."""
+        if act.refused and self._refusals.take(perf_counter()):
+            self._unrecorded += 1
+            return
+        if act.refused and self._unrecorded:
+            act = replace(act, remark=f"{self._unrecorded} refused calls before it are not listed")
+            self._unrecorded = 0
+        self._submit(f"a call of {act.who} ({act.what})", self._audit.add, act)
+
+    def save_uses(self) -> None:
+        """Keep when tokens were last used, without waiting for it."""
+        uses = self.access.uses()
+        fresh = {token_id: at for token_id, at in uses.items() if self._saved.get(token_id) != at}
+        if fresh:
+            self._saved.update(fresh)
+            self._submit("when tokens were last used", self._tokens.note_uses, fresh)
+
+    async def _change(self, change: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+
+        def run() -> T:
+            changed = change()
+            # From here, so that a caller who is cancelled meanwhile does not leave a revoked token in force.
+            loop.call_soon_threadsafe(self.access.replace, self._tokens.all(), self._tokens.limits())
+            return changed
+
+        return await self._worker.call(run)
+
+    def _save_again(self) -> None:
+        self._saver = asyncio.get_running_loop().call_later(SAVE_USES_S, self._save_again)
+        self.save_uses()
+
+    def _submit(self, what: str, keep: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Let the registry keep something that nothing depends on; say so when it could not."""
+
+        def check(future: Future[None]) -> None:
+            if (error := future.exception()) is not None:
+                logger.warning("%s could not be kept: %s", what, error)
+
+        try:
+            self._worker.submit(keep, *args, **kwargs).add_done_callback(check)
+        except MdsliteError as exc:
+            logger.warning("%s could not be kept: %s", what, exc)

@@ -37,6 +37,8 @@ class Job:
     finished = False
     lane: Any = None
     stream: Stream | None = None  # while it runs, where a lane answers in pieces
+    within: tuple[str, ...] = ()  # the pipelines that it comes through, the outermost first
+    spans: str | None = None  # what each node of a pipeline did, as JSON
 
     def resolved(self) -> None:
         """Called once, on the event loop, when the job has its answer or its error."""

@@ -129,8 +129,9 @@ class Metrics:
                     window.add(block.ended_us[here], block.latency_ms[here], failed[here])
 
     def keep(self, versions: Collection[VersionKey]) -> None:
-        """Forget every other version's series; requests that named no version stay."""
-        known = {*versions, (None, None, None), (OTHER, None, None)}
+        """Forget every other version's series; requests that reached no version stay, their model's too."""
+        known: set[VersionKey] = {*versions, (None, None, None), (OTHER, None, None)}
+        known |= {(project, model, None) for project, model, _ in versions}
         with self._lock:
             self._requests = {key: n for key, n in self._requests.items() if key[:3] in known}
             self._series = {key: series for key, series in self._series.items() if key[:3] in known}

@@ -13,6 +13,7 @@ from box import Box, Caller, GatedRuntime, deployments, open_box
 
 from mdslite.errors import RequestTimeout
 from mdslite.http import schema
+from mdslite.http.access import Access
 from mdslite.http.app import PredictEndpoint, create_app
 from mdslite.http.call import Reply
 from mdslite.http.guard import Errors, RequestIds
@@ -658,6 +659,7 @@ async def test_a_prediction_too_large_to_read_is_413_with_a_way_out(caller: Call
 async def test_a_prediction_whose_client_left_is_cancelled() -> None:
     class WaitingPredictor:
         cancelled = False
+        access = Access()
 
         def body_limit(self, media_type: bytes) -> int:
             return 100

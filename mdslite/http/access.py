@@ -157,11 +157,15 @@ class Access:
         if not self.required:
             return self._vouched.get(authorization, ANYBODY)
         grant = self._remembered.get(authorization)
-        if grant is None:
-            grant = self._vouched.get(authorization) or self._recognise(authorization)
         wall = self._clock()
-        if grant.expires_at is not None and grant.expires_at <= wall:
-            raise self._unauthorized(f"{grant.name} has expired")
+        try:
+            if grant is None:
+                grant = self._recognise(authorization)
+            if grant.expires_at is not None and grant.expires_at <= wall:
+                raise Unauthorized(f"{grant.name} has expired", hint=_HINT)
+        except Unauthorized:
+            self.refused += 1
+            raise
         bucket = grant.bucket
         if bucket is not None and (wait_s := bucket.take(now)):
             raise RateLimited(
@@ -188,30 +192,39 @@ class Access:
                     retry_after_s=wait_s,
                 )
 
+    def stranger(self, authorization: bytes) -> Unauthorized | None:
+        """Why nothing much is to be read from a sender with this header; None for all others."""
+        if not self.required or authorization in self._remembered:
+            return None
+        try:
+            self._recognise(authorization)
+        except Unauthorized as exc:
+            return exc
+        return None
+
     def uses(self) -> dict[str, float]:
         """When each token was last shown, for those that were: Unix seconds by id."""
         return {token_id: grant.used_at for token_id, (_, grant) in self._tokens.items() if grant.used_at}
 
     def _recognise(self, authorization: bytes) -> Grant:
-        kind, _, given = authorization.strip().partition(b" ")
+        if authorization in self._vouched:
+            return self._vouched[authorization]
         if not authorization:
-            raise self._unauthorized(f"a token is needed: {_EXPECTED}")
-        token_id = id_of(given.strip()) if kind.lower() == b"bearer" else None
+            raise Unauthorized(f"a token is needed: {_EXPECTED}", hint=_HINT)
+        kind, _, given = authorization.strip().partition(b" ")
+        given = given.strip()
+        token_id = id_of(given) if kind.lower() == b"bearer" else None
         if token_id is None:
-            raise self._unauthorized(f"the Authorization header holds no token: {_EXPECTED}")
+            raise Unauthorized(f"the Authorization header holds no token: {_EXPECTED}", hint=_HINT)
         token, grant = self._tokens.get(token_id, (None, None))
-        if token is None or grant is None or not hmac.compare_digest(token.digest, digest_of(given.strip())):
-            raise self._unauthorized("there is no such token")
+        if token is None or grant is None or not hmac.compare_digest(token.digest, digest_of(given)):
+            raise Unauthorized("there is no such token", hint=_HINT)
         if token.revoked_at is not None:
-            raise self._unauthorized(f"{grant.name} was revoked")
+            raise Unauthorized(f"{grant.name} was revoked", hint=_HINT)
         if len(self._remembered) >= _REMEMBERED_MAX:
             self._remembered.clear()
         self._remembered[authorization] = grant
         return grant
-
-    def _unauthorized(self, message: str) -> Unauthorized:
-        self.refused += 1
-        return Unauthorized(message, hint=_HINT)
 
 
 def _grant(token: Token, former: Grant | None) -> Grant:

@@ -13,7 +13,7 @@ import msgspec
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mdslite.errors import InvalidRequest, TooLarge
+from mdslite.errors import InvalidRequest, MdsliteError, TooLarge
 from mdslite.http import admin, views
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
 from mdslite.http.ndjson import until_left
@@ -106,9 +106,13 @@ class PredictEndpoint:
         predictor = self._predictor
         media_type = header(scope, b"content-type").encode("latin-1")
         limit_bytes = predictor.body_limit(media_type)
-        body, error = b"", None
+        body = b""
+        error: MdsliteError | None = predictor.access.stranger(
+            header(scope, b"authorization").encode("latin-1")
+        )
         try:
-            body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True)
+            if error is None:
+                body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True)
         except TooLarge:
             error = predictor.too_large(media_type)
         target = scope["raw_path"]

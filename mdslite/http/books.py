@@ -39,6 +39,7 @@ class Books:
             return
         now = perf_counter()
         served = call.served
+        where = served or call.route
         samples = served.samples if served is not None else self._strays
         begun = call.started_at
         if samples.due(now, failed=status != 200):
@@ -52,9 +53,9 @@ class Books:
             (
                 time() - (now - call.arrived_at),
                 call.request_id,
-                served.project if served else None,
-                served.model if served else None,
-                served.version if served else None,
+                where.project if where else None,
+                where.model if where else None,
+                where.version if where else None,
                 False,
                 call.url or call.target[:_LOGGED_TARGET_BYTES].decode("latin-1"),
                 status,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mdslite.errors import ClientClosed
 from mdslite.http.events import EVENTS, Pieces, make_event
-from mdslite.http.guard import make_request_id
+from mdslite.http.guard import error_fields, make_request_id
 from mdslite.serving.fleet import Served
 from mdslite.serving.queue import Job
+from mdslite.serving.router import Route
 from mdslite.tensors import Columns
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Call(Job):
     """One predict request. Whoever makes it fills the request part and calls `Predictor.start`."""
 
     columns = Columns(0, (), (), "instances")
+    authorization = b""  # set where somebody asks for it
+    route: Route[Served] | None = None  # known before `served` when it had to be asked who may take it
     served: Served | None = None
     url = ""
     predictor: Predictor
@@ -94,6 +96,6 @@ def reply_headers(call: Call, now: float) -> list[tuple[bytes, bytes]]:
     if call.served is not None:
         headers.append((b"mdslite-version", call.served.version.encode()))
     headers.append((b"server-timing", call.timing(now).encode()))
-    if call.error is not None and call.error.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(call.error.retry_after_s))))
+    if call.error is not None:
+        headers += error_fields(call.error)
     return headers

@@ -206,6 +206,8 @@ class Connection(Receiver):
             self._reply_call,
         )
         self._call.on_piece = self._send_piece
+        if not door.predictor.access.idle:
+            self._call.authorization = fields.get(b"authorization", b"")
         door.predictor.start(self._call, request.error)
 
     def _send_piece(self, call: Call, piece: bytes) -> None:

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
+from math import ceil
 from random import getrandbits
 from typing import Any
 
@@ -18,7 +19,16 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mdslite.errors import ClientClosed, Forbidden, InvalidRequest, MdsliteError, MethodNotAllowed, NotFound
+from mdslite.errors import (
+    ClientClosed,
+    Forbidden,
+    InvalidRequest,
+    MdsliteError,
+    MethodNotAllowed,
+    NotFound,
+    Unauthorized,
+)
+from mdslite.http.request import check_repeated
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +54,14 @@ def error_body(error: MdsliteError, request_id: str, **more: Any) -> bytes:
 
 def error_headers(error: MdsliteError) -> list[tuple[bytes, bytes]]:
     """What an error's reply says beside its content-length and request id."""
-    headers = [(b"content-type", b"application/json")]
+    return [(b"content-type", b"application/json"), *error_fields(error)]
+
+
+def error_fields(error: MdsliteError) -> list[tuple[bytes, bytes]]:
+    """The headers that only some errors have."""
     if error.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
-    return headers
+        return [(b"retry-after", b"%d" % max(1, ceil(error.retry_after_s)))]
+    return [(b"www-authenticate", error.challenge)] if isinstance(error, Unauthorized) else []
 
 
 class RequestIds:
@@ -180,6 +194,8 @@ class Guard:
                 host = value
             elif name == b"origin":
                 origin = value
+        # HTTP/2's `:authority` becomes a Host header beside one that is there already.
+        check_repeated([field for field in scope["headers"] if field[0] != b"host"])
         self._allow_list.admit(host, origin)
         await self._app(scope, receive, send)
 

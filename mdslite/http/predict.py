@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mdslite.errors import MdsliteError, NotFound, TooLarge
+from mdslite.errors import MdsliteError, NotFound, TooLarge, Unauthorized
+from mdslite.http.access import ANYBODY, Access, Grant
 from mdslite.http.books import Books
 from mdslite.http.call import Call, Headers, Reply, reply_headers
 from mdslite.http.events import EVENTS, Pieces, make_error_event
@@ -25,7 +26,7 @@ from mdslite.http.inflate import decompress
 from mdslite.http.paths import parse_predict_path
 from mdslite.npy import NPY
 from mdslite.serving.fleet import Served
-from mdslite.serving.router import Router
+from mdslite.serving.router import Route, Router
 from mdslite.tensors import Codec, Columns, is_json, plain_type
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Predictor:
         router: Router[Served],
         *,
         books: Books,
+        access: Access | None = None,
         max_json_bytes: int = MAX_JSON_BYTES,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
@@ -50,6 +52,7 @@ class Predictor:
         self.max_json_bytes = max_json_bytes
         self.max_body_bytes = max_body_bytes
         self.books = books
+        self.access = access or Access()
 
     def start(self, call: Call, error: MdsliteError | None = None) -> None:
         """Begin a call, or end it with the `error` that kept its body from being read.
@@ -59,7 +62,10 @@ class Predictor:
         call.predictor = self
         self.books.open += 1
         try:
-            route = self.router.get(call.target) or self._find(call.target)
+            if self.access.idle:
+                route = self.router.get(call.target) or self._find(call.target)
+            else:
+                route = self._admit(call)
             call.url = route.url
             served = call.served = route.pick()
             if error is not None:
@@ -146,6 +152,7 @@ class Predictor:
             perf_counter(),
             resolve,
         )
+        call.authorization = found.get(b"authorization", b"")
         call.on_piece = take
         self.start(call, error)
         try:
@@ -168,13 +175,33 @@ class Predictor:
         hint = None if limit == self.max_body_bytes else f"send large tensors in binary, as {NPY.decode()}"
         return TooLarge(f"the body is longer than {limit} bytes", hint=hint)
 
-    def _find(self, target: bytes) -> Any:
+    def _admit(self, call: Call) -> Route[Served]:
+        """The route of a call, for one who may take it."""
+        access, now = self.access, call.arrived_at
+        try:
+            grant = access.enter(call.authorization, now)
+        except Unauthorized:
+            call.body = b""  # nothing that a stranger sends is kept
+            raise
+        route = call.route = self.router.get(call.target) or self._find(call.target, grant)
+        call.url = route.url
+        access.admit(grant, route.project, route.model, now)
+        return route
+
+    def _find(self, target: bytes, grant: Grant = ANYBODY) -> Route[Served]:
         """A target that is not spelt as a route is: percent-encoded, with a query, or unknown."""
         path, _, _ = target.partition(b"?")
         names = parse_predict_path(path)
         if names is None:
             raise NotFound("no such URL: expected /projects/PROJECT/models/MODEL[/versions/VERSION]:predict")
-        return self.router.find(*names)
+        grant.require_model(*names[:2])
+        try:
+            return self.router.find(*names)
+        except NotFound as exc:
+            if grant.project is None:
+                raise
+            # The other message names what there is, which is not for everybody.
+            raise NotFound(f"{names[0]}/{names[1]} is not deployed, or has no such version") from exc
 
     def _decode_other(self, call: Call, served: Served) -> Columns:
         body = call.body
@@ -197,7 +224,7 @@ class Predictor:
         self._send(call, error.status, error_body(error, call.request_id), error.code)
 
 
-_WANTED = frozenset({b"content-type", b"content-encoding", b"x-request-id"})
+_WANTED = frozenset({b"authorization", b"content-type", b"content-encoding", b"x-request-id"})
 
 
 def _encode(call: Call) -> bytes:

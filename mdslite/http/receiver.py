@@ -28,6 +28,7 @@ from mdslite.http.request import (
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ADMIN_BODY_BYTES = 4 * 1024 * 1024
+STRANGER_BODY_BYTES = 64 * 1024  # what is read, and thrown away, of who has no good token
 
 # How far the message that is being received has come.
 Phase = Literal["none", "head", "body"]
@@ -49,6 +50,7 @@ class Receiver(asyncio.Protocol):
         "_phase",
         "_predictor",
         "_received",
+        "_stranger",
         "_target",
         "_told_bytes",
         "_upgrading",
@@ -68,6 +70,7 @@ class Receiver(asyncio.Protocol):
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._body_limit = 0
+        self._stranger: MdsliteError | None = None  # why its sender is none to read much from
         self._held_bytes = -1  # received since the parser last had something to tell
         self._told_bytes = 0  # of the body, by then
         self._upgrading = False  # its head is about to be parsed again, see `_interrupted`
@@ -186,6 +189,7 @@ class Receiver(asyncio.Protocol):
             return
         self._phase = "body"
         self._body_bytes = self._body_limit = 0
+        self._stranger = None
         try:
             if self._held_bytes >= 0:  # a head that came in one piece is short enough
                 self._held_bytes = -1
@@ -198,6 +202,10 @@ class Receiver(asyncio.Protocol):
                     self._body_limit = self._predictor.body_limit(fields.get(b"content-type", b""))
                 else:
                     self._body_limit = ADMIN_BODY_BYTES
+                if self._predictor.access.required:
+                    self._stranger = self._predictor.access.stranger(fields.get(b"authorization", b""))
+                    if self._stranger is not None:
+                        self._body_limit = STRANGER_BODY_BYTES
                 if length is None:
                     self._received = []  # a trailer is read and dropped
                     check_chunked(headers, version=self._parser.get_http_version())
@@ -240,7 +248,9 @@ class Receiver(asyncio.Protocol):
         self._phase = "none"
         self.take(request)
 
-    def _too_large(self) -> TooLarge:
+    def _too_large(self) -> MdsliteError:
+        if self._stranger is not None:
+            return self._stranger
         if self._target.startswith(b"/projects/"):
             return self._predictor.too_large(self._fields.get(b"content-type", b""))
         return TooLarge(f"the body is longer than {self._body_limit} bytes")

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import httptools
 
-from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, VersionNotSupported
+from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, UnsupportedMedia, VersionNotSupported
 
 HEAD_BYTES = 64 * 1024
 HEADERS_MAX = 100
 
 Headers = list[tuple[bytes, bytes]]
+
+_ONLY_ONCE = ((b"host", "Host"), (b"authorization", "Authorization"), (b"content-type", "Content-Type"))
 
 
 @dataclass(slots=True)
@@ -36,14 +38,13 @@ def check(request: Request) -> None:
     """Pass a request whose head is proper.
 
     :raises VersionNotSupported: HTTP/0.9, or HTTP/2 without being it
-    :raises InvalidRequest: no or several hosts, or a target that is no path
+    :raises InvalidRequest: no host, a field that is repeated, or a target that is no path
+    :raises UnsupportedMedia: a body is encoded several times over
     """
     if request.version not in ("1.1", "1.0"):
         raise VersionNotSupported(f"HTTP/{request.version} is not served: expected 1.1 or 2")
     if len(request.fields) != len(request.headers):
-        hosts = sum(name == b"host" for name, _ in request.headers)
-        if hosts > 1:
-            raise InvalidRequest(f"expected exactly one Host header, got {hosts}")
+        check_repeated(request.headers)
     if b"host" not in request.fields and request.version == "1.1":
         raise InvalidRequest("expected a Host header")
     target = request.target
@@ -51,6 +52,20 @@ def check(request: Request) -> None:
         raise InvalidRequest("expected a path as the request's target, such as /healthz")
     if b"%" in target and any(code in target.lower() for code in (b"%00", b"%0a", b"%0d")):
         raise InvalidRequest("the request's target holds a control character")
+
+
+def check_repeated(headers: Headers) -> None:
+    """Pass fields of which a reader may take the first or the last, and find the same.
+
+    :raises InvalidRequest: one of them does
+    :raises UnsupportedMedia: a body is encoded several times over
+    """
+    names = [name for name, _ in headers]
+    for name, shown in _ONLY_ONCE:
+        if names.count(name) > 1:
+            raise InvalidRequest(f"expected one {shown} header, got {names.count(name)}")
+    if names.count(b"content-encoding") > 1:
+        raise UnsupportedMedia("the body is encoded several times over: expected once, by gzip or deflate")
 
 
 def check_chunked(headers: Headers, *, version: str) -> None:

@@ -76,6 +76,17 @@ class DataCodec:
             return self.decode(body)
         return self._columns([mds.Body(body, kind.decode("latin-1"))], "value")
 
+    def from_data(self, data: list[Datum]) -> Columns:
+        """Take data as they are.
+
+        :raises InvalidRequest: more than one for a package that streams
+        """
+        return self._columns(data, "instances")
+
+    def take(self, data: list[Datum]) -> Columns:
+        """Take data as they are; answers that are arrays stay arrays."""
+        return Columns(len(data), (data,), _TENSORS, "instances")
+
     def _columns(self, data: list[Datum], form: Form) -> Columns:
         if self.streams and len(data) != 1:
             raise InvalidRequest(f"this model streams its answer: expected one instance, got {len(data)}")
@@ -111,6 +122,20 @@ def read_confidences(outputs: Outputs) -> list[float | None] | None:
     """The confidences that came with a batch of answers."""
     found: Any = getattr(outputs[0], "confidences", None)
     return list(found) if found else None
+
+
+def read_text(text: bytes) -> bytes:
+    """The JSON text of one value, as it is.
+
+    :raises InvalidJson: it is none
+    """
+    if not text.isascii():
+        _check_text(text)
+    try:
+        _ANY.decode(text)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise InvalidJson(f"the text is no JSON: {exc}") from exc
+    return text
 
 
 def _check_text(body: bytes) -> None:

@@ -245,7 +245,7 @@ class Codec:
             # Before anything is copied: a shape may say much more than there are bytes.
             check_shape(spec, array.shape, self.shape_of(spec))
             native = np.require(array, wanted, ["C", "A"])
-            column = memoryview(native).cast("B") if native.nbytes > SHARED_BYTES else native.tobytes()
+            column = native.data.cast("B") if native.nbytes > SHARED_BYTES else native.tobytes()
             named[name] = column, array.shape
         return self.assemble(named)
 

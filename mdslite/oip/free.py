@@ -1,0 +1,124 @@
+"""Free data over the protocol, as Python packages and pipelines take them: one input and one output.
+
+The input `instances` is BYTES, each element the JSON text of one datum; or numbers, and each of its rows is a
+datum, an array. The output `predictions` is BYTES too, each element the JSON text of one answer, unless all
+answers are arrays of one dtype and shape: those go as the tensor that they are together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from mdslite.data import DataCodec, read_text
+from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.npy import MAX_RANK
+from mdslite.oip.inputs import InputTensor, check_flat, check_rank, check_size, read_raw
+from mdslite.oip.message import Messages
+from mdslite.oip.outputs import OutputTensor
+from mdslite.oip.wire import Buffer
+from mdslite.packing import clip, from_bfloat16, pack_flat
+from mdslite.runtimes.protocol import NUMPY_DTYPES, Datum, Outputs, TensorSpec
+from mdslite.tensors import Columns
+
+INPUT = "instances"
+OUTPUT = "predictions"
+_NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY
+_NAMES: Mapping[np.dtype[Any], str] = {
+    dtype: name for name, dtype in NUMPY_DTYPES.items() if name not in ("BF16", "BYTES")
+}
+
+
+class FreeMessages(Messages):
+    """One input of data, one output of answers."""
+
+    def __init__(self, codec: DataCodec, *, model: str, version: str) -> None:
+        super().__init__(codec.signature, model=model, version=version)
+        self._codec = codec
+
+    def take(self, tensors: Sequence[InputTensor]) -> Columns:
+        return take_data(self._codec, tensors)
+
+    def give(self, outputs: Outputs) -> list[OutputTensor]:
+        return give_answers(outputs)
+
+    def bare(self, body: Buffer) -> InputTensor:
+        raise InvalidRequest(
+            "this model takes data of any kind: expected the JSON that says what the bytes are"
+        )
+
+
+def take_data(codec: DataCodec, tensors: Sequence[InputTensor]) -> Columns:
+    """A request's one input as data.
+
+    :raises InvalidRequest: the model streams its answers
+    :raises InvalidTensor: there is another input, or its elements are no JSON or do not fit its shape
+    """
+    if codec.streams:
+        raise InvalidRequest("this model streams its answer: expected a request to its predict URL")
+    if [tensor.name for tensor in tensors] != [INPUT]:
+        came = ", ".join(f'"{clip(tensor.name)}"' for tensor in tensors[:5]) or "none"
+        raise InvalidTensor(f'expected one input "{INPUT}", got {came}')
+    tensor = tensors[0]
+    spec = _spec_of(tensor)
+    check_rank(spec, tensor.shape)
+    count = math.prod(tensor.shape)
+    if tensor.raw is not None:
+        check_size(spec, tensor.shape, len(tensor.raw))
+        column = read_raw(spec, tensor.raw, count)
+    else:
+        column = pack_flat(spec, check_flat(spec, tensor.data or [], tensor.shape))
+    if isinstance(column, list):
+        return codec.take([_read(text, number) for number, text in enumerate(column)])
+    array: Any = np.frombuffer(column, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)
+    rows: list[Datum] = list(from_bfloat16(array) if tensor.datatype == "BF16" else array)
+    return codec.take([np.asarray(row) for row in rows])
+
+
+def give_answers(outputs: Outputs) -> list[OutputTensor]:
+    """The answers as the one output."""
+    answers: Any = outputs[0]
+    arrays = [answer for answer in answers if isinstance(answer, np.ndarray)]
+    kinds = {(array.dtype.newbyteorder("="), array.shape) for array in arrays}
+    if len(arrays) == len(answers) and len(kinds) == 1:
+        dtype, _ = kinds.pop()
+        if dtype in _NAMES:
+            joined = np.stack(arrays).astype(dtype, copy=False)
+            return [OutputTensor(OUTPUT, _NAMES[dtype], joined.shape, joined)]
+    texts = [_text(answer) for answer in answers]
+    return [OutputTensor(OUTPUT, "BYTES", (len(texts),), texts)]
+
+
+def _spec_of(tensor: InputTensor) -> TensorSpec:
+    if tensor.datatype not in NUMPY_DTYPES:
+        raise InvalidTensor(
+            f'input "{INPUT}": datatype {clip(tensor.datatype)}, expected BYTES that hold JSON, or numbers'
+        )
+    if not tensor.shape or len(tensor.shape) > MAX_RANK:
+        raise InvalidTensor(f'input "{INPUT}": expected a shape whose first dimension counts rows')
+    datatype: Any = tensor.datatype
+    return TensorSpec(INPUT, datatype, tensor.shape, any_bytes=True)
+
+
+def _read(text: str | bytes, number: int) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    try:
+        return read_text(data)
+    except InvalidRequest as exc:
+        raise InvalidTensor(
+            f'input "{INPUT}": element {number} is no JSON, expected the JSON text of a value (a text has '
+            "quotes of its own)"
+        ) from exc
+
+
+def _text(answer: Any) -> bytes:
+    if not isinstance(answer, np.ndarray):
+        return answer  # type: ignore[no-any-return]
+    plain = answer.tolist() if not answer.ndim or answer.dtype.kind not in "biuf" else answer
+    return orjson.dumps(
+        np.ascontiguousarray(plain) if isinstance(plain, np.ndarray) else plain, option=_NUMPY_JSON
+    )

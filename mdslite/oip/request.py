@@ -1,0 +1,161 @@
+"""The JSON of an infer request, checked and typed. Knows no model: names and shapes are compared later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.packing import clip, kind_of
+from mdslite.tensors import parse_json
+
+_SHARED = "shared_memory_region"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One input: its elements are JSON values, or `size_bytes` bytes that follow the JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any] | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How an output is to be answered; with `classes`, by the names of so many likeliest ones."""
+
+    binary: bool
+    classes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """`outputs` None stands for all of them, `binary` says how those go that are not listed."""
+
+    id: str | None
+    inputs: tuple[Given, ...]
+    outputs: Mapping[str, Wanted] | None
+    binary: bool
+    timeout_s: float
+
+
+def parse_request(text: bytes) -> InferRequest:
+    """Read the JSON of an infer request. Parameters that are not known are not looked at.
+
+    :raises InvalidJson: it is no JSON
+    :raises InvalidRequest, InvalidTensor: it is no infer request; says what came and what was expected
+    """
+    message = parse_json(text)
+    if not isinstance(message, dict):
+        raise InvalidRequest(f'expected an object with "inputs", got {kind_of(message)}')
+    identity = message.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise InvalidRequest(f'"id": expected a text, got {kind_of(identity)}')
+    parameters = _parameters(message, "")
+    binary = _flag(parameters, "binary_data_output", "", default=False)
+    inputs = message.get("inputs")
+    if not isinstance(inputs, list):
+        raise InvalidRequest(f'"inputs": expected a list of tensors, got {kind_of(inputs)}')
+    return InferRequest(
+        identity,
+        tuple(_input(one, number) for number, one in enumerate(inputs)),
+        _outputs(message.get("outputs"), binary=binary),
+        binary,
+        read_timeout(parameters.get("timeout")),
+    )
+
+
+def read_timeout(value: Any) -> float:
+    """The `timeout` parameter, microseconds, in seconds; none is infinitely long.
+
+    :raises InvalidRequest: it is no such number
+    """
+    if value is None or value is False or value == 0:
+        return math.inf
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidRequest(f'parameter "timeout": expected whole microseconds, got {kind_of(value)}')
+    return value / 1e6
+
+
+def _input(tensor: Any, number: int) -> Given:
+    if not isinstance(tensor, dict):
+        raise InvalidTensor(f"input {number}: expected an object with name, shape and datatype")
+    name = tensor.get("name")
+    if not isinstance(name, str):
+        raise InvalidTensor(f"input {number}: expected a text as its name, got {kind_of(name)}")
+    where = f'input "{clip(name)}": '
+    datatype, shape, data = tensor.get("datatype"), tensor.get("shape"), tensor.get("data")
+    if not isinstance(datatype, str):
+        raise InvalidTensor(f"{where}expected a datatype such as FP32, got {kind_of(datatype)}")
+    if not isinstance(shape, list) or any(type(size) is not int for size in shape):
+        raise InvalidTensor(f"{where}expected its shape as a list of integers")
+    parameters = _parameters(tensor, where)
+    if _SHARED in parameters:
+        raise _no_shared_memory(where)
+    size_bytes = _count(parameters, "binary_data_size", where)
+    if ("data" in tensor) == (size_bytes is not None):
+        raise InvalidTensor(
+            f'{where}expected either "data" or the parameter "binary_data_size", got '
+            f"{'both' if 'data' in tensor else 'none'}"
+        )
+    if "data" in tensor and not isinstance(data, list):
+        raise InvalidTensor(f'{where}expected "data" as a list, got {kind_of(data)}')
+    return Given(name, datatype, tuple(shape), data, size_bytes)
+
+
+def _outputs(outputs: Any, *, binary: bool) -> dict[str, Wanted] | None:
+    if outputs is None or outputs == []:
+        return None
+    if not isinstance(outputs, list):
+        raise InvalidRequest(f'"outputs": expected a list of outputs, got {kind_of(outputs)}')
+    found: dict[str, Wanted] = {}
+    for number, output in enumerate(outputs):
+        name = output.get("name") if isinstance(output, dict) else None
+        if not isinstance(name, str):
+            raise InvalidRequest(f"output {number}: expected an object with a text as its name")
+        where = f'output "{clip(name)}": '
+        if name in found:
+            raise InvalidRequest(f"{where}asked for twice, expected once")
+        parameters = _parameters(output, where)
+        if _SHARED in parameters:
+            raise _no_shared_memory(where)
+        found[name] = Wanted(
+            _flag(parameters, "binary_data", where, default=binary),
+            _count(parameters, "classification", where) or 0,
+        )
+    return found
+
+
+def _parameters(of: dict[str, Any], where: str) -> dict[str, Any]:
+    parameters = of.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise InvalidRequest(f'{where}expected "parameters" as an object, got {kind_of(parameters)}')
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, where: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f'{where}parameter "{name}": expected true or false, got {kind_of(value)}')
+    return value
+
+
+def _count(parameters: dict[str, Any], name: str, where: str) -> int | None:
+    value = parameters.get(name)
+    if value is not None and (type(value) is not int or value < 0):
+        raise InvalidRequest(f'{where}parameter "{name}": expected a number from 0 on, got {kind_of(value)}')
+    return value
+
+
+def _no_shared_memory(where: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{where}shared memory is not served: expected the tensor in the message",
+        hint="binary data after the JSON is the fastest way in",
+    )

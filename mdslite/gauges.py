@@ -82,3 +82,6 @@ def _version(served: Served) -> Iterator[Gauge]:
     yield Gauge("mdslite_running_batches", "Batches being computed.", lane.running, labels)
     for field, about in _LANE_COUNTERS:
         yield Gauge(f"mdslite_{field}_total", about, getattr(lane.stats, field), labels, kind="counter")
+    if served.spec.service_info.shadow:
+        about = "Copies of requests that a shadow had no room for."
+        yield Gauge("mdslite_shadow_dropped_total", about, served.shadows_dropped, labels, kind="counter")

@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mdslite.errors import DeadlineExceeded, ModelError
-from mdslite.runtimes.protocol import CPU, DATA_SIGNATURE, Answers, DataFeeds, Signature, TensorSpec
+from mdslite.runtimes.protocol import (
+    CPU,
+    DATA_SIGNATURE,
+    Answers,
+    DataFeeds,
+    LoadOptions,
+    Signature,
+    TensorSpec,
+)
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
 from mdslite.serving.knobs import Knobs
@@ -173,6 +182,18 @@ class FakeGenerator(FakeData):
             raise
         finally:
             self.ended.set()
+
+
+class GivenRuntime:
+    """A runtime of packages that opens the session it was given."""
+
+    name = "PYTHON"
+
+    def __init__(self, session: FakeData) -> None:
+        self.session = session
+
+    def open(self, path: Path, options: LoadOptions) -> Any:
+        return self.session
 
 
 class FreeCodec:

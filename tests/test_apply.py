@@ -261,12 +261,6 @@ async def test_what_this_release_does_not_serve_is_refused_in_plain_words(
     assert not await box.revisions()
 
 
-async def test_a_shadow_is_refused_while_no_traffic_would_reach_it(box: Box, folder: Path) -> None:
-    with pytest.raises(Unprocessable, match=r"p/m v2: .*shadow true is not served") as caught:
-        await apply(box, folder, V1, "v2, uri: v2.onnx, shadow: true")
-    assert "weight: 0" in (caught.value.hint or "")
-
-
 async def test_a_model_in_object_storage_is_refused_in_plain_words(box: Box, folder: Path) -> None:
     with pytest.raises(Unprocessable, match=r"s3:// is not served .*; expected a path, or an http\(s\) URL"):
         await apply(box, folder, "v1, uri: 's3://bucket/m.onnx'")

@@ -14,35 +14,23 @@ import h2_client
 import numpy as np
 import pytest
 from doors import Site, npy, open_site, request, run, until
-from lanes import FakeData, FakeGenerator
+from lanes import FakeData, FakeGenerator, GivenRuntime
 
 import mds
 from mdslite.data import DataCodec, read_confidences
 from mdslite.errors import InvalidJson, InvalidRequest, ModelError, UnsupportedMedia
-from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, LoadOptions, PackageReport, ProbeReport
+from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
 from mdslite.serving.loader import LoadRequest
 from mdslite.spec import Spec
 
 PREDICT = "/projects/p/models/data:predict"
 
 
-class Python:
-    """A runtime whose sessions are those that it was given."""
-
-    name = "PYTHON"
-
-    def __init__(self, session: FakeData) -> None:
-        self.session = session
-
-    def open(self, path: Path, options: LoadOptions) -> Any:
-        return self.session
-
-
 @asynccontextmanager
 async def serving(folder: Path, session: FakeData, **package: Any) -> AsyncIterator[Site]:
     """A site on which p/data v1 is a package of one fake session."""
     async with open_site(folder) as site:
-        site.fleet._loader.runtimes["PYTHON"] = Python(session)  # type: ignore[index]
+        site.fleet._loader.runtimes["PYTHON"] = GivenRuntime(session)  # type: ignore[index]
         report = ProbeReport(
             DATA_SIGNATURE, 0, 0.0, False, PackageReport("data", "v1", "Model", batch_size=8, **package)
         )

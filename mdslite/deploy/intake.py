@@ -241,13 +241,7 @@ _LIMITS: tuple[tuple[str, Callable[[Spec], Any], str], ...] = (
         lambda spec: spec.service_info.endpoints_infos[0].url if spec.service_info.endpoints_infos else None,
         "none: a version is served by its local replicas",
     ),
-    (
-        "service_info.shadow",
-        lambda spec: "true" if spec.service_info.shadow else None,
-        "false, or none: traffic is not copied yet",
-    ),
 )
 _HINTS: Mapping[str, str] = {
     "operator": "leave operator out to serve on this machine",
-    "service_info.shadow": "write weight: 0 to keep the version reachable by its own URL",
 }

@@ -25,7 +25,6 @@ _FIELDS = {
     "source_type": ("source_type",),
     "isolation": ("isolation",),
     "service_info.endpoints_infos": ("service_info", "endpoints_infos"),
-    "service_info.shadow": ("service_info", "shadow"),
 }
 
 

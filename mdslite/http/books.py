@@ -34,7 +34,8 @@ class Books:
 
     def record(self, call: Call, status: int, code: str | None, reply: bytes | None) -> None:
         """Close a call's books: the request log gets its row."""
-        self.open -= 1
+        if not call.shadow:
+            self.open -= 1
         if self._append is None:
             return
         now = perf_counter()
@@ -56,7 +57,7 @@ class Books:
                 where.project if where else None,
                 where.model if where else None,
                 where.version if where else None,
-                False,
+                call.shadow,
                 call.url or call.target[:_LOGGED_TARGET_BYTES].decode("latin-1"),
                 status,
                 code,
@@ -82,7 +83,7 @@ class Books:
             served = call.served
             assert served is not None
             run = self._run = Run(
-                Labels(served.project, served.model, served.version, False, call.replica, 200, None),
+                Labels(served.project, served.model, served.version, call.shadow, call.replica, 200, None),
                 call.url,
                 started=call.started_at,
                 compute_ms=call.compute_s * 1e3,

@@ -37,7 +37,8 @@ class Call(Job):
 
     columns = Columns(0, (), (), "instances")
     authorization = b""  # set where somebody asks for it
-    route: Route[Served] | None = None  # known before `served` when it had to be asked who may take it
+    route: Route[Served] | None = None
+    shadow = False
     served: Served | None = None
     url = ""
     predictor: Predictor

@@ -24,6 +24,7 @@ from mdslite.http.events import EVENTS, Pieces, make_error_event
 from mdslite.http.guard import error_body
 from mdslite.http.inflate import decompress
 from mdslite.http.paths import parse_predict_path
+from mdslite.http.shadows import Shadows
 from mdslite.npy import NPY
 from mdslite.serving.fleet import Served
 from mdslite.serving.router import Route, Router
@@ -53,6 +54,7 @@ class Predictor:
         self.max_body_bytes = max_body_bytes
         self.books = books
         self.access = access or Access()
+        self.shadows = Shadows(books)
 
     def start(self, call: Call, error: MdsliteError | None = None) -> None:
         """Begin a call, or end it with the `error` that kept its body from being read.
@@ -63,7 +65,7 @@ class Predictor:
         self.books.open += 1
         try:
             if self.access.idle:
-                route = self.router.get(call.target) or self._find(call.target)
+                route = call.route = self.router.get(call.target) or self._find(call.target)
             else:
                 route = self._admit(call)
             call.url = route.url
@@ -117,6 +119,8 @@ class Predictor:
         call.reply(call, 200, b"")
         status, code = (200, None) if error is None else (error.status, error.code)
         self.books.record(call, status, code, call.sent)
+        if call.route is not None and call.route.shadows:
+            self.shadows.copy(call, status)
 
     async def respond(
         self, *, target: bytes, headers: Headers, body: bytes, error: MdsliteError | None = None
@@ -217,6 +221,8 @@ class Predictor:
     def _send(self, call: Call, status: int, body: bytes, code: str | None) -> None:
         call.reply(call, status, body)
         self.books.record(call, status, code, body)
+        if call.route is not None and call.route.shadows:
+            self.shadows.copy(call, status)
 
     def _send_error(self, call: Call, error: MdsliteError) -> None:
         call.finished = True

@@ -16,11 +16,11 @@ from mdslite.data import DataCodec
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import Outputs, ProbeReport, Runtime, Signature
 from mdslite.serving.batch import Confidence
-from mdslite.serving.gate import Gate
+from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S, Lane
 from mdslite.serving.loader import AnyCodec, Loader, LoadRequest, Station, behaviour, confidence_field
-from mdslite.serving.router import Route, Router, weighted_cycle
+from mdslite.serving.router import Route, Router, Share, weighted_cycle
 from mdslite.serving.samples import Samples
 from mdslite.serving.upkeep import CHECK_EVERY_S, REBUILD_DELAYS_S, Kept, Upkeep
 from mdslite.spec import Spec
@@ -47,6 +47,7 @@ class Served:
         self.memory_bytes = 0
         self.load_s = 0.0
         self.loaded_at = time()
+        self.shadows_dropped = 0  # copies that there was no room for
         self.samples = Samples()
         self.sample: Outputs | None = None  # what a warm-up run answered
         self.stations: tuple[Station, ...] = ()
@@ -77,8 +78,15 @@ class Served:
         self.spec = spec
         if self.loaded:
             self.lane.knobs, self.lane.read_confidence = self.behaviour(spec)
+            self._rank()
             if isinstance(self.codec, DataCodec):
                 self.codec.confidence = confidence_field(spec)
+
+    def _rank(self) -> None:
+        """A shadow's work comes after all others'."""
+        priority = Priority.SHADOW if self.spec.service_info.shadow else Priority.PRIMARY
+        for station in self.stations:
+            station.lane.set_priority(priority)
 
     @property
     def loaded(self) -> bool:
@@ -135,6 +143,7 @@ class Fleet:
         served.codec = loaded.codec
         served.lane = loaded.lane
         served.stations = loaded.stations
+        served.follow(request.spec)
         served.load_s = time() - started
         served.loaded_at = time()
         return served
@@ -189,7 +198,12 @@ class Fleet:
             ready = [one for one in versions if one.state == "ready"]
             takers = [one for one in ready if not one.spec.service_info.shadow]
             cycle = weighted_cycle([one.spec.service_info.weight for one in takers])
-            routes.append(Route(project, model, None, [takers[index] for index in cycle]))
+            shadows = [
+                Share(one, one.spec.service_info.shadow_percent)
+                for one in ready
+                if one.spec.service_info.shadow
+            ]
+            routes.append(Route(project, model, None, [takers[index] for index in cycle], shadows=shadows))
             for served in versions:
                 routes.append(Route(project, model, served.version, [served] if served in ready else []))
         self.router.replace(routes)

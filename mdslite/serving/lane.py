@@ -248,6 +248,8 @@ class Lane:
 
     def _quick(self, key: Key, rows: int) -> bool:
         # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
+        if self._priority is not Priority.PRIMARY:
+            return False
         return 0.0 < self.curve.floor(self._shape(key)[1], rows) <= self._inline_s
 
     def _wake(self) -> None:
@@ -341,6 +343,14 @@ class Lane:
         self._settle()
 
     # Replicas
+
+    @property
+    def priority(self) -> Priority:
+        return self._priority
+
+    def set_priority(self, priority: Priority) -> None:
+        """Ask for the device with this priority from now on. Only primary work may run on the event loop."""
+        self._priority = priority
 
     def add_replica(self, replica: Replica) -> None:
         """Take a (re)built replica, or one that rested, into the rotation."""

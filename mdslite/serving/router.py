@@ -25,12 +25,40 @@ class Target(Protocol):
 T = TypeVar("T", bound=Target)
 
 
+class Share(Generic[T]):
+    """A version that gets a copy of so many percent of a route's requests, evenly spread."""
+
+    __slots__ = ("_credit", "_percent", "target")
+
+    def __init__(self, target: T, percent: float) -> None:
+        self.target = target
+        self._percent = percent
+        self._credit = 0.0
+
+    def due(self) -> bool:
+        """Is the next request to be copied?"""
+        self._credit += self._percent
+        if self._credit < 100.0:
+            return False
+        self._credit -= 100.0
+        return True
+
+
 class Route(Generic[T]):
     """One predict URL. `pick` is the whole of routing on the hot path: one list access."""
 
-    __slots__ = ("_at", "_cycle", "_length", "model", "project", "url", "version")
+    __slots__ = ("_at", "_cycle", "_length", "model", "project", "shadows", "url", "version")
 
-    def __init__(self, project: str, model: str, version: str | None, cycle: Sequence[T]) -> None:
+    def __init__(
+        self,
+        project: str,
+        model: str,
+        version: str | None,
+        cycle: Sequence[T],
+        *,
+        shadows: Sequence[Share[T]] = (),
+    ) -> None:
+        self.shadows = shadows  # what copies its requests once they are answered
         self.project = project
         self.model = model
         self.version = version

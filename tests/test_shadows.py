@@ -1,0 +1,162 @@
+"""Shadow versions: what is copied to them, when, and that nothing of it reaches who asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import models
+import pytest
+from doors import ROW, Deployed, Site, open_site, predict, run, until
+from lanes import FakeData, GivenRuntime
+
+from mdslite.errors import ModelError, Unavailable
+from mdslite.http.shadows import WAITING_MAX
+from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
+from mdslite.serving.fleet import Served
+from mdslite.serving.gate import Priority
+from mdslite.serving.loader import LoadRequest
+from mdslite.spec import ServiceInfo, Spec
+
+
+@asynccontextmanager
+async def shadowed(
+    folder: Path, session: FakeData | None = None, *, percent: float = 100.0
+) -> AsyncIterator[tuple[Site, Served, FakeData]]:
+    """p/m, whose v1 is an identity and whose shadow v2 is a package of one fake session."""
+    session = session or FakeData()
+    identity = models.identity(folder / "identity.onnx")
+    async with open_site(folder, Deployed(identity), Deployed(identity, model="other")) as site:
+        site.fleet._loader.runtimes["PYTHON"] = GivenRuntime(session)  # type: ignore[index]
+        package = PackageReport("m", "v2", "Model", batch_size=4)
+        report = ProbeReport(DATA_SIGNATURE, 0, 0.0, False, package)
+        info = ServiceInfo(weight=0, shadow=True, shadow_percent=percent)
+        spec = Spec(uri="/model", service_info=info)
+        wanted = LoadRequest("p", "m", "v2", spec, "sha256:00", folder, report, "PYTHON", "MDS")
+        served = await site.fleet.load(wanted)
+        site.fleet.switch(added=[served])
+        yield site, served, session
+
+
+def shadows_of(site: Site) -> list[dict[str, Any]]:
+    return [row for row in site.logged if row["shadow"]]
+
+
+def test_a_shadow_gets_a_copy_after_the_primary_has_answered(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path) as (site, _, session):
+            reply = await site.ask(predict(headers=[("x-request-id", "mine")]))
+            assert reply.headers["mdslite-version"] == "v1"
+            assert reply.json == {"predictions": [ROW]}
+            await until(lambda: len(site.rows) == 2)
+            primary, shadow = site.logged
+            assert (primary["shadow"], primary["version"]) == (False, "v1")
+            assert (shadow["shadow"], shadow["version"], shadow["status"]) == (True, "v2", 200)
+            assert primary["request_id"] == shadow["request_id"] == "mine"
+            assert [json.loads(datum) for batch in session.batches for datum in batch] == [ROW]
+
+    run(test())
+
+
+def test_what_asks_for_a_version_is_not_copied(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path) as (site, _, session):
+            for version in ("v1", "v2"):
+                target = f"/projects/p/models/m/versions/{version}:predict"
+                reply = await site.ask(predict(target=target))
+                assert reply.headers["mdslite-version"] == version
+            assert (await site.ask(predict(target="/projects/p/models/other:predict"))).status == 200
+            assert not shadows_of(site)
+            assert len(session.batches) == 1
+
+    run(test())
+
+
+def test_a_share_of_the_traffic_is_copied_evenly(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path, percent=25) as (site, _, _):
+            for _ in range(8):
+                await site.ask(predict())
+            await until(lambda: len(site.rows) == 10)
+            places = [at for at, row in enumerate(site.logged) if not row["shadow"]]
+            assert len(places) == 8
+
+    run(test())
+
+
+def test_a_wrong_request_is_not_copied(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path) as (site, _, session):
+            assert (await site.ask(predict(body=b"{"))).status == 400
+            assert (await site.ask(predict())).status == 200
+            await until(lambda: len(site.rows) == 3)
+            assert len(session.batches) == 1
+
+    run(test())
+
+
+@pytest.mark.parametrize("failure", [ModelError("broken"), Unavailable("gone", retry_after_s=1)])
+def test_a_shadow_that_fails_is_logged_and_nobody_hears_of_it(tmp_path: Path, failure: Any) -> None:
+    class Broken(FakeData):
+        def run(self, feeds: Any, handle: Any = None) -> list[Answers]:
+            raise failure
+
+    async def test() -> None:
+        async with shadowed(tmp_path, Broken()) as (site, served, _):
+            for _ in range(3):
+                assert (await site.ask(predict())).json == {"predictions": [ROW]}
+            await until(lambda: len(shadows_of(site)) + served.shadows_dropped == 3)
+            assert {row["status"] for row in shadows_of(site)} == {failure.status}
+            assert [row["status"] for row in site.logged if not row["shadow"]] == [200] * 3
+
+    run(test())
+
+
+def test_a_shadow_that_hangs_loses_copies_and_holds_nothing_up(tmp_path: Path) -> None:
+    async def test() -> None:
+        session = FakeData()
+        session.hold.clear()
+        async with shadowed(tmp_path, session) as (site, served, _):
+            async with site.connect() as wire:
+                asked = 0
+                while not served.shadows_dropped:
+                    wire.send(predict())
+                    assert (await wire.reply()).json == {"predictions": [ROW]}
+                    asked += 1
+                    assert asked < 3000
+            assert not shadows_of(site)
+            assert served.lane.queue_rows <= served.lane.knobs.queue_rows
+            session.hold.set()
+
+    run(test())
+
+
+def test_copies_that_wait_are_bounded(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path) as (site, served, _):
+            shadows = site.predictor.shadows
+            calls = []
+            copy = shadows.copy
+            shadows.copy = lambda call, status: calls.append(call)  # type: ignore[method-assign]
+            await site.ask(predict())
+            for _ in range(WAITING_MAX + 5):
+                copy(calls[0], 200)
+            assert shadows.waiting == WAITING_MAX
+            assert served.shadows_dropped == 5
+            await until(lambda: len(shadows_of(site)) == WAITING_MAX)
+
+    run(test())
+
+
+def test_a_shadow_s_work_comes_last_until_it_is_promoted(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path) as (site, served, _):
+            assert served.lane.priority is Priority.SHADOW
+            site.fleet.switch(respecced=[(served.key, Spec(uri="/model"))])
+            assert served.lane.priority is Priority.PRIMARY
+            assert {site.fleet.router.find("p", "m", None).pick().version for _ in range(2)} == {"v1", "v2"}
+
+    run(test())

@@ -19,7 +19,6 @@ import mds
 from mdslite.errors import LoadFailed
 from mdslite.runtimes.imports import Modules
 from mdslite.runtimes.kinds import LIBRARIES, require
-from mdslite.runtimes.protocol import PackageReport
 from mdslite.runtimes.tracebacks import exception_text, find_line, write_traceback
 
 SOURCE_BYTES = 4 << 20  # a larger module is data, and is not looked into
@@ -104,25 +103,6 @@ def unload_class(cls: type) -> None:
     for finder in list(sys.meta_path):
         if isinstance(finder, Modules) and finder.holds(cls.__module__):
             finder.remove()
-
-
-def report_package(description: mds.Description, source: PackageSource) -> PackageReport:
-    """What the appliance has to know of a class before it serves it."""
-    batch = description.batch
-    return PackageReport(
-        name=description.name,
-        version=description.version,
-        class_name=description.cls.__name__,
-        runtime=description.runtime,
-        requirements=source.requirements,
-        batch_size=None if batch is None else batch.batch_size,
-        batch_timeout_ms=None if batch is None else batch.batch_timeout_ms,
-        prediction_time_ms=None if batch is None else batch.prediction_time_ms,
-        streams=description.streams,
-        is_async=description.is_async,
-        has_check=description.health_check is not None,
-        has_warmup=description.warmup is not None,
-    )
 
 
 def _import(modules: Modules, source: PackageSource) -> type:

@@ -5,6 +5,7 @@ A traceback shows the user's frames; those of the machinery that called them are
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 from pathlib import Path
@@ -13,7 +14,7 @@ from mdslite.errors import MdsliteError, ModelError, OutOfMemory
 
 MESSAGE_LENGTH = 1000
 _OWN_FOLDER = f"{Path(__file__).parent}/"
-_IMPORTLIB = "<frozen importlib"
+_IMPORTLIB = ("<frozen importlib", importlib.__file__)
 
 
 def blame(exc: BaseException) -> MdsliteError:
@@ -67,7 +68,7 @@ def _strip(found: traceback.TracebackException) -> None:
 
 
 def _is_own(file: str) -> bool:
-    return file.startswith((_OWN_FOLDER, _IMPORTLIB))
+    return file.startswith((_OWN_FOLDER, *_IMPORTLIB))
 
 
 def _inside(file: str, folder: Path) -> bool:

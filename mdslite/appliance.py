@@ -28,11 +28,13 @@ from mdslite.deploy.orders import FileSource, Order
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
 from mdslite.hosts import is_loopback
+from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
 from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
+from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
 from mdslite.http.tls import server_context
 from mdslite.metrics import Metrics
@@ -112,9 +114,11 @@ class Appliance:
             allow_internal=settings.allow_internal,
         )
         self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))
+        self.issuer = Issuer(self.registry, self.worker, Access())
         self.predictor = Predictor(
             self.fleet.router,
             books=Books(self.journal.append, self.journal.append_run) if settings.log else Books(None),
+            access=self.issuer.access,
         )
         self.app = create_app(self)
         self.bridge = Http2Bridge(self.app, on_policed=self._count_policed)
@@ -144,6 +148,7 @@ class Appliance:
         self.lock.acquire()
         self.prober.start()
         await self.worker.call(self.registry.open)
+        await self.issuer.open()
         with suppress(StorageFull):
             await asyncio.to_thread(autosave, self.settings.store)
         if self.settings.log:
@@ -220,6 +225,7 @@ class Appliance:
         """Close what is open, started or not, without waiting for anybody's requests."""
         await asyncio.to_thread(self.journal.close)
         await asyncio.to_thread(self.prober.close)
+        self.issuer.close()
         with suppress(MdsliteError):
             await self.worker.call(self.registry.close)
         await asyncio.to_thread(self.worker.close)

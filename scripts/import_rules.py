@@ -42,7 +42,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "metrics": "errors store recent",
         "serving": "errors spec graph pipelines tensors data runtimes.protocol runtimes store",
         "deploy": "errors spec runtimes.protocol runtimes store serving",
-        "http": "errors findings spec npy tensors data oip runtimes.protocol runtimes store metrics serving "
+        "http": "errors findings hosts spec npy tensors data oip runtimes.protocol runtimes store metrics serving "
         "deploy",
         "gauges": "runtimes store metrics serving http",
         "client": "errors spec",

@@ -29,6 +29,7 @@ _ID_LENGTH = 10
 _SECRET_BYTES = 32
 _TOKEN = re.compile(rb"mdslite_([a-z2-7]{10})_[A-Za-z0-9_-]{43}")
 _SPAN_UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0, "y": 31_536_000.0}
+_SPAN_MAX_S = 100 * 31_536_000.0
 _SPAN = re.compile(r"([1-9]\d{0,4})([mhdwy])")
 _RATE_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _RATE = re.compile(r"([1-9]\d{0,6})/([smh])")
@@ -97,9 +98,10 @@ def parse_span(text: str) -> float:
     :raises InvalidRequest: it is no span
     """
     found = _SPAN.fullmatch(text.strip())
-    if found is None:
-        raise InvalidRequest(f"expires: expected such as 12h, 30d or 1y, got {text[:40]!r}")
-    return int(found[1]) * _SPAN_UNITS_S[found[2]]
+    seconds = 0.0 if found is None else int(found[1]) * _SPAN_UNITS_S[found[2]]
+    if not 0 < seconds <= _SPAN_MAX_S:
+        raise InvalidRequest(f"expires: expected such as 12h, 30d or 1y, up to 100y, got {text[:40]!r}")
+    return seconds
 
 
 def mint() -> tuple[str, str]:
@@ -172,8 +174,8 @@ class Tokens:
         """
         now = self._clock()
         with self._registry.writing() as db:
-            found = [token for row in db.query("select * from tokens") if (token := _token(row)).is_live(now)]
-            token = next((one for one in found if which in (one.id, one.name)), None)
+            known = [_token(row) for row in db.query("select * from tokens")]
+            token = next((one for one in known if one.is_live(now) and which in (one.id, one.name)), None)
             if token is None:
                 raise NotFound(f"there is no live token {which[:80]!r}", hint="mdslite token list")
             db.execute("update tokens set revoked_at = ? where id = ?", (now, token.id))

@@ -18,8 +18,10 @@ from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order, RevisionSource
 from mdslite.errors import LoadFailed
+from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
+from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
@@ -75,8 +77,11 @@ class Box:
             allow_internal=allow_internal,
         )
         self.deployer = Deployer(self.intake, self.fleet, **deployer)
+        self.issuer = Issuer(self.registry, self.worker, Access())
         self.predictor = Predictor(
-            self.fleet.router, books=Books(self.journal.append, self.journal.append_run)
+            self.fleet.router,
+            books=Books(self.journal.append, self.journal.append_run),
+            access=self.issuer.access,
         )
         self.app = create_app(self)
 
@@ -117,6 +122,7 @@ async def open_box(
         store, prober=prober, runtime=runtime or OnnxRuntime(), allow_internal=allow_internal, **deployer
     )
     await box.worker.call(box.registry.open)
+    await box.issuer.open()
     box.journal.start()
     try:
         if resume:
@@ -126,6 +132,7 @@ async def open_box(
         await box.deployer.close(grace_s=10)
         await box.fleet.close(grace_s=10)
         await asyncio.to_thread(box.journal.close)
+        box.issuer.close()
         await box.worker.call(box.registry.close)
         await asyncio.to_thread(box.worker.close)
 
@@ -213,6 +220,7 @@ class Caller:
         self._app = app
         self.heard = Heard()
         self.began = asyncio.Event()  # the answer's head came, or more of its body
+        self.client = ("127.0.0.1", 50_000)
         self.leaving = asyncio.Event()  # set it to leave before the answer is complete
 
     async def ask(
@@ -240,6 +248,7 @@ class Caller:
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
+            "client": self.client,
             "headers": [(name.lower().encode(), value.encode()) for name, value in fields.items()],
         }
 

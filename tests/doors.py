@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import uvloop
 
+from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
 from mdslite.http.door import Door, Limits
@@ -36,6 +37,7 @@ from mdslite.serving.lane import Lane
 from mdslite.serving.loader import LoadRequest
 from mdslite.serving.samples import Samples
 from mdslite.spec import Batch, ServiceInfo, Spec
+from mdslite.store.audit import Act
 from mdslite.store.journal import ROW_FIELDS
 
 PAIR = Path(__file__).parent / "data" / "tls"
@@ -82,6 +84,15 @@ def keep_all() -> Samples:
     return Samples(good=1 << 30, failed=1 << 30)
 
 
+class Ledger:
+    """What the application sees of an issuer, but for the registry: `acts` is all that would be kept."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self.acts: list[Act] = []
+        self.record = self.acts.append
+
+
 class Site:
     """What the application sees of an appliance, as far as the routes outside of the admin API look."""
 
@@ -99,6 +110,7 @@ class Site:
         self.predictor = Predictor(
             self.fleet.router, **{"books": Books(self.rows.append, strays=keep_all()), **predictor}
         )
+        self.issuer = Ledger(self.predictor.access)
         self.door: Door
         self.bridge: Http2Bridge
         self.server: asyncio.Server

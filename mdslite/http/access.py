@@ -53,9 +53,20 @@ class Bucket:
 
 
 class Grant:
-    """What one caller may do. `used_at` is when it last entered, in Unix seconds."""
+    """What one caller may do. `used_at` is when it last entered, in Unix seconds; `is_local` says that it
+    needs no token, as it came by a way that only the store's owner can take."""
 
-    __slots__ = ("bucket", "expires_at", "model", "name", "project", "scopes", "token_id", "used_at")
+    __slots__ = (
+        "bucket",
+        "expires_at",
+        "is_local",
+        "model",
+        "name",
+        "project",
+        "scopes",
+        "token_id",
+        "used_at",
+    )
 
     def __init__(
         self,
@@ -67,6 +78,7 @@ class Grant:
         model: str | None = None,
         bucket: Bucket | None = None,
         expires_at: float | None = None,
+        is_local: bool = False,
     ) -> None:
         self.name = name
         self.token_id = token_id
@@ -75,6 +87,7 @@ class Grant:
         self.model = model
         self.bucket = bucket
         self.expires_at = expires_at
+        self.is_local = is_local
         self.used_at = 0.0
 
     def allows(self, scope: Scope) -> bool:
@@ -110,7 +123,8 @@ class Grant:
         return self.project if self.model is None else f"{self.project}/{self.model}"
 
 
-ANYBODY = Grant("anybody")
+ANYBODY = Grant("anybody")  # while there are no tokens
+NOBODY = Grant("nobody", scopes=())  # who has none, where none is asked for
 
 
 class Access:
@@ -122,8 +136,7 @@ class Access:
     def __init__(self, *, clock: Callable[[], float] = time) -> None:
         self.required = False
         self.idle = True
-        self.refused = 0  # requests whose token was missing or not good
-        self._clock = clock
+        self.now = clock
         self._tokens: dict[str, tuple[Token, Grant]] = {}
         self._limits: dict[tuple[str, str], Bucket] = {}
         self._remembered: dict[bytes, Grant] = {}
@@ -145,7 +158,7 @@ class Access:
         header = self._headers.get(name)
         if header is None:
             header = self._headers[name] = b"Local " + secrets.token_urlsafe(32).encode()
-            self._vouched[header] = Grant(name)
+            self._vouched[header] = Grant(name, is_local=True)
         return header
 
     def enter(self, authorization: bytes, now: float) -> Grant:
@@ -154,25 +167,36 @@ class Access:
         :raises Unauthorized: no token, or one that is unknown, revoked or expired
         :raises RateLimited: it came too often
         """
-        if not self.required:
-            return self._vouched.get(authorization, ANYBODY)
-        grant = self._remembered.get(authorization)
-        wall = self._clock()
-        try:
-            if grant is None:
-                grant = self._recognise(authorization)
-            if grant.expires_at is not None and grant.expires_at <= wall:
-                raise Unauthorized(f"{grant.name} has expired", hint=_HINT)
-        except Unauthorized:
-            self.refused += 1
-            raise
+        grant = self.recognise(authorization)
         bucket = grant.bucket
         if bucket is not None and (wait_s := bucket.take(now)):
             raise RateLimited(
                 f"{grant.name} may ask {bucket.rate} and has asked more often", retry_after_s=wait_s
             )
+        return grant
+
+    def recognise(self, authorization: bytes) -> Grant:
+        """What a header is good for, however often it comes.
+
+        :raises Unauthorized: no token, or one that is unknown, revoked or expired
+        """
+        if not self.required:
+            return self._vouched.get(authorization, ANYBODY)
+        grant = self._remembered.get(authorization)
+        if grant is None:
+            grant = self._look_up(authorization)
+        wall = self.now()
+        if grant.expires_at is not None and grant.expires_at <= wall:
+            raise Unauthorized(f"{grant.name} has expired", hint=_HINT)
         grant.used_at = wall
         return grant
+
+    def holds(self, grant: Grant) -> bool:
+        """Is what was granted still so? For answers that take long."""
+        if grant.token_id is None:
+            return grant is not ANYBODY or not self.required
+        token, _ = self._tokens.get(grant.token_id, (None, None))
+        return token is not None and token.is_live(self.now())
 
     def admit(self, grant: Grant, project: str, model: str, now: float) -> None:
         """Let a prediction through to a model.
@@ -197,7 +221,7 @@ class Access:
         if not self.required or authorization in self._remembered:
             return None
         try:
-            self._recognise(authorization)
+            self.recognise(authorization)
         except Unauthorized as exc:
             return exc
         return None
@@ -206,7 +230,7 @@ class Access:
         """When each token was last shown, for those that were: Unix seconds by id."""
         return {token_id: grant.used_at for token_id, (_, grant) in self._tokens.items() if grant.used_at}
 
-    def _recognise(self, authorization: bytes) -> Grant:
+    def _look_up(self, authorization: bytes) -> Grant:
         if authorization in self._vouched:
             return self._vouched[authorization]
         if not authorization:

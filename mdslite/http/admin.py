@@ -12,11 +12,14 @@ from time import time
 
 import msgspec
 
+from mdslite import spec as specs
 from mdslite.deploy.events import Event, Feed
 from mdslite.deploy.orders import FileSource, Order, Outcome, RevisionSource, Source
 from mdslite.deploy.plan import to_plain
 from mdslite.errors import InvalidRequest, NotFound
 from mdslite.http import views
+from mdslite.http.access import Grant
+from mdslite.http.caller import Caller
 from mdslite.http.guard import error_body
 from mdslite.http.ndjson import Lines
 from mdslite.http.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, declare
@@ -52,6 +55,7 @@ from mdslite.store.requests import Entry
 FOLLOW_S = 0.25  # as often as the journal writes
 DEFAULT_AUTHOR = "api"
 _PAGE = 200
+_NOT_APPLIED = (404, 409, 422, 507)
 
 
 async def get_status(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Status:
@@ -63,7 +67,7 @@ async def get_status(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Sta
 async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -> list[ModelInfo]:
     """Every model and its versions, with the traffic of the last minute"""
     rows = await parts.worker.call(parts.registry.current)
-    return views.models_of(parts, rows, project=call.query.project)
+    return views.models_of(parts, rows, project=call.query.project, grant=call.caller.grant)
 
 
 async def get_model(parts: Parts, call: Call[ModelPath, AtQuery, Nothing]) -> ModelInfo:
@@ -92,22 +96,27 @@ async def get_version(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) -
 
 async def plan(parts: Parts, call: Call[Nothing, Nothing, PlanBody]) -> PlanReply:
     """What an apply would change. Fetches and probes artifacts, changes nothing"""
-    draft = await parts.deployer.plan(_source(call.body))
+    source = _source(call.body)
+    await _check_reach(call.caller.grant, source)
+    draft = await parts.deployer.plan(source)
     return views.plan_reply(draft.base_revision, draft.plan)
 
 
 async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyReply | Answer:
     """Apply a file, or go back to a revision: all of it or nothing. It goes on when its caller leaves"""
     body = call.body
+    source = _source(body)
+    await _check_reach(call.caller.grant, source)
     order = Order(
-        _source(body),
-        author=body.author or DEFAULT_AUTHOR,
+        source,
+        author=_author(body, call.caller.grant),
         reason=body.reason or "",
         expect_revision=body.expect_revision,
     )
     feed = Feed()
     task = parts.deployer.begin(order, progress=feed.post)
     task.add_done_callback(lambda _: feed.end())
+    task.add_done_callback(lambda _: _remark(call.caller, task))
     if NDJSON not in call.accept:
         return _apply_reply(await asyncio.shield(task), call.request_id)
     if not await feed.begun():
@@ -133,10 +142,10 @@ async def get_revision(parts: Parts, call: Call[RevisionPath, Nothing, Nothing])
 async def list_requests(parts: Parts, call: Call[Nothing, LogsQuery, Nothing]) -> LogsReply | Answer:
     """Search the request log, newest first, or follow it as NDJSON"""
     query = call.query
-    wanted = parse(query.filter, now=time())
+    wanted = parse(_within(call.caller.grant, query.filter), now=time())
     if query.follow:
         end = await asyncio.to_thread(parts.request_log.tail, wanted)
-        return Lines(_follow(parts, wanted, end.next), call.receive)
+        return Lines(_follow(parts, call.caller.grant, wanted, end.next), call.receive)
     page = await asyncio.to_thread(parts.request_log.query, wanted, limit=query.limit, before=query.before)
     return LogsReply(rows=page.rows, next=page.next, skipped=page.skipped)
 
@@ -159,17 +168,23 @@ def make_operations() -> list[Operation]:
     root = "/api/v1"
     model = f"{root}/projects/{{project}}/models/{{model}}"
     return [
-        declare("GET", f"{root}/status", get_status, group="appliance"),
-        declare("GET", f"{root}/models", list_models, group="models"),
+        declare("GET", f"{root}/status", get_status, group="appliance", reach="own"),
+        declare("GET", f"{root}/models", list_models, group="models", reach="own"),
         declare("GET", model, get_model, group="models", errors=(404,)),
         declare("GET", f"{model}/versions/{{version}}", get_version, group="models", errors=(404,)),
-        declare("POST", f"{root}/plan", plan, group="deployments", errors=(404, 409, 422, 507)),
+        declare("POST", f"{root}/plan", plan, group="deployments", errors=_NOT_APPLIED, reach="own"),
         declare(
-            "POST", f"{root}/apply", apply, group="deployments", errors=(404, 409, 422, 507), stream=Event
+            "POST",
+            f"{root}/apply",
+            apply,
+            group="deployments",
+            errors=_NOT_APPLIED,
+            stream=Event,
+            reach="own",
         ),
         declare("GET", f"{root}/revisions", list_revisions, group="deployments"),
         declare("GET", f"{root}/revisions/{{revision}}", get_revision, group="deployments", errors=(404,)),
-        declare("GET", f"{root}/logs", list_requests, group="requests", stream=Entry),
+        declare("GET", f"{root}/logs", list_requests, group="requests", stream=Entry, reach="own"),
         declare("POST", f"{root}/backup", backup, group="appliance", errors=(409, 422, 507)),
         declare("GET", f"{root}/doctor", doctor, group="appliance"),
     ]
@@ -192,6 +207,43 @@ async def _revision_at(parts: Parts, unix_s: float) -> Revision | None:
                 return revision
         before = page[-1].id
     return None
+
+
+def _author(body: ApplyBody, grant: Grant) -> str:
+    """Who the revision names: what the caller says, and the token that says so."""
+    said = body.author or DEFAULT_AUTHOR
+    return said if grant.token_id is None else f"{said} ({grant.name})"
+
+
+def _remark(caller: Caller, task: asyncio.Task[Outcome]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        outcome = task.result()
+        caller.remark = (
+            outcome.state if outcome.revision is None else f"revision {outcome.revision} {outcome.state}"
+        )
+
+
+async def _check_reach(grant: Grant, source: Source) -> None:
+    """Let a grant for some models change those alone.
+
+    :raises Forbidden: more than they would change
+    :raises SpecError: the file is wrong
+    """
+    if grant.project is None:
+        return
+    if not isinstance(source, FileSource) or source.prune:
+        grant.require_all()
+        return
+    wanted = await asyncio.to_thread(specs.load, source.text, file=source.file, base=source.base)
+    for deployment in wanted.deployments:
+        grant.require_model(deployment.project, deployment.model)
+
+
+def _within(grant: Grant, text: str) -> str:
+    """A filter of the request log that finds what is the grant's to know. What narrows it stands first, where
+    nothing of the caller's text, such as an open quote, can take it in."""
+    terms = [f"{name}={value}" for name in ("project", "model") if (value := getattr(grant, name))]
+    return " ".join([*terms, text])
 
 
 def _source(body: PlanBody) -> Source:
@@ -225,9 +277,11 @@ async def _events(feed: Feed, task: asyncio.Task[Outcome]) -> AsyncGenerator[Eve
     yield views.result_event(await asyncio.shield(task))
 
 
-async def _follow(parts: Parts, wanted: Filter, cursor: int | None) -> AsyncGenerator[Entry, None]:
-    """Rows as they are written, until the appliance drains."""
-    while not parts.draining:
+async def _follow(
+    parts: Parts, grant: Grant, wanted: Filter, cursor: int | None
+) -> AsyncGenerator[Entry, None]:
+    """Rows as they are written, until the appliance drains or the reader's token ends."""
+    while not parts.draining and parts.issuer.access.holds(grant):
         page = await asyncio.to_thread(parts.request_log.tail, wanted, after=cursor)
         cursor = page.next
         for row in page.rows:

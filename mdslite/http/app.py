@@ -13,8 +13,9 @@ import msgspec
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mdslite.errors import InvalidRequest, MdsliteError, TooLarge
-from mdslite.http import admin, views
+from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
+from mdslite.http import admin, keys, views
+from mdslite.http.access import NOBODY
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
 from mdslite.http.ndjson import until_left
 from mdslite.http.openapi import make_document
@@ -67,14 +68,14 @@ def create_app(parts: Parts) -> ASGIApp:
 
 def make_operations() -> list[Operation]:
     """Every operation of the appliance, in the order in which the documentation lists them."""
-    operations = [*_predict_operations(), *admin.make_operations()]
+    operations = [*_predict_operations(), *admin.make_operations(), *keys.make_operations()]
     pages = Pages(operations)
     operations += [
-        declare("GET", "/healthz", get_health, group="appliance"),
-        declare("GET", "/readyz", get_readiness, group="appliance", errors=(404,), same=(503,)),
+        declare("GET", "/healthz", get_health, group="appliance", scope="open"),
+        declare("GET", "/readyz", get_readiness, group="appliance", errors=(404,), same=(503,), scope="open"),
         declare("GET", "/metrics", get_metrics, group="appliance", media_type=TEXT),
-        declare("GET", "/openapi.json", pages.get_openapi, group="appliance"),
-        declare("GET", "/docs", pages.get_docs, group="appliance", media_type=HTML),
+        declare("GET", "/openapi.json", pages.get_openapi, group="appliance", scope="open"),
+        declare("GET", "/docs", pages.get_docs, group="appliance", media_type=HTML, scope="open"),
     ]
     return operations
 
@@ -134,14 +135,18 @@ async def get_health(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Hea
 
 
 async def get_readiness(parts: Parts, call: Call[Nothing, ReadyQuery, Nothing]) -> Readiness | Answer:
-    """Can it take traffic? 503 while it loads at start, and while it drains"""
-    model = None
+    """Can it take traffic? 503 while it loads at start, and while it drains. Who shows no token is told of no
+    version"""
+    grant, model = call.caller.grant, None
     if call.query.model is not None:
         found = _MODEL.fullmatch(call.query.model)
         if found is None:
             raise InvalidRequest(f"model: expected PROJECT/MODEL, got {call.query.model!r}")
         model = (found[1], found[2])
-    readiness = views.readiness_of(parts, model)
+        if grant is NOBODY:
+            raise Unauthorized("to ask for one model takes a token", hint="/readyz tells of the whole box")
+        grant.require_model(*model)
+    readiness = views.readiness_of(parts, model, grant)
     return Raw(msgspec.json.encode(readiness), status=200 if readiness.ready else 503)
 
 
@@ -194,7 +199,9 @@ def _predict_operations() -> list[Operation]:
             query=Nothing,
             body=PredictBody,
             reply=PredictReply,
-            errors=(404, 429, 503, 504),
+            errors=(404, 503, 504),
+            scope="predict",
+            reach="named",
             consumes=(NPY.decode(),),
             headers=(
                 ("mdslite-version", "the version that answered"),

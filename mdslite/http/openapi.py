@@ -20,10 +20,12 @@ _GROUPS = {
     "models": "What is deployed",
     "deployments": "Changing what is deployed, and the history of it",
     "requests": "The request log",
+    "access": "Who may do what: tokens, limits and the audit log",
     "appliance": "The appliance itself",
 }
 # Any request can be malformed, or come by a foreign host's name; any code can have a mistake.
 _ALWAYS = (400, 403, 500)
+_WITH_TOKEN = (401, 429)
 _WITH_BODY = (408, 413, 415)
 
 Json = dict[str, Any]
@@ -48,6 +50,7 @@ def make_document(operations: Sequence[Operation]) -> Json:
         "paths": paths,
         "components": {
             "schemas": schemas.components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "headers": {
                 "RequestId": {
                     "description": "the request's `x-request-id` when that is sane, else a fresh id",
@@ -84,6 +87,10 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
         ],
     }
     errors = {*_ALWAYS, *operation.errors} - {200, *operation.same}
+    if operation.scope is not None:
+        errors |= {*_WITH_TOKEN}
+        found["security"] = [{"token": []}, {}]
+        found["description"] = f"Once there are tokens, this takes one with the scope {operation.scope}."
     if operation.body is not Nothing:
         content = {JSON: {"schema": schemas.of(operation.body)}}
         content |= {media_type: {} for media_type in operation.consumes}

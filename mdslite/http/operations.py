@@ -30,18 +30,24 @@ from mdslite.errors import (
     ClientClosed,
     InvalidJson,
     InvalidRequest,
+    MdsliteError,
     RequestTimeout,
     TooLarge,
     UnsupportedMedia,
 )
+from mdslite.http.caller import Caller, caller_of
+from mdslite.store.tokens import Scope
 
-Scope = Any  # ASGI's own shapes: a dict, and two callables
+AsgiScope = Any  # ASGI's own shapes: a dict, and two callables
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 # A deployments.yaml of several thousand versions is well below this.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 BODY_TIMEOUT_S = 30.0
+
+Method = Literal["GET", "POST", "PUT", "DELETE"]
+Reach = Literal["named", "own", "all"]
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -68,6 +74,7 @@ BodyT = TypeVar("BodyT", bound=msgspec.Struct)
 class Call(Generic[PathT, QueryT, BodyT]):
     """One request, checked and typed. `receive` tells a long answer that its reader has left."""
 
+    caller: Caller
     path: PathT
     query: QueryT
     body: BodyT
@@ -104,9 +111,13 @@ class Operation:
     """One entry of the API. `errors` are the statuses that it answers beside those that any request can get;
     `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for;
     `consumes` what a body may be beside JSON; `headers` the reply's own, with what they say. Without a
-    handler it is answered by an ASGI application that whoever lists it provides."""
+    handler it is answered by an ASGI application that whoever lists it provides.
 
-    method: Literal["GET", "POST"]
+    `scope` is what a caller's token must have, None where none is asked for. `reach` says what a token for
+    some projects or models alone may do here: ask for those that the path names, get no more than is its own
+    (the handler sees to that), or nothing, as the operation concerns all."""
+
+    method: Method
     url: str
     group: str
     name: str
@@ -122,10 +133,12 @@ class Operation:
     media_type: str = JSON
     consumes: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    scope: Scope | None = "admin"
+    reach: Reach = "all"
 
 
 def declare(
-    method: Literal["GET", "POST"],
+    method: Method,
     url: str,
     handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]],
     *,
@@ -134,13 +147,19 @@ def declare(
     same: tuple[int, ...] = (),
     stream: Any = None,
     media_type: str = JSON,
+    scope: Scope | Literal["open", "by method"] = "by method",
+    reach: Reach | None = None,
 ) -> Operation:
     """Declare an operation. What it takes and gives is what its handler's annotations say, its summary the
-    handler's docstring."""
+    handler's docstring. To GET takes the scope read, anything else admin, unless `scope` says otherwise."""
     hints = get_type_hints(handler)
     path, query, body = get_args(hints["call"])
     replies = [one for one in get_args(hints["return"]) if one is not Answer]
     is_union = get_origin(hints["return"]) is UnionType
+    if scope == "by method":
+        scope = "read" if method == "GET" else "admin"
+    if reach is None:
+        reach = "named" if "project" in path.__struct_fields__ else "all"
     return Operation(
         method,
         url,
@@ -156,6 +175,8 @@ def declare(
         same=same,
         stream=stream,
         media_type=media_type,
+        scope=None if scope == "open" else scope,
+        reach=reach,
     )
 
 
@@ -166,12 +187,39 @@ class Endpoint:
         self._operation = operation
         self._parts = parts
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Let the caller in, answer, and have written down what it did or was refused."""
+        operation, caller, status = self._operation, caller_of(scope), 500
+
+        async def send_watched(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            authorization = header(scope, b"authorization").encode("latin-1")
+            caller.enter(self._parts.issuer.access, authorization, operation.scope)
+            await self._answer(caller, scope, receive, send_watched)
+        except MdsliteError as exc:
+            status = exc.status
+            raise
+        finally:
+            if operation.scope == "admin" or status in (401, 403):
+                target = scope["raw_path"].decode("latin-1")
+                self._parts.issuer.record(caller.act(operation.name, target, status, scope["request_id"]))
+
+    async def _answer(self, caller: Caller, scope: AsgiScope, receive: Receive, send: Send) -> None:
         operation = self._operation
+        names = {name: unquote(text) for name, text in scope["path_params"].items()}
+        path = convert(names, operation.path)
+        if operation.reach == "named":
+            caller.grant.require_model(names["project"], names.get("model"))
+        elif operation.reach == "all" and operation.scope is not None:
+            caller.grant.require_all()
         call = Call(
-            path=convert(
-                {name: unquote(text) for name, text in scope["path_params"].items()}, operation.path
-            ),
+            caller=caller,
+            path=path,
             query=parse_query(scope["query_string"], operation.query),
             body=await self._read_body(scope, receive),
             accept=header(scope, b"accept"),
@@ -184,14 +232,14 @@ class Endpoint:
             answer = Raw(msgspec.json.encode(answer))
         await answer(send)
 
-    async def _read_body(self, scope: Scope, receive: Receive) -> msgspec.Struct:
+    async def _read_body(self, scope: AsgiScope, receive: Receive) -> msgspec.Struct:
         body = await read_body(scope, receive, limit_bytes=MAX_BODY_BYTES)
         if self._operation.body is Nothing:
             return Nothing()
         return parse_json(body, self._operation.body)
 
 
-def header(scope: Scope, name: bytes) -> str:
+def header(scope: AsgiScope, name: bytes) -> str:
     """The first header of that (lower-case) name, or an empty text."""
     for key, value in scope["headers"]:
         if key == name:
@@ -200,7 +248,7 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 async def read_body(
-    scope: Scope,
+    scope: AsgiScope,
     receive: Receive,
     *,
     limit_bytes: int,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mdslite.deploy.apply import Deployer
+from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
@@ -39,6 +40,7 @@ class Parts(Protocol):
     fleet: Fleet
     deployer: Deployer
     predictor: Predictor
+    issuer: Issuer
     registry: Registry
     worker: Worker
     devices: Devices

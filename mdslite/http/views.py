@@ -16,6 +16,7 @@ from mdslite.deploy.events import ResultEvent
 from mdslite.deploy.orders import Outcome
 from mdslite.deploy.plan import Plan, to_plain
 from mdslite.errors import NotFound
+from mdslite.http.access import ANYBODY, NOBODY, Grant
 from mdslite.http.parts import Parts
 from mdslite.http.schema import (
     BatchInfo,
@@ -75,8 +76,9 @@ def is_ready(parts: Parts) -> bool:
     return not (parts.starting or parts.draining)
 
 
-def readiness_of(parts: Parts, model: tuple[str, str] | None) -> Readiness:
-    """The whole appliance's readiness, or one model's: whether some version takes its traffic.
+def readiness_of(parts: Parts, model: tuple[str, str] | None, grant: Grant) -> Readiness:
+    """The whole appliance's readiness, or one model's: whether some version takes its traffic. It lists the
+    versions that are the grant's to know.
 
     :raises NotFound: no such model is deployed
     """
@@ -96,16 +98,20 @@ def readiness_of(parts: Parts, model: tuple[str, str] | None) -> Readiness:
                 project=one.project, model=one.model, version=one.version, state=one.state, reason=one.reason
             )
             for one in versions
+            if grant is not NOBODY and grant.covers(one.project, one.model)
         ],
     )
 
 
-def models_of(parts: Parts, rows: Iterable[VersionRow], *, project: str | None = None) -> list[ModelInfo]:
-    """What the fleet serves, by model; `rows` are what the registry has deployed."""
+def models_of(
+    parts: Parts, rows: Iterable[VersionRow], *, project: str | None = None, grant: Grant = ANYBODY
+) -> list[ModelInfo]:
+    """What the fleet serves, by model, as far as it is the grant's to know; `rows` are what the registry has
+    deployed."""
     known = {row.key: row for row in rows}
     models: dict[tuple[str, str], list[Served]] = {}
     for served in parts.fleet.all():
-        if project in (None, served.project):
+        if project in (None, served.project) and grant.covers(served.project, served.model):
             models.setdefault((served.project, served.model), []).append(served)
     return [
         ModelInfo(project=name[0], model=name[1], versions=_versions(parts, versions, known))

@@ -1,0 +1,225 @@
+"""The operations on tokens, limits and the audit log, with what they take and give. Owns no state."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from mdslite.errors import Forbidden
+from mdslite.http.caller import Caller
+from mdslite.http.issuer import Issuer
+from mdslite.http.operations import Call, Name, Nothing, Operation, declare
+from mdslite.http.parts import Parts
+from mdslite.http.schema import Given, Limit, ModelPath, Time, Value
+from mdslite.http.views import time_text
+from mdslite.store.audit import Entry
+from mdslite.store.tokens import Rate, Scope, Token, Wish, parse_span
+
+RateText = Annotated[
+    str,
+    Meta(
+        pattern=r"^[1-9]\d{0,6}/[smh]$(?!\n)",
+        description="requests per second, minute or hour, all of them at once if need be",
+        examples=["100/s", "6000/m"],
+    ),
+]
+ScopeName = Annotated[
+    Scope,
+    Meta(description="predict: predictions; read: what GET answers, metrics and logs; admin: everything"),
+]
+TokenName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}$(?!\n)", description="up to 63 characters")
+]
+
+
+class TokenPath(Given, frozen=True, kw_only=True):
+    token: Annotated[TokenName, Meta(description="its id or its name")]
+
+
+class AuditQuery(Given, frozen=True, kw_only=True):
+    limit: Limit = 100
+    before: Annotated[
+        Annotated[int, Meta(ge=0, le=2**63 - 1)] | None, Meta(description="only lines before this one")
+    ] = None
+
+
+class TokenBody(Given, frozen=True, kw_only=True):
+    """What a new token is to be."""
+
+    scopes: Annotated[list[ScopeName], Meta(min_length=1, max_length=8)]
+    name: TokenName | None = None
+    project: Annotated[Name | None, Meta(description="for this project alone")] = None
+    model: Annotated[Name | None, Meta(description="for this model of the project alone")] = None
+    rate: RateText | None = None
+    expires: Annotated[
+        Annotated[str, Meta(pattern=r"^[1-9]\d{0,4}[mhdwy]$(?!\n)", examples=["30d"])] | None,
+        Meta(description="how long it is good for; without it for ever"),
+    ] = None
+
+
+class LimitBody(Given, frozen=True, kw_only=True):
+    rate: RateText
+
+
+class TokenInfo(Value, frozen=True, kw_only=True):
+    """A token as it is listed: all but itself."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    project: str | None
+    model: str | None
+    rate: str | None
+    state: Literal["live", "expired", "revoked"]
+    created_at: Time
+    created_by: str
+    expires_at: Time | None
+    revoked_at: Time | None
+    used_at: Annotated[Time | None, Meta(description="when it was last shown")]
+
+
+class NewToken(TokenInfo, frozen=True, kw_only=True):
+    """A token that was just made."""
+
+    token: Annotated[str, Meta(description="the token itself, which nobody is told again")]
+
+
+class LimitInfo(Value, frozen=True, kw_only=True):
+    """How often a model may be asked, by all callers together."""
+
+    project: str
+    model: str
+    rate: str | None
+
+
+class AuditLine(Value, frozen=True, kw_only=True):
+    """One call that changed something or asked for what only administrators see, or that was refused."""
+
+    id: int
+    time: Time
+    who: str
+    what: Annotated[str, Meta(description="the operation's name in this document")]
+    target: Annotated[str, Meta(description="the path of the request")]
+    origin: Annotated[str, Meta(description="the caller's address, empty for the store's own socket")]
+    status: int
+    remark: str
+    request_id: str
+
+
+async def list_tokens(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> list[TokenInfo]:
+    """Every token that is known, those that are revoked or expired too"""
+    return [_info(token, parts.issuer) for token in await parts.issuer.tokens()]
+
+
+async def create_token(parts: Parts, call: Call[Nothing, Nothing, TokenBody]) -> NewToken:
+    """Make a token. From the first one on, every request needs one"""
+    issuer, caller, body = parts.issuer, call.caller, call.body
+    if not (issuer.access.required or caller.is_here or caller.grant.is_local):
+        raise Forbidden(
+            "the first token is made on the machine itself",
+            hint="there: mdslite token create --scope admin --store DIR",
+        )
+    wish = Wish(
+        scopes=tuple(body.scopes),
+        name=body.name,
+        project=body.project,
+        model=body.model,
+        rate=None if body.rate is None else Rate.parse(body.rate),
+        expires_s=None if body.expires is None else parse_span(body.expires),
+    )
+    token, text = await issuer.create(wish, by=caller.grant.name)
+    caller.remark = f"{token.name} ({token.id})"
+    info = _info(token, issuer)
+    fields = {name: getattr(info, name) for name in TokenInfo.__struct_fields__}
+    return NewToken(**fields, token=text)
+
+
+async def revoke_token(parts: Parts, call: Call[TokenPath, Nothing, Nothing]) -> TokenInfo:
+    """End a token, by its id or name; requests that come after this are refused"""
+    token = await parts.issuer.revoke(call.path.token)
+    call.caller.remark = f"{token.name} ({token.id})"
+    return _info(token, parts.issuer)
+
+
+async def list_limits(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> list[LimitInfo]:
+    """How often models may be asked"""
+    covers = call.caller.grant.covers
+    return [
+        LimitInfo(project=project, model=model, rate=str(rate))
+        for (project, model), rate in (await parts.issuer.limits()).items()
+        if covers(project, model)
+    ]
+
+
+async def set_limit(parts: Parts, call: Call[ModelPath, Nothing, LimitBody]) -> LimitInfo:
+    """Limit how often a model may be asked, by all callers together"""
+    return await _limit(parts, call.caller, call.path, Rate.parse(call.body.rate))
+
+
+async def lift_limit(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> LimitInfo:
+    """Let a model be asked as often as anybody likes"""
+    return await _limit(parts, call.caller, call.path, None)
+
+
+async def list_acts(parts: Parts, call: Call[Nothing, AuditQuery, Nothing]) -> list[AuditLine]:
+    """Who did what, newest first: calls that take the scope admin, and calls that were refused"""
+    return [_line(entry) for entry in await parts.issuer.acts(call.query.limit, call.query.before)]
+
+
+def make_operations() -> list[Operation]:
+    """Every operation of who may do what."""
+    root = "/api/v1"
+    limit = f"{root}/projects/{{project}}/models/{{model}}/limit"
+    return [
+        declare("GET", f"{root}/tokens", list_tokens, group="access", scope="admin"),
+        declare("POST", f"{root}/tokens", create_token, group="access", errors=(409, 507)),
+        declare("DELETE", f"{root}/tokens/{{token}}", revoke_token, group="access", errors=(404, 507)),
+        declare("GET", f"{root}/limits", list_limits, group="access", reach="own"),
+        declare("PUT", limit, set_limit, group="access", errors=(409, 507)),
+        declare("DELETE", limit, lift_limit, group="access", errors=(507,)),
+        declare("GET", f"{root}/audit", list_acts, group="access", scope="admin"),
+    ]
+
+
+async def _limit(parts: Parts, caller: Caller, path: ModelPath, rate: Rate | None) -> LimitInfo:
+    text = None if rate is None else str(rate)
+    await parts.issuer.limit(path.project, path.model, rate)
+    caller.remark = f"{path.project}/{path.model} {text or 'unlimited'}"
+    return LimitInfo(project=path.project, model=path.model, rate=text)
+
+
+def _info(token: Token, issuer: Issuer) -> TokenInfo:
+    return TokenInfo(
+        id=token.id,
+        name=token.name,
+        scopes=list(token.scopes),
+        project=token.project,
+        model=token.model,
+        rate=None if token.rate is None else str(token.rate),
+        state="revoked" if token.revoked_at else "live" if token.is_live(issuer.access.now()) else "expired",
+        created_at=time_text(token.created_at),
+        created_by=token.created_by,
+        expires_at=_time(token.expires_at),
+        revoked_at=_time(token.revoked_at),
+        used_at=_time(token.used_at),
+    )
+
+
+def _line(entry: Entry) -> AuditLine:
+    act = entry.act
+    return AuditLine(
+        id=entry.id,
+        time=time_text(act.time),
+        who=act.who,
+        what=act.what,
+        target=act.target,
+        origin=act.origin,
+        status=act.status,
+        remark=act.remark,
+        request_id=act.request_id,
+    )
+
+
+def _time(unix_s: float | None) -> str | None:
+    return None if unix_s is None else time_text(unix_s)

@@ -87,6 +87,10 @@ class DataCodec:
         """Take data as they are; answers that are arrays stay arrays."""
         return Columns(len(data), (data,), _TENSORS, "instances")
 
+    def as_tensors(self, columns: Columns) -> Columns:
+        """The same data; answers to them that are arrays stay arrays."""
+        return Columns(columns.rows, columns.columns, _TENSORS, columns.form)
+
     def _columns(self, data: list[Datum], form: Form) -> Columns:
         if self.streams and len(data) != 1:
             raise InvalidRequest(f"this model streams its answer: expected one instance, got {len(data)}")

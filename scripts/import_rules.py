@@ -27,7 +27,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "graph": "",
         "pipelines": "errors document mistakes fields graph",
         "drawing": "graph",
-        "spec": "errors document mistakes advice fields",
+        "targets": "",
+        "spec": "errors targets document mistakes advice fields",
         "hosts": "",
         "wire": "",
         "mds": "",
@@ -40,10 +41,10 @@ ROOMS: dict[str, frozenset[str]] = {
         "store": "errors findings spec wire process",
         "recent": "errors store",
         "metrics": "errors store recent",
-        "serving": "errors spec graph pipelines tensors data runtimes.protocol runtimes store",
+        "serving": "errors targets spec graph pipelines tensors data oip runtimes.protocol runtimes store",
         "deploy": "errors spec runtimes.protocol runtimes store serving",
-        "http": "errors findings hosts spec npy tensors data oip runtimes.protocol runtimes store metrics serving "
-        "deploy",
+        "http": "errors findings hosts spec npy packing tensors data oip runtimes.protocol runtimes store "
+        "metrics serving deploy",
         "gauges": "runtimes store metrics serving http",
         "client": "errors spec",
         "cli": "errors findings fields hosts spec client",

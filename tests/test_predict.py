@@ -414,8 +414,9 @@ def test_what_is_no_name_is_refused_by_name(name: str) -> None:
 def test_only_binary_bodies_may_be_large(tmp_path: Path, media_type: bytes, limit: int) -> None:
     async def test() -> None:
         async with open_site(tmp_path, max_json_bytes=100, max_body_bytes=5000) as site:
-            assert site.predictor.body_limit(media_type) == limit
-            assert str(limit) in site.predictor.too_large(media_type).message
+            reader, fields = site.predictor.reader, {b"content-type": media_type}
+            assert reader.body_limit(PREDICT.encode(), fields) == limit
+            assert str(limit) in reader.too_large(PREDICT.encode(), fields).message
 
     run(test())
 

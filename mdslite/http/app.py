@@ -32,6 +32,7 @@ from mdslite.http.operations import (
 )
 from mdslite.http.page import make_page
 from mdslite.http.parts import Parts
+from mdslite.http.paths import is_prediction
 from mdslite.http.predict import Predictor
 from mdslite.http.schema import (
     Health,
@@ -88,7 +89,7 @@ class Routes:
         self._predict = predict
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "POST" and scope["path"].startswith("/projects/"):
+        if scope["method"] == "POST" and is_prediction(scope["path"].encode("latin-1", "replace")):
             await self._predict(scope, receive, send)
         else:
             # Undecoded, so that a %2F stays inside the name that it came in. And the router raises what it
@@ -105,8 +106,8 @@ class PredictEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         predictor = self._predictor
-        media_type = header(scope, b"content-type").encode("latin-1")
-        limit_bytes = predictor.body_limit(media_type)
+        target, fields = scope["raw_path"], dict(scope["headers"])
+        limit_bytes = predictor.reader.body_limit(target, fields)
         body = b""
         error: MdsliteError | None = predictor.access.stranger(
             header(scope, b"authorization").encode("latin-1")
@@ -115,8 +116,7 @@ class PredictEndpoint:
             if error is None:
                 body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True)
         except TooLarge:
-            error = predictor.too_large(media_type)
-        target = scope["raw_path"]
+            error = predictor.reader.too_large(target, fields)
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         work = predictor.respond(target=target, headers=scope["headers"], body=body, error=error)

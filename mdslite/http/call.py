@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mdslite.errors import ClientClosed
-from mdslite.http.events import EVENTS, Pieces, make_event
+from mdslite.http.events import Pieces, make_event
 from mdslite.http.guard import error_fields, make_request_id
+from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.fleet import Served
 from mdslite.serving.queue import Job
 from mdslite.serving.router import Route
@@ -20,6 +22,21 @@ if TYPE_CHECKING:
 Headers = Sequence[tuple[bytes, bytes]]
 
 LOGGED_EVENTS_BYTES = 4096
+
+# What a reply's head says of its body, as it goes over the wire.
+JSON_LINES = "content-type: application/json\r\n"
+EVENT_LINES = "content-type: text/event-stream\r\ncache-control: no-store\r\n"
+
+
+class Form(Protocol):
+    """How an answer is put that is not in the JSON of the predict URLs."""
+
+    def write(self, call: Call, outputs: Outputs | None) -> bytes:
+        """Encode the answer, None where there were no rows, and set the call's `reply_lines`.
+
+        :raises MdsliteError: it cannot be put like this
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +59,19 @@ class Call(Job):
     served: Served | None = None
     url = ""
     predictor: Predictor
-    reply_type = b"application/json"
+    fields: Mapping[bytes, bytes] = {}  # the request's header
+    form: Form | None = None  # of the answer, where it is not the predict URLs' JSON
+    plan: Any = None  # what the form remembers of the request
+    timeout_s = math.inf  # that the caller gave it
+    coding = ""  # that the caller wishes for the answer's body
+    reply_lines = JSON_LINES
     on_piece: Callable[[Call, bytes], None]  # set by whoever can send an answer in pieces
     sent = b""  # the first of the pieces, for the log
 
     def __init__(
         self,
         target: bytes,
-        body: bytes,
+        body: bytes | memoryview,
         media_type: bytes,
         encoding: bytes,
         request_id: bytes | None,
@@ -57,7 +79,7 @@ class Call(Job):
         reply: Callable[[Call, int, bytes], None],
     ) -> None:
         self.target = target
-        self.body = body
+        self.body: Any = body  # bytes; or, of a large one that is no JSON, a view of them
         self.media_type = media_type
         self.encoding = encoding
         self.request_id = make_request_id(request_id)
@@ -68,7 +90,7 @@ class Call(Job):
         self.predictor.finish(self)
 
     def emitted(self, piece: bytes) -> None:
-        self.reply_type = EVENTS
+        self.reply_lines = EVENT_LINES
         event = make_event(piece)
         if len(self.sent) < LOGGED_EVENTS_BYTES:
             self.sent += event
@@ -91,9 +113,9 @@ class Call(Job):
 
 def reply_headers(call: Call, now: float) -> list[tuple[bytes, bytes]]:
     """The headers of a predict reply, in the order in which every way in sends them."""
-    headers = [(b"content-type", call.reply_type), (b"mdslite-request-id", call.request_id.encode())]
-    if call.reply_type is EVENTS:
-        headers.append((b"cache-control", b"no-store"))
+    lines = call.reply_lines.encode("latin-1").split(b"\r\n")[:-1]
+    headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+    headers.append((b"mdslite-request-id", call.request_id.encode()))
     if call.served is not None:
         headers.append((b"mdslite-version", call.served.version.encode()))
     headers.append((b"server-timing", call.timing(now).encode()))

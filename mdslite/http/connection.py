@@ -22,6 +22,7 @@ from mdslite.http.asgi import Exchange
 from mdslite.http.call import Call, reply_headers
 from mdslite.http.events import EventWriter
 from mdslite.http.guard import error_body, error_headers, make_request_id
+from mdslite.http.paths import is_prediction
 from mdslite.http.receiver import Receiver
 from mdslite.http.request import Headers, Request, check
 
@@ -182,7 +183,7 @@ class Connection(Receiver):
         self.state = "answer"
         self.deadline = _NEVER
         fields = request.fields
-        is_predict = request.method == b"POST" and request.target.startswith(b"/projects/")
+        is_predict = request.method == b"POST" and is_prediction(request.target)
         try:
             if request.error is not None and not is_predict:
                 raise request.error
@@ -196,7 +197,7 @@ class Connection(Receiver):
             self._exchange = Exchange(self, request, door.app)
             door.run(self._exchange)
             return
-        self._call = Call(
+        call = self._call = Call(
             request.target,
             request.body,
             fields.get(b"content-type", b""),
@@ -205,10 +206,13 @@ class Connection(Receiver):
             request.arrived_at,
             self._reply_call,
         )
-        self._call.on_piece = self._send_piece
+        call.fields = fields
+        call.on_piece = self._send_piece
         if not door.predictor.access.idle:
-            self._call.authorization = fields.get(b"authorization", b"")
-        door.predictor.start(self._call, request.error)
+            call.authorization = fields.get(b"authorization", b"")
+        if not request.target.startswith(b"/projects/"):
+            door.predictor.adopt(call)
+        door.predictor.start(call, request.error)
 
     def _send_piece(self, call: Call, piece: bytes) -> None:
         request = self._request
@@ -229,12 +233,11 @@ class Connection(Receiver):
             return
         now = perf_counter()
         served = call.served
-        is_json = call.reply_type is Call.reply_type
-        if status == 200 and is_json and served is not None and request.keep_alive and not self._door.closing:
+        if status == 200 and served is not None and request.keep_alive and not self._door.closing:
             # The common case, written at once: as `_respond` would, in less than a microsecond.
             kept = "" if request.version == "1.1" else "connection: keep-alive\r\n"
             head = (
-                f"HTTP/1.1 200 OK\r\n{self._door.date}content-type: application/json\r\n"
+                f"HTTP/1.1 200 OK\r\n{self._door.date}{call.reply_lines}"
                 f"mdslite-request-id: {call.request_id}\r\nmdslite-version: {served.version}\r\n"
                 f"server-timing: {call.timing(now)}\r\n{kept}content-length: {len(body)}\r\n\r\n"
             )

@@ -16,25 +16,25 @@ from typing import Any
 
 import numpy as np
 
-from mdslite.errors import MdsliteError, NotFound, TooLarge, Unauthorized
+from mdslite.data import DataCodec
+from mdslite.errors import InvalidRequest, MdsliteError, NotFound, Unauthorized
 from mdslite.http.access import ANYBODY, Access, Grant
 from mdslite.http.books import Books
-from mdslite.http.call import Call, Headers, Reply, reply_headers
-from mdslite.http.events import EVENTS, Pieces, make_error_event
+from mdslite.http.call import EVENT_LINES, JSON_LINES, Call, Headers, Reply, reply_headers
+from mdslite.http.deflate import INLINE_BYTES, LEAST_BYTES, compress
+from mdslite.http.events import Pieces, make_error_event
 from mdslite.http.guard import error_body
-from mdslite.http.inflate import decompress
-from mdslite.http.paths import parse_predict_path
+from mdslite.http.infer import InferForm
+from mdslite.http.paths import is_infer, parse_infer_path, parse_predict_path
+from mdslite.http.raw import choose_form
+from mdslite.http.reading import MAX_BODY_BYTES, MAX_JSON_BYTES, Reader
 from mdslite.http.shadows import Shadows
-from mdslite.npy import NPY
+from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.fleet import Served
 from mdslite.serving.router import Route, Router
-from mdslite.tensors import Codec, Columns, is_json, plain_type
+from mdslite.tensors import Codec, Columns
 
 logger = logging.getLogger(__name__)
-
-MAX_JSON_BYTES = 4 * 1024 * 1024
-MAX_BODY_BYTES = 256 * 1024 * 1024
-MAX_INFLATED_BYTES = 16 * 1024 * 1024  # inflating holds the event loop: some 50 ms for so much
 
 
 class Predictor:
@@ -50,11 +50,16 @@ class Predictor:
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self.router = router
-        self.max_json_bytes = max_json_bytes
-        self.max_body_bytes = max_body_bytes
+        self.reader = Reader(max_json_bytes=max_json_bytes, max_body_bytes=max_body_bytes)
         self.books = books
         self.access = access or Access()
-        self.shadows = Shadows(books)
+        self.shadows = Shadows(books, self.reader)
+        self._infer = InferForm(max_json_bytes)
+
+    def adopt(self, call: Call) -> None:
+        """Say how a call's answer is put, by its target. Whoever makes a call does this before `start`."""
+        if is_infer(call.target):
+            call.form = self._infer
 
     def start(self, call: Call, error: MdsliteError | None = None) -> None:
         """Begin a call, or end it with the `error` that kept its body from being read.
@@ -74,19 +79,22 @@ class Predictor:
                 raise error
             lane = served.lane
             lane.make_room()
-            if call.media_type == b"application/json" and not call.encoding:
-                if len(call.body) > self.max_json_bytes:
-                    raise self.too_large(call.media_type)
+            if call.media_type == b"application/json" and call.form is None and not call.encoding:
+                if len(call.body) > self.reader.max_json_bytes:
+                    raise self.reader.too_large(call.target, call.fields)
                 columns = served.codec.decode(call.body)
             else:
-                columns = self._decode_other(call, served)
+                columns = self.reader.read(call, served)
+            if b"accept" in call.fields and call.form is None:
+                columns = self._choose_form(call, served, columns)
             call.columns = columns
             if not columns.rows:
                 call.finished = True
-                self._send(call, 200, served.codec.encode_empty(columns.form), None)
+                self._send(call, 200, _encode_empty(call, served), None)
                 return
             now = perf_counter()
-            call.deadline = call.arrived_at + lane.knobs.prediction_s
+            allowed_s = lane.knobs.prediction_s
+            call.deadline = call.arrived_at + (allowed_s if allowed_s < call.timeout_s else call.timeout_s)
             lane.submit(call, now)
         except MdsliteError as exc:
             self._send_error(call, exc)
@@ -103,16 +111,30 @@ class Predictor:
             self._send_error(call, call.error)
             return
         try:
-            body = _encode(call)
+            body = _encode(call) if call.form is None else call.form.write(call, _gather(call))
+        except MdsliteError as exc:
+            self._send_error(call, exc)
         except Exception:
             logger.exception("request %s: the answer could not be encoded", call.request_id)
-            self._send_error(call, MdsliteError("the model's answer could not be encoded as JSON"))
+            self._send_error(call, MdsliteError("the model's answer could not be encoded"))
+        else:
+            if call.coding and len(body) >= LEAST_BYTES:
+                self._compress(call, body)
+            else:
+                self._send(call, 200, body, None)
+
+    def _compress(self, call: Call, body: bytes) -> None:
+        """Send an answer in the coding that its caller wishes for; a long one is compressed in a thread."""
+        call.reply_lines += f"content-encoding: {call.coding}\r\n"
+        if len(body) <= INLINE_BYTES:
+            self._send(call, 200, compress(body, call.coding), None)
             return
-        self._send(call, 200, body, None)
+        work = asyncio.get_running_loop().run_in_executor(None, compress, body, call.coding)
+        work.add_done_callback(lambda done: self._send(call, 200, done.result(), None))
 
     def _finish_stream(self, call: Call) -> None:
         """The model has ended its stream, or failed after it began: too late for another status."""
-        call.reply_type = EVENTS
+        call.reply_lines = EVENT_LINES
         error = call.error
         if error is not None:
             call.on_piece(call, make_error_event(error_body(error, call.request_id)))
@@ -129,7 +151,7 @@ class Predictor:
 
         Cancelling it cancels the call.
         """
-        found = {name: value for name, value in headers if name in _WANTED}
+        found = dict(headers)
         future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
         pieces: Pieces | None = None
 
@@ -157,7 +179,9 @@ class Predictor:
             resolve,
         )
         call.authorization = found.get(b"authorization", b"")
+        call.fields = found
         call.on_piece = take
+        self.adopt(call)
         self.start(call, error)
         try:
             status, reply = await future
@@ -165,19 +189,6 @@ class Predictor:
             call.cancel()
             raise
         return Reply(status, reply_headers(call, perf_counter()), reply, pieces)
-
-    def body_limit(self, media_type: bytes) -> int:
-        """How many bytes of a body of this type are read before the request is refused."""
-        kind = plain_type(media_type)
-        if is_json(kind) or b"/" not in kind:
-            return self.max_json_bytes
-        return self.max_body_bytes
-
-    def too_large(self, media_type: bytes) -> TooLarge:
-        """What is said of a body that is longer than its type's limit."""
-        limit = self.body_limit(media_type)
-        hint = None if limit == self.max_body_bytes else f"send large tensors in binary, as {NPY.decode()}"
-        return TooLarge(f"the body is longer than {limit} bytes", hint=hint)
 
     def _admit(self, call: Call) -> Route[Served]:
         """The route of a call, for one who may take it."""
@@ -195,28 +206,28 @@ class Predictor:
     def _find(self, target: bytes, grant: Grant = ANYBODY) -> Route[Served]:
         """A target that is not spelt as a route is: percent-encoded, with a query, or unknown."""
         path, _, _ = target.partition(b"?")
-        names = parse_predict_path(path)
+        infer = is_infer(target)
+        names = parse_infer_path(path) if infer else parse_predict_path(path)
         if names is None:
-            raise NotFound("no such URL: expected /projects/PROJECT/models/MODEL[/versions/VERSION]:predict")
+            expected = "/projects/PROJECT/models/MODEL[/versions/VERSION]:predict"
+            if infer:
+                expected = "/v2/models/PROJECT.MODEL[/versions/VERSION]/infer"
+            raise NotFound(f"no such URL: expected {expected}")
         grant.require_model(*names[:2])
         try:
-            return self.router.find(*names)
+            return self.router.find(*names, infer=infer)
         except NotFound as exc:
             if grant.project is None:
                 raise
             # The other message names what there is, which is not for everybody.
             raise NotFound(f"{names[0]}/{names[1]} is not deployed, or has no such version") from exc
 
-    def _decode_other(self, call: Call, served: Served) -> Columns:
-        body = call.body
-        encoding = call.encoding.strip().lower()
-        if encoding and encoding != b"identity":
-            body = call.body = decompress(
-                body, encoding, limit=min(MAX_INFLATED_BYTES, self.body_limit(call.media_type))
-            )
-        if len(body) > self.body_limit(call.media_type):
-            raise self.too_large(call.media_type)
-        return served.codec.decode_typed(body, call.media_type)
+    def _choose_form(self, call: Call, served: Served, columns: Columns) -> Columns:
+        """Take the caller's word for how the answer is to be put."""
+        call.form = choose_form(served.codec, call.fields)
+        if call.form is not None and isinstance(served.codec, DataCodec):
+            return served.codec.as_tensors(columns)
+        return columns
 
     def _send(self, call: Call, status: int, body: bytes, code: str | None) -> None:
         call.reply(call, status, body)
@@ -227,10 +238,14 @@ class Predictor:
     def _send_error(self, call: Call, error: MdsliteError) -> None:
         call.finished = True
         call.error = error
+        call.reply_lines = JSON_LINES
         self._send(call, error.status, error_body(error, call.request_id), error.code)
 
 
-_WANTED = frozenset({b"authorization", b"content-type", b"content-encoding", b"x-request-id"})
+def _encode_empty(call: Call, served: Served) -> bytes:
+    if call.form is None:
+        return served.codec.encode_empty(call.columns.form)
+    return call.form.write(call, None)
 
 
 def _encode(call: Call) -> bytes:
@@ -238,16 +253,29 @@ def _encode(call: Call) -> bytes:
     codec = call.served.codec
     form = call.columns.form
     pieces = call.pieces
+    if len(pieces) == 1 and codec.signature.rows != "none":
+        return codec.encode(pieces[0][1], form)
     if isinstance(codec, Codec) and codec.signature.rows == "none":
         return codec.encode_whole([outputs for _, outputs in sorted(pieces, key=_start)], form)
+    return codec.encode(_gather(call), form)
+
+
+def _gather(call: Call) -> Outputs:
+    """A call's outputs with all their rows. Whole tensors of several instances are stacked."""
+    assert call.served is not None
+    pieces = call.pieces
     if len(pieces) == 1:
-        return codec.encode(pieces[0][1], form)
+        outputs: Outputs = pieces[0][1]
+        return outputs
     ordered = [outputs for _, outputs in sorted(pieces, key=_start)]
-    joined = [
-        np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [row for part in parts for row in part]
-        for parts in zip(*ordered, strict=True)
-    ]
-    return codec.encode(joined, form)
+    join = np.stack if call.served.codec.signature.rows == "none" else np.concatenate
+    try:
+        return [
+            join(parts) if isinstance(parts[0], np.ndarray) else [row for part in parts for row in part]
+            for parts in zip(*ordered, strict=True)
+        ]
+    except ValueError as exc:
+        raise InvalidRequest("the answers differ in shape: expected Accept: application/json") from exc
 
 
 def _start(piece: tuple[int, Any]) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import httptools
 
 from mdslite.errors import MdsliteError, TooLarge
+from mdslite.http.paths import is_prediction
 from mdslite.http.predict import Predictor
 from mdslite.http.request import (
     HEAD_BYTES,
@@ -198,8 +199,8 @@ class Receiver(asyncio.Protocol):
                 raise long_head()
             length = fields.get(b"content-length")
             if length is not None or b"transfer-encoding" in fields:
-                if self._target.startswith(b"/projects/"):
-                    self._body_limit = self._predictor.body_limit(fields.get(b"content-type", b""))
+                if is_prediction(self._target):
+                    self._body_limit = self._predictor.reader.body_limit(self._target, fields)
                 else:
                     self._body_limit = ADMIN_BODY_BYTES
                 if self._predictor.access.required:
@@ -251,8 +252,8 @@ class Receiver(asyncio.Protocol):
     def _too_large(self) -> MdsliteError:
         if self._stranger is not None:
             return self._stranger
-        if self._target.startswith(b"/projects/"):
-            return self._predictor.too_large(self._fields.get(b"content-type", b""))
+        if is_prediction(self._target):
+            return self._predictor.reader.too_large(self._target, self._fields)
         return TooLarge(f"the body is longer than {self._body_limit} bytes")
 
 

@@ -16,6 +16,7 @@ from time import perf_counter
 from mdslite.errors import MdsliteError
 from mdslite.http.books import Books
 from mdslite.http.call import Call
+from mdslite.http.reading import Reader
 from mdslite.serving.fleet import Served
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ class ShadowCall(Call):
         self.target = primary.target
         self.body = primary.body
         self.media_type = primary.media_type
+        self.encoding = b""  # it is inflated by now
+        self.fields = primary.fields
+        self.form = primary.form
         self.request_id = primary.request_id  # what links the two in the log
         self.arrived_at = perf_counter()
         self._finished = finished
@@ -61,8 +65,11 @@ class ShadowCall(Call):
 class Shadows:
     """Makes the copies, and tells `compare` of every pair of answers. For the event loop's thread only."""
 
-    def __init__(self, books: Books, *, compare: Callable[[ShadowCall], None] | None = None) -> None:
+    def __init__(
+        self, books: Books, reader: Reader, *, compare: Callable[[ShadowCall], None] | None = None
+    ) -> None:
         self._books = books
+        self._reader = reader
         self._compare = compare
         self._waiting: deque[ShadowCall] = deque()
         self._waiting_bytes = 0
@@ -113,7 +120,7 @@ class Shadows:
             ):
                 copy.columns = copy.primary.columns
             else:
-                copy.columns = served.codec.decode_typed(copy.body, copy.media_type)
+                copy.columns = self._reader.read(copy, served)
             copy.deadline = copy.arrived_at + lane.knobs.prediction_s
             lane.submit(copy, perf_counter())
         except MdsliteError as exc:

@@ -13,6 +13,8 @@ from time import time
 from typing import Literal
 
 from mdslite.data import DataCodec
+from mdslite.oip.message import Messages
+from mdslite.oip.speech import make_messages
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import Outputs, ProbeReport, Runtime, Signature
 from mdslite.serving.batch import Confidence
@@ -54,6 +56,7 @@ class Served:
         self.report: ProbeReport
         self.codec: AnyCodec
         self.lane: Lane
+        self._messages: Messages | None = None
 
     @property
     def key(self) -> Key:
@@ -87,6 +90,15 @@ class Served:
         priority = Priority.SHADOW if self.spec.service_info.shadow else Priority.PRIMARY
         for station in self.stations:
             station.lane.set_priority(priority)
+
+    @property
+    def messages(self) -> Messages:
+        """How a loaded version speaks the Open Inference Protocol."""
+        if self._messages is None:
+            self._messages = make_messages(
+                self.codec, model=f"{self.project}.{self.model}", version=self.version
+            )
+        return self._messages
 
     @property
     def loaded(self) -> bool:

@@ -86,6 +86,17 @@ class Route(Generic[T]):
         return f"no version of {self.project}/{self.model} is ready to take its traffic"
 
 
+class InferRoute(Route[T]):
+    """A route by its URL in the Open Inference Protocol. It takes its turns from the predict URL's."""
+
+    __slots__ = ("pick",)
+
+    def __init__(self, route: Route[T]) -> None:
+        super().__init__(route.project, route.model, route.version, (), shadows=route.shadows)
+        self.url = infer_url(route.project, route.model, route.version)
+        self.pick = route.pick  # type: ignore[method-assign]
+
+
 class Router(Generic[T]):
     """All routes, replaced as a whole so that a request sees either the old set or the new one."""
 
@@ -94,18 +105,23 @@ class Router(Generic[T]):
         self.get = self._routes.get  # bound once: the door looks a URL up with one call
 
     def replace(self, routes: Sequence[Route[T]]) -> None:
-        self._routes = {route.url.encode(): route for route in routes}
+        every = [*routes, *map(InferRoute, routes)]
+        self._routes = {route.url.encode(): route for route in every}
         self.get = self._routes.get
 
-    def find(self, project: str, model: str, version: str | None) -> Route[T]:
-        """:raises NotFound: naming what does exist"""
-        route = self._routes.get(predict_url(project, model, version).encode())
+    def find(self, project: str, model: str, version: str | None, *, infer: bool = False) -> Route[T]:
+        """The route of a predict URL, or of its URL in the Open Inference Protocol.
+
+        :raises NotFound: naming what does exist
+        """
+        make_url = infer_url if infer else predict_url
+        route = self._routes.get(make_url(project, model, version).encode())
         if route is not None:
             return route
         name = f"{project}/{model}"
         siblings = [one for one in self._routes.values() if (one.project, one.model) == (project, model)]
         if siblings:
-            known = ", ".join(sorted(one.version for one in siblings if one.version))
+            known = ", ".join(sorted({one.version for one in siblings if one.version}))
             raise NotFound(f"{name} has no version {version}: it has {known}", hint=f"mdslite show {name}")
         models = sorted({f"{one.project}/{one.model}" for one in self._routes.values()})
         known = ", ".join(models[:5]) + (", …" if len(models) > 5 else "")
@@ -115,6 +131,11 @@ class Router(Generic[T]):
 def predict_url(project: str, model: str, version: str | None = None) -> str:
     middle = "" if version is None else f"/versions/{version}"
     return f"/projects/{project}/models/{model}{middle}:predict"
+
+
+def infer_url(project: str, model: str, version: str | None = None) -> str:
+    middle = "" if version is None else f"/versions/{version}"
+    return f"/v2/models/{project}.{model}{middle}/infer"
 
 
 def weighted_cycle(weights: Sequence[float]) -> list[int]:

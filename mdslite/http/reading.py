@@ -1,0 +1,71 @@
+"""From a prediction's body to columns: how large it may be, how it was compressed, and who decodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mdslite.errors import TooLarge
+from mdslite.http.infer import HEAD_BYTES, InferForm
+from mdslite.http.inflate import decompress
+from mdslite.http.paths import is_infer
+from mdslite.http.raw import OCTETS, read_tensor, says_tensor
+from mdslite.npy import NPY
+from mdslite.serving.fleet import Served
+from mdslite.tensors import Columns, is_json, plain_type
+
+if TYPE_CHECKING:
+    from mdslite.http.call import Call
+
+MAX_JSON_BYTES = 4 * 1024 * 1024
+MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_INFLATED_BYTES = 16 * 1024 * 1024  # inflating holds the event loop: some 50 ms for so much
+
+Fields = Mapping[bytes, bytes]
+
+
+class Reader:
+    """Decodes all but the plain JSON of the predict URLs, which is decoded on the spot."""
+
+    def __init__(self, *, max_json_bytes: int, max_body_bytes: int) -> None:
+        self.max_json_bytes = max_json_bytes
+        self._max_body_bytes = max_body_bytes
+
+    def body_limit(self, target: bytes, fields: Fields) -> int:
+        """How many bytes of a body are read before its request is refused. JSON holds up the loop."""
+        return self._max_body_bytes if _is_binary(target, fields) else self.max_json_bytes
+
+    def too_large(self, target: bytes, fields: Fields) -> TooLarge:
+        """What is said of a body that is longer."""
+        limit = self.body_limit(target, fields)
+        hint = None
+        if limit != self._max_body_bytes:
+            hint = "send large tensors in binary"
+            hint += ", after the JSON" if is_infer(target) else f", as {NPY.decode()} or {OCTETS.decode()}"
+        return TooLarge(f"the body is longer than {limit} bytes", hint=hint)
+
+    def read(self, call: Call, served: Served) -> Columns:
+        """Decode a call's body for a version.
+
+        :raises MdsliteError: it is too large, corrupt, of another type, or not what the model takes
+        """
+        limit = self.body_limit(call.target, call.fields)
+        body = call.body
+        encoding = call.encoding.strip().lower()
+        if encoding and encoding != b"identity":
+            body = call.body = decompress(body, encoding, limit=min(MAX_INFLATED_BYTES, limit))
+        if len(body) > limit:
+            raise self.too_large(call.target, call.fields)
+        if isinstance(call.form, InferForm):
+            return call.form.read(call, served)
+        kind = plain_type(call.media_type)
+        if kind == OCTETS and says_tensor(served.codec, call.fields):
+            return read_tensor(served.codec, body, call.fields)
+        return served.codec.decode_typed(body if kind == NPY else bytes(body), call.media_type)
+
+
+def _is_binary(target: bytes, fields: Fields) -> bool:
+    if is_infer(target):
+        return HEAD_BYTES in fields
+    kind = plain_type(fields.get(b"content-type", b""))
+    return not is_json(kind) and b"/" in kind

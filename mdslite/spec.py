@@ -6,12 +6,9 @@ devices: a spec that loads may still ask for what this machine lacks.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -45,6 +42,8 @@ from mdslite.fields import (
     parse_memory,
 )
 from mdslite.mistakes import convert
+from mdslite.targets import Match, Sticky
+from mdslite.uris import resolve
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
@@ -128,6 +127,10 @@ class ServiceInfo(_Value, frozen=True):
     shadow: bool = False
     shadow_percent: Percent = DEFAULT_SHADOW_PERCENT
     endpoints_infos: tuple[EndpointInfo, ...] = ()
+    match: Annotated[
+        tuple[Match, ...], Meta(description="headers that bring a request here, whatever the weights")
+    ] = ()
+    sticky: Sticky | None = None  # of the model, repeated in each of its versions
 
 
 class Batch(_Value, frozen=True):
@@ -296,6 +299,7 @@ class _Model(Struct, frozen=True, forbid_unknown_fields=True):
     versions: Annotated[
         tuple[_Entry, ...], Meta(description="a list of versions, each with version: and spec:")
     ]
+    sticky: Sticky | UnsetType = UNSET
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -309,27 +313,33 @@ def _deployments(document: Document, parsed: _File, base: Path) -> Iterator[Depl
         path: documents.Path = ("deployments", index, "versions")
         _refuse_repeats(document, path, [(item.version,) for item in entry.versions])
         versions = tuple(
-            _version(document, (*path, at), item, base) for at, item in enumerate(entry.versions)
+            _version(document, (*path, at), item, base, entry.sticky)
+            for at, item in enumerate(entry.versions)
         )
+        _refuse_two_keys(document, path, versions)
         _refuse_silence(document, path, f"{entry.project}/{entry.model}", versions)
         yield Deployment(project=entry.project, model=entry.model, versions=versions)
 
 
-def _version(document: Document, path: documents.Path, entry: _Entry, base: Path) -> Version:
+def _version(
+    document: Document, path: documents.Path, entry: _Entry, base: Path, sticky: Sticky | UnsetType
+) -> Version:
     spec_path = (*path, "spec")
     parameter_path = (*spec_path, "container_parameter")
     if document.has(parameter_path):
         convert(document, ContainerParameter, base=parameter_path)
     spec = msgspec.structs.replace(
         entry.spec,
-        uri=_absolute(document, spec_path, entry.spec, base),
-        service_info=_service_info(document, path, entry),
+        uri=resolve(document, spec_path, entry.spec.uri, entry.spec.source_type, base=base),
+        service_info=_service_info(document, path, entry, sticky),
     )
     return Version(version=entry.version, spec=spec)
 
 
-def _service_info(document: Document, path: documents.Path, entry: _Entry) -> ServiceInfo:
-    """The long form with the short one merged into it."""
+def _service_info(
+    document: Document, path: documents.Path, entry: _Entry, sticky: Sticky | UnsetType
+) -> ServiceInfo:
+    """The long form with the short one, and what the model says for all its versions, merged into it."""
     info = entry.spec.service_info
     places = {name: (*path, "spec", "service_info", name) for name in ("weight", "shadow", "replicas")}
     for name, place in places.items():
@@ -346,8 +356,29 @@ def _service_info(document: Document, path: documents.Path, entry: _Entry) -> Se
         if document.has(places["weight"]) and info.weight > 0:
             message = f"a shadow answers nobody, so it has no weight, got {info.weight:g}"
             raise document.error(places["weight"], message, hint="remove weight, or write shadow: false")
+        if info.match:
+            message = "a shadow answers nobody, so no request can be matched with it"
+            place = (*path, "spec", "service_info", "match")
+            raise document.error(place, message, hint="remove match, or write shadow: false")
         info = msgspec.structs.replace(info, weight=0)
+    if sticky is not UNSET and info.sticky is None:
+        info = msgspec.structs.replace(info, sticky=sticky)
     return info
+
+
+def _refuse_two_keys(document: Document, path: documents.Path, versions: Sequence[Version]) -> None:
+    """A model's requests stick by one key: its versions cannot each have their own."""
+    keys = [item.spec.service_info.sticky for item in versions]
+    for at, key in enumerate(keys):
+        place = (*path, at, "spec", "service_info", "sticky")
+        if not document.has(place):
+            place = (*path[:-1], "sticky")
+        if key is not None and (key.header is None) == (key.body is None):
+            message = "expected exactly one of header and body"
+            raise document.error(place, message, hint="such as sticky: {header: x-user}")
+        if key != keys[0]:
+            message = "another key than that of the model's first version"
+            raise document.error(place, message, hint="write sticky once, beside model:")
 
 
 def _refuse_repeats(document: Document, path: documents.Path, names: Sequence[tuple[str, ...]]) -> None:
@@ -379,42 +410,3 @@ def _refuse_silence(
         f"every weight of {model} is 0, so no version would answer",
         hint="give one version a weight above 0",
     )
-
-
-_SCHEMES = {
-    SourceType.FILE: ("", "file"),
-    SourceType.HTTP: ("http", "https"),
-    SourceType.OBJECT_STORAGE: ("s3", "http", "https"),
-    SourceType.DOCKER_REGISTRY: ("", "oci", "docker", "http", "https"),
-}
-
-
-def _absolute(document: Document, path: documents.Path, spec: Spec, base: Path) -> str:
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", spec.uri)
-    scheme = found[1].lower() if found else ""
-    if scheme and not any(scheme in schemes for schemes in _SCHEMES.values()):
-        message = f"expected a path or an address, got the scheme {quote(scheme)}"
-        raise document.error((*path, "uri"), message, hint="http, https, s3, oci and file are known")
-    wanted = spec.source_type
-    if wanted is not SourceType.UNSET_SOURCETYPE and scheme not in _SCHEMES[wanted]:
-        message = f"{wanted} does not go with the uri {quote(spec.uri)}"
-        raise document.error((*path, "source_type"), message, hint="leave source_type out: the uri says it")
-    if wanted is SourceType.DOCKER_REGISTRY or scheme not in ("", "file"):
-        _check_host(document, path, spec.uri, scheme)
-        return spec.uri
-    written = unquote(spec.uri[found.end() :].removeprefix("localhost")) if found else spec.uri
-    if found and (not written.startswith("/") or "\0" in written):
-        message = f"expected file:///path, got {quote(spec.uri)}"
-        raise document.error((*path, "uri"), message, hint="write the path alone")
-    return os.path.abspath(base / written)
-
-
-def _check_host(document: Document, path: documents.Path, uri: str, scheme: str) -> None:
-    try:
-        parts = urlsplit(uri)
-        whole = not scheme or (bool(parts.hostname) and (parts.port is None or parts.port > 0))
-    except ValueError:
-        whole = False
-    if not whole:
-        message = f"expected an address with a host, got {quote(uri)}"
-        raise document.error((*path, "uri"), message, hint=f"such as {scheme}://host/model.onnx")

@@ -23,6 +23,8 @@ from mdslite.http.inflate import decompress
 from mdslite.http.paths import parse_predict_path
 from mdslite.npy import NPY
 from mdslite.serving.router import Route, Router
+from mdslite.spec import ServiceInfo, Spec
+from mdslite.targets import Match, Sticky
 from mdslite.tensors import Codec
 
 PREDICT = "/projects/p/models/m:predict"
@@ -458,3 +460,33 @@ def test_a_compressed_body_that_is_cut_or_padded_is_refused(plain: bytes, data: 
 def test_an_unknown_encoding_is_unsupported() -> None:
     with pytest.raises(UnsupportedMedia, match="'zstd' is not served: expected gzip or deflate"):
         decompress(b"", b"zstd", limit=10)
+
+
+# Requests that choose by themselves
+
+
+def test_a_matched_header_and_a_key_choose_the_version_and_the_others_go_by_weight(tmp_path: Path) -> None:
+    async def test() -> None:
+        identity = models.identity(tmp_path / "identity.onnx")
+        two = Deployed(identity, version="v2"), Deployed(identity)
+        async with open_site(tmp_path, *two) as site:
+            specs = {}
+            for version in ("v1", "v2"):
+                served = site.fleet.find("p", "m", version)
+                assert served is not None
+                match = (Match("x-beta", "yes"),) if version == "v2" else ()
+                info = ServiceInfo(weight=50, match=match, sticky=Sticky(header="x-user"))
+                specs[served.key] = Spec(uri="/m", service_info=info)
+            site.fleet.switch(respecced=list(specs.items()))
+
+            async def chosen(*headers: tuple[str, str]) -> str:
+                return (await site.ask(predict(headers=headers))).headers["mdslite-version"]
+
+            assert {await chosen(("X-Beta", "yes")) for _ in range(4)} == {"v2"}
+            users = {user: await chosen(("X-User", str(user))) for user in range(30)}
+            assert set(users.values()) == {"v1", "v2"}
+            for user, version in users.items():
+                assert await chosen(("X-User", str(user))) == version
+            assert {await chosen() for _ in range(2)} == {"v1", "v2"}
+
+    run(test())

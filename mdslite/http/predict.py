@@ -74,7 +74,11 @@ class Predictor:
             else:
                 route = self._admit(call)
             call.url = route.url
-            served = call.served = route.pick()
+            selector = route.selector
+            if selector is None:
+                served = call.served = route.pick()
+            else:
+                served = call.served = selector.choose(call.fields, call.body) or route.pick()
             if error is not None:
                 raise error
             lane = served.lane

@@ -24,6 +24,7 @@ from mdslite.serving.lane import INLINE_S, Lane
 from mdslite.serving.loader import AnyCodec, Loader, LoadRequest, Station, behaviour, confidence_field
 from mdslite.serving.router import Route, Router, Share, weighted_cycle
 from mdslite.serving.samples import Samples
+from mdslite.serving.targeting import Selector
 from mdslite.serving.upkeep import CHECK_EVERY_S, REBUILD_DELAYS_S, Kept, Upkeep
 from mdslite.spec import Spec
 
@@ -215,7 +216,16 @@ class Fleet:
                 for one in ready
                 if one.spec.service_info.shadow
             ]
-            routes.append(Route(project, model, None, [takers[index] for index in cycle], shadows=shadows))
+            routes.append(
+                Route(
+                    project,
+                    model,
+                    None,
+                    [takers[index] for index in cycle],
+                    shadows=shadows,
+                    selector=_make_selector(takers),
+                )
+            )
             for served in versions:
                 routes.append(Route(project, model, served.version, [served] if served in ready else []))
         self.router.replace(routes)
@@ -274,3 +284,14 @@ class Fleet:
         await asyncio.gather(*tasks, return_exceptions=True)
         for served in self._served.values():
             self.discard(served)
+
+
+def _make_selector(takers: Sequence[Served]) -> Selector[Served] | None:
+    """What a model's requests choose by, None where they have no choice."""
+    infos = [(one.spec.service_info, one) for one in takers]
+    matches = [(match, one) for info, one in infos for match in info.match]
+    sticky = next((info.sticky for info, _ in infos if info.sticky is not None), None)
+    if not matches and sticky is None:
+        return None
+    versions = [(one.version, info.weight, one) for info, one in infos]
+    return Selector(matches=matches, sticky=sticky, versions=versions)

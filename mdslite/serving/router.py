@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from mdslite.errors import NotFound, Unavailable
+from mdslite.serving.targeting import Selector
 
 CYCLE_MAX = 10_000
 
@@ -47,7 +48,7 @@ class Share(Generic[T]):
 class Route(Generic[T]):
     """One predict URL. `pick` is the whole of routing on the hot path: one list access."""
 
-    __slots__ = ("_at", "_cycle", "_length", "model", "project", "shadows", "url", "version")
+    __slots__ = ("_at", "_cycle", "_length", "model", "project", "selector", "shadows", "url", "version")
 
     def __init__(
         self,
@@ -57,7 +58,9 @@ class Route(Generic[T]):
         cycle: Sequence[T],
         *,
         shadows: Sequence[Share[T]] = (),
+        selector: Selector[T] | None = None,
     ) -> None:
+        self.selector = selector  # asked before `pick`, where requests may choose by themselves
         self.shadows = shadows  # what copies its requests once they are answered
         self.project = project
         self.model = model
@@ -92,7 +95,9 @@ class InferRoute(Route[T]):
     __slots__ = ("pick",)
 
     def __init__(self, route: Route[T]) -> None:
-        super().__init__(route.project, route.model, route.version, (), shadows=route.shadows)
+        super().__init__(
+            route.project, route.model, route.version, (), shadows=route.shadows, selector=route.selector
+        )
         self.url = infer_url(route.project, route.model, route.version)
         self.pick = route.pick  # type: ignore[method-assign]
 

@@ -104,6 +104,16 @@ class PackageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineReport:
+    """What a pipeline consists of: by handler module what its class says, and the deployed models that it
+    calls, as PROJECT/MODEL or PROJECT/MODEL@VERSION."""
+
+    name: str
+    handlers: Mapping[str, PackageReport] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeReport:
     """What the disposable child found out about a model before the appliance opens it.
 
@@ -118,6 +128,7 @@ class ProbeReport:
     load_s: float
     bounded: bool
     package: PackageReport | None = None
+    pipeline: PipelineReport | None = None
 
 
 # One row of free data, told apart by its type: `bytes` itself is the JSON text of one value, a subclass of

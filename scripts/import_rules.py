@@ -29,7 +29,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "drawing": "graph",
         "targets": "",
         "uris": "errors document fields",
-        "spec": "errors targets uris document mistakes advice fields",
+        "settings": "",
+        "spec": "errors targets uris document mistakes advice fields settings",
         "hosts": "",
         "wire": "",
         "mds": "",
@@ -43,7 +44,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "recent": "errors store",
         "metrics": "errors store recent",
         "serving": "errors targets spec graph pipelines tensors data oip runtimes.protocol runtimes store",
-        "deploy": "errors spec runtimes.protocol runtimes store serving",
+        "deploy": "errors spec pipelines runtimes.protocol runtimes store serving",
         "http": "errors findings hosts spec npy packing tensors data oip runtimes.protocol runtimes store "
         "metrics serving deploy",
         "gauges": "runtimes store metrics serving http",
@@ -51,10 +52,10 @@ ROOMS: dict[str, frozenset[str]] = {
         "cli": "errors findings fields hosts spec client",
     }.items()
 }
-UNRULED = frozenset({"appliance", "__main__", ""})  # the composition root and the way to start it
+UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one
 # What a command may import inside a function: `up` the appliance, `restore` and a `doctor` with nobody to
 # ask the store and the machine. At the top of a module it would slow every other command's start.
-LAZY = {"cli": frozenset({"appliance", "store", "runtimes"})}
+LAZY = {"cli": frozenset({"appliance", "rehearsal", "store", "runtimes", "runtimes.protocol"})}
 
 
 @dataclass(frozen=True, slots=True)

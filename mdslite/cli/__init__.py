@@ -26,6 +26,7 @@ COMMANDS = {
     "logs": ("logs", "logs", "Search the request log, or follow it."),
     "history": ("history", "history", "List revisions, newest first."),
     "undo": ("history", "undo", "Go back to an earlier revision."),
+    "init": ("init", "init", "Write a new package, or a deployments file for a model."),
     "doctor": ("doctor", "doctor", "Say what is wrong with this machine and its store."),
     "backup": ("backup", "backup", "Copy the store while it serves."),
     "restore": ("backup", "restore", "Put a backup in the place of a store."),

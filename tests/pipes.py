@@ -176,7 +176,7 @@ def pipeline_lane(
             lane = data_lane(
                 f"{name} {node.name}", handlers[node.name], **(node_knobs or {}).get(node.name, {})
             )
-            works[node.name] = Handler(lane, codec, "h1")
+            works[node.name] = Handler(lane, codec, "h1", limit_s=lane.knobs.prediction_s)
         else:
             works[node.name] = Deployed(node.work, routes or router())
     return PipelineLane(name, pipeline=pipeline, works=works, codec=codec, knobs=Knobs(**knobs))

@@ -35,8 +35,9 @@ from mdslite.deploy.orders import (
     state_of,
     wanted_of,
 )
+from mdslite.deploy.pipelines import check_calls
 from mdslite.deploy.places import placing
-from mdslite.deploy.plan import Action, Change, Plan, Step, Wanted, make_plan, target_state, to_plain
+from mdslite.deploy.plan import Action, Change, Plan, State, Step, Wanted, make_plan, target_state, to_plain
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
 from mdslite.serving.fleet import Fleet, Key, Served
 from mdslite.serving.loader import LoadRequest
@@ -199,16 +200,23 @@ class Deployer:
             assert parsed is not None
             admitted = await self._intake.admit(parsed, progress)
             plan = _revived(make_plan(current, admitted, prune=source.prune), self._fleet)
-        await self._check_fit(plan)
+        await self._check_fit(plan, current)
         return Draft(latest, current, plan)
 
-    async def _check_fit(self, plan: Plan) -> None:
+    async def _check_fit(self, plan: Plan, current: State) -> None:
         """A plan that could not be carried out here is refused as the apply of it would be."""
+        target = target_state(current, plan)
+        calls = {
+            (*key, version): self._fleet.calls((*key, version)) for key in target for version in target[key]
+        }
         for step in plan.steps:
             if step.reload and step.after is not None:
                 with blaming(_label(step)):
                     examined = await self._intake.examine(step.after.digest, step.after.spec)
                     self._fleet.check(step.after.spec, examined.report)
+                pipeline = examined.report.pipeline
+                calls[_key(step)] = pipeline.models if pipeline is not None else ()
+        check_calls(calls, current=current, target=target)
 
     async def _check_stored(self, plan: Plan) -> None:
         """An undo loads what the store has kept: find out before it begins."""

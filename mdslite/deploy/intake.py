@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mdslite.deploy.events import FetchEvent, Progress
+from mdslite.deploy.pipelines import examine_pipeline
 from mdslite.deploy.plan import Wanted
 from mdslite.errors import (
     ArtifactError,
@@ -26,7 +27,7 @@ from mdslite.errors import (
     StorageFull,
     Unprocessable,
 )
-from mdslite.runtimes.kinds import Kind, detect, probe_engine, require, runtime_settings
+from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require, runtime_settings
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport
 from mdslite.spec import Deployments, Operator, PackageType, SourceType, Spec
 
@@ -109,16 +110,14 @@ class Intake:
         settings = runtime_settings(kind.runtime, spec.container_parameter)
         # ONNX files say all about themselves; of the other kinds, settings may say what they leave open.
         engine = probe_engine(kind.runtime, None if kind.runtime == "ONNXRUNTIME" else settings)
+        if kind == PIPELINE:
+            engine += " pipeline"  # the same folder, taken for a package, is another thing
         known = await self.worker.call(self.registry.probe, digest, engine)
         if known is not None:
             with suppress(msgspec.ValidationError):  # written by another release: ask again
                 return msgspec.convert(known, ProbeReport)
-        report: ProbeReport = await asyncio.to_thread(
-            self.prober.probe,
-            kind.runtime,
-            path,
-            LoadOptions(settings=settings, env=spec.container.env),
-            timeout_s=self.probe_timeout_s,
+        report = await asyncio.to_thread(
+            self._probe, kind, path, LoadOptions(settings=settings, env=spec.container.env)
         )
         with suppress(StorageFull):  # then it is asked again; whether a write is needed is decided later
             await self.worker.call(
@@ -129,6 +128,14 @@ class Intake:
                 report=msgspec.to_builtins(report),
             )
         return report
+
+    def _probe(self, kind: Kind, path: Path, options: LoadOptions) -> ProbeReport:
+        def probe(handler: str | None) -> ProbeReport:
+            return self.prober.probe(
+                kind.runtime, path, replace(options, handler=handler), timeout_s=self.probe_timeout_s
+            )
+
+        return examine_pipeline(path, probe) if kind == PIPELINE else probe(None)
 
     async def open(self, digest: str) -> Path:
         """Verify every byte of an artifact, and return where to load it from.

@@ -23,7 +23,9 @@ CALIBRATE_S = 0.25
 _REPEATS = 3
 
 
-def load_options(spec: Spec, device: Device, *, runtime: str, label: str) -> LoadOptions:
+def load_options(
+    spec: Spec, device: Device, *, runtime: str, label: str, handler: str | None = None
+) -> LoadOptions:
     """How one replica's session is opened as the spec wants it."""
     cpu = spec.resource.cpu
     env = dict(spec.container.env)
@@ -36,6 +38,7 @@ def load_options(spec: Spec, device: Device, *, runtime: str, label: str) -> Loa
         isolation=spec.isolation or "process",
         env=env,
         memory_limit_bytes=spec.resource.memory_bytes,
+        handler=handler,
         label=label,
     )
 

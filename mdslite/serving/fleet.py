@@ -21,7 +21,15 @@ from mdslite.serving.batch import Confidence
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S, Lane
-from mdslite.serving.loader import AnyCodec, Loader, LoadRequest, Station, behaviour, confidence_field
+from mdslite.serving.loader import (
+    AnyCodec,
+    AnyLane,
+    Loader,
+    LoadRequest,
+    Station,
+    behaviour,
+    confidence_field,
+)
 from mdslite.serving.router import Route, Router, Share, weighted_cycle
 from mdslite.serving.samples import Samples
 from mdslite.serving.targeting import Selector
@@ -56,7 +64,7 @@ class Served:
         self.stations: tuple[Station, ...] = ()
         self.report: ProbeReport
         self.codec: AnyCodec
-        self.lane: Lane
+        self.lane: AnyLane
         self._messages: Messages | None = None
 
     @property
@@ -81,7 +89,9 @@ class Served:
         """
         self.spec = spec
         if self.loaded:
-            self.lane.knobs, self.lane.read_confidence = self.behaviour(spec)
+            self.lane.knobs, read_confidence = self.behaviour(spec)
+            if isinstance(self.lane, Lane):
+                self.lane.read_confidence = read_confidence
             self._rank()
             if isinstance(self.codec, DataCodec):
                 self.codec.confidence = confidence_field(spec)
@@ -128,7 +138,7 @@ class Fleet:
         check_every_s: float = CHECK_EVERY_S,
     ) -> None:
         self.router: Router[Served] = Router()
-        self._loader = Loader(runtimes, devices, cores, inline_s)
+        self._loader = Loader(runtimes, devices, cores, self.router, inline_s)
         self._upkeep = Upkeep(
             self._served_now, self._refresh, delays_s=rebuild_delays_s, check_every_s=check_every_s
         )
@@ -168,6 +178,12 @@ class Fleet:
         :raises OutOfMemory: no device has that much memory free
         """
         self._loader.check(spec, report)
+
+    def calls(self, key: Key) -> tuple[str, ...]:
+        """The deployed models that a version calls, if it is a pipeline that is loaded."""
+        served = self._served.get(key)
+        pipeline = served.report.pipeline if served is not None and served.loaded else None
+        return pipeline.models if pipeline is not None else ()
 
     def discard(self, served: Served) -> None:
         """Close a version that was loaded but never switched in."""

@@ -6,14 +6,19 @@ Knows what each kind of model needs; routes nothing and keeps nothing but the de
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from msgspec import structs
+
+from mdslite import pipelines
 from mdslite.data import DataCodec, read_confidences
 from mdslite.errors import LoadFailed
+from mdslite.graph import ModelName
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import DataSession, Device, Outputs, ProbeReport, Runtime, Session
 from mdslite.serving.batch import Confidence
@@ -23,17 +28,22 @@ from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S, Lane
+from mdslite.serving.nodes import Deployed, Handler, Work
+from mdslite.serving.pipeline import PipelineLane
 from mdslite.serving.replica import Replica
+from mdslite.serving.router import Router
 from mdslite.spec import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_BATCH_TIMEOUT_MS,
     DEFAULT_PREDICTION_TIME_MS,
     QUEUE_ROWS,
+    Batch,
     Spec,
 )
 from mdslite.tensors import Codec
 
 AnyCodec: TypeAlias = Codec | DataCodec
+AnyLane: TypeAlias = Lane | PipelineLane
 OpenSession: TypeAlias = Callable[[Device], Any]
 
 
@@ -50,10 +60,20 @@ class LoadRequest:
     report: ProbeReport
     runtime: str = "ONNXRUNTIME"
     package_type: str = "ONNX"
+    node: str | None = None  # of a pipeline, where this is one node of it
+    handler: str | None = None  # and the dotted module of its class
 
     @property
     def label(self) -> str:
-        return f"{self.project}/{self.model} {self.version}"
+        label = f"{self.project}/{self.model} {self.version}"
+        return label if self.node is None else f"{label} node {self.node}"
+
+    def for_node(self, node: str, handler: str) -> LoadRequest:
+        """How to load a node of this pipeline. Its own class says how it batches and how long it may take."""
+        assert self.report.pipeline is not None
+        report = replace(self.report, package=self.report.pipeline.handlers[handler], pipeline=None)
+        spec = structs.replace(self.spec, batch=Batch(), confidence=None)
+        return replace(self, spec=spec, report=report, node=node, handler=handler)
 
 
 class Station:
@@ -90,7 +110,7 @@ class Loaded:
     """A version that is ready to be routed to. `sample` is what a warm-up run answered."""
 
     codec: AnyCodec
-    lane: Lane
+    lane: AnyLane
     stations: tuple[Station, ...]
     provider: str
     devices: tuple[str, ...]
@@ -104,6 +124,7 @@ class Loader:
     runtimes: Mapping[str, Runtime]
     devices: Devices
     cores: int
+    router: Router[Any]  # by which pipelines call deployed models
     inline_s: float = INLINE_S
     gates: dict[str, Gate] = field(default_factory=dict)
 
@@ -126,8 +147,13 @@ class Loader:
         places = self.devices.place(
             spec.resource, spec.service_info.replicas, needs_bytes=request.report.memory_bytes
         )
+        if request.report.pipeline is not None:
+            return await self._load_pipeline(request, places)
         if request.report.package is not None:
-            return await self._load_package(request, places)
+            codec = DataCodec(
+                streams=request.report.package.streams, confidence=confidence_field(request.spec)
+            )
+            return await self._load_package(request, places, codec)
         return await self._load_tensors(request, places)
 
     async def _load_tensors(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
@@ -172,17 +198,48 @@ class Loader:
             raise
         return Loaded(codec, station.lane, (station,), first.provider, _labels(sessions), sample)
 
-    async def _load_package(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
+    async def _load_pipeline(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
+        """A pipeline: each handler is loaded like a package, the other nodes are called by their routes."""
+        pipeline = await asyncio.to_thread(pipelines.read, request.path)
+        # One codec for all: the confidence that the log keeps is that of the last node which has one.
+        codec = DataCodec(confidence=confidence_field(request.spec))
+        works: dict[str, Work] = {}
+        loaded: list[Loaded] = []
+        try:
+            for node in pipeline.order:
+                if isinstance(node.work, ModelName):
+                    works[node.name] = Deployed(node.work, self.router)
+                    continue
+                wanted = request.for_node(node.name, node.work)
+                loaded.append(await self._load_package(wanted, places, codec))
+                works[node.name] = _make_handler(wanted, loaded[-1].stations[0].lane, codec)
+        except BaseException:
+            for one in loaded:
+                one.lane.close()
+            raise
+        knobs = make_knobs(request.spec, request.report)
+        return Loaded(
+            codec,
+            PipelineLane(request.label, pipeline=pipeline, works=works, codec=codec, knobs=knobs),
+            stations=tuple(station for one in loaded for station in one.stations),
+            provider=", ".join(dict.fromkeys(one.provider for one in loaded)),
+            devices=tuple(label for one in loaded for label in one.devices),
+        )
+
+    async def _load_package(self, request: LoadRequest, places: Sequence[Device], codec: DataCodec) -> Loaded:
         """A Python package: every replica is built and warmed by its own code as it is opened."""
-        package = request.report.package
-        assert package is not None
-        options = partial(load_options, request.spec, runtime=request.runtime, label=request.label)
+        options = partial(
+            load_options,
+            request.spec,
+            runtime=request.runtime,
+            label=request.label,
+            handler=request.handler,
+        )
         station = Station(_opener(self.runtimes[request.runtime], request.path, options))
         sessions: list[DataSession] = []
         try:
             for device in places:
                 sessions.append(await asyncio.to_thread(station.open_session, device))
-            codec = DataCodec(streams=package.streams, confidence=confidence_field(request.spec))
             # A package computes in a process of its own: how it and the models here share the cores is the
             # kernel's to say, and a slow one must not hold a turn that others wait for.
             own = Gate(slots=len(sessions))
@@ -214,7 +271,9 @@ class Loader:
             request.label,
             codec=codec,
             replicas=[
-                station.make_replica(session, name=f"local/{number}", gate=gate(session.device), loop=loop)
+                station.make_replica(
+                    session, name=f"{request.node or 'local'}/{number}", gate=gate(session.device), loop=loop
+                )
                 for number, session in enumerate(sessions)
             ],
             knobs=knobs,
@@ -241,7 +300,7 @@ def behaviour(spec: Spec, report: ProbeReport, sample: Outputs | None) -> tuple[
     :raises LoadFailed: it does not fit the model
     """
     knobs = make_knobs(spec, report)
-    if report.package is not None:
+    if report.package is not None or report.pipeline is not None:
         confidence_field(spec)
         return knobs, read_confidences
     return knobs, confidence_reader(report.signature, spec.confidence, sample)
@@ -269,6 +328,11 @@ def make_knobs(spec: Spec, report: ProbeReport) -> Knobs:
     """
     batch, package = spec.batch, report.package
     size, timeout_ms, time_ms = batch.batch_size, batch.batch_timeout_ms, batch.prediction_time_ms
+    if report.pipeline is not None and not size is timeout_ms is None:
+        raise LoadFailed(
+            "batch: batch_size and batch_timeout_ms, but each node of a pipeline batches on its own",
+            hint="write @mds.batch above the predict of a node; only prediction_time_ms is the pipeline's",
+        )
     batches = report.signature.rows == "free"
     why_not = "the model fixes the first dimension of an input or output"
     hint = "leave batch_size out, or export the model with a free first dimension"
@@ -288,6 +352,13 @@ def make_knobs(spec: Spec, report: ProbeReport) -> Knobs:
         prediction_s=_seconds(time_ms, DEFAULT_PREDICTION_TIME_MS),
         queue_rows=QUEUE_ROWS,
     )
+
+
+def _make_handler(request: LoadRequest, lane: Lane, codec: DataCodec) -> Handler:
+    package = request.report.package
+    assert package is not None
+    own_ms = package.prediction_time_ms
+    return Handler(lane, codec, package.version, limit_s=math.inf if own_ms is None else own_ms / 1000)
 
 
 def _opener(runtime: Runtime, path: Path, options: Callable[[Device], Any]) -> OpenSession:

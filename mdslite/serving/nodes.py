@@ -5,6 +5,7 @@ A node takes data and gives answers as JSON texts, whatever computes it. Knows n
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import msgspec
@@ -44,12 +45,15 @@ class Work(Protocol):
 
 
 class Handler:
-    """A class of the pipeline's own package, which batches on a lane of its own."""
+    """A class of the pipeline's own package, which batches on a lane of its own, and may take `limit_s`."""
 
-    def __init__(self, lane: Lane, codec: DataCodec, version: str) -> None:
+    def __init__(
+        self, lane: Lane, codec: DataCodec, version: str | None = None, *, limit_s: float = math.inf
+    ) -> None:
         self.lane = lane
         self._codec = codec
         self._version = version
+        self._limit_s = limit_s
 
     @property
     def rows_at_once(self) -> int:
@@ -59,7 +63,7 @@ class Handler:
         job.version = self._version
         job.codec = self._codec
         job.columns = self._codec.from_data(data)
-        job.deadline = min(job.deadline, now + self.lane.knobs.prediction_s)
+        job.deadline = min(job.deadline, now + self._limit_s)
         self.lane.submit(job, now)
 
 

@@ -115,7 +115,7 @@ class Connection(Receiver):
             self._exchange = None
         # The parser and this object hold each other, and maybe a large body: let go at once.
         self._parser = self._request = None
-        self._body = b""
+        self._body, self._landing = b"", None
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -174,6 +174,16 @@ class Connection(Receiver):
         self._door.connections.discard(self)
         self._deaf = True
         self._door.adopt_http2(self.transport, data)
+
+    def switch(self, protocol: asyncio.BaseProtocol) -> None:
+        transport = self.transport
+        if transport.is_closing():
+            return
+        # A transport that reads into a buffer of the protocol's has to begin anew.
+        transport.pause_reading()
+        transport.set_protocol(protocol)
+        if not self._paused:
+            transport.resume_reading()
 
     # One request after the other
 

@@ -26,7 +26,8 @@ class InferForm:
 
     def read(self, call: Call, served: Served) -> Columns:
         head_bytes = read_length(call.fields.get(HEAD_BYTES))
-        if (len(call.body) if head_bytes is None else head_bytes) > self._max_json_bytes:
+        json_bytes = len(call.body) if head_bytes is None else min(head_bytes, len(call.body))
+        if json_bytes > self._max_json_bytes:
             raise TooLarge(
                 f"the JSON is longer than {self._max_json_bytes} bytes",
                 hint="send large tensors after the JSON",

@@ -33,7 +33,19 @@ class Reader:
 
     def body_limit(self, target: bytes, fields: Fields) -> int:
         """How many bytes of a body are read before its request is refused. JSON holds up the loop."""
-        return self._max_body_bytes if _is_binary(target, fields) else self.max_json_bytes
+        return self._max_body_bytes if self.is_binary(target, fields) else self.max_json_bytes
+
+    def is_binary(self, target: bytes, fields: Fields) -> bool:
+        """Does a prediction come as bytes, after some JSON or without any?"""
+        if is_infer(target):
+            return HEAD_BYTES in fields
+        kind = plain_type(fields.get(b"content-type", b""))
+        return not is_json(kind) and b"/" in kind
+
+    def head_bytes(self, fields: Fields) -> int:
+        """How much of a body is JSON before its bytes, as far as its sender can be believed."""
+        value = fields.get(HEAD_BYTES, b"0")
+        return int(value) if value.isdigit() and len(value) < 10 else 0
 
     def too_large(self, target: bytes, fields: Fields) -> TooLarge:
         """What is said of a body that is longer."""
@@ -62,10 +74,3 @@ class Reader:
         if kind == OCTETS and says_tensor(served.codec, call.fields):
             return read_tensor(served.codec, body, call.fields)
         return served.codec.decode_typed(body if kind == NPY else bytes(body), call.media_type)
-
-
-def _is_binary(target: bytes, fields: Fields) -> bool:
-    if is_infer(target):
-        return HEAD_BYTES in fields
-    kind = plain_type(fields.get(b"content-type", b""))
-    return not is_json(kind) and b"/" in kind

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import httptools
 
 from mdslite.errors import MdsliteError, TooLarge
+from mdslite.http.landing import Landing
 from mdslite.http.paths import is_prediction
 from mdslite.http.predict import Predictor
 from mdslite.http.request import (
@@ -29,6 +30,7 @@ from mdslite.http.request import (
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ADMIN_BODY_BYTES = 4 * 1024 * 1024
+LANDING_BYTES = HEAD_BYTES  # more than the parser is fed at a time
 STRANGER_BODY_BYTES = 64 * 1024  # what is read, and thrown away, of who has no good token
 
 # How far the message that is being received has come.
@@ -47,6 +49,7 @@ class Receiver(asyncio.Protocol):
         "_first",
         "_headers",
         "_held_bytes",
+        "_landing",
         "_parser",
         "_phase",
         "_predictor",
@@ -69,6 +72,7 @@ class Receiver(asyncio.Protocol):
         self._headers: Headers = []
         self._fields: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
+        self._landing: Landing | None = None  # of a large body
         self._body_bytes = 0
         self._body_limit = 0
         self._stranger: MdsliteError | None = None  # why its sender is none to read much from
@@ -94,10 +98,17 @@ class Receiver(asyncio.Protocol):
         """The client speaks HTTP/2; `data` is all that it sent."""
         raise NotImplementedError
 
+    def switch(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have the transport read for another protocol."""
+        raise NotImplementedError
+
     # Bytes
 
     def data_received(self, data: bytes | memoryview) -> None:
         if self._deaf:
+            return
+        if self._landing is not None:
+            self._land(self._landing, data)
             return
         if self._first is not None:
             data = self._first + data
@@ -120,6 +131,29 @@ class Receiver(asyncio.Protocol):
             self._interrupted(exc, data)
         if self._phase != "none" and not self._deaf:
             self._incomplete(len(data))
+            if self._landing is not None and not self._deaf:
+                self.switch(self._landing)
+
+    def _land(self, landing: Landing, data: bytes | memoryview) -> None:
+        """What was read before the transport knew where to."""
+        count = landing.put(data)
+        self.landed(count)
+        if count < len(data):
+            self.data_received(data[count:])
+
+    def landed(self, size_bytes: int) -> None:
+        """So many more bytes of a large body are where they belong."""
+        landing = self._landing
+        if landing is None or self._deaf:
+            self.switch(self)
+            return
+        self._body_bytes += size_bytes
+        if landing.missing_bytes:
+            self.await_rest()
+            return
+        self.switch(self)
+        parser, self._parser = self._parser, httptools.HttpRequestParser(self)
+        self._complete(parser)
 
     def _incomplete(self, size_bytes: int) -> None:
         """Wait for the rest, and bound what the parser holds back: a field or a trailer that does not end."""
@@ -212,6 +246,9 @@ class Receiver(asyncio.Protocol):
                     check_chunked(headers, version=self._parser.get_http_version())
                 elif int(length) > self._body_limit:
                     raise self._too_large()
+                elif int(length) > LANDING_BYTES and is_prediction(self._target):
+                    head_bytes = self._predictor.reader.head_bytes(fields)
+                    self._landing = Landing(self, int(length), aligned_at=head_bytes)
         except MdsliteError as exc:
             self._refuse(exc)
             raise _Refused from exc
@@ -221,7 +258,9 @@ class Receiver(asyncio.Protocol):
         if self._body_bytes > self._body_limit:
             self._refuse(self._too_large())
             raise _Refused
-        if not self._body:
+        if self._landing is not None:
+            self._landing.put(body)
+        elif not self._body:
             self._body = body
         else:
             if isinstance(self._body, bytes):
@@ -229,9 +268,14 @@ class Receiver(asyncio.Protocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        if self._upgrading:
-            return
-        parser, body, fields = self._parser, self._body, self._fields
+        if not self._upgrading:
+            self._complete(self._parser)
+
+    def _complete(self, parser: Any) -> None:
+        body: Any = self._body
+        fields = self._fields
+        if body.__class__ is not bytes or self._landing is not None:
+            body = self._whole_body()
         keep_alive = parser.should_keep_alive()
         # Who stays without being asked speaks HTTP/1.1: to know that is ten times as quick as to ask.
         version = "1.1" if keep_alive and b"connection" not in fields else parser.get_http_version()
@@ -241,13 +285,22 @@ class Receiver(asyncio.Protocol):
             version,
             self._headers,
             fields,
-            body if body.__class__ is bytes else bytes(body),
+            body,
             keep_alive,
             perf_counter(),
         )
         self._body = b""
         self._phase = "none"
         self.take(request)
+
+    def _whole_body(self) -> bytes | memoryview:
+        """A body that came in pieces, or landed. Only tensors stay where they came down."""
+        landing, self._landing = self._landing, None
+        if landing is None:
+            return bytes(self._body)
+        if self._predictor.reader.is_binary(self._target, self._fields):
+            return landing.view
+        return bytes(landing.view)
 
     def _too_large(self) -> MdsliteError:
         if self._stranger is not None:

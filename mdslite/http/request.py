@@ -28,7 +28,7 @@ class Request:
     version: str
     headers: Headers
     fields: dict[bytes, bytes]  # `headers` again, the last of each name
-    body: bytes
+    body: bytes | memoryview  # a view where a large tensor landed
     keep_alive: bool
     arrived_at: float
     error: MdsliteError | None = None

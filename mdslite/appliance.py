@@ -31,6 +31,7 @@ from mdslite.hosts import is_loopback
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
+from mdslite.http.deferred import Deferrals
 from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
@@ -45,10 +46,12 @@ from mdslite.runtimes.prober import Prober
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.backup import autosave
+from mdslite.store.deferred import DeferredStore
 from mdslite.store.journal import Journal
 from mdslite.store.lock import StoreLock
 from mdslite.store.registry import Registry
 from mdslite.store.requests import RequestLog
+from mdslite.store.webhooks import Webhooks
 from mdslite.store.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -120,6 +123,9 @@ class Appliance:
             books=Books(self.journal.append, self.journal.append_run) if settings.log else Books(None),
             access=self.issuer.access,
         )
+        self.deferrals = Deferrals(
+            DeferredStore(store / "deferred.db"), self.predictor, Webhooks(settings.allow_internal)
+        )
         self.app = create_app(self)
         self.bridge = Http2Bridge(self.app, on_policed=self._count_policed)
         self.door = Door(
@@ -159,6 +165,7 @@ class Appliance:
         await self.deployer.resume()
         if self.settings.file is not None:
             await self._apply_file(self.settings.file)
+        await self.deferrals.start()
         for served in self.fleet.all():
             self.announce(_state_line(served))
         self.starting = False
@@ -217,12 +224,14 @@ class Appliance:
             self.door.drain(grace_s=settings.drain_s), self.bridge.close(grace_s=settings.drain_s)
         )
         await self.deployer.close(grace_s=settings.drain_s)
+        await self.deferrals.close()
         await self.fleet.close(grace_s=settings.drain_s)
         await self.door.close()
         await self.abandon()
 
     async def abandon(self) -> None:
         """Close what is open, started or not, without waiting for anybody's requests."""
+        await self.deferrals.close()
         await asyncio.to_thread(self.journal.close)
         await asyncio.to_thread(self.prober.close)
         self.issuer.close()

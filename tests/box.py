@@ -21,6 +21,7 @@ from mdslite.errors import LoadFailed
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
+from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
@@ -30,9 +31,11 @@ from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import LoadOptions, Runtime, Session
 from mdslite.serving.fleet import Fleet
 from mdslite.store.artifacts import ArtifactStore
+from mdslite.store.deferred import DeferredStore
 from mdslite.store.journal import Journal
 from mdslite.store.registry import Registry, Revision
 from mdslite.store.requests import RequestLog
+from mdslite.store.webhooks import Webhooks
 from mdslite.store.worker import Worker
 
 
@@ -83,6 +86,7 @@ class Box:
             books=Books(self.journal.append, self.journal.append_run),
             access=self.issuer.access,
         )
+        self.deferrals = Deferrals(DeferredStore(store / "deferred.db"), self.predictor, Webhooks())
         self.app = create_app(self)
 
     async def revisions(self) -> list[Revision]:
@@ -130,6 +134,7 @@ async def open_box(
         yield box
     finally:
         await box.deployer.close(grace_s=10)
+        await box.deferrals.close()
         await box.fleet.close(grace_s=10)
         await asyncio.to_thread(box.journal.close)
         box.issuer.close()

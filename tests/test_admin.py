@@ -18,6 +18,7 @@ from mdslite.http.app import PredictEndpoint, create_app
 from mdslite.http.call import Reply
 from mdslite.http.guard import Errors, RequestIds
 from mdslite.http.operations import read_body
+from mdslite.http.reading import Reader
 from mdslite.runtimes.prober import Prober
 
 pytestmark = pytest.mark.anyio
@@ -660,9 +661,7 @@ async def test_a_prediction_whose_client_left_is_cancelled() -> None:
     class WaitingPredictor:
         cancelled = False
         access = Access()
-
-        def body_limit(self, media_type: bytes) -> int:
-            return 100
+        reader = Reader(max_json_bytes=100, max_body_bytes=100)
 
         async def respond(self, **request: Any) -> Reply:
             caller.leaving.set()
@@ -674,7 +673,8 @@ async def test_a_prediction_whose_client_left_is_cancelled() -> None:
             raise AssertionError
 
     predictor = WaitingPredictor()
-    caller = Caller(RequestIds(Errors(PredictEndpoint(predictor))))  # type: ignore[arg-type]
+    deferrals: Any = None  # nothing is deferred
+    caller = Caller(RequestIds(Errors(PredictEndpoint(predictor, deferrals))))  # type: ignore[arg-type]
     heard = await caller.post(PREDICT, b"{}")
     assert predictor.cancelled
     assert heard.status == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from time import time
 from typing import Any
 
 import models
@@ -13,10 +14,12 @@ from box import Caller, deployments, open_box
 from mdslite.http.app import make_operations
 from mdslite.http.openapi import make_document
 from mdslite.runtimes.prober import Prober
+from mdslite.store.deferred import Deferred, DeferredStore, Result
 
 pytestmark = pytest.mark.anyio
 
 Json = dict[str, Any]
+PREDICTION = "x" * 24
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +34,16 @@ def document() -> Json:
 
 @pytest.fixture
 async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
-    """An appliance with one version deployed and one prediction logged."""
+    """An appliance with one version deployed, one prediction logged and one deferred prediction answered."""
     prober = Prober()
     models.mlp(tmp_path / "v1.onnx")
     async with open_box(tmp_path / "store", prober) as box:
+        deferred = DeferredStore(tmp_path / "store" / "deferred.db")
+        deferred.open()
+        deferred.add(Deferred(PREDICTION, "p", "m", b"/", {}, b"", 0.0))
+        deferred.finish(PREDICTION, Result(200, [(b"content-type", b"application/json")], b"{}", time()))
+        deferred.close()
+        await box.deferrals.start()
         caller = Caller(box.app)
         await caller.post("/api/v1/apply", {"source": deployments("v1, uri: v1.onnx"), "base": str(tmp_path)})
         await caller.post("/projects/p/models/m:predict", {"instances": [[1, 2, 3, 4]]})
@@ -97,7 +106,7 @@ def test_parameters_of_the_url_are_declared(document: Json) -> None:
 
 
 async def test_every_get_answers_with_a_documented_status_and_type(document: Json, caller: Caller) -> None:
-    values = {"project": "p", "model": "m", "version": "v1", "revision": "1"}
+    values = {"project": "p", "model": "m", "version": "v1", "revision": "1", "prediction": PREDICTION}
     for method, url, operation in operations(document):
         if method == "GET":
             heard = await caller.get(url.format(**values))
@@ -106,7 +115,7 @@ async def test_every_get_answers_with_a_documented_status_and_type(document: Jso
 
 
 async def test_replies_hold_what_their_schemas_say(caller: Caller) -> None:
-    values = {"project": "p", "model": "m", "version": "v1", "revision": "1"}
+    values = {"project": "p", "model": "m", "version": "v1", "revision": "1", "prediction": PREDICTION}
     for operation in make_operations():
         if operation.method == "GET" and operation.media_type == "application/json":
             heard = await caller.get(operation.url.format(**values))

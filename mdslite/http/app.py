@@ -14,9 +14,11 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
-from mdslite.http import admin, keys, views
+from mdslite.http import admin, keys, later, views
 from mdslite.http.access import NOBODY
+from mdslite.http.deferred import Deferrals, wants_later
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
+from mdslite.http.later import send_reply
 from mdslite.http.ndjson import until_left
 from mdslite.http.openapi import make_document
 from mdslite.http.operations import (
@@ -53,7 +55,7 @@ _MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})/([A-Za-z0-9][A-Za-z0-9_-]
 def create_app(parts: Parts) -> ASGIApp:
     """Build the application around the appliance's parts, which may still be starting."""
     operations = make_operations()
-    predict = PredictEndpoint(parts.predictor)
+    predict = PredictEndpoint(parts.predictor, parts.deferrals)
     routes = [
         Route(
             operation.url,
@@ -69,7 +71,12 @@ def create_app(parts: Parts) -> ASGIApp:
 
 def make_operations() -> list[Operation]:
     """Every operation of the appliance, in the order in which the documentation lists them."""
-    operations = [*_predict_operations(), *admin.make_operations(), *keys.make_operations()]
+    operations = [
+        *_predict_operations(),
+        *later.make_operations(),
+        *admin.make_operations(),
+        *keys.make_operations(),
+    ]
     pages = Pages(operations)
     operations += [
         declare("GET", "/healthz", get_health, group="appliance", scope="open"),
@@ -99,10 +106,12 @@ class Routes:
 
 
 class PredictEndpoint:
-    """The predict function behind ASGI. A client that leaves frees what its request holds."""
+    """The predict function behind ASGI. A client that leaves frees what its request holds; what it prefers to
+    be answered later is accepted."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, deferrals: Deferrals) -> None:
         self._predictor = predictor
+        self._deferrals = deferrals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         predictor = self._predictor
@@ -119,14 +128,21 @@ class PredictEndpoint:
             error = predictor.reader.too_large(target, fields)
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
+        if error is None and wants_later(fields):
+            route = predictor.admit(target, fields.get(b"authorization", b""))
+            await send_reply(
+                send,
+                await self._deferrals.accept(
+                    project=route.project, model=route.model, target=target, fields=fields, body=body
+                ),
+            )
+            return
         work = predictor.respond(target=target, headers=scope["headers"], body=body, error=error)
         reply = await until_left(work, receive)
         if reply.pieces is not None:
             await until_left(reply.pieces.send(send, reply.headers), receive)
             return
-        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        await send_reply(send, reply)
 
 
 async def get_health(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Health:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mdslite.deploy.apply import Deployer
+from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
@@ -40,6 +41,7 @@ class Parts(Protocol):
     fleet: Fleet
     deployer: Deployer
     predictor: Predictor
+    deferrals: Deferrals
     issuer: Issuer
     registry: Registry
     worker: Worker

@@ -69,7 +69,7 @@ class Predictor:
         call.predictor = self
         self.books.open += 1
         try:
-            if self.access.idle:
+            if self.access.idle or call.admitted:
                 route = call.route = self.router.get(call.target) or self._find(call.target)
             else:
                 route = self._admit(call)
@@ -148,10 +148,26 @@ class Predictor:
         if call.route is not None and call.route.shadows:
             self.shadows.copy(call, status)
 
+    def admit(self, target: bytes, authorization: bytes) -> Route[Served]:
+        """The route of a request that is to be answered later, for one who may ask for it.
+
+        :raises Unauthorized, Forbidden, RateLimited, NotFound: as its answer would say
+        """
+        call = Call(target, b"", b"", b"", None, perf_counter(), lambda *_: None)
+        call.authorization = authorization
+        return self._admit(call)
+
     async def respond(
-        self, *, target: bytes, headers: Headers, body: bytes, error: MdsliteError | None = None
+        self,
+        *,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        error: MdsliteError | None = None,
+        admitted: bool = False,
     ) -> Reply:
-        """Answer one request: its body is complete, or `error` says why it is not.
+        """Answer one request: its body is complete, or `error` says why it is not. One that was `admitted`
+        before shows no token.
 
         Cancelling it cancels the call.
         """

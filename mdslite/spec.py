@@ -42,6 +42,7 @@ from mdslite.fields import (
     parse_memory,
 )
 from mdslite.mistakes import convert
+from mdslite.settings import ContainerParameter, OnnxSettings, TensorflowSettings, TorchSettings
 from mdslite.targets import Match, Sticky
 from mdslite.uris import resolve
 
@@ -69,6 +70,8 @@ __all__ = [
     "ServiceInfo",
     "SourceType",
     "Spec",
+    "TensorflowSettings",
+    "TorchSettings",
     "Version",
     "decode",
     "from_plain",
@@ -157,35 +160,6 @@ class Confidence(_Value, frozen=True):
 
     output: Annotated[str, Meta(min_length=1, description="the name of the model's output")] | None = None
     field: Annotated[str | int, Meta(description="a key or a column of that output")] | None = None
-
-
-class OnnxSettings(_Value, frozen=True):
-    """`container_parameter.onnxruntime`; None leaves the choice to the runtime."""
-
-    intra_op_threads: (
-        Annotated[int, Meta(ge=1, le=1024, description="threads inside one operator")] | None
-    ) = None
-    inter_op_threads: Annotated[int, Meta(ge=1, le=1024, description="operators at a time")] | None = None
-    cpu_mem_arena: bool | None = None
-    mem_pattern: bool | None = None
-    graph_optimization: Literal["disabled", "basic", "extended", "all"] | None = None
-    gpu_mem_limit_mb: Annotated[int, Meta(ge=1, le=1 << 30, description="megabytes of GPU memory")] | None = (
-        None
-    )
-    # TensorRT builds an engine for minutes at each load, so it is never tried unasked.
-    tensorrt: bool | None = None
-
-
-class ContainerParameter(Struct, frozen=True):
-    """The keys of the free map `container_parameter` that mean something here; it may hold others."""
-
-    env: Annotated[dict[str, str], Meta(description="variables and their texts, such as {LEVEL: debug}")] = (
-        field(default_factory=dict)
-    )
-    image: str | None = None
-    command: str | tuple[str, ...] | None = None
-    args: str | tuple[str, ...] | None = None
-    onnxruntime: OnnxSettings = OnnxSettings()
 
 
 class Spec(_Value, frozen=True):

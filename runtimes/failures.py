@@ -35,7 +35,7 @@ _NO_MEMORY = re.compile(
 )
 _FAILURE = re.compile(r"\b(CUDA|CUBLAS|CUDNN) failure (\d+)")
 # CUDA's errors after which its context, and so every session of this process on that GPU, is of no more use.
-_LOST = frozenset(
+LOST_CUDA_ERRORS = frozenset(
     {46, 100, 101, 214, 219, 220, 226, 700, 702, 704, 709, 710, 714, 715, 716, 717, 718, 719, 720, 721, 999}
 )
 _LOST_LIBRARY = re.compile(r"(?:CUBLAS|CUDNN)_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)")
@@ -85,7 +85,7 @@ def _device_lost(exc: Exception) -> bool:
     if type(exc).__name__ == "DeviceReset" or _LOST_LIBRARY.search(str(exc)):
         return True
     found = _FAILURE.search(str(exc))
-    return found is not None and found[1] == "CUDA" and int(found[2]) in _LOST
+    return found is not None and found[1] == "CUDA" and int(found[2]) in LOST_CUDA_ERRORS
 
 
 def _is(found: re.Match[str] | None, library: str, code: int) -> bool:

@@ -12,7 +12,7 @@ from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs, Session, Signature,
 
 # Lengths to try, one after the other, for free dimensions other than rows: a sequence of one token, then
 # sizes that convolutions and pooling do not shrink to nothing.
-_LENGTHS = (1, 32, 224)
+LENGTHS = (1, 32, 224)
 
 Feeds = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]
 
@@ -52,7 +52,7 @@ def warm(session: Session, *, rows: Sequence[int] = (1, 2)) -> Trial:
     signature = session.signature
     counts = rows if signature.inputs and signature.inputs[0].shape[:1] == (None,) else (1,)
     refusal = None
-    for length in _LENGTHS if _has_free_lengths(signature) else _LENGTHS[:1]:
+    for length in LENGTHS if _has_free_lengths(signature) else LENGTHS[:1]:
         try:
             return Trial(
                 {count: session.run(make_inputs(signature, count, length=length)) for count in counts}

@@ -81,6 +81,10 @@ class OnnxRuntime:
             session, device=options.device, folder=model.parent, threads=made.intra_op_num_threads
         )
 
+    def prepare(self) -> None:
+        """Import the library."""
+        engine.load()
+
     def inspect(self, path: Path) -> bool:
         """Look into the file at `path` without opening it: does a run's time depend on its input's size only?
 

@@ -21,6 +21,7 @@ import resource
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -29,11 +30,11 @@ from typing import Protocol
 import msgspec
 
 from mdslite.errors import LoadFailed, MdsliteError, OutOfMemory
-from mdslite.runtimes import engine
 from mdslite.runtimes.failures import reason
 from mdslite.runtimes.memory import memory_meter
 from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Runtime
+from mdslite.runtimes.pytorch import TorchRuntime
 from mdslite.runtimes.signature import settle_rows
 from mdslite.runtimes.warmup import warm
 
@@ -61,12 +62,19 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Inspectable(Runtime, Protocol):
+    def prepare(self) -> None:
+        """Import the framework, without starting a thread.
+
+        :raises LoadFailed: it is not installed
+        """
+        ...
+
     def inspect(self, path: Path) -> bool:
         """Check a model without opening it; is a run's time a function of its input's size only?"""
         ...
 
 
-RUNTIMES: dict[str, Callable[[], Inspectable]] = {OnnxRuntime.name: OnnxRuntime}
+RUNTIMES: dict[str, Callable[[], Inspectable]] = {one.name: one for one in (OnnxRuntime, TorchRuntime)}
 
 
 def main() -> None:
@@ -75,11 +83,15 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
-    engine.load()
+    tempfile.gettempdir()  # it finds out by writing, which a child may not
+    OnnxRuntime().prepare()
     gc.freeze()
     decode = msgspec.json.Decoder(Request).decode
     for line in _lines(requests):
-        verdict = _probe_in_child(decode(line), requests)
+        request = decode(line)
+        with contextlib.suppress(LoadFailed):  # the child will meet it as well, and say so
+            RUNTIMES[request.runtime]().prepare()
+        verdict = _probe_in_child(request, requests)
         _write(replies, msgspec.json.encode(verdict) + b"\n")
 
 
@@ -101,7 +113,7 @@ def examine(
         signature=settle_rows(session.signature, trial.outputs),
         memory_bytes=added_bytes(),
         load_s=load_s,
-        bounded=bounded,
+        bounded=bounded and getattr(session, "bounded", True),
     )
 
 

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
-from typing import IO
+from typing import IO, Protocol
 
 import msgspec
 
@@ -26,11 +27,24 @@ CLOSE_S = 2.0
 _ERRORS: dict[str, type[MdsliteError]] = {OutOfMemory.code: OutOfMemory}
 
 
-class Prober:
-    """One zygote, started when it is first needed. Every method may be called from any thread; probes wait
-    for each other."""
+class Probing(Protocol):
+    """A runtime that sees to a disposable process itself."""
 
-    def __init__(self, *, command: tuple[str, ...] = COMMAND, margin_s: float = MARGIN_S) -> None:
+    def probe(self, path: Path, options: LoadOptions, *, timeout_s: float) -> ProbeReport: ...
+
+
+class Prober:
+    """One zygote, started when it is first needed; the runtimes in `own` do without it. Every method may be
+    called from any thread; probes in the zygote wait for each other."""
+
+    def __init__(
+        self,
+        own: Mapping[str, Probing] | None = None,
+        *,
+        command: tuple[str, ...] = COMMAND,
+        margin_s: float = MARGIN_S,
+    ) -> None:
+        self._own = own or {}
         self._command = command
         self._margin_s = margin_s
         self._lock = threading.Lock()
@@ -54,6 +68,8 @@ class Prober:
         :raises LoadFailed: with the reason, which may be a crash or the time limit
         :raises OutOfMemory: the device has no room for it
         """
+        if runtime in self._own:
+            return self._own[runtime].probe(path, options, timeout_s=timeout_s)
         request = Request(runtime, str(path.resolve()), options, timeout_s)
         with self._lock:
             line = self._exchange(msgspec.json.encode(request) + b"\n", timeout_s + self._margin_s)

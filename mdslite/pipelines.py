@@ -302,7 +302,7 @@ class _Reading:
                 if at < 0 or self._body.nodes[at].next is not UNSET:
                     continue
                 for after in nodes[at].targets:
-                    if after in node.targets:
+                    if after != END and after in node.targets:
                         raise self._error(
                             _place(at),
                             f"next is left out, so {name} leads on to {after}, another branch of {node.name}",

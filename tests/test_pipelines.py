@@ -120,6 +120,12 @@ class TestWhatLoads:
         text = with_node(next="next: [first, last]").replace("    next: last\n", "    next: second\n", 1)
         assert pipelines.load(text).merges == {"last"}
 
+    def test_the_last_node_ends_the_pipeline_as_another_branch_may_do(self) -> None:
+        text = LISTING.replace(
+            "{handler_module: nodes.judge}", "{handler_module: j}\n    next: {when: {a: name}, otherwise: end}"
+        )
+        assert pipelines.load(text).sources["end"] == ("judge", "name")
+
     def test_the_folder_holds_modules_and_packages(self, tmp_path: Path) -> None:
         (tmp_path / "nodes" / "last").mkdir(parents=True)
         (tmp_path / "nodes" / "ask.py").touch()

@@ -43,6 +43,7 @@ from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.prober import Prober
+from mdslite.runtimes.pytorch import TorchRuntime
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.backup import autosave
@@ -105,7 +106,7 @@ class Appliance:
         self.request_log = RequestLog(store / "log")
         self.devices = Devices.discover()
         self.fleet = Fleet(
-            runtimes={"ONNXRUNTIME": OnnxRuntime()},
+            runtimes={one.name: one for one in (OnnxRuntime(), TorchRuntime())},
             devices=self.devices,
             cores=cores(),
         )

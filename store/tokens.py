@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
 from mdslite.errors import Conflict, InvalidRequest, NotFound
@@ -179,7 +179,7 @@ class Tokens:
             if token is None:
                 raise NotFound(f"there is no live token {which[:80]!r}", hint="mdslite token list")
             db.execute("update tokens set revoked_at = ? where id = ?", (now, token.id))
-        return token
+        return replace(token, revoked_at=now)
 
     def note_uses(self, uses: Mapping[str, float]) -> None:
         """Keep when tokens were last shown: Unix seconds by id."""

@@ -26,8 +26,9 @@ from mdslite.http.books import Books
 from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
+from mdslite.http.listener import TlsListener, open_sockets
 from mdslite.http.predict import Predictor
-from mdslite.http.tls import server_context
+from mdslite.http.tls import Renewal, TlsFiles
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.onnx import OnnxRuntime
@@ -113,7 +114,8 @@ class Site:
         self.issuer = Ledger(self.predictor.access)
         self.door: Door
         self.bridge: Http2Bridge
-        self.server: asyncio.Server
+        self.renewal: Renewal
+        self.server: asyncio.Server | TlsListener
         self.address = ("127.0.0.1", 0)
         self.tls: ssl.SSLContext | None = None  # what clients trust
 
@@ -145,6 +147,16 @@ class Site:
     @property
     def statuses(self) -> list[int]:
         return [row["status"] for row in self.logged]
+
+    async def listen_securely(self, files: TlsFiles, **options: Any) -> tuple[str, int]:
+        """Serve over TLS; `options` are the listener's."""
+        self.renewal = Renewal(files)
+        sockets = open_sockets("127.0.0.1", 0, backlog=2048)
+        chosen = {"timeout_s": WAIT_S, "bound": 1000, "count": self.door.count_closed, **options}
+        self.server = TlsListener(sockets, self.door.connection, lambda: self.renewal.context, **chosen)
+        self.server.start()
+        address: tuple[str, int] = sockets[0].getsockname()
+        return address
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Wire]:
@@ -185,14 +197,18 @@ async def open_site(
         limits=limits,
     )
     loop = asyncio.get_running_loop()
-    tls = server_context(PAIR / "localhost.pem", key=PAIR / "localhost.key") if secure else None
-    site.tls = ssl.create_default_context(cafile=PAIR / "localhost.pem") if secure else None
-    site.server = await loop.create_server(site.door.connection, "127.0.0.1", 0, backlog=2048, ssl=tls)
-    site.address = site.server.sockets[0].getsockname()
+    if secure:
+        site.tls = ssl.create_default_context(cafile=PAIR / "localhost.pem")
+        site.address = await site.listen_securely(TlsFiles(PAIR / "localhost.pem", PAIR / "localhost.key"))
+    else:
+        server = await loop.create_server(site.door.connection, "127.0.0.1", 0, backlog=2048)
+        site.server, site.address = server, server.sockets[0].getsockname()
     try:
         yield site
     finally:
         site.server.close()
+        if isinstance(site.server, TlsListener):
+            await site.server.finish()
         for connection in list(site.door.connections):
             connection.abort()
         await site.bridge.close(grace_s=WAIT_S)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from mdslite.errors import MdsliteError
+from mdslite.http.tls import tls_extension
 
 if TYPE_CHECKING:
     from mdslite.http.connection import Connection
@@ -74,6 +75,7 @@ class Exchange:
             "headers": self._request.headers,
             "client": _address(transport.get_extra_info("peername")),
             "server": _address(transport.get_extra_info("sockname")),
+            "extensions": tls_extension(transport.get_extra_info("peercert")),
         }
 
     async def _receive(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from mdslite.http.policing import (
     goaway,
     ping,
 )
+from mdslite.http.tls import tls_extension
 
 if TYPE_CHECKING:
     from mdslite.http.h2_streams import Engine, Streams
@@ -184,6 +185,7 @@ class Connection(asyncio.StreamReaderProtocol):
         self.is_tls = transport.get_extra_info("ssl_object") is not None
         self.client = _address(transport.get_extra_info("peername"))
         self.server = _address(transport.get_extra_info("sockname"))
+        self.extensions = tls_extension(transport.get_extra_info("peercert"))
         self.final_stream_id = LAST_STREAM_ID
         self._bridge = bridge
         self._clock = loop

@@ -68,6 +68,7 @@ class Link(Protocol):
     is_tls: bool
     client: tuple[str, int] | None
     server: tuple[str, int] | None
+    extensions: dict[str, Any]  # of ASGI
     final_stream_id: int  # those above come too late
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
@@ -167,6 +168,7 @@ class Streams(H2Protocol):
 
     async def spawn_app(self, app: AppWrapper, config: Config, scope: Scope, send: Send) -> Send:
         """Hypercorn's way to start the application for a request."""
+        scope["extensions"].update(self._link.extensions)
         exchange = Exchange(send, partial(self._take_read, self._opening))
         self._exchanges[self._opening] = exchange
         self._running += 1

@@ -66,6 +66,7 @@ class Child:
         self._reaped = False
         self._given_reason: str | None = None
         self._reason: str | None = None
+        self._exit_code: int | None = None
         self._started = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name=f"child {name}", daemon=True)
@@ -93,6 +94,11 @@ class Child:
     def reason(self) -> str | None:
         """How it ended, in words that follow its name; None while it runs."""
         return self._reason
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit status, or the number of the signal that killed it below 0; None while it runs."""
+        return self._exit_code
 
     def output(self) -> str:
         """The end of what it printed on stdout and stderr, at most `TAIL_BYTES`."""
@@ -189,6 +195,7 @@ class Child:
         with self._lock:
             code = self._process.wait() if self._process is not None else 0
             self._reaped = True
+        self._exit_code = code
         for _ in range(16):  # bounded, should somebody of another session hold on to the pipe
             if not self._read(output):
                 break
@@ -262,6 +269,8 @@ def exit_reason(code: int, output: str) -> str:
         with contextlib.suppress(ValueError):
             return f"was killed by signal {-code} ({signal.Signals(-code).name})"
         return f"was killed by signal {-code}"
+    if code == 0:
+        return "exited with status 0"
     last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
     return f"exited with status {code}" + (f": {last[:LAST_WORDS]}" if last else "")
 

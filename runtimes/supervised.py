@@ -1,0 +1,177 @@
+"""A package's process as the appliance sees it: started, told what to open, listened to until it is ready,
+and ended. What is then said to it is the session's business (`isolated`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from mdslite.errors import LoadFailed, Unavailable
+from mdslite.process import Child
+from mdslite.runtimes.channel import Channel, Described, Entered, Open, Ready, Refused, Reply
+from mdslite.runtimes.protocol import LoadOptions, PackageReport
+
+RETRY_AFTER_S = 2.0  # after which a process that ended should be there again
+CLOSE_S = 2.0  # that user code gets to end by itself
+_END_S = 2.0  # for a process to end after its socket was closed, or after it was killed
+_TAIL_LENGTH = 2000  # characters of its output that the hint of a failed load quotes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a package's process has said of it. `memory_bytes` is what it took once it was imported."""
+
+    report: PackageReport
+    memory_bytes: int
+
+
+class PackageProcess:
+    """One process for one package. `ended` is called from any thread when it has ended, with the reason."""
+
+    def __init__(
+        self,
+        options: LoadOptions,
+        *,
+        python: str = sys.executable,
+        ended: Callable[[str], None] | None = None,
+    ) -> None:
+        self._label = options.label
+        self._python = python
+        self._env = make_environment(options)
+        self._memory_limit_bytes = options.memory_limit_bytes
+        self._ended = ended
+        self._stage = "started"
+        self._ready = False
+        self.child: Child
+        self.channel: Channel
+
+    def open(self, path: Path, *, handler: str | None, build: bool, limit_s: float) -> Opened:
+        """Start it and have it import the package at `path`, and with `build` make it ready to serve.
+
+        :raises LoadFailed: with the package's reason, or how the process ended, or what took too long
+        """
+        self._start()
+        try:
+            return self._open(Open(str(path.resolve()), handler, build), limit_s)
+        except OSError as exc:
+            reason = self._reason()
+            raise LoadFailed(f"before it was {self._stage}, its process {reason}", hint=self._tail()) from exc
+        except BaseException:
+            self.child.kill("was closed")
+            raise
+        finally:
+            if not self._ready:
+                self.channel.close()
+
+    def _open(self, order: Open, limit_s: float) -> Opened:
+        deadline = monotonic() + limit_s
+        opened: Opened | None = None
+        self.channel.send(order)
+        while True:
+            reply = self._receive(deadline, limit_s)
+            if isinstance(reply, Entered):
+                self._stage = reply.stage
+            elif isinstance(reply, Described):
+                opened = Opened(reply.report, reply.memory_bytes)
+            elif isinstance(reply, Refused):
+                self.child.wait(_END_S)  # it ends by itself, with all of its output
+                raise LoadFailed(reply.message, hint=reply.hint or self._tail())
+            if opened is not None and isinstance(reply, Ready if order.build else Described):
+                self.channel.limit(None)
+                self._ready = True
+                return opened
+
+    def gone(self) -> Unavailable:
+        """The error of who was waiting for it: how it ended. Ends it, if it only closed its socket."""
+        return Unavailable(f"{self.prefix}its process {self._reason()}", retry_after_s=RETRY_AFTER_S)
+
+    @property
+    def prefix(self) -> str:
+        return f"{self._label}: " if self._label else ""
+
+    def kill(self) -> None:
+        """End it at once, and its channel. Waits for its end."""
+        self.child.close()
+        self.channel.close()
+
+    def end(self) -> None:
+        """Let it end by itself, and see to it that it does. Does not wait."""
+        self.channel.shut()
+        if self.child.running:
+            killer = threading.Timer(CLOSE_S, self.child.kill)
+            killer.daemon = True
+            killer.start()
+
+    def _start(self) -> None:
+        if sys.platform != "linux":
+            raise LoadFailed(
+                "a package runs in a process of its own on Linux only",
+                hint="write isolation: inline in its spec",
+            )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        module = "mdslite.runtimes.worker"
+        self.child = Child(
+            # -B: what is compiled of a package must not lie beside it, in an artifact that never changes
+            (self._python, "-P", "-B", "-m", module, str(theirs.fileno()), str(os.getpid())),
+            name=self._label or "package",
+            env=self._env,
+            fds=(theirs.fileno(),),
+            memory_limit_bytes=self._memory_limit_bytes,
+            on_exit=self._exited,
+        )
+        self.channel = Channel(ours, Reply)
+        try:
+            self.child.start()
+        except BaseException:
+            self.channel.close()
+            raise
+        finally:
+            theirs.close()
+
+    def _receive(self, deadline: float, limit_s: float) -> Any:
+        self.channel.limit(max(0.001, deadline - monotonic()))
+        try:
+            reply = self.channel.receive()
+        except TimeoutError:
+            self.child.kill("took too long")
+            self.child.wait(_END_S)
+            raise LoadFailed(
+                f"the package was not {self._stage} within {limit_s:g} s", hint=self._tail()
+            ) from None
+        except msgspec.DecodeError as exc:
+            raise LoadFailed("its process sent what is no answer") from exc
+        if reply is None:
+            raise ConnectionResetError
+        return reply
+
+    def _reason(self) -> str:
+        if not self.child.wait(_END_S):
+            self.child.kill("closed its connection to the appliance")
+            self.child.wait(_END_S)
+        return self.child.reason or "cannot be ended"
+
+    def _exited(self, reason: str) -> None:
+        self.channel.shut()  # a fork of it may still hold the other end
+        if self._ended is not None:
+            self._ended(reason)
+
+    def _tail(self) -> str | None:
+        said = self.child.output().strip()
+        return f"the end of what it printed:\n{said[-_TAIL_LENGTH:]}" if said else None
+
+
+def make_environment(options: LoadOptions) -> Mapping[str, str]:
+    """The variables that a package's process gets beside those of the appliance."""
+    if options.threads is None:
+        return options.env
+    return {"OMP_NUM_THREADS": str(options.threads)} | dict(options.env)

@@ -27,6 +27,12 @@ _PAST_COLUMNS = [
     output.Column("DIGEST"),
     output.Column("URI", folds=True),
 ]
+_NODE_COLUMNS = [
+    output.Column("NODE"),
+    output.Column("REPLICAS", "right"),
+    output.Column("QUEUE", "right"),
+    output.Column("BATCH"),
+]
 
 
 @click.command(
@@ -124,7 +130,6 @@ def _write_models(models: Sequence[Json]) -> None:
 
 def _write_version(target: Target, version: Json, url: str) -> None:
     output.write(f"{target.project}/{target.model}@{version['version']}")
-    batch = version.get("batch")
     weight = _weight(version)
     if not version.get("shadow"):
         weight += f" ({_percent(version.get('share'))} of traffic)"
@@ -140,13 +145,15 @@ def _write_version(target: Target, version: Json, url: str) -> None:
         "digest": version.get("digest"),
         "size": output.size_text(version.get("size_bytes")),
         "memory": output.size_text(version.get("memory_bytes")),
-        "batch": " ".join(f"{name}={value}" for name, value in (batch or {}).items()) or None,
+        "batch": _batch_text(version.get("batch")) or None,
         "queue": f"{version.get('queue_rows', 0)} rows",
         "last minute": _traffic(version),
         "requests": version.get("requests_total"),
     }
     signature = version.get("signature")
     output.write_fields(fields, indent="  ")
+    if version.get("pipeline"):
+        _write_pipeline(version["pipeline"])
     if signature:
         for kind in ("inputs", "outputs"):
             for tensor in signature[kind]:
@@ -156,6 +163,28 @@ def _write_version(target: Target, version: Json, url: str) -> None:
                 output.write(f"  {kind[:-1]:<6} {name}  {tensor['datatype']} [{shape}]{optional}")
         name = f"{target.project}/{target.model}@{version['version']}"
         output.write(f"  try    {command_line(f'predict {name} --curl', url)}")
+
+
+def _write_pipeline(pipeline: Json) -> None:
+    output.write()
+    for line in pipeline["drawing"].splitlines():
+        output.write(f"  {line}".rstrip())
+    output.write()
+    rows = [
+        [
+            node["node"],
+            "-" if node["replicas"] is None else str(node["replicas"]),
+            "-" if node["queue_rows"] is None else str(node["queue_rows"]),
+            _batch_text(node["batch"]) or "-",
+        ]
+        for node in pipeline["nodes"]
+    ]
+    output.write_table(_NODE_COLUMNS, rows)
+    output.write()
+
+
+def _batch_text(batch: Json | None) -> str:
+    return " ".join(f"{name}={value}" for name, value in (batch or {}).items() if value is not None)
 
 
 def _traffic(version: Json) -> str:

@@ -204,11 +204,27 @@ class SignatureInfo(Value, frozen=True, kw_only=True):
 
 
 class BatchInfo(Value, frozen=True, kw_only=True):
-    """The batcher's knobs in force."""
+    """The batcher's knobs in force. Null where there is none: each node of a pipeline batches on its own."""
 
     batch_size: int | None
-    batch_timeout_ms: int | float
+    batch_timeout_ms: int | float | None
     prediction_time_ms: int | float
+
+
+class NodeInfo(Value, frozen=True, kw_only=True):
+    """A node of a pipeline. What batches is null for a deployed model: that has knobs of its own."""
+
+    node: str
+    runs: Annotated[str, Meta(description="a handler's dotted module, or PROJECT/MODEL[@VERSION]")]
+    batch: BatchInfo | None = None
+    replicas: Annotated[int | None, Meta(description="in rotation now")] = None
+    queue_rows: int | None = None
+
+
+class PipelineInfo(Value, frozen=True, kw_only=True):
+    name: str
+    drawing: Annotated[str, Meta(description="the graph as text")]
+    nodes: list[NodeInfo]
 
 
 class VersionInfo(Value, frozen=True, kw_only=True):
@@ -233,6 +249,7 @@ class VersionInfo(Value, frozen=True, kw_only=True):
     loaded_at: Time | None = None
     batch: BatchInfo
     signature: SignatureInfo | None = None
+    pipeline: PipelineInfo | None = None
     queue_rows: int = 0
     rps: float | None = None
     p50_ms: float | None = None

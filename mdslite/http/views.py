@@ -15,6 +15,7 @@ from mdslite import spec as specs
 from mdslite.deploy.events import ResultEvent
 from mdslite.deploy.orders import Outcome
 from mdslite.deploy.plan import Plan, to_plain
+from mdslite.drawing import draw
 from mdslite.errors import NotFound
 from mdslite.http.access import ANYBODY, NOBODY, Grant
 from mdslite.http.parts import Parts
@@ -24,6 +25,8 @@ from mdslite.http.schema import (
     DeviceInfo,
     DiffInfo,
     ModelInfo,
+    NodeInfo,
+    PipelineInfo,
     PlanReply,
     Readiness,
     RevisionInfo,
@@ -36,6 +39,9 @@ from mdslite.http.schema import (
 )
 from mdslite.runtimes.protocol import Signature, TensorSpec
 from mdslite.serving.fleet import Key, Served
+from mdslite.serving.knobs import Knobs
+from mdslite.serving.lane import Lane
+from mdslite.serving.pipeline import PipelineLane
 from mdslite.spec import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS, Spec
 from mdslite.store.registry import Revision, VersionRow
 
@@ -157,6 +163,7 @@ def _version(parts: Parts, served: Served, share: float, row: VersionRow | None)
         loaded_at=time_text(served.loaded_at) if served.loaded else None,
         batch=_batch(served.spec, served),
         signature=_signature(served.signature) if served.signature else None,
+        pipeline=_pipeline(served),
         queue_rows=served.queue_rows,
         rps=round(recent.rps, 3),
         p50_ms=recent.p50_ms,
@@ -168,18 +175,40 @@ def _version(parts: Parts, served: Served, share: float, row: VersionRow | None)
 
 def _batch(spec: Spec, served: Served | None = None) -> BatchInfo:
     if served is not None and served.loaded:
-        knobs = served.lane.knobs
-        return BatchInfo(
-            batch_size=knobs.batch_size,
-            batch_timeout_ms=_milliseconds(knobs.batch_timeout_s),
-            prediction_time_ms=_milliseconds(knobs.prediction_s),
-        )
+        return _knobs(served.lane.knobs, own_batches=isinstance(served.lane, Lane))
     asked = spec.batch
     return BatchInfo(
         batch_size=asked.batch_size,
         batch_timeout_ms=_or(asked.batch_timeout_ms, DEFAULT_BATCH_TIMEOUT_MS),
         prediction_time_ms=_or(asked.prediction_time_ms, DEFAULT_PREDICTION_TIME_MS),
     )
+
+
+def _knobs(knobs: Knobs, *, own_batches: bool = True) -> BatchInfo:
+    return BatchInfo(
+        batch_size=knobs.batch_size if own_batches else None,
+        batch_timeout_ms=_milliseconds(knobs.batch_timeout_s) if own_batches else None,
+        prediction_time_ms=_milliseconds(knobs.prediction_s),
+    )
+
+
+def _pipeline(served: Served) -> PipelineInfo | None:
+    if not served.loaded or not isinstance(served.lane, PipelineLane):
+        return None
+    pipeline, lanes = served.lane.pipeline, served.lane.lanes
+    nodes = [
+        NodeInfo(node=node.name, runs=str(node.work))
+        if (lane := lanes.get(node.name)) is None
+        else NodeInfo(
+            node=node.name,
+            runs=str(node.work),
+            batch=_knobs(lane.knobs),
+            replicas=len(lane.replicas),
+            queue_rows=lane.queue_rows,
+        )
+        for node in pipeline.order
+    ]
+    return PipelineInfo(name=pipeline.name, drawing=draw(pipeline), nodes=nodes)
 
 
 def _milliseconds(seconds: float) -> float:

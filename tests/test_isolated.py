@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 import pytest
-from packages import OBEDIENT, do, feeds, write_package
+from obedient import OBEDIENT, do, feeds, write_package
 
 import mds
 from mdslite.errors import (

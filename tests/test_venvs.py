@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packages import OBEDIENT, do, feeds, write_package
+from obedient import OBEDIENT, do, feeds, write_package
 from wheels import only_index, write_wheel
 
 from mdslite.errors import LoadFailed

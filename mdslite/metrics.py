@@ -1,7 +1,7 @@
 """Prometheus' text and the last minute's figures of each version. Owns the counters, no thread and no file.
 
-The counters grow from the journal's blocks, a few array operations for thousands of requests, in the
-journal's thread; so they lag behind the requests by up to the journal's flush interval. Everything else
+The counters grow from tallies, which the request log's writer makes of the requests and the journal's thread
+brings; so they lag behind the requests by up to the journal's flush interval. Everything else
 (connections, queues, GPUs) is a gauge that its owner hands over when asked. The text is written here rather
 than by prometheus-client's `generate_latest`, which takes 12 µs a sample: 120 ms with 100 versions.
 """
@@ -18,9 +18,8 @@ import numpy as np
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from mdslite.recent import Recent, Window
-from mdslite.store.blocks import Block, Floats, Ints
 from mdslite.store.journal import JournalStatistics
-from mdslite.store.rollups import LATENCY_BOUNDS_US
+from mdslite.store.tallies import HISTOGRAMS, Tally
 
 VersionKey: TypeAlias = tuple[str | None, str | None, str | None]  # project, model, version
 _SeriesKey: TypeAlias = tuple[str | None, str | None, str | None, bool]  # and shadow
@@ -29,9 +28,6 @@ _RequestKey: TypeAlias = tuple[str | None, str | None, str | None, bool, str, in
 MAX_VERSIONS = 1024
 MAX_REQUEST_SERIES = 4096
 OTHER = "(other)"
-
-_SECONDS = tuple(bound / 1e6 for bound in LATENCY_BOUNDS_US)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +44,21 @@ class Gauge:
 GaugeSource: TypeAlias = Callable[[], Iterable[Gauge]]
 
 
-@dataclass(frozen=True, slots=True)
-class _HistogramKind:
-    name: str
-    help: str
-    bounds: Sequence[float]
-    scale: float  # from the block's unit to the metric's
-    values: Callable[[Block], Floats | Ints]
-
-
-_HISTOGRAMS = (
-    _HistogramKind(
-        "mdslite_request_seconds", "From arrival to answer.", _SECONDS, 1e-3, lambda b: b.latency_ms
-    ),
-    _HistogramKind(
-        "mdslite_queue_seconds", "Waiting for a batch.", _SECONDS, 1e-3, lambda b: b.queue_ms
-    ),
-    _HistogramKind(
-        "mdslite_compute_seconds", "Computing.", _SECONDS, 1e-3, lambda b: b.compute_ms
-    ),
-    _HistogramKind(
-        "mdslite_upstream_seconds", "Remote endpoints' share.", _SECONDS, 1e-3, lambda b: b.upstream_ms
-    ),
-    _HistogramKind(
-        "mdslite_batch_rows", "Rows of the batch that a request ran in.", _ROWS, 1.0,
-        lambda b: np.where(b.batch_rows > 0, b.batch_rows, np.nan),
-    ),
-)  # fmt: skip
+_HELP = {
+    "request_seconds": "From arrival to answer.",
+    "queue_seconds": "Waiting for a batch.",
+    "compute_seconds": "Computing.",
+    "upstream_seconds": "Remote endpoints' share.",
+    "batch_rows": "Rows of the batch that a request ran in.",
+}
 
 
 class _Series:
     """One version's histograms: bucket counts (the last is above all bounds) and sums."""
 
     def __init__(self) -> None:
-        self.counts = [np.zeros(len(kind.bounds) + 1, dtype=np.int64) for kind in _HISTOGRAMS]
-        self.sums = [0.0] * len(_HISTOGRAMS)
+        self.counts = [np.zeros(len(kind.bounds) + 1, dtype=np.int64) for kind in HISTOGRAMS.values()]
+        self.sums = [0.0] * len(HISTOGRAMS)
 
 
 class Metrics:
@@ -108,25 +84,20 @@ class Metrics:
         """Ask `source` for its samples at each `render`."""
         self._sources.append(source)
 
-    def observe(self, block: Block) -> None:
-        """Count one block of requests."""
-        counts = np.bincount(block.label, minlength=len(block.labels)).tolist()
-        keys: list[_SeriesKey] = [labels[:4] for labels in block.labels]
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        group = np.array([numbers[key] for key in keys])[block.label]
-        spreads = [_spread(kind, block, group, len(numbers)) for kind in _HISTOGRAMS]
-        failed = np.array([labels.status >= 400 for labels in block.labels])[block.label]
+    def observe(self, tally: Tally) -> None:
+        """Add a tally of requests."""
         with self._lock:
-            for labels, count in zip(block.labels, counts, strict=True):
-                self._count(labels[:6], count)
-            for key, number in numbers.items():
-                series = self._series_of(key)
-                for index, (buckets, sums) in enumerate(spreads):
-                    series.counts[index] += buckets[number]
-                    series.sums[index] += float(sums[number])
-                if (window := self._window_of(key[:3])) is not None:
-                    here = group == number
-                    window.add(block.ended_us[here], block.latency_ms[here], failed[here])
+            for of in tally.requests:
+                self._count((of.project, of.model, of.version, of.shadow, of.endpoint, of.status), of.count)
+            for version in tally.versions:
+                key = (version.project, version.model, version.version)
+                series = self._series_of((*key, version.shadow))
+                for index, histogram in enumerate(version.histograms):
+                    series.counts[index] += np.array(histogram.counts, dtype=np.int64)
+                    series.sums[index] += histogram.total
+                if (window := self._window_of(key)) is not None:
+                    for second in version.seconds:
+                        window.add(second)
 
     def keep(self, versions: Collection[VersionKey]) -> None:
         """Forget every other version's series; requests that reached no version stay, their model's too."""
@@ -180,27 +151,19 @@ class Metrics:
 
 def journal_gauges(statistics: JournalStatistics) -> Iterator[Gauge]:
     """What the journal says of itself, as samples."""
-    yield Gauge("mdslite_journal_pending_rows", "Rows in memory.", statistics.pending + statistics.backlog)
-    yield Gauge(
-        "mdslite_journal_writing", "1 while the disk takes the log.", float(statistics.trouble is None)
-    )
+    yield Gauge("mdslite_journal_pending_rows", "Rows in memory.", statistics.pending)
+    yield Gauge("mdslite_journal_writing", "1 while the log is written.", float(statistics.trouble is None))
     for name, help_text, value in (
         ("written", "Rows written to the request log.", statistics.written),
-        ("dropped", "Rows dropped because there was no room for them.", statistics.dropped),
+        (
+            "dropped",
+            "Rows dropped because there was no room for them, or nobody could write them.",
+            statistics.dropped,
+        ),
         ("malformed", "Rows dropped because they were malformed.", statistics.malformed),
+        ("restarts", "Restarts of the process that writes the request log.", statistics.restarts),
     ):
         yield Gauge(f"mdslite_journal_{name}_total", help_text, value, kind="counter")
-
-
-def _spread(kind: _HistogramKind, block: Block, group: Ints, groups: int) -> tuple[Ints, Floats]:
-    """Bucket counts, (groups, buckets), and sums, (groups,), of one histogram."""
-    values = kind.values(block) * kind.scale
-    there = ~np.isnan(values)
-    values, group = values[there], group[there]
-    width = len(kind.bounds) + 1
-    flat = group * width + np.searchsorted(kind.bounds, values, side="left")
-    counts = np.bincount(flat, minlength=groups * width).reshape(groups, width)
-    return counts.astype(np.int64), np.bincount(group, weights=values, minlength=groups).astype(np.float64)
 
 
 def _request_lines(requests: Sequence[tuple[_RequestKey, int]]) -> Iterator[str]:
@@ -212,17 +175,18 @@ def _request_lines(requests: Sequence[tuple[_RequestKey, int]]) -> Iterator[str]
 
 
 def _histogram_lines(series: Sequence[tuple[_SeriesKey, list[list[int]], list[float]]]) -> Iterator[str]:
-    for index, kind in enumerate(_HISTOGRAMS):
-        yield f"# HELP {kind.name} {kind.help}"
-        yield f"# TYPE {kind.name} histogram"
+    for index, (short, kind) in enumerate(HISTOGRAMS.items()):
+        name = f"mdslite_{short}"
+        yield f"# HELP {name} {_HELP[short]}"
+        yield f"# TYPE {name} histogram"
         for key, counts, sums in series:
             labels = _labels(*key)
             total = 0
             for bound, count in zip((*kind.bounds, "+Inf"), counts[index], strict=True):
                 total += count
-                yield f'{kind.name}_bucket{{{labels},le="{bound}"}} {total}'
-            yield f"{kind.name}_sum{{{labels}}} {sums[index]!r}"
-            yield f"{kind.name}_count{{{labels}}} {total}"
+                yield f'{name}_bucket{{{labels},le="{bound}"}} {total}'
+            yield f"{name}_sum{{{labels}}} {sums[index]!r}"
+            yield f"{name}_count{{{labels}}} {total}"
 
 
 def _gauge_lines(gauges: Iterable[Gauge]) -> Iterator[str]:

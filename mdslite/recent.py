@@ -7,14 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mdslite.store.blocks import Floats, Ints
+from mdslite.store.tallies import AN_OCTAVE, BINS, FIRST_MS, SecondCount
 
 WINDOW_S = 60
-
-# Latency bins: eight an octave from 10 µs to about 100 s, so that a percentile is right within 5 %.
-_FIRST_MS = 0.01
-_AN_OCTAVE = 8
-_BINS = 24 * _AN_OCTAVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +32,17 @@ class Window:
     def __init__(self) -> None:
         self._second = np.full(WINDOW_S, -1, dtype=np.int64)
         self._errors = np.zeros(WINDOW_S, dtype=np.int64)
-        self._bins = np.zeros((WINDOW_S, _BINS), dtype=np.int32)
+        self._bins = np.zeros((WINDOW_S, BINS), dtype=np.int32)
         self._first: int | None = None
 
-    def add(self, ended_us: Ints, latency_ms: Floats, failed: NDArray[np.bool_]) -> None:
-        """Count requests, each in the second when it ended."""
-        seconds = ended_us // 1_000_000
-        bins = np.log2(np.maximum(latency_ms, _FIRST_MS) / _FIRST_MS) * _AN_OCTAVE
-        number = np.minimum(bins.astype(np.int64), _BINS - 1)
-        for second in np.unique(seconds).tolist():
-            here = seconds == second
-            slot = second % WINDOW_S
-            if self._second[slot] != second:
-                self._second[slot], self._errors[slot], self._bins[slot] = second, 0, 0
-            self._errors[slot] += int(np.count_nonzero(failed[here]))
-            self._bins[slot] += np.bincount(number[here], minlength=_BINS).astype(np.int32)
-            self._first = second if self._first is None else min(self._first, second)
+    def add(self, second: SecondCount) -> None:
+        """Count the requests that ended in one second."""
+        slot = second.second % WINDOW_S
+        if self._second[slot] != second.second:
+            self._second[slot], self._errors[slot], self._bins[slot] = second.second, 0, 0
+        self._errors[slot] += second.errors
+        self._bins[slot, second.bins] += np.array(second.counts, dtype=np.int32)
+        self._first = second.second if self._first is None else min(self._first, second.second)
 
     def read(self, now: float, *, requests_total: int) -> Recent:
         """The figures of the minute before `now`, or of the time since the first request if shorter."""
@@ -82,4 +72,4 @@ def _percentile(spread: NDArray[np.int64], share: float) -> float | None:
     bin_number = int(np.searchsorted(total, wanted, side="left"))
     below = float(total[bin_number - 1]) if bin_number else 0.0
     inside = (wanted - below) / float(spread[bin_number])
-    return float(_FIRST_MS * 2 ** ((bin_number + inside) / _AN_OCTAVE))
+    return float(FIRST_MS * 2 ** ((bin_number + inside) / AN_OCTAVE))

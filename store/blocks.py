@@ -1,14 +1,13 @@
-"""Rows of the journal in columns. Owns no file.
+"""Logged requests in columns. Owns no file.
 
-The journal's thread turns the loop's tuples into `Block`s: numpy columns, label sets numbered once, and the
-few bodies that are kept. Rollups, metrics and the hour files all read the same block. The work is cut into
-short stretches with the interpreter lock let go between them, because a thread that holds the lock for a
-millisecond makes every request wait that long.
+The writer's process turns the loop's records into `Block`s: numpy columns, label sets numbered once, and the
+few bodies that are kept. Rollups, metrics and the hour files all read the same block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import dataclasses
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -22,14 +21,16 @@ from mdslite.store.rows import (
     MAX_ENDPOINT_CHARS,
     MAX_ID_CHARS,
     MAX_NAME_CHARS,
+    MAX_SPANS_CHARS,
     MAX_URL_CHARS,
+    RECORD_FIELDS,
     Labels,
-    Row,
+    Record,
     Run,
     clean,
+    count_rows,
 )
 
-STRETCH_ROWS = 256  # rows worked on before the interpreter lock is let go: about 0.3 ms
 _MAX_TIME = 2.0**33  # unix seconds: far enough, and ids of microseconds stay far below 2**63
 _MAX_LATENCY_MS = 1e9
 
@@ -40,7 +41,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Block:
-    """Rows in columns, each `count` long; absent numbers are NaN."""
+    """Requests in columns, each `count` long, in the order of their answers; absent numbers are NaN."""
 
     count: int
     labels: tuple[Labels, ...]
@@ -57,81 +58,42 @@ class Block:
     rows: Ints
     batch_rows: Ints
     bodies: tuple[Body, ...]
+    spans: tuple[tuple[int, str], ...]  # row of the block, and its spans
 
     @cached_property
     def ended_us(self) -> Ints:
         """When each request was answered: unix microseconds."""
         return np.rint((self.time + self.latency_ms / 1e3) * 1e6).astype(np.int64)
 
-    @cached_property
-    def body_bytes(self) -> int:
-        return sum(body.size_bytes for body in self.bodies)
 
+def build_block(records: Sequence[Record | Run], *, budget: BodyBudget, now_s: float) -> Block:
+    """Turn rows and runs into columns. `now_s` is monotonic: the budget of bodies is spent by it.
 
-def build_block(
-    rows: Sequence[Row], *, budget: BodyBudget, now_s: float, pause: Callable[[], None] = lambda: None
-) -> Block:
-    """Turn rows into columns. `pause` is called between stretches of work.
-
-    :raises TypeError, ValueError, OverflowError: a row is not as `Row` says; nothing was spent of the budget
+    :raises TypeError, ValueError, OverflowError: a row is not as `Row` says, or a run not as `Run` does;
+        nothing was spent of the budget
     """
     labels: _Numbers[tuple[Any, ...]] = _Numbers()
     urls: _Numbers[str] = _Numbers()
-    stretches = []
-    for start in range(0, len(rows), STRETCH_ROWS):
-        stretches.append(_columns(rows[start : start + STRETCH_ROWS], labels, urls))
-        pause()
-    joined = {name: np.concatenate([s[name] for s in stretches]) for name in stretches[0] if name != "ids"}
-    joined["latency_ms"] = np.maximum(joined["latency_ms"], 0.0)
-    if not (
-        (joined["time"] >= 0) & (joined["time"] < _MAX_TIME) & (joined["latency_ms"] < _MAX_LATENCY_MS)
-    ).all():
+    runs = [record for record in records if isinstance(record, Run)]
+    rows = [record for record in records if not isinstance(record, Run)]
+    parts = [_row_columns(rows, labels, urls)] if rows else []
+    parts += [_run_columns(runs, labels, urls)] if runs else []
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "ids"}
+    columns["latency_ms"] = np.maximum(columns["latency_ms"], 0.0)
+    time, latency_ms = columns["time"], columns["latency_ms"]
+    if not ((time >= 0) & (time < _MAX_TIME) & (latency_ms < _MAX_LATENCY_MS)).all():
         raise ValueError("a row's time or latency is no plausible number")
-    known = tuple(_clean_labels(key) for key in labels)
-    return Block(
-        count=len(rows),
+    known = tuple(map(_clean_labels, labels))
+    block = Block(
+        count=len(time),
         labels=known,
         urls=tuple(clean(url, MAX_URL_CHARS) for url in urls),
-        request_ids=tuple(chain.from_iterable(stretch["ids"] for stretch in stretches)),
-        bodies=budget.choose(rows, known, joined["label"], now_s=now_s),
-        **joined,
+        request_ids=tuple(chain.from_iterable(part["ids"] for part in parts)),
+        spans=tuple((at, row[19]) for at, row in enumerate(rows) if _is_kept(row[19])),
+        bodies=budget.choose(rows, known, columns["label"][: len(rows)], now_s=now_s),
+        **columns,
     )
-
-
-def build_run_block(runs: Sequence[Run], *, pause: Callable[[], None] = lambda: None) -> Block:
-    """Turn runs, whose rows already stand side by side, into columns. `pause` as in `build_block`."""
-    labels: _Numbers[Labels] = _Numbers()
-    urls: _Numbers[str] = _Numbers()
-    counts = [len(run.calls) for run in runs]
-
-    def spread(values: Iterable[float], dtype: type) -> NDArray[Any]:
-        return np.repeat(np.array(list(values), dtype=dtype), counts)
-
-    ids, arrived, queued, answered, confidence, rows = zip(
-        *chain.from_iterable(run.calls for run in runs), strict=True
-    )
-    pause()
-    if not "".join(ids).isascii() or max(map(len, ids)) > MAX_ID_CHARS:
-        ids = tuple(clean(name, MAX_ID_CHARS) for name in ids)
-    started, came = _floats(arrived), _floats(queued)
-    pause()
-    return Block(
-        count=len(ids),
-        label=spread((labels[run.labels] for run in runs), np.int64),
-        url=spread((urls[run.url] for run in runs), np.int64),
-        labels=tuple(_clean_labels(tuple(key)) for key in labels),
-        urls=tuple(clean(url, MAX_URL_CHARS) for url in urls),
-        request_ids=ids,
-        time=started + spread((run.clock_to_unix for run in runs), np.float64),
-        latency_ms=np.maximum(_floats(answered) - started, 0.0) * 1e3,
-        queue_ms=(spread((run.started for run in runs), np.float64) - came) * 1e3,
-        compute_ms=spread((run.compute_ms for run in runs), np.float64),
-        upstream_ms=np.full(len(ids), np.nan),
-        confidence=_floats(confidence),
-        rows=np.array(rows, dtype=np.int64),
-        batch_rows=spread((run.batch_rows for run in runs), np.int64),
-        bodies=(),
-    )
+    return _in_order(block, records) if rows and runs else block
 
 
 class _Numbers(dict[K, int]):
@@ -142,16 +104,18 @@ class _Numbers(dict[K, int]):
         return number
 
 
-def _columns(rows: Sequence[Row], labels: _Numbers[tuple[Any, ...]], urls: _Numbers[str]) -> dict[str, Any]:
+def _row_columns(
+    rows: Sequence[Record], labels: _Numbers[tuple[Any, ...]], urls: _Numbers[str]
+) -> dict[str, Any]:
+    if any(len(row) != RECORD_FIELDS for row in rows):
+        raise ValueError("a row has too few or too many fields")
     (
         time, ids, project, model, version, shadow, url, status, code, latency, queue, compute, upstream,
-        row_counts, batch_rows, confidence, endpoint, _, _,
+        row_counts, batch_rows, confidence, endpoint, _, _, _, client, _, _,
     ) = zip(*rows, strict=True)  # fmt: skip
-    keys = zip(project, model, version, shadow, endpoint, status, code, strict=True)
-    if not "".join(ids).isascii() or max(map(len, ids)) > MAX_ID_CHARS:
-        ids = tuple(clean(name, MAX_ID_CHARS) for name in ids)
+    keys = zip(project, model, version, shadow, endpoint, status, code, client, strict=True)
     return {
-        "ids": ids,
+        "ids": _clean_ids(ids),
         "label": np.array(list(map(labels.__getitem__, keys)), dtype=np.int64),
         "url": np.array(list(map(urls.__getitem__, url)), dtype=np.int64),
         "time": _floats(time),
@@ -165,17 +129,82 @@ def _columns(rows: Sequence[Row], labels: _Numbers[tuple[Any, ...]], urls: _Numb
     }
 
 
+def _run_columns(
+    runs: Sequence[Run], labels: _Numbers[tuple[Any, ...]], urls: _Numbers[str]
+) -> dict[str, Any]:
+    counts = [len(run.calls) for run in runs]
+
+    def spread(values: Iterable[float], dtype: type) -> NDArray[Any]:
+        return np.repeat(np.array(list(values), dtype=dtype), counts)
+
+    ids, arrived, queued, answered, confidence, rows = zip(
+        *chain.from_iterable(run.calls for run in runs), strict=True
+    )
+    started, came = _floats(arrived), _floats(queued)
+    return {
+        "ids": _clean_ids(ids),
+        "label": spread((labels[run.labels] for run in runs), np.int64),
+        "url": spread((urls[run.url] for run in runs), np.int64),
+        "time": started + spread((run.clock_to_unix for run in runs), np.float64),
+        "latency_ms": (_floats(answered) - started) * 1e3,
+        "queue_ms": (spread((run.started for run in runs), np.float64) - came) * 1e3,
+        "compute_ms": spread((run.compute_ms for run in runs), np.float64),
+        "upstream_ms": np.full(len(ids), np.nan),
+        "confidence": _floats(confidence),
+        "rows": np.array(rows, dtype=np.int64),
+        "batch_rows": spread((run.batch_rows for run in runs), np.int64),
+    }
+
+
+def _in_order(block: Block, records: Sequence[Record | Run]) -> Block:
+    """A block of first all rows and then all runs, put in the order of its records."""
+    is_run = np.array([isinstance(record, Run) for record in records])
+    sizes = [count_rows(record) for record in records if isinstance(record, Run)]
+    order = np.argsort(
+        np.concatenate([np.flatnonzero(~is_run), np.repeat(np.flatnonzero(is_run), sizes)]), kind="stable"
+    )
+    rank = np.empty(block.count, dtype=np.int64)
+    rank[order] = np.arange(block.count)
+    columns = {
+        field.name: getattr(block, field.name)[order]
+        for field in dataclasses.fields(block)
+        if isinstance(getattr(block, field.name), np.ndarray)
+    }
+    return dataclasses.replace(
+        block,
+        request_ids=tuple(block.request_ids[at] for at in order.tolist()),
+        bodies=tuple(
+            sorted(
+                (dataclasses.replace(body, index=int(rank[body.index])) for body in block.bodies),
+                key=lambda body: body.index,
+            )
+        ),
+        spans=tuple(sorted((int(rank[at]), spans) for at, spans in block.spans)),
+        **columns,
+    )
+
+
+def _clean_ids(ids: tuple[str, ...]) -> tuple[str, ...]:
+    if "".join(ids).isascii() and max(map(len, ids)) <= MAX_ID_CHARS:
+        return ids
+    return tuple(clean(name, MAX_ID_CHARS) for name in ids)
+
+
 def _floats(values: Iterable[float | None]) -> Floats:
     column = np.array(values, dtype=np.float64)  # None becomes NaN
     column[np.isinf(column)] = np.nan
     return column
 
 
+def _is_kept(spans: str | None) -> bool:
+    return spans is not None and len(spans) <= MAX_SPANS_CHARS  # half of them would be no JSON
+
+
 def _clean_labels(key: tuple[Any, ...]) -> Labels:
-    project, model, version, shadow, endpoint, status, code = key
+    project, model, version, shadow, endpoint, status, code, client = key
     return Labels(
         _name(project), _name(model), _name(version), bool(shadow), clean(endpoint, MAX_ENDPOINT_CHARS),
-        int(status), _name(code),
+        int(status), _name(code), _name(client),
     )  # fmt: skip
 
 

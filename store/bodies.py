@@ -1,7 +1,7 @@
 """Which request and reply bodies the log keeps, and how much of each. Owns no file.
 
 The rule is a fixed budget a version: up to so many errors and so many other requests a second, the first ones
-of each second. It is applied in the journal's thread; the event loop only hands over references.
+of each second. It is applied in the writer's process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mdslite.store.rows import REPLY, REQUEST, Labels, Row
+from mdslite.store.rows import MAX_BODY_BYTES, REPLY, REQUEST, Labels, Record
 
 # Text where the bytes are text, so that SQL can search it; bytes otherwise.
 Content: TypeAlias = str | bytes | None
@@ -33,10 +33,6 @@ class Body:
     request_bytes: int
     reply_bytes: int
 
-    @property
-    def size_bytes(self) -> int:
-        return len(self.request or b"") + len(self.reply or b"")
-
 
 class BodyBudget:
     """A purse of tokens for each version and outcome, refilled by time. Used from one thread.
@@ -45,7 +41,7 @@ class BodyBudget:
     """
 
     def __init__(
-        self, *, per_second: float = 2.0, errors_per_second: float = 50.0, max_bytes: int = 4096
+        self, *, per_second: float = 2.0, errors_per_second: float = 50.0, max_bytes: int = MAX_BODY_BYTES
     ) -> None:
         self._per_second = per_second
         self._errors_per_second = errors_per_second
@@ -53,7 +49,7 @@ class BodyBudget:
         self._purses: dict[tuple[str | None, str | None, str | None, bool], tuple[float, float]] = {}
 
     def choose(
-        self, rows: Sequence[Row], labels: Sequence[Labels], label: NDArray[np.int64], *, now_s: float
+        self, rows: Sequence[Record], labels: Sequence[Labels], label: NDArray[np.int64], *, now_s: float
     ) -> tuple[Body, ...]:
         """Spend the budget on these rows and return the kept bodies in row order; `now_s` is monotonic."""
         chosen: list[int] = []
@@ -72,25 +68,25 @@ class BodyBudget:
             self._purses.clear()
         return tuple(self._cut(index, rows[index]) for index in sorted(chosen))
 
-    def _cut(self, index: int, row: Row) -> Body:
-        request, reply = row[REQUEST], row[REPLY]
+    def _cut(self, index: int, row: Record) -> Body:
+        request_bytes, reply_bytes = row[-2:]
         return Body(
             index=index,
-            request=_content(request, self._max_bytes),
-            reply=_content(reply, self._max_bytes),
-            request_bytes=len(request or b""),
-            reply_bytes=len(reply or b""),
+            request=_content(row[REQUEST], request_bytes, self._max_bytes),
+            reply=_content(row[REPLY], reply_bytes, self._max_bytes),
+            request_bytes=request_bytes,
+            reply_bytes=reply_bytes,
         )
 
 
-def _content(body: bytes | None, limit: int) -> Content:
+def _content(body: bytes | None, whole_bytes: int, limit: int) -> Content:
     """The first `limit` bytes, as text when they are text (a character cut in two is left out)."""
     if body is None:
         return None
-    kept = bytes(body[:limit])
+    kept = body[:limit]
     if b"\0" in kept:
         return kept
     try:
-        return _utf8().decode(kept, final=len(body) <= limit)
+        return _utf8().decode(kept, final=whole_bytes <= len(kept))
     except UnicodeDecodeError:
         return kept

@@ -39,6 +39,7 @@ FIELDS = {
     "version": FilterField("text", "series", "version"),
     "shadow": FilterField("flag", "series", "shadow"),
     "endpoint": FilterField("text", "series", "endpoint"),
+    "client": FilterField("text", "series", "client"),
     "status": FilterField("integer", "series", "status"),
     "code": FilterField("text", "series", "code"),
     "url": FilterField("text", "urls", "url"),

@@ -1,14 +1,15 @@
-"""One hour of the request log as the journal's thread writes it: schema, dictionaries, rows, bodies, rollups.
+"""One hour of the request log as its writer sees it: schema, dictionaries, rows, bodies, spans, rollups.
 
-A run of rows is one transaction, and every row in it costs SQLite one step of a statement that inserts many:
-the interpreter lock is let go once a statement and not once a row. Names that repeat (label sets, urls) are
-stored once a file and are bounded, so that a flood of made-up urls cannot grow the dictionaries without end.
+A block of rows is one transaction, written with statements that insert many rows each. Names that repeat
+(label sets, urls) are stored once a file and are bounded, so that a flood of made-up urls cannot grow the
+dictionaries without end.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,37 @@ import numpy as np
 
 from mdslite.errors import StoreCorrupt
 from mdslite.store import rollups
-from mdslite.store.blocks import STRETCH_ROWS, Block, Ints
+from mdslite.store.blocks import Block, Ints
 from mdslite.store.hours import APPLICATION_ID, SCHEMA_VERSION, check_kind, connect, translated
 from mdslite.store.rows import Labels
 
 MAX_SERIES = 1024
 MAX_URLS = 4096
 OTHER_URL = "(other)"
+_INSERT_ROWS = 256  # of one INSERT
 
 _ENTRY_COLUMNS = (
     "id", "lag_us", "series_id", "url_id", "request_id", "latency_us", "queue_us", "compute_us", "rows",
     "batch_rows", "confidence", "upstream_us",
 )  # fmt: skip
 
+_SPANS = "CREATE TABLE spans (id INTEGER PRIMARY KEY REFERENCES entries(id), spans TEXT NOT NULL);"
+_VIEW = """
+CREATE VIEW requests AS
+SELECT
+  e.id, (e.id - e.lag_us) / 1e6 AS time,
+  strftime('%Y-%m-%dT%H:%M:%f', (e.id - e.lag_us) / 1e6, 'unixepoch') AS at,
+  e.request_id, s.project, s.model, s.version, s.shadow, u.url, s.status, s.code,
+  e.latency_us / 1e3 AS latency_ms, e.queue_us / 1e3 AS queue_ms, e.compute_us / 1e3 AS compute_ms,
+  e.upstream_us / 1e3 AS upstream_ms, e.rows, e.batch_rows, e.confidence, s.endpoint, b.request, b.reply,
+  p.spans, s.client
+FROM entries e JOIN series s ON s.id = e.series_id JOIN urls u ON u.id = e.url_id
+LEFT JOIN bodies b ON b.id = e.id LEFT JOIN spans p ON p.id = e.id;
+"""
 SCHEMA = f"""
 CREATE TABLE series (
   id INTEGER PRIMARY KEY, project TEXT, model TEXT, version TEXT, shadow INTEGER NOT NULL,
-  endpoint TEXT NOT NULL, status INTEGER NOT NULL, code TEXT
+  endpoint TEXT NOT NULL, status INTEGER NOT NULL, code TEXT, client TEXT
 );
 CREATE TABLE urls (id INTEGER PRIMARY KEY, url TEXT NOT NULL);
 CREATE TABLE entries (
@@ -46,22 +61,32 @@ CREATE TABLE bodies (
   id INTEGER PRIMARY KEY REFERENCES entries(id), request, reply, request_bytes INTEGER NOT NULL,
   reply_bytes INTEGER NOT NULL
 );
+{_SPANS}
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 {rollups.SCHEMA}
-CREATE VIEW requests AS
-SELECT
-  e.id, (e.id - e.lag_us) / 1e6 AS time,
-  strftime('%Y-%m-%dT%H:%M:%f', (e.id - e.lag_us) / 1e6, 'unixepoch') AS at,
-  e.request_id, s.project, s.model, s.version, s.shadow, u.url, s.status, s.code,
-  e.latency_us / 1e3 AS latency_ms, e.queue_us / 1e3 AS queue_ms, e.compute_us / 1e3 AS compute_ms,
-  e.upstream_us / 1e3 AS upstream_ms, e.rows, e.batch_rows, e.confidence, s.endpoint, b.request, b.reply
-FROM entries e JOIN series s ON s.id = e.series_id JOIN urls u ON u.id = e.url_id
-LEFT JOIN bodies b ON b.id = e.id;
+{_VIEW}
 INSERT INTO facts VALUES ('max_lag_us', 0);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+# The first schema knew neither spans nor clients.
+_UPGRADE = f"""
+ALTER TABLE series ADD COLUMN client TEXT;
+{_SPANS}
+DROP VIEW requests;
+{_VIEW}
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_MARK = "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _TABLES = {"series", "urls", "entries", "bodies", "facts", "seconds", "minutes", "requests"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Everything before `position` in the ring of this number is written."""
+
+    ring: int
+    position: int
 
 
 class HourFile:
@@ -85,10 +110,14 @@ class HourFile:
             raise StoreCorrupt(f"{self.path.name} is no file")
         try:
             self._connection = connect(self.path, write=True)
-            if check_kind(self._connection, self.path.name):
+            version = check_kind(self._connection, self.path.name)
+            if version:
+                self._check()
+                if version != SCHEMA_VERSION:
+                    self._connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADE} COMMIT;")
                 self._load()
             else:
-                self._create()
+                self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             self._connection.executescript(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 2000;"
                 "PRAGMA journal_size_limit = 8388608; PRAGMA temp_store = MEMORY; PRAGMA secure_delete = OFF"
@@ -100,20 +129,22 @@ class HourFile:
             self.close()
             raise
 
-    def write(self, block: Block, ids: Ints, part: slice) -> None:
-        """Write one part of a block, all or nothing. `ids` are those of the whole block."""
+    def write(self, block: Block, ids: Ints, part: slice, *, mark: Mark | None = None) -> None:
+        """Write one part of a block and a mark, all or nothing. `ids` are those of the whole block."""
         connection = self._opened()
         try:
             connection.execute("BEGIN IMMEDIATE")
             series_ids = self._series_ids(block)[block.label[part]]
             self._insert_entries(block, ids, part, series_ids)
-            self._insert_bodies(block, ids, part)
+            self._insert_extras(block, ids, part)
             for table, columns, sums in (
                 ("seconds", rollups.SECOND_COLUMNS, rollups.second_sums),
                 ("minutes", rollups.MINUTE_COLUMNS, rollups.minute_sums),
             ):
                 for sql, values in rollups.statements(table, columns, sums(block, part, series_ids)):
                     connection.execute(sql, values)
+            if mark is not None:
+                connection.executemany(_MARK, (("ring", mark.ring), ("position", mark.position)))
             connection.execute("COMMIT")
         except sqlite3.Error as exc:
             raise translated(exc, self.path.name, write=True) from exc
@@ -141,11 +172,7 @@ class HourFile:
             raise StoreCorrupt(f"{self.path.name} is not open")
         return self._connection
 
-    def _create(self) -> None:
-        connection = self._opened()
-        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-
-    def _load(self) -> None:
+    def _check(self) -> None:
         connection = self._opened()
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
@@ -153,10 +180,13 @@ class HourFile:
             raise StoreCorrupt(
                 f"{self.path.name} is damaged: {verdict if verdict != 'ok' else 'tables are missing'}"
             )
-        for number, project, model, version, shadow, endpoint, status, code in connection.execute(
-            "SELECT id, project, model, version, shadow, endpoint, status, code FROM series"
+
+    def _load(self) -> None:
+        connection = self._opened()
+        for number, project, model, version, shadow, *more in connection.execute(
+            "SELECT id, project, model, version, shadow, endpoint, status, code, client FROM series"
         ):
-            self._series[Labels(project, model, version, bool(shadow), endpoint, status, code)] = number
+            self._series[Labels(project, model, version, bool(shadow), *more)] = number
         self._urls = {url: number for number, url in connection.execute("SELECT id, url FROM urls")}
         (self.last_id,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
         (self._max_lag_us,) = connection.execute(
@@ -167,8 +197,8 @@ class HourFile:
         connection = self._opened()
         url_ids = self._url_ids(block)
         lag_us = ids - np.rint(block.time * 1e6).astype(np.int64)
-        for start in range(part.start, part.stop, STRETCH_ROWS):
-            here = slice(start, min(start + STRETCH_ROWS, part.stop))
+        for start in range(part.start, part.stop, _INSERT_ROWS):
+            here = slice(start, min(start + _INSERT_ROWS, part.stop))
             columns: list[Iterable[Any]] = [
                 ids[here].tolist(),
                 lag_us[here].tolist(),
@@ -192,14 +222,19 @@ class HourFile:
             connection.execute("UPDATE facts SET value = ? WHERE name = 'max_lag_us'", (greatest,))
             self._max_lag_us = greatest
 
-    def _insert_bodies(self, block: Block, ids: Ints, part: slice) -> None:
-        self._opened().executemany(
+    def _insert_extras(self, block: Block, ids: Ints, part: slice) -> None:
+        connection = self._opened()
+        connection.executemany(
             "INSERT INTO bodies VALUES (?, ?, ?, ?, ?)",
             [
                 (int(ids[body.index]), body.request, body.reply, body.request_bytes, body.reply_bytes)
                 for body in block.bodies
                 if part.start <= body.index < part.stop
             ],
+        )
+        connection.executemany(
+            "INSERT INTO spans VALUES (?, ?)",
+            [(int(ids[at]), spans) for at, spans in block.spans if part.start <= at < part.stop],
         )
 
     def _series_ids(self, block: Block) -> Ints:
@@ -209,10 +244,16 @@ class HourFile:
         return _numbered(block.urls, self._urls, MAX_URLS, _plainer_url, self._add_url)
 
     def _add_series(self, number: int, labels: Labels) -> None:
-        self._opened().execute("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (number, *labels))
+        self._opened().execute("INSERT INTO series VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, *labels))
 
     def _add_url(self, number: int, url: str) -> None:
         self._opened().execute("INSERT INTO urls VALUES (?, ?)", (number, url))
+
+
+def read_mark(connection: sqlite3.Connection) -> Mark | None:
+    """The mark that was written last."""
+    facts = dict(connection.execute("SELECT name, value FROM facts WHERE name IN ('ring', 'position')"))
+    return Mark(facts["ring"], facts["position"]) if len(facts) == 2 else None
 
 
 def _numbered(

@@ -22,7 +22,7 @@ from mdslite.errors import MdsliteError, StorageFull, StoreCorrupt, StoreError
 
 HOUR_S = 3600
 APPLICATION_ID = 0x6D64736C  # "mdsl", in every hour file's header
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COMPANIONS = ("-wal", "-shm", "-journal")
 
 _NAME = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2})(\.set-aside-\d+)?\.db")
@@ -123,7 +123,7 @@ def companions(path: Path) -> Iterator[Path]:
 
 
 def connect(path: Path, *, write: bool = False, timeout_s: float = 2.0) -> sqlite3.Connection:
-    """Open an hour file. Only the journal's thread may ask to write: readers never checkpoint.
+    """Open an hour file. Only the log's writer may ask to write: readers never checkpoint.
 
     :raises sqlite3.Error: as SQLite says; see `translated`
     """
@@ -140,21 +140,21 @@ def connect(path: Path, *, write: bool = False, timeout_s: float = 2.0) -> sqlit
     return connection
 
 
-def check_kind(connection: sqlite3.Connection, name: str) -> bool:
-    """Is this one of our files? False for an empty one, which may become one.
+def check_kind(connection: sqlite3.Connection, name: str) -> int:
+    """The schema of one of our files; 0 for an empty one, which may become one.
 
     :raises StoreCorrupt: it is somebody else's, or of a newer version of this program
     """
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
-        return True
+    if application_id == APPLICATION_ID and 1 <= version <= SCHEMA_VERSION:
+        return int(version)
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application_id == 0 and version == 0 and tables == 0:
-        return False
+        return 0
     raise StoreCorrupt(
         f"{name} is no hour of this request log (application_id {application_id:#x}, version {version}; "
-        f"expected {APPLICATION_ID:#x}, version {SCHEMA_VERSION})"
+        f"expected {APPLICATION_ID:#x}, version 1 to {SCHEMA_VERSION})"
     )
 
 

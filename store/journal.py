@@ -1,60 +1,68 @@
-"""The request log's writing end: rows come from the event loop, a thread of its own writes them. Owns that
-thread and the bounded list between the two.
+"""The request log's near end: rows come from the event loop, a process of its own writes them. Owns the ring
+between the two, the writer's process and the thread that minds it.
 
-The loop's side is one append and two comparisons a row and never waits. Four times a second the thread takes
-what is there, shows it to the observers (metrics) in columns, and writes it. When the disk is full or slow,
-blocks wait in memory up to a bound and are tried again; what goes past the bound is dropped and counted.
-Predictions never notice. A crash loses what was not yet written: at most the last `flush_s` seconds.
+The loop's side packs a row and copies it into the ring, and never waits. Four times a second the thread asks
+the writer to write what is there and hears what became of it: tallies for the observers (metrics), counts,
+trouble. What the writer has not written stays in the ring: while the disk is full, while a writer that died
+is started again, and when this process is killed, for the writer then goes on alone. A full ring drops and
+counts. Predictions never notice.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mdslite.errors import MdsliteError, StoreError
-from mdslite.store.blocks import Block, build_block, build_run_block
-from mdslite.store.bodies import BodyBudget
-from mdslite.store.recorder import Recorder, Waiting
-from mdslite.store.rows import REPLY, REQUEST, ROW_FIELDS, Row, Run, without_bodies
+from mdslite.errors import StoreError
+from mdslite.store.letters import Order, Report
+from mdslite.store.ring import RING_BYTES, Ring
+from mdslite.store.rows import ROW_FIELDS, Row, Run, pack_row, pack_run
+from mdslite.store.scribe import Launch, Scribe, WriterLost, launch_writer
+from mdslite.store.tallies import Tally
 
 __all__ = ["ROW_FIELDS", "Journal", "JournalStatistics", "Observer", "Row"]
 
-Observer = Callable[[Block], None]
+Observer = Callable[[Tally], None]
 
-BLOCK_ROWS = 4096  # of one transaction
-TIDY_S = 30.0
+SILENCE_S = 60.0  # a writer that says nothing for so long is killed
+FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 5.0
-_PAUSE_S = 50e-6  # long enough for a waiting thread to take the interpreter lock
+# Writers that die of the same rows without having written any of them, before these rows are given up.
+FUTILE_MAX = 5
+LAST_WORDS_S = 2.0  # for a writer that closed its socket to end, or for one that was killed
+IDLE_ASK_S = (
+    15.0  # how often the writer is asked when there is nothing to write: it keeps the folder in order
+)
+_MISTAKES = (TypeError, ValueError, OverflowError, IndexError)
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class JournalStatistics:
-    """A snapshot. Rows appended so far = pending + backlog + written + dropped + malformed."""
+    """A snapshot. Rows appended so far = pending + written + dropped + malformed."""
 
-    pending: int  # appended, not yet taken by the thread
-    backlog: int  # taken, waiting for the disk
+    pending: int  # in memory
     written: int
-    dropped: int  # no room for them
+    dropped: int  # no room for them, or nobody could write them
     malformed: int  # not as `Row` says: a mistake of the caller
-    bodiless: int  # rows whose bodies were left out because too many bytes were waiting
+    bodiless: int  # rows whose bodies were left out because too much was waiting
+    restarts: int  # of the writer
     set_aside: tuple[str, ...]  # names of unusable files found since the start
-    trouble: str | None  # why the disk is not written just now
+    trouble: str | None  # why nothing is written just now
 
 
 class Journal:
-    """Call `start` once, `append` from one thread, `close` at the end.
+    """Call `start` once, `append` and `append_run` from one thread, `close` at the end.
 
-    `max_rows` bounds the rows in memory and `max_held_bytes` the bodies among them. `max_age_s` and
-    `max_bytes` are the retention of the folder. Observers are called in the journal's thread.
+    `ring_bytes` bounds what waits in memory. `max_age_s` and `max_bytes` are the retention of the folder,
+    `bodies_per_s` and `error_bodies_per_s` how many bodies a version it keeps. Observers are called in the
+    journal's thread.
     """
 
     def __init__(
@@ -62,254 +70,249 @@ class Journal:
         folder: Path,
         *,
         flush_s: float = 0.25,
-        max_rows: int = 200_000,
-        max_held_bytes: int = 64 << 20,
+        ring_bytes: int = RING_BYTES,
         max_age_s: float = 7 * 86400.0,
         max_bytes: int = 4 << 30,
-        bodies: BodyBudget | None = None,
+        bodies_per_s: float = 2.0,
+        error_bodies_per_s: float = 50.0,
         observers: Sequence[Observer] = (),
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        launch: Launch = launch_writer,
     ) -> None:
         self._folder = folder
         self._flush_s = flush_s
-        self._max_backlog = max_rows - max_rows // 4
-        self._max_held_bytes = max_held_bytes
-        self._bodies = bodies or BodyBudget()
+        self._ring_bytes = ring_bytes
+        self._retention = (max_age_s, max_bytes)
+        self._body_rates = (bodies_per_s, error_bodies_per_s)
         self._observers = tuple(observers)
-        self._monotonic = monotonic
-        self._recorder = Recorder(
-            folder, max_age_s=max_age_s, max_bytes=max_bytes, clock=clock, monotonic=monotonic
-        )
-        # The loop's side. Only the thread removes, in steps that the interpreter does not interrupt.
-        self._pending: list[Row] = []
-        self._runs: list[Run] = []
-        self._run_rows = 0
-        self._room = max_rows // 4
-        self._held_bytes = 0
+        self._launch = launch
+        self._number = secrets.randbits(62)
+        # The loop's side.
+        self._ring: Ring | None = None
+        self._is_open = False
         self._refused = 0
         self._bodiless = 0
+        self._unpackable = 0
         # The thread's side.
         self._thread: threading.Thread | None = None
-        self._backlog: deque[Waiting] = deque()
-        self._backlog_rows = 0
-        self._backlog_bytes = 0
-        self._written = 0
-        self._lost = 0
-        self._malformed = 0
+        self._scribe: Scribe | None = None
+        self._asked_end = (0, 0)  # of what the writer was asked to write: position and rows
+        self._settled = self._counted = 0  # positions
+        self._written = self._lost = self._malformed = 0
+        self._restarts = 0
+        self._futile = 0
+        self._set_aside: tuple[str, ...] = ()
         self._trouble: str | None = None
-        self._retry_at_s = 0.0
-        self._backoff_s = flush_s
-        self._tidy_at_s = 0.0
+        self._backoff_s = FIRST_BACKOFF_S
+        self._launch_at_s = 0.0
+        self._ask_at_s = 0.0
         # Between the two: `flush` asks, the thread answers.
         self._signal = threading.Condition()
         self._asked = 0
         self._answered = 0
         self._closing = False
+        self._close_by_s = 0.0
 
     def start(self) -> None:
-        """Make the folder and start the thread.
+        """Make the folder and the ring, and start the thread, which starts the writer.
 
-        :raises StoreError: the folder cannot be made
+        :raises StoreError: the folder or the ring cannot be made
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise StoreError(f"{self._folder} cannot be made: {exc.strerror}") from exc
-        self._tidy_at_s = self._monotonic()
-        self._thread = threading.Thread(target=self._run, name="mdslite-journal", daemon=True)
+        try:
+            ring = Ring.create(self._ring_bytes)
+        except OSError as exc:
+            raise StoreError(f"the request log has no room in memory: {exc.strerror}") from exc
+        self._ring, self._is_open = ring, True
+        self._thread = threading.Thread(target=self._run, args=(ring,), name="mdslite-journal", daemon=True)
         self._thread.start()
 
     def append(self, row: Row) -> None:
         """Hand over one row without ever waiting; when there is no room it is dropped and counted."""
-        pending = self._pending
-        if len(pending) >= self._room:
+        ring = self._ring
+        if ring is None or not self._is_open:
             self._refused += 1
             return
-        held_bytes = self._held_bytes + len(row[REQUEST] or b"") + len(row[REPLY] or b"")
-        if held_bytes <= self._max_held_bytes:
-            self._held_bytes = held_bytes
-        else:
-            row = without_bodies(row)
-            self._bodiless += 1
-        pending.append(row)
+        try:
+            # When much waits, bodies are the first to go: they are most of it.
+            roomy = ring.waiting_bytes * 2 < ring.size
+            record = pack_row(row, bodies=roomy)
+            if not roomy and (row[17] or row[18]):
+                self._bodiless += 1
+        except _MISTAKES as exc:
+            self._unpackable += 1
+            _log.warning("a row of the request log is malformed: %s", exc)
+            return
+        if not ring.put(record):
+            self._refused += 1
 
     def append_run(self, run: Run) -> None:
-        """Hand over a whole batch; it must not change any more. Bounded and counted as single rows are."""
-        count = len(run.calls)
-        if self._run_rows + count > self._room:
+        """Hand over a whole batch. Bounded and counted as single rows are."""
+        ring, count = self._ring, len(run.calls)
+        if ring is None or not self._is_open:
             self._refused += count
             return
-        self._run_rows += count
-        self._runs.append(run)
+        try:
+            record = pack_run(run)
+        except _MISTAKES as exc:
+            self._unpackable += count
+            _log.warning("a run of the request log is malformed: %s", exc)
+            return
+        if not ring.put(record, count):
+            self._refused += count
 
     def flush(self, *, timeout_s: float = 5.0) -> bool:
-        """Wait until what was appended is readable; False when that was not possible in time. Blocks: call it
-        from a thread."""
+        """Wait until what was appended is readable; False when that was not possible in time, or the disk
+        does not take it. Blocks: call it from a thread."""
         with self._signal:
-            if self._thread is None or self._closing:
+            ring = self._ring
+            if ring is None or not self._is_open:
                 return False
+            head = ring.end[0]
             self._asked += 1
             mine = self._asked
             self._signal.notify_all()
-            answered = self._signal.wait_for(lambda: self._answered >= mine, timeout_s)
-            return answered and not self._backlog
+
+            def is_over() -> bool:
+                refused = self._answered >= mine and self._scribe is not None and self._trouble is not None
+                return self._closing or refused or (self._answered >= mine and self._settled >= head)
+
+            self._signal.wait_for(is_over, timeout_s)
+            return self._settled >= head
 
     def close(self, *, timeout_s: float = 10.0) -> bool:
-        """Write what is there, close the file, end the thread; False when the disk did not take it."""
+        """Write what is there, close the file, end the thread; False when that was not possible in time. The
+        writer then does what it can by itself."""
         with self._signal:
+            self._is_open = False
+            self._close_by_s = time.monotonic() + timeout_s
             self._closing = True
-            self._room = 0
             self._signal.notify_all()
         if self._thread is None:
             return True
         self._thread.join(timeout_s)
-        return not self._thread.is_alive() and not self._backlog
+        return not self._thread.is_alive() and not self.statistics().pending
 
     def statistics(self) -> JournalStatistics:
+        appended = self._ring.end[1] if self._ring is not None else 0
         return JournalStatistics(
-            pending=len(self._pending) + self._run_rows,
-            backlog=self._backlog_rows,
+            pending=max(0, appended - self._written - self._lost - self._malformed),
             written=self._written,
             dropped=self._refused + self._lost,
-            malformed=self._malformed,
+            malformed=self._malformed + self._unpackable,
             bodiless=self._bodiless,
-            set_aside=self._recorder.set_aside,
+            restarts=self._restarts,
+            set_aside=self._set_aside,
             trouble=self._trouble,
         )
 
-    def _run(self) -> None:
-        try:
-            self._recorder.open()
-        except StoreError as exc:
-            self._complain(exc.message)
-        closing = False
-        while not closing:
+    def _run(self, ring: Ring) -> None:
+        while not self._closing:
             with self._signal:
                 if not self._closing and self._asked == self._answered:
-                    self._signal.wait(self._flush_s)
-                asked, closing = self._asked, self._closing
+                    self._signal.wait(self._pause_s(ring))
+                asked = self._asked
             try:
-                self._take()
-                self._write(now=closing or asked > self._answered)
-                self._tidy()
+                if not self._closing:
+                    self._turn(ring, now=asked > self._answered)
             except Exception:  # a mistake of ours ends this round of the log, not the log
                 _log.exception("the request log failed")
             with self._signal:
                 self._answered = asked
                 self._signal.notify_all()
-        self._recorder.close()
+        self._finish(ring)
+        ring.close()
 
-    def _take(self) -> None:
-        """Move what is pending into blocks, show them to the observers, queue them for the disk."""
-        count = len(self._pending)
-        rows = self._pending[:count]
-        del self._pending[:count]  # the loop appends to this same list at any moment: never replace it
-        self._held_bytes = 0
-        run_count = len(self._runs)
-        runs = self._runs[:run_count]
-        del self._runs[:run_count]
-        self._run_rows = 0  # a run that came in between is not counted: the bound is a little softer for it
-        for start in range(0, count, BLOCK_ROWS):
-            block = self._build(rows[start : start + BLOCK_ROWS])
-            if block is not None:
-                self._show(block)
-        for some in _portions(runs):
-            self._show(build_run_block(some, pause=_pause))
+    def _pause_s(self, ring: Ring) -> float:
+        if self._scribe is None and ring.end[0] > self._settled:
+            return max(0.0, min(self._flush_s, self._launch_at_s - time.monotonic()))
+        return self._flush_s
 
-    def _show(self, block: Block) -> None:
-        for observer in self._observers:
-            try:
-                observer(block)
-            except Exception:  # an observer's mistake must not cost the log its rows
-                _log.exception("an observer of the request log failed")
-        self._hold(block)
-
-    def _hold(self, block: Block) -> None:
-        if self._backlog_rows + block.count > self._max_backlog:
-            self._lost += block.count
+    def _turn(self, ring: Ring, *, now: bool) -> None:
+        """Have written what is there."""
+        clock = time.monotonic()
+        if self._scribe is None and clock < self._launch_at_s:
             return
-        if self._backlog_bytes + block.body_bytes > self._max_held_bytes:
-            self._bodiless += len(block.bodies)
-            block = dataclasses.replace(block, bodies=())
-        self._backlog.append(self._recorder.number(block))
-        self._backlog_rows += block.count
-        self._backlog_bytes += block.body_bytes
+        if self._scribe is not None and ring.end[0] <= self._settled and not now and clock < self._ask_at_s:
+            return
+        self._ask_at_s = clock + IDLE_ASK_S
+        self._ask(ring, now=now, end=False, timeout_s=SILENCE_S)
 
-    def _build(self, rows: Sequence[Row]) -> Block | None:
-        def build(some: Sequence[Row]) -> Block:
-            return build_block(some, budget=self._bodies, now_s=self._monotonic(), pause=_pause)
+    def _finish(self, ring: Ring) -> None:
+        """Have the rest written while there is time."""
+        while (left_s := self._close_by_s - time.monotonic()) > 0:
+            if self._ask(ring, now=True, end=True, timeout_s=left_s):
+                break
+            time.sleep(min(FIRST_BACKOFF_S, left_s))
+        if self._scribe is not None:
+            self._scribe.part(self._close_by_s)
 
+    def _ask(self, ring: Ring, *, now: bool, end: bool, timeout_s: float) -> bool:
+        """One question, to a new writer if there is none; False when it was lost over it."""
+        answering = False
         try:
-            return build(rows)
-        except (TypeError, ValueError, OverflowError):
-            pass
-        sound = []
-        for row in rows:
-            try:
-                build([without_bodies(row)])
-                sound.append(row)
-            except (TypeError, ValueError, OverflowError) as exc:
-                self._malformed += 1
-                _log.warning("a row of the request log is malformed: %s", exc)
-        return build(sound) if sound else None
+            if self._scribe is None:
+                self._scribe = Scribe(self._order(), ring, self._launch, timeout_s=timeout_s)
+            answering = True
+            self._asked_end = ring.end
+            report = self._scribe.ask(self._asked_end[0], now=now, end=end, timeout_s=timeout_s)
+        except WriterLost as exc:
+            # One that dies before it has answered anything does not die of a row.
+            self._mourn(ring, str(exc), futile=answering)
+            return False
+        self._heed(ring, report)
+        return True
 
-    def _write(self, *, now: bool) -> None:
-        if not now and self._monotonic() < self._retry_at_s:
-            return
-        while self._backlog:
-            waiting = self._backlog[0]
-            before = waiting.count
-            try:
-                self._recorder.write(waiting)
-            except MdsliteError as exc:
-                self._complain(exc.message)
-                return
-            except Exception:  # ours: this block would fail again and again
-                _log.exception("%d rows of the request log are lost", waiting.count)
-                self._lost += waiting.count
-                self._backlog_rows -= waiting.count
-                before = waiting.count
-            finally:
-                self._written += before - waiting.count
-                self._backlog_rows -= before - waiting.count
-            self._backlog.popleft()
-            self._backlog_bytes -= waiting.block.body_bytes
-        if self._trouble is not None:
-            _log.warning("the request log is written again")
-        self._trouble = None
-        self._backoff_s = self._flush_s
+    def _order(self) -> Order:
+        return Order(
+            str(self._folder.absolute()),
+            self._number,
+            self._settled,
+            self._counted,
+            *self._retention,
+            *self._body_rates,
+        )
 
-    def _tidy(self) -> None:
-        if self._monotonic() < self._tidy_at_s:
-            return
-        self._tidy_at_s = self._monotonic() + TIDY_S
-        try:
-            self._recorder.tidy()
-        except MdsliteError as exc:
-            _log.warning("the request log's folder cannot be kept in order: %s", exc.message)
+    def _heed(self, ring: Ring, report: Report) -> None:
+        """Take in what the writer did."""
+        if report.settled > self._settled:
+            self._futile = 0
+        self._settled, self._counted = report.settled, report.counted
+        ring.free(report.settled)
+        self._written += report.written
+        self._lost += report.lost
+        self._malformed += report.malformed
+        self._trouble = report.trouble
+        self._set_aside += tuple(report.set_aside)
+        self._backoff_s = FIRST_BACKOFF_S
+        for note in report.notes:
+            _log.warning("%s", note)
+        for tally in report.tallies:
+            for observer in self._observers:
+                try:
+                    observer(tally)
+                except Exception:  # an observer's mistake must not cost the others their counts
+                    _log.exception("an observer of the request log failed")
 
-    def _complain(self, trouble: str) -> None:
-        if self._trouble is None:
-            _log.warning("the request log is not written: %s; predictions go on", trouble)
-        self._trouble = trouble
-        self._retry_at_s = self._monotonic() + self._backoff_s
+    def _mourn(self, ring: Ring, reason: str, *, futile: bool) -> None:
+        """The writer is gone: another one will go on where it was."""
+        self._scribe = None
+        self._restarts += 1
+        self._trouble = f"its writer {reason}"
+        _log.warning("the request log's writer %s; what it had not written waits", reason)
+        self._futile += futile
+        if self._futile >= FUTILE_MAX:
+            self._give_up(ring)
+        self._launch_at_s = time.monotonic() + self._backoff_s
         self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
 
-
-def _pause() -> None:
-    time.sleep(_PAUSE_S)
-
-
-def _portions(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    """Runs in groups of about BLOCK_ROWS rows."""
-    some: list[Run] = []
-    count = 0
-    for run in runs:
-        some.append(run)
-        count += len(run.calls)
-        if count >= BLOCK_ROWS:
-            yield some
-            some, count = [], 0
-    if some:
-        yield some
+    def _give_up(self, ring: Ring) -> None:
+        """Drop what no writer survives."""
+        (head, rows), self._futile = self._asked_end, 0
+        rows -= self._written + self._lost + self._malformed
+        self._lost += rows
+        self._settled = self._counted = head
+        ring.free(head)
+        _log.error("the request log drops %d rows: %d writers ended over them", rows, FUTILE_MAX)

@@ -28,7 +28,15 @@ _WATCH_STEPS = 500_000  # of SQLite's machine between two looks at the clock: ab
 
 _SELECT = (
     "e.id, e.lag_us, e.request_id, e.series_id, u.url, e.latency_us, e.queue_us, e.compute_us, "
-    "e.upstream_us, e.rows, e.batch_rows, e.confidence, b.request, b.reply, b.request_bytes, b.reply_bytes"
+    "e.upstream_us, e.rows, e.batch_rows, e.confidence, b.request, b.reply, b.request_bytes, b.reply_bytes, "
+    "p.spans"
+)
+# What a file of the first schema lacks, as empty as it is.
+_STAND_INS = (
+    "PRAGMA query_only = 0",
+    "CREATE TEMP VIEW series AS SELECT *, NULL AS client FROM main.series",
+    "CREATE TEMP VIEW spans AS SELECT NULL AS id, NULL AS spans WHERE 0",
+    "PRAGMA query_only = 1",
 )
 
 
@@ -65,7 +73,10 @@ class HourReader(AbstractContextManager["HourReader"]):
             self._connection = connect(self.path)
             self._connection.set_progress_handler(self._late, _WATCH_STEPS)
             self._connection.execute("BEGIN")
-            self._fresh = not check_kind(self._connection, self.path.name)
+            version = check_kind(self._connection, self.path.name)
+            self._fresh = not version
+            for statement in _STAND_INS if version == 1 else ():
+                self._connection.execute(statement)
         except BaseException as exc:
             self._close()
             if isinstance(exc, sqlite3.Error):
@@ -95,9 +106,9 @@ class HourReader(AbstractContextManager["HourReader"]):
     def labels(self) -> dict[int, Labels]:
         """The label set behind each series number."""
         return {
-            number: Labels(project, model, version, bool(shadow), endpoint, status, code)
-            for number, project, model, version, shadow, endpoint, status, code in self._all(
-                "SELECT id, project, model, version, shadow, endpoint, status, code FROM series"
+            number: Labels(project, model, version, bool(shadow), *more)
+            for number, project, model, version, shadow, *more in self._all(
+                "SELECT id, project, model, version, shadow, endpoint, status, code, client FROM series"
             )
         }
 
@@ -224,6 +235,7 @@ def _entries_query(
             values.append(round(moment * 1e6))
     return (
         f"SELECT {_SELECT} FROM {first} CROSS JOIN urls u ON u.id = e.url_id {last} "
+        "LEFT JOIN spans p ON p.id = e.id "
         f"WHERE {' AND '.join(conditions)} ORDER BY {walked} {'DESC' if newest else 'ASC'} LIMIT ?",
         values,
     )

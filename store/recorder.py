@@ -1,5 +1,5 @@
 """Puts blocks into the right hour files and keeps the folder in order. Owns the file being written; used from
-the journal's thread only.
+the writer's one thread only.
 
 Ids are the order of the log: strictly rising over all files, close to the moment of the answer in unix
 microseconds, never lower than it. So `id >= since` holds for every row that arrived after `since`, a file's
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mdslite.errors import StoreCorrupt, StoreError
+from mdslite.errors import MdsliteError, StoreCorrupt
 from mdslite.store.blocks import Block, Ints
-from mdslite.store.hourfile import HourFile
+from mdslite.store.hourfile import HourFile, Mark, read_mark
 from mdslite.store.hours import (
     HOUR_S,
     connect,
@@ -41,12 +41,14 @@ _log = logging.getLogger(__name__)
 
 
 class Waiting:
-    """A block with its ids, and the parts of it that are still to be written."""
+    """A block with its ids, and the parts of it that are still to be written. Its last part is written
+    together with the mark."""
 
-    def __init__(self, block: Block, ids: Ints, parts: deque[tuple[int, slice]]) -> None:
+    def __init__(self, block: Block, ids: Ints, parts: deque[tuple[int, slice]], mark: Mark | None) -> None:
         self.block = block
         self.ids = ids
         self.parts = parts  # (start of the hour, rows)
+        self.mark = mark
 
     @property
     def count(self) -> int:
@@ -74,20 +76,26 @@ class Recorder:
         self._file: HourFile | None = None
         self._used = False  # since the last `tidy`
         self._last_id = 0
+        self._marks: list[Mark] = []
         self._clocks = (0.0, 0.0)  # wall and monotonic at the last `tidy`
         self._trusted_from_s = 0.0
 
     def open(self) -> None:
-        """Find the last id of what is there.
+        """Find the last id of what is there, and the marks.
 
         :raises StoreError: the folder cannot be read
         """
         self._clocks = (self._clock(), self._monotonic())
         self._trusted_from_s = self._monotonic() + DISTRUST_S
-        hours = list_hours(self._folder)
-        self._last_id = max((_last_id(hour.path) for hour in hours if not hour.set_aside), default=0)
+        ends = [_end(hour.path) for hour in list_hours(self._folder) if not hour.set_aside]
+        self._last_id = max((last_id for last_id, _ in ends), default=0)
+        self._marks = [mark for _, mark in ends if mark is not None]
 
-    def number(self, block: Block) -> Waiting:
+    def position(self, ring: int) -> int:
+        """How much of a ring was written before `open`."""
+        return max((mark.position for mark in self._marks if mark.ring == ring), default=0)
+
+    def number(self, block: Block, *, mark: Mark | None = None) -> Waiting:
         """Give ids to a block and cut it where the hour turns."""
         ended_us = block.ended_us
         steps = np.arange(block.count)
@@ -99,7 +107,7 @@ class Recorder:
         hours = moments // (HOUR_S * 1_000_000)
         bounds = [0, *(np.flatnonzero(np.diff(hours)) + 1).tolist(), block.count]
         parts = deque((int(hours[start]) * HOUR_S, slice(start, stop)) for start, stop in pairwise(bounds))
-        return Waiting(block, ids, parts)
+        return Waiting(block, ids, parts, mark)
 
     def write(self, waiting: Waiting) -> None:
         """Write what is left of a block; what is written when an error comes stays written.
@@ -114,7 +122,8 @@ class Recorder:
                 if (behind := file.last_id + 1 - int(waiting.ids[part.start])) > 0:
                     waiting.ids = waiting.ids + behind
                     self._last_id = max(self._last_id, int(waiting.ids[-1]))
-                file.write(waiting.block, waiting.ids, part)
+                mark = waiting.mark if len(waiting.parts) == 1 else None
+                file.write(waiting.block, waiting.ids, part, mark=mark)
             except StoreCorrupt as exc:
                 self._drop_file()
                 if fresh:
@@ -171,7 +180,9 @@ class Recorder:
         if file is not None:
             try:
                 file.seal()
-            except StoreError as exc:  # a reader holds it, or it is damaged: `tidy` tries again
+            except (
+                MdsliteError
+            ) as exc:  # a reader holds it, it is damaged, the disk is full: `tidy` tries again
                 _log.debug("%s is not sealed yet: %s", file.path.name, exc)
 
     def _drop_file(self) -> None:
@@ -206,13 +217,14 @@ class Recorder:
         return monotonic >= self._trusted_from_s
 
 
-def _last_id(path: Path) -> int:
+def _end(path: Path) -> tuple[int, Mark | None]:
+    """The last id of a file, and how far it tells of a ring."""
     try:
         connection = connect(path)
         try:
             (found,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
+            return int(found), read_mark(connection)
         finally:
             connection.close()
     except sqlite3.Error:  # it is met again, and named, when it is to be written or read
-        return 0
-    return int(found)
+        return 0, None

@@ -38,6 +38,17 @@ class LoggedBody(msgspec.Struct, frozen=True):
     truncated: bool
 
 
+class NodeSpan(msgspec.Struct, frozen=True):
+    """What one node of a pipeline did for a request; `started_ms` counts from the request's arrival."""
+
+    node: str
+    started_ms: float
+    queue_ms: float | None = None
+    compute_ms: float | None = None
+    version: str | None = None
+    error: str | None = None
+
+
 class Entry(msgspec.Struct, frozen=True):
     """One logged request. `id` orders the log and is the cursor of `query` and `tail`."""
 
@@ -61,6 +72,8 @@ class Entry(msgspec.Struct, frozen=True):
     endpoint: str
     request: LoggedBody | None
     reply: LoggedBody | None
+    spans: tuple[NodeSpan, ...] | None
+    client: str | None  # the name of the token that the caller showed
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -315,7 +328,7 @@ def _entries(rows: Sequence[tuple[Any, ...]], labels: dict[int, Labels]) -> list
 def _entry(row: tuple[Any, ...], labels: Labels) -> Entry:
     (
         number, lag_us, request_id, _, url, latency_us, queue_us, compute_us, upstream_us, rows, batch_rows,
-        confidence, request, reply, request_bytes, reply_bytes,
+        confidence, request, reply, request_bytes, reply_bytes, spans,
     ) = row  # fmt: skip
     return Entry(
         id=number,
@@ -338,11 +351,24 @@ def _entry(row: tuple[Any, ...], labels: Labels) -> Entry:
         endpoint=labels.endpoint,
         request=_body(request, request_bytes),
         reply=_body(reply, reply_bytes),
+        spans=_spans(spans),
+        client=labels.client,
     )
 
 
 def _ms(value_us: int | None) -> float | None:
     return None if value_us is None else value_us / 1e3
+
+
+def _spans(text: str | None) -> tuple[NodeSpan, ...] | None:
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=tuple[NodeSpan, ...])
+    except (
+        msgspec.MsgspecError
+    ):  # who logged it had another idea of spans: the request is still worth showing
+        return None
 
 
 def _body(content: str | bytes | None, size_bytes: int) -> LoggedBody | None:

@@ -1,8 +1,11 @@
-"""One logged request as the event loop hands it to the journal. Owns the order and bounds of its fields."""
+"""One logged request as the event loop hands it to the journal, and as bytes on its way to the writer's
+process. Owns the order and bounds of its fields."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
 
 Row: TypeAlias = tuple[
     float,  # time: when the request arrived, unix seconds
@@ -24,21 +27,34 @@ Row: TypeAlias = tuple[
     str,  # endpoint, such as local/0
     bytes | None,  # request body
     bytes | None,  # reply body
+    str | None,  # spans: what each node of a pipeline did, as JSON
+    str | None,  # client: the name of the token that the caller showed
 ]
 ROW_FIELDS = (
     "time", "request_id", "project", "model", "version", "shadow", "url", "status", "code",
     "latency_ms", "queue_ms", "compute_ms", "upstream_ms", "rows", "batch_rows", "confidence", "endpoint",
-    "request", "reply",
+    "request", "reply", "spans", "client",
 )  # fmt: skip
 
-# Where the bodies stand.
+# Where the bodies stand, in a row and in its record.
 REQUEST: Final = 17
 REPLY: Final = 18
+
+# A row on its way to the writer: its fields, its bodies cut, then the sizes of the whole bodies.
+Record: TypeAlias = tuple[Any, ...]
+RECORD_FIELDS: Final = len(ROW_FIELDS) + 2
+_RUN_FIELDS = 7
 
 MAX_URL_CHARS = 2048
 MAX_ID_CHARS = 128
 MAX_NAME_CHARS = 64
 MAX_ENDPOINT_CHARS = 256
+MAX_SPANS_CHARS = 16 * 1024
+MAX_BODY_BYTES = 4096  # of either body that go further than the event loop
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class Labels(NamedTuple):
@@ -51,6 +67,7 @@ class Labels(NamedTuple):
     endpoint: str
     status: int
     code: str | None
+    client: str | None = None
 
 
 class Run:
@@ -81,8 +98,56 @@ class Run:
         self.calls: list[tuple[str, float, float, float, float | None, int]] = []
 
 
-def without_bodies(row: Row) -> Row:
-    return (*row[:17], None, None)
+def pack_row(row: Row, *, bodies: bool = True) -> bytes:
+    """A row as a record for the writer: its bodies cut, their whole sizes behind it.
+
+    :raises TypeError, ValueError, OverflowError, IndexError: the row is not as `Row` says
+    """
+    request, reply = (row[REQUEST], row[REPLY]) if bodies else (None, None)
+    cut = (
+        None if request is None else bytes(request[:MAX_BODY_BYTES]),
+        None if reply is None else bytes(reply[:MAX_BODY_BYTES]),
+    )
+    record = (*row[:REQUEST], *cut, *row[REPLY + 1 :], len(request or b""), len(reply or b""))
+    try:
+        return _pack(record)
+    except UnicodeEncodeError:  # a lone surrogate
+        return _pack([clean(field, len(field)) if isinstance(field, str) else field for field in record])
+
+
+def pack_run(run: Run) -> bytes:
+    """A run as a record for the writer.
+
+    :raises TypeError, ValueError, OverflowError: the run is not as `Run` says
+    """
+    return _pack(
+        (run.labels, run.url, run.started, run.compute_ms, run.batch_rows, run.clock_to_unix, run.calls)
+    )
+
+
+def unpack(record: bytes | memoryview) -> Record | Run:
+    """What a record held.
+
+    :raises ValueError: it is no record
+    """
+    fields = _unpack(record)
+    if len(fields) != _RUN_FIELDS:
+        return tuple(fields)
+    labels, url, started, compute_ms, batch_rows, clock_to_unix, calls = fields
+    run = Run(
+        Labels(*labels),
+        url,
+        started=started,
+        compute_ms=compute_ms,
+        batch_rows=batch_rows,
+        clock_to_unix=clock_to_unix,
+    )
+    run.calls = calls
+    return run
+
+
+def count_rows(record: Record | Run) -> int:
+    return len(record.calls) if isinstance(record, Run) else 1
 
 
 def clean(text: str, limit: int) -> str:

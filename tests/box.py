@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
+from log_rows import launch_thread
 
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
@@ -68,7 +69,9 @@ class Box:
         self.artifacts = ArtifactStore(store / "artifacts")
         self.prober = prober
         self.metrics = Metrics()
-        self.journal = Journal(store / "log", flush_s=0.02, observers=[self.metrics.observe])
+        self.journal = Journal(
+            store / "log", flush_s=0.02, observers=[self.metrics.observe], launch=launch_thread
+        )
         self.request_log = RequestLog(store / "log")
         self.devices = Devices(reason="tests compute on the CPU")
         self.fleet = Fleet(runtimes={"ONNXRUNTIME": runtime}, devices=self.devices, cores=2)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,11 @@ from mdslite.store.blocks import Block, build_block
 from mdslite.store.bodies import BodyBudget
 from mdslite.store.filters import Filter, parse
 from mdslite.store.journal import ROW_FIELDS, Journal, Row
+from mdslite.store.letters import Order
+from mdslite.store.ring import Ring
+from mdslite.store.rows import Run, pack_row, unpack
+from mdslite.store.tallies import Tally, tally
+from mdslite.store.writer import serve
 
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 HOUR_S = 3600.0
@@ -63,26 +72,76 @@ def row(**fields: Any) -> Row:
         "endpoint": "local/0",
         "request": None,
         "reply": None,
+        "spans": None,
+        "client": None,
     }
     assert not fields.keys() - values.keys()
     return tuple((values | fields)[name] for name in ROW_FIELDS)
 
 
-def block(*rows: Row) -> Block:
-    return build_block(rows, budget=BodyBudget(), now_s=0.0)
+def block(*rows: Row | Run) -> Block:
+    records = [one if isinstance(one, Run) else unpack(pack_row(one)) for one in rows]
+    return build_block(records, budget=BodyBudget(), now_s=0.0)
+
+
+def counted(*rows: Row | Run) -> Tally:
+    return tally(block(*rows))
 
 
 def wanted(text: str = "", *, now: float = NOON) -> Filter:
     return parse(text, now=now)
 
 
+class WriterThread:
+    """The writer itself, but in a thread of the test's process: quicker to start, and on the test's clock."""
+
+    def __init__(
+        self,
+        order: Order,
+        end: socket.socket,
+        ring: Ring,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.reason: str | None = None
+        self._end = end.dup()
+        self._ring = Ring(os.dup(ring.fd))
+        self._clocks = {"clock": clock, "monotonic": monotonic}
+        self._thread = threading.Thread(target=self._serve, args=(order,), name="writer")
+        self._thread.start()
+
+    def kill(self, reason: str | None = None) -> None:
+        self.reason = reason
+        self._end.shutdown(socket.SHUT_RDWR)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _serve(self, order: Order) -> None:
+        with self._end:
+            serve(order, self._end, self._ring, **self._clocks)
+        self._ring.close()
+
+
+def launch_thread(order: Order, end: socket.socket, ring: Ring) -> WriterThread:
+    return WriterThread(order, end, ring)
+
+
 @contextmanager
 def running(folder: Path, clock: Clock | None = None, **options: Any) -> Iterator[Journal]:
-    """A started journal, closed at the end; on a clock of the test's if one is given."""
-    if clock is not None:
-        options |= {"clock": clock.wall, "monotonic": clock.monotonic}
-    journal = Journal(folder, **options)
+    """A started journal, closed at the end, that writes in a thread; on a clock of the test's if given."""
+
+    def launch(order: Order, end: socket.socket, ring: Ring) -> WriterThread:
+        if clock is None:
+            return WriterThread(order, end, ring)
+        return WriterThread(order, end, ring, clock=clock.wall, monotonic=clock.monotonic)
+
+    journal = Journal(folder, **({"launch": launch} | options))
     journal.start()
+    if clock is not None:
+        journal.flush()  # so that the writer has looked at the clock before the test moves it
     try:
         yield journal
     finally:

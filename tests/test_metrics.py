@@ -6,13 +6,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from log_rows import NOON, Clock, block, row, running
+from log_rows import NOON, Clock, counted, row, running
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from mdslite.metrics import MAX_REQUEST_SERIES, MAX_VERSIONS, OTHER, Gauge, Metrics, journal_gauges
 from mdslite.recent import Window
-from mdslite.store.blocks import Block
+from mdslite.store.tallies import Tally
 
 
 def families(metrics: Metrics) -> dict[str, Metric]:
@@ -29,17 +29,25 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     )
 
 
-def observed(*blocks: Block) -> Metrics:
+def observed(*tallies: Tally) -> Metrics:
     metrics = Metrics()
-    for one in blocks:
+    for one in tallies:
         metrics.observe(one)
     return metrics
 
 
+def fill(window: Window, tally: Tally) -> None:
+    for version in tally.versions:
+        for second in version.seconds:
+            window.add(second)
+
+
 def test_requests_are_counted_by_version_endpoint_and_status() -> None:
     metrics = observed(
-        block(*[row(version="v1")] * 3, row(version="v1", status=500), row(version="v2", shadow=True)),
-        block(row(version="v1", endpoint="local/1"), row(project=None, model=None, version=None, status=404)),
+        counted(*[row(version="v1")] * 3, row(version="v1", status=500), row(version="v2", shadow=True)),
+        counted(
+            row(version="v1", endpoint="local/1"), row(project=None, model=None, version=None, status=404)
+        ),
     )
     name = "mdslite_requests_total"
     assert value(metrics, name) == 7
@@ -53,7 +61,7 @@ def test_requests_are_counted_by_version_endpoint_and_status() -> None:
 
 
 def test_error_codes_do_not_multiply_series() -> None:
-    metrics = observed(block(row(status=503, code="unavailable"), row(status=503, code="out_of_memory")))
+    metrics = observed(counted(row(status=503, code="unavailable"), row(status=503, code="out_of_memory")))
     (sample,) = families(metrics)["mdslite_requests"].samples
     assert sample.value == 2
 
@@ -68,7 +76,7 @@ def test_error_codes_do_not_multiply_series() -> None:
     ],
 )
 def test_times_fill_histograms_in_seconds(name: str, field: str) -> None:
-    metrics = observed(block(*(row(**{field: ms}) for ms in (0.1, 1.0, 1.0001, 40_000.0))))
+    metrics = observed(counted(*(row(**{field: ms}) for ms in (0.1, 1.0, 1.0001, 40_000.0))))
     assert families(metrics)[name].type == "histogram"
     assert value(metrics, f"{name}_count") == 4
     assert value(metrics, f"{name}_sum") == pytest.approx(40.0021001)
@@ -81,7 +89,7 @@ def test_times_fill_histograms_in_seconds(name: str, field: str) -> None:
 
 def test_batches_fill_a_histogram_and_absent_values_fill_none() -> None:
     metrics = observed(
-        block(row(batch_rows=1), row(batch_rows=32), row(batch_rows=33), row(batch_rows=0, queue_ms=None))
+        counted(row(batch_rows=1), row(batch_rows=32), row(batch_rows=33), row(batch_rows=0, queue_ms=None))
     )
     assert value(metrics, "mdslite_batch_rows_count") == 3
     assert value(metrics, "mdslite_batch_rows_sum") == 66
@@ -91,7 +99,7 @@ def test_batches_fill_a_histogram_and_absent_values_fill_none() -> None:
 
 
 def test_buckets_only_grow_with_their_bound() -> None:
-    metrics = observed(block(*(row(latency_ms=1.3**number) for number in range(45))))
+    metrics = observed(counted(*(row(latency_ms=1.3**number) for number in range(45))))
     counts = [
         sample.value
         for sample in families(metrics)["mdslite_request_seconds"].samples
@@ -148,14 +156,14 @@ def test_what_is_pending_is_brought_in_first(tmp_path: Path) -> None:
 
 def test_labels_are_escaped() -> None:
     endpoint = 'http://"quoted"\\back\nline'
-    metrics = observed(block(row(endpoint=endpoint)))
+    metrics = observed(counted(row(endpoint=endpoint)))
     (sample,) = families(metrics)["mdslite_requests"].samples
     assert sample.labels["endpoint"] == endpoint
 
 
 def test_series_of_deleted_versions_go() -> None:
     metrics = observed(
-        block(row(version="v1"), row(version="v2"), row(project=None, model=None, version=None))
+        counted(row(version="v1"), row(version="v2"), row(project=None, model=None, version=None))
     )
     metrics.keep([("mail", "spam", "v2")])
     assert value(metrics, "mdslite_requests_total") == 2
@@ -170,7 +178,7 @@ def test_a_flood_of_names_is_bounded() -> None:
     count = MAX_REQUEST_SERIES + 100
     for start in range(0, count, 1000):
         metrics.observe(
-            block(*(row(version=f"v{number}") for number in range(start, min(start + 1000, count))))
+            counted(*(row(version=f"v{number}") for number in range(start, min(start + 1000, count))))
         )
     lines = metrics.render().decode().splitlines()
     requests = [line for line in lines if line.startswith("mdslite_requests_total{")]
@@ -187,7 +195,7 @@ def test_the_last_minute_of_a_version() -> None:
     metrics = Metrics(clock=clock.wall)
     rows = [row(time=NOON + number / 10, latency_ms=1.0 + number / 100) for number in range(100)]
     rows += [row(time=NOON + 9, status=500, latency_ms=50.0)] * 2 + [row(version="v2", time=NOON)]
-    metrics.observe(block(*rows))
+    metrics.observe(counted(*rows))
     clock.pass_by(10)
     recent = metrics.recent("mail", "spam", "v1")
     assert (recent.requests, recent.errors, recent.requests_total) == (102, 2, 102)
@@ -211,23 +219,23 @@ def test_a_version_without_requests_has_no_figures() -> None:
 def test_a_window_forgets_the_second_that_its_slot_held_a_minute_before() -> None:
     window = Window()
     for second in (0, 60, 120):
-        of = block(row(time=NOON + second, latency_ms=1.0))
-        window.add(of.ended_us, of.latency_ms, of.latency_ms > 5)
+        of = counted(row(time=NOON + second, latency_ms=1.0))
+        fill(window, of)
     assert window.read(NOON + 121, requests_total=3).requests == 1
 
 
 @pytest.mark.parametrize("latency_ms", [0.0, 0.001, 0.5, 3.0, 77.0, 5000.0, 1e6])
 def test_percentiles_are_right_within_their_bins(latency_ms: float) -> None:
     window = Window()
-    of = block(*[row(latency_ms=latency_ms)] * 10)
-    window.add(of.ended_us, of.latency_ms, of.latency_ms < 0)
+    of = counted(*[row(latency_ms=latency_ms)] * 10)
+    fill(window, of)
     found = window.read(NOON + 1 + latency_ms / 1e3, requests_total=10).p50_ms
     assert found == pytest.approx(min(max(latency_ms, 0.01), 167_000), rel=0.1)
 
 
 def test_observing_and_rendering_at_the_same_time_agree_in_the_end() -> None:
     metrics = Metrics()
-    of = block(*(row(version=f"v{number % 5}") for number in range(500)))
+    of = counted(*(row(version=f"v{number % 5}") for number in range(500)))
     done = threading.Event()
 
     def keep_observing() -> None:

@@ -15,9 +15,8 @@ import pytest
 from log_rows import HOUR_S, NOON, row, running, wanted
 
 from mdslite.errors import DeadlineExceeded, InvalidRequest
-from mdslite.store.bodies import BodyBudget
 from mdslite.store.hours import list_hours
-from mdslite.store.journal import ROW_FIELDS, Journal, Row
+from mdslite.store.journal import ROW_FIELDS, Row
 from mdslite.store.requests import MAX_BUCKETS, MAX_HISTOGRAM_SERIES, MAX_LIMIT, Entry, RequestLog
 
 START = NOON - 3 * HOUR_S
@@ -65,7 +64,7 @@ TRAFFIC = make_traffic()
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> RequestLog:
     folder = tmp_path_factory.mktemp("log")
-    with running(folder, bodies=BodyBudget(per_second=1e6, errors_per_second=1e6)) as journal:
+    with running(folder, bodies_per_s=1e6, error_bodies_per_s=1e6) as journal:
         for one in TRAFFIC:
             journal.append(one)
         assert journal.flush()
@@ -384,11 +383,9 @@ def test_a_just_made_hour_without_tables_is_empty(tmp_path: Path) -> None:
 
 
 def test_a_query_is_bounded_in_time(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, max_rows=1_000_000)
-    for _ in range(120_000):
-        journal.append(row(time=NOON))
-    journal.start()
-    assert journal.close()
+    with running(tmp_path) as journal:
+        for _ in range(120_000):
+            journal.append(row(time=NOON))
     ticks = iter(range(10**6))
     log = RequestLog(tmp_path, timeout_s=0.5, monotonic=lambda: float(next(ticks)))
     with pytest.raises(DeadlineExceeded) as caught:

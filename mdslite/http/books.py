@@ -71,6 +71,8 @@ class Books:
                 call.replica,
                 request,
                 reply,
+                None,
+                None,
             )
         )
 

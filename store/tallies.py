@@ -1,0 +1,133 @@
+"""What the metrics need to know of a block of requests: counts, histograms and the last seconds' latencies.
+Owns their bounds. The writer's process counts, the appliance adds up (`mdslite.metrics`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from mdslite.store.blocks import Block, Floats, Ints
+from mdslite.store.rollups import LATENCY_BOUNDS_US
+
+# Latency bins: eight an octave from 10 µs to about 100 s, so that a percentile is right within 5 %.
+FIRST_MS = 0.01
+AN_OCTAVE = 8
+BINS = 24 * AN_OCTAVE
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramKind:
+    """One value of each request, in the metric's unit; NaN is not counted."""
+
+    bounds: tuple[float, ...]
+    values: Callable[[Block], Floats]
+
+
+_SECONDS = tuple(bound / 1e6 for bound in LATENCY_BOUNDS_US)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+HISTOGRAMS = {
+    "request_seconds": HistogramKind(_SECONDS, lambda block: block.latency_ms * 1e-3),
+    "queue_seconds": HistogramKind(_SECONDS, lambda block: block.queue_ms * 1e-3),
+    "compute_seconds": HistogramKind(_SECONDS, lambda block: block.compute_ms * 1e-3),
+    "upstream_seconds": HistogramKind(_SECONDS, lambda block: block.upstream_ms * 1e-3),
+    "batch_rows": HistogramKind(
+        _ROWS, lambda block: np.where(block.batch_rows > 0, block.batch_rows, np.nan).astype(np.float64)
+    ),
+}
+
+
+class RequestCount(msgspec.Struct, frozen=True, array_like=True):
+    """How many requests had these labels."""
+
+    project: str | None
+    model: str | None
+    version: str | None
+    shadow: bool
+    endpoint: str
+    status: int
+    count: int
+
+
+class HistogramCount(msgspec.Struct, frozen=True, array_like=True):
+    """Values in each bucket, the last of which is above all bounds, and their sum."""
+
+    counts: list[int]
+    total: float
+
+
+class SecondCount(msgspec.Struct, frozen=True, array_like=True):
+    """The requests that were answered in one unix second: latencies by bin, without the empty ones."""
+
+    second: int
+    errors: int
+    bins: list[int]
+    counts: list[int]
+
+
+class VersionCount(msgspec.Struct, frozen=True, array_like=True):
+    """`histograms` stand in the order of HISTOGRAMS."""
+
+    project: str | None
+    model: str | None
+    version: str | None
+    shadow: bool
+    histograms: list[HistogramCount]
+    seconds: list[SecondCount]
+
+
+class Tally(msgspec.Struct, frozen=True, array_like=True):
+    requests: list[RequestCount]
+    versions: list[VersionCount]
+
+
+def tally(block: Block) -> Tally:
+    """Count a block: a few array operations for thousands of requests."""
+    counts = np.bincount(block.label, minlength=len(block.labels)).tolist()
+    keys = [labels[:4] for labels in block.labels]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    group = np.array([numbers[key] for key in keys])[block.label]
+    spreads = [_spread(kind, block, group, len(numbers)) for kind in HISTOGRAMS.values()]
+    failed = np.array([labels.status >= 400 for labels in block.labels])[block.label]
+    versions = []
+    for key, number in numbers.items():
+        here = group == number
+        versions.append(
+            VersionCount(
+                *key,
+                histograms=[
+                    HistogramCount(buckets[number].tolist(), float(sums[number])) for buckets, sums in spreads
+                ],
+                seconds=_seconds(block.ended_us[here], block.latency_ms[here], failed[here]),
+            )
+        )
+    requests = [RequestCount(*of[:6], count) for of, count in zip(block.labels, counts, strict=True)]
+    return Tally(requests, versions)
+
+
+def _spread(kind: HistogramKind, block: Block, group: Ints, groups: int) -> tuple[Ints, Floats]:
+    """Bucket counts, (groups, buckets), and sums, (groups,), of one histogram."""
+    values = kind.values(block)
+    there = ~np.isnan(values)
+    values, group = values[there], group[there]
+    width = len(kind.bounds) + 1
+    flat = group * width + np.searchsorted(kind.bounds, values, side="left")
+    counts = np.bincount(flat, minlength=groups * width).reshape(groups, width)
+    return counts.astype(np.int64), np.bincount(group, weights=values, minlength=groups).astype(np.float64)
+
+
+def _seconds(ended_us: Ints, latency_ms: Floats, failed: np.ndarray) -> list[SecondCount]:
+    seconds = ended_us // 1_000_000
+    bins = np.log2(np.maximum(latency_ms, FIRST_MS) / FIRST_MS) * AN_OCTAVE
+    numbers = np.minimum(bins.astype(np.int64), BINS - 1)
+    found = []
+    for second in np.unique(seconds).tolist():
+        here = seconds == second
+        filled, counts = np.unique(numbers[here], return_counts=True)
+        found.append(
+            SecondCount(second, int(np.count_nonzero(failed[here])), filled.tolist(), counts.tolist())
+        )
+    return found

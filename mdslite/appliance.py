@@ -23,6 +23,7 @@ from time import time
 
 from mdslite import spec as specs
 from mdslite.deploy.apply import Deployer
+from mdslite.deploy.installs import Installs
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
@@ -43,7 +44,9 @@ from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.prober import Prober
+from mdslite.runtimes.python import PythonRuntime
 from mdslite.runtimes.pytorch import TorchRuntime
+from mdslite.runtimes.venvs import Environments
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.backup import autosave
@@ -97,7 +100,9 @@ class Appliance:
         self.url = ""
         store = settings.store
         self.lock = StoreLock(store)
-        self.prober = Prober()
+        installs = Installs()
+        packages = PythonRuntime(Environments(store / "environments"), announce=installs.announce)
+        self.prober = Prober({packages.name: packages})
         self.worker = Worker("registry")
         self.registry = Registry(store / "registry.db")
         self.artifacts = ArtifactStore(store / "artifacts")
@@ -106,7 +111,7 @@ class Appliance:
         self.request_log = RequestLog(store / "log")
         self.devices = Devices.discover()
         self.fleet = Fleet(
-            runtimes={one.name: one for one in (OnnxRuntime(), TorchRuntime())},
+            runtimes={one.name: one for one in (OnnxRuntime(), TorchRuntime(), packages)},
             devices=self.devices,
             cores=cores(),
         )
@@ -116,6 +121,7 @@ class Appliance:
             self.artifacts,
             self.prober,
             allow_internal=settings.allow_internal,
+            installs=installs,
         )
         self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))
         self.issuer = Issuer(self.registry, self.worker, Access())

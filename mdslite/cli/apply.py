@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CHANGED = 2  # --dry-run: something would change
 
 _SHOWN_BYTES = 8_000_000  # what is fetched in no time needs no progress
+_SHOWN_LENGTH = 100  # characters of what an installation says
 
 
 @click.command(
@@ -189,13 +190,16 @@ class Progress:
         self._several = several
         self._live = live
         self._open: str | None = None  # a line that waits for its end
-        self._fetching = False  # a line that the next one replaces
+        self._passing = False  # the last line is one that the next replaces
 
     def show(self, event: Mapping[str, Any]) -> None:
         if event.get("event") == "step":
             self._show_step(event)
         elif event.get("event") == "fetch" and self._live:
             self._show_fetch(event)
+        elif event.get("event") == "install" and self._live:
+            output.note_over(f"installing: {str(event.get('line'))[:_SHOWN_LENGTH]}")
+            self._passing = True
 
     def _show_step(self, event: Mapping[str, Any]) -> None:
         line = f"({event['index']}/{event['count']}) {self._name(event)} ... "
@@ -215,12 +219,12 @@ class Progress:
         of = f" of {output.size_text(total)}" if total else ""
         source = event.get("uri") or event.get("version") or "artifact"
         output.note_over(f"fetching {source}: {output.size_text(done)}{of}")
-        self._fetching = True
+        self._passing = True
 
     def _begin(self, line: str) -> None:
-        if self._fetching:
+        if self._passing:
             output.note_over("")
-            self._fetching = False
+            self._passing = False
         if self._open is not None:
             output.note("")
         output.note(line, end="")

@@ -21,6 +21,12 @@ class FetchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     total_bytes: int | None
 
 
+class InstallEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="install"):
+    """The requirements of a package are being installed; `line` is the last that was said of it."""
+
+    line: str
+
+
 class StepEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="step"):
     """A step of the plan begins, is ready or fails. Routes switch after the last step that loads."""
 
@@ -54,11 +60,11 @@ class ResultEvent(
     excerpt: str | None = None
 
 
-Event = FetchEvent | StepEvent | ResultEvent
-Progress = Callable[[FetchEvent | StepEvent], None]
+Event = FetchEvent | InstallEvent | StepEvent | ResultEvent
+Progress = Callable[[FetchEvent | InstallEvent | StepEvent], None]
 
 
-def ignore(event: FetchEvent | StepEvent) -> None:
+def ignore(event: FetchEvent | InstallEvent | StepEvent) -> None:
     """The progress of an apply that nobody watches."""
 
 
@@ -72,10 +78,8 @@ class Feed:
 
     def post(self, event: Event) -> None:
         """Append an event; a fetch event replaces an unread one of the same artifact."""
-        if isinstance(event, FetchEvent) and self._pending:
-            last = self._pending[-1]
-            if isinstance(last, FetchEvent) and last.uri == event.uri:
-                self._pending.pop()
+        if self._pending and _outdates(event, self._pending[-1]):
+            self._pending.pop()
         self._pending.append(event)
         self._wake.set()
 
@@ -98,3 +102,9 @@ class Feed:
                 yield event
             if self._ended and not self._pending:
                 return
+
+
+def _outdates(event: Event, last: Event) -> bool:
+    if isinstance(event, FetchEvent):
+        return isinstance(last, FetchEvent) and last.uri == event.uri
+    return isinstance(event, InstallEvent) and isinstance(last, InstallEvent)

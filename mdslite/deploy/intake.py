@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mdslite.deploy.events import FetchEvent, Progress
+from mdslite.deploy.installs import Installs
 from mdslite.deploy.pipelines import examine_pipeline
 from mdslite.deploy.plan import Wanted
 from mdslite.errors import (
@@ -60,6 +61,7 @@ class Intake:
     prober: Prober
     allow_internal: Collection[str] = ()
     probe_timeout_s: float = PROBE_TIMEOUT_S
+    installs: Installs = field(default_factory=Installs)
 
     async def admit(
         self, deployments: Deployments, progress: Progress
@@ -70,6 +72,12 @@ class Intake:
         :raises LoadFailed: a model cannot be opened
         :raises StorageFull: the store has no room
         """
+        with self.installs.told_to(progress):
+            return await self._admit(deployments, progress)
+
+    async def _admit(
+        self, deployments: Deployments, progress: Progress
+    ) -> dict[tuple[str, str], dict[str, Wanted]]:
         fetched: dict[str, Artifact] = {}
         found: dict[tuple[str, str], dict[str, Wanted]] = {}
         for deployment in deployments.deployments:

@@ -85,7 +85,8 @@ class PackageProcess:
                 opened = Opened(reply.report, reply.memory_bytes)
             elif isinstance(reply, Refused):
                 self.child.wait(_END_S)  # it ends by itself, with all of its output
-                raise LoadFailed(reply.message, hint=reply.hint or self._tail())
+                said = [text for text in (reply.hint, self._tail()) if text]
+                raise LoadFailed(reply.message, hint="\n".join(said) or None)
             if opened is not None and isinstance(reply, Ready if order.build else Described):
                 self.channel.limit(None)
                 self._ready = True

@@ -30,6 +30,7 @@ HOW_TO_EXPORT = (
     "write the model with torch.export: program = torch.export.export(model.eval(), (example,), "
     'dynamic_shapes=({0: torch.export.Dim("rows")},)); torch.export.save(program, "model.pt2")'
 )
+_END_BYTES = 22  # of the record that ends an archive without a comment
 _MOST_BYTES = 512 << 20  # of a text inside an archive
 _STRANGE = "was not written by PyTorch"
 _EXPECTED = "expected a file of torch.export.save or torch.jit.save"
@@ -102,6 +103,7 @@ def check_file(model: Path, *, load_plain: Callable[[io.BytesIO], Any]) -> Form:
     """
     try:
         with zipfile.ZipFile(model) as archive:
+            _check_plain(archive, model)
             return _check_archive(archive, model.name, load_plain)
     except _DAMAGE as exc:
         with model.open("rb") as file:
@@ -120,6 +122,22 @@ def read_text(model: Path, name: str) -> bytes | None:
             if info.filename.partition("/")[2] == name:
                 return _read(archive, info)
     return None
+
+
+def _check_plain(archive: zipfile.ZipFile, model: Path) -> None:
+    """See to it that PyTorch's reader of archives finds the same in it as Python's.
+
+    :raises BadZipFile: bytes before or after it, or a name twice
+    """
+    infos = archive.infolist()
+    with model.open("rb") as file:
+        file.seek(-_END_BYTES, io.SEEK_END)
+        end = file.read()
+    names = {info.filename.lower() for info in infos}
+    if end[:4] != b"PK\5\6" or end[-2:] != b"\0\0" or len(names) < len(infos):
+        raise zipfile.BadZipFile("not as PyTorch writes it")
+    if min((info.header_offset for info in infos), default=0) != 0:
+        raise zipfile.BadZipFile("something stands before it")
 
 
 def _check_archive(archive: zipfile.ZipFile, name: str, load_plain: Callable[[io.BytesIO], Any]) -> Form:
@@ -144,7 +162,7 @@ def _check_archive(archive: zipfile.ZipFile, name: str, load_plain: Callable[[io
 
 def _check_script(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str) -> None:
     for member, info in members.items():
-        if member.startswith("code/") and member.endswith(".py"):
+        if member.lower().startswith("code/") and member.lower().endswith(".py"):
             found = _FILE_OPERATORS.search(_read(archive, info))
             if found is not None:
                 operator = found[0].decode().rstrip("(")

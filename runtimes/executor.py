@@ -329,7 +329,8 @@ def _count(found: Any, wanted: int) -> list[Any]:
     if answers is None:
         return [ModelError(f"predict returned a {type(found).__name__}; {expected}")] * wanted
     if len(answers) != wanted:
-        return [ModelError(f"predict returned {len(answers)} answers; {expected}")] * wanted
+        count = f"{len(answers)} answer{'s' if len(answers) != 1 else ''}"
+        return [ModelError(f"predict returned {count}; {expected}")] * wanted
     return answers
 
 

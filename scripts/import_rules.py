@@ -48,14 +48,16 @@ ROOMS: dict[str, frozenset[str]] = {
         "http": "errors findings hosts spec drawing npy packing tensors data oip runtimes.protocol runtimes store "
         "metrics serving deploy",
         "gauges": "runtimes store metrics serving http",
-        "client": "errors spec",
+        "trial": "errors",
+        "links": "errors hosts",
+        "client": "errors spec links",
         "cli": "errors findings fields hosts spec client",
     }.items()
 }
 UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one
 # What a command may import inside a function: `up` the appliance, `restore` and a `doctor` with nobody to
 # ask the store and the machine. At the top of a module it would slow every other command's start.
-LAZY = {"cli": frozenset({"appliance", "rehearsal", "store", "runtimes", "runtimes.protocol"})}
+LAZY = {"cli": frozenset({"appliance", "rehearsal", "trial", "store", "runtimes", "runtimes.protocol"})}
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,7 @@ class TestBatches:
     @pytest.mark.parametrize(
         ("returned", "said"),
         [
-            ([1], "predict returned 1 answers; expected a list of 3, one for each datum"),
+            ([1], "predict returned 1 answer; expected a list of 3, one for each datum"),
             ([1, 2, 3, 4], "predict returned 4 answers; expected a list of 3"),
             ("abc", "predict returned a str; expected a list of 3"),
             (None, "predict returned a NoneType; expected a list of 3"),

@@ -76,6 +76,39 @@ prepare_environment() {
     say "prepared in $((SECONDS - started)) s"
 }
 
+# The frameworks of mdslite's extras, in builds for the CPU: others bring gigabytes of CUDA.
+list_frameworks() {
+    case "$(uname -s) $(uname -m)" in
+        'Linux x86_64') echo torch==2.13.0+cpu tensorflow-cpu==2.21.0 ;;
+        Darwin*) echo torch==2.13.0 tensorflow==2.21.0 ;;
+    esac
+}
+
+# add_frameworks FOLDER: adds them to an environment, once. One that pip does not find is none of a failure: the
+# tests that need it skip. MDSLITE_FRAMEWORKS names other requirements, or none.
+add_frameworks() {
+    local folder=$1 requirement module
+    for requirement in ${MDSLITE_FRAMEWORKS-$(list_frameworks)}; do
+        module=${requirement%%[<>=~]*}
+        if grep -qsx "tried $requirement" "$folder/.prepared" || has_module "$folder" "${module%-cpu}"; then
+            continue
+        fi
+        say "adding $requirement (a minute or two, once)"
+        if ! "$folder/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
+            --only-binary :all: "$requirement" >>"$folder/install.log" 2>&1; then
+            say "pip cannot install $requirement ($folder/install.log says why): the tests that need it skip"
+            case $requirement in
+                *+cpu) say "hint: PIP_EXTRA_INDEX_URL may name PyTorch's index of builds for the CPU" ;;
+            esac
+        fi
+        printf 'tried %s\n' "$requirement" >>"$folder/.prepared"
+    done
+}
+
+has_module() {
+    "$1/bin/python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$2') is None)"
+}
+
 # An environment that was moved, or whose Python changed, breaks in ways that nobody understands.
 check_environment() {
     local python=$1 folder=$2 wrong=

@@ -64,6 +64,18 @@ def test_a_failed_install_shows_what_pip_said_and_is_tried_again(tmp_path: Path)
         assert "installing failed" in failed.stderr
 
 
+def test_a_framework_that_cannot_be_had_is_named_once(tmp_path: Path) -> None:
+    assert prepare(tmp_path / "env").returncode == 0
+    script = f". {ROOT}/scripts/environment.sh; add_frameworks '{tmp_path / 'env'}'"
+    missing = {"MDSLITE_FRAMEWORKS": "pip torch==0.0.1+cpu", "PIP_NO_INDEX": "1"}
+    first = run(["bash", "-euo", "pipefail", "-c", script], **missing)
+    assert first.returncode == 0, first.stderr
+    assert "pip cannot install torch==0.0.1+cpu" in first.stderr
+    assert "the tests that need it skip" in first.stderr
+    second = run(["bash", "-euo", "pipefail", "-c", script], **missing)
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("name", ["bench", "check", "demo", "test"])
 def test_a_python_that_is_too_old_or_missing_is_named(name: str, tmp_path: Path) -> None:
     old = tmp_path / "python2"

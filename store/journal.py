@@ -35,9 +35,10 @@ MAX_BACKOFF_S = 5.0
 # Writers that die of the same rows without having written any of them, before these rows are given up.
 FUTILE_MAX = 5
 LAST_WORDS_S = 2.0  # for a writer that closed its socket to end, or for one that was killed
-IDLE_ASK_S = (
-    15.0  # how often the writer is asked when there is nothing to write: it keeps the folder in order
-)
+# Nothing to write: the writer is started only so long after the journal, when others have started too, and is
+# asked so often, for it keeps the folder in order.
+QUIET_S = 2.0
+IDLE_ASK_S = 15.0
 _MISTAKES = (TypeError, ValueError, OverflowError, IndexError)
 
 _log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class Journal:
         except OSError as exc:
             raise StoreError(f"the request log has no room in memory: {exc.strerror}") from exc
         self._ring, self._is_open = ring, True
+        self._ask_at_s = time.monotonic() + QUIET_S
         self._thread = threading.Thread(target=self._run, args=(ring,), name="mdslite-journal", daemon=True)
         self._thread.start()
 
@@ -235,7 +237,7 @@ class Journal:
         clock = time.monotonic()
         if self._scribe is None and clock < self._launch_at_s:
             return
-        if self._scribe is not None and ring.end[0] <= self._settled and not now and clock < self._ask_at_s:
+        if ring.end[0] <= self._settled and not now and clock < self._ask_at_s:
             return
         self._ask_at_s = clock + IDLE_ASK_S
         self._ask(ring, now=now, end=False, timeout_s=SILENCE_S)

@@ -45,7 +45,7 @@ class Books:
         begun = call.started_at
         if samples.due(now, failed=status != 200):
             request: bytes | None = call.body
-        elif status == 200 and begun and self._append_run is not None:
+        elif status == 200 and begun and call.spans is None and self._append_run is not None:
             self._record_in_run(call, now)
             return
         else:
@@ -71,7 +71,7 @@ class Books:
                 call.replica,
                 request,
                 reply,
-                None,
+                call.spans,
                 None,
             )
         )

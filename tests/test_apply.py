@@ -11,6 +11,7 @@ from typing import Any
 import models
 import pytest
 from box import Box, GatedRuntime, PickyRuntime, deployments, file_order, open_box, undo_order
+from doors import Deployed, open_site
 
 from mdslite.deploy.events import FetchEvent, StepEvent
 from mdslite.deploy.orders import Outcome
@@ -249,7 +250,6 @@ async def test_a_missing_model_file_is_a_failed_revision_that_names_the_version(
         ("operator: CUSTOM", "operator CUSTOM"),
         ("package_type: DOCKER_IMAGE", "package_type DOCKER_IMAGE"),
         ("source_type: DOCKER_REGISTRY", "source_type DOCKER_REGISTRY"),
-        ("service_info: {endpoints_infos: [{url: 'http://h:1'}]}", "endpoints_infos http://h:1"),
     ],
 )
 async def test_what_this_release_does_not_serve_is_refused_in_plain_words(
@@ -591,3 +591,27 @@ async def test_on_a_full_disk_nothing_is_switched_and_an_apply_works_again_when_
     await box.worker.call(limit_pages, 1000)
     assert (await box.deployer.apply(file_order(long, folder))).state == "applied"
     assert box.versions() == {"p/m v1": "ready", "p/m v2": "ready"}
+
+
+async def test_a_version_that_is_served_elsewhere_is_deployed_changed_and_undone(
+    box: Box, folder: Path, tmp_path: Path
+) -> None:
+    async with open_site(tmp_path, Deployed(models.identity(tmp_path / "far.onnx"))) as far:
+        url = f"http://127.0.0.1:{far.address[1]}"
+        text = (
+            "deployments:\n- project: p\n  model: m\n  versions:\n  - version: v9\n    spec:\n"
+            f"      uri: elsewhere\n      service_info: {{endpoints_infos: [{{url: '{url}'}}]}}\n"
+        )
+        outcome = await box.deployer.apply(file_order(text, folder))
+        assert outcome.state == "applied"
+        assert box.versions() == {"p/m v9": "ready"}
+        assert await box.served_by() == "v9"
+        assert (await box.deployer.apply(file_order(text, folder))).state == "unchanged"
+        wrong = text.replace(url, "ftp://x")
+        with pytest.raises(LoadFailed, match="expected an http") as caught:
+            await box.deployer.apply(file_order(wrong, folder))
+        assert caught.value.place is not None
+        assert caught.value.place.line == 8
+        await apply(box, folder, V1)
+        await box.deployer.apply(undo_order(1))
+        assert box.versions() == {"p/m v9": "ready"}

@@ -164,10 +164,6 @@ def test_newly_predicted_memory_alone_is_no_change() -> None:
         ("service_info.weight", wanted(service_info=ServiceInfo(weight=1))),
         ("service_info.shadow", wanted(service_info=ServiceInfo(shadow=True))),
         ("service_info.shadow_percent", wanted(service_info=ServiceInfo(shadow_percent=10))),
-        (
-            "service_info.endpoints_infos",
-            wanted(service_info=ServiceInfo(endpoints_infos=(EndpointInfo(url="http://x"),))),
-        ),
         ("batch.batch_size", wanted(batch=Batch(batch_size=8))),
         ("batch.batch_timeout_ms", wanted(batch=Batch(batch_timeout_ms=8))),
         ("batch.prediction_time_ms", wanted(batch=Batch(prediction_time_ms=8))),
@@ -192,6 +188,10 @@ def test_what_a_session_is_not_made_from_changes_without_a_reload(field: str, af
     [
         ("digest", wanted(digest="sha256:bb")),
         ("service_info.replicas", wanted(service_info=ServiceInfo(replicas=2))),
+        (
+            "service_info.endpoints_infos",
+            wanted(service_info=ServiceInfo(endpoints_infos=(EndpointInfo(url="http://x"),))),
+        ),
         ("resource.cpu", wanted(resource=Resource(cpu=2))),
         ("resource.gpu", wanted(resource=Resource(gpu=1))),
         ("container_parameter.env.A", wanted(container_parameter={"env": {"A": "1"}})),

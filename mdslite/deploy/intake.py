@@ -29,7 +29,7 @@ from mdslite.errors import (
     Unprocessable,
 )
 from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require, runtime_settings
-from mdslite.runtimes.protocol import LoadOptions, ProbeReport
+from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport
 from mdslite.spec import Deployments, Operator, PackageType, SourceType, Spec
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ class Examined:
 
     kind: Kind
     report: ProbeReport
+
+
+# A version that is served elsewhere: nothing of it is stored, and what it takes its endpoints say.
+REMOTE = "remote"  # in the place of a digest
+REMOTE_MODEL = Examined(
+    Kind("REMOTE", "REMOTE"), ProbeReport(DATA_SIGNATURE, memory_bytes=0, load_s=0.0, bounded=False)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +90,23 @@ class Intake:
         for deployment in deployments.deployments:
             versions = found[deployment.project, deployment.model] = {}
             for version in deployment.versions:
-                uri = version.spec.uri
                 with blaming(f"{deployment.project}/{deployment.model} {version.version}"):
-                    if uri not in fetched:
-                        fetched[uri] = await self._fetch(uri, progress)
-                    artifact = fetched[uri]
-                    examined = await self.examine(artifact.digest, version.spec)
-                versions[version.version] = Wanted(
-                    spec=version.spec,
-                    digest=artifact.digest,
-                    size_bytes=artifact.size_bytes,
-                    memory_bytes=examined.report.memory_bytes,
-                )
+                    versions[version.version] = await self._want(version.spec, fetched, progress)
         return found
+
+    async def _want(self, spec: Spec, fetched: dict[str, Artifact], progress: Progress) -> Wanted:
+        if spec.service_info.endpoints_infos:
+            return Wanted(spec=spec, digest=REMOTE, size_bytes=0)
+        if spec.uri not in fetched:
+            fetched[spec.uri] = await self._fetch(spec.uri, progress)
+        artifact = fetched[spec.uri]
+        examined = await self.examine(artifact.digest, spec)
+        return Wanted(
+            spec=spec,
+            digest=artifact.digest,
+            size_bytes=artifact.size_bytes,
+            memory_bytes=examined.report.memory_bytes,
+        )
 
     async def examine(self, digest: str, spec: Spec) -> Examined:
         """What a stored model is, asking a disposable child at most once for each library that runs it.
@@ -103,6 +114,8 @@ class Intake:
         :raises LoadFailed: it is nothing that can be served here, or the child could not open it
         :raises ArtifactError: the bytes in the store are missing or damaged
         """
+        if spec.service_info.endpoints_infos:
+            return REMOTE_MODEL
         stored = self.artifacts.get(digest)  # its bytes are verified when the appliance itself opens it
         path = await self.open(digest) if stored is None else stored.path
         kind = await asyncio.to_thread(detect, path, spec.package_type, spec.runtime)
@@ -150,6 +163,8 @@ class Intake:
 
         :raises ArtifactError: it is missing, or its bytes no longer match the digest
         """
+        if digest == REMOTE:
+            return Path()
         return await asyncio.to_thread(self.artifacts.open, digest)
 
     async def _fetch(self, uri: str, progress: Progress) -> Artifact:
@@ -251,11 +266,6 @@ _LIMITS: tuple[tuple[str, Callable[[Spec], Any], str], ...] = (
         "FILE, HTTP, or none",
     ),
     ("the uri", _object_storage, "a path, or an http(s) URL"),
-    (
-        "service_info.endpoints_infos",
-        lambda spec: spec.service_info.endpoints_infos[0].url if spec.service_info.endpoints_infos else None,
-        "none: a version is served by its local replicas",
-    ),
 )
 _HINTS: Mapping[str, str] = {
     "operator": "leave operator out to serve on this machine",

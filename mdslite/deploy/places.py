@@ -24,7 +24,7 @@ _FIELDS = {
     "the spec says runtime": ("runtime",),
     "source_type": ("source_type",),
     "isolation": ("isolation",),
-    "service_info.endpoints_infos": ("service_info", "endpoints_infos"),
+    "endpoints_infos": ("service_info", "endpoints_infos"),
 }
 
 

@@ -23,6 +23,7 @@ RELOADING = frozenset(
         "container_parameter",
         "resource",
         "service_info.replicas",
+        "service_info.endpoints_infos",
         "isolation",
     }
 )

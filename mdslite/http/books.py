@@ -45,7 +45,7 @@ class Books:
         begun = call.started_at
         if samples.due(now, failed=status != 200):
             request: bytes | None = call.body
-        elif status == 200 and begun and call.spans is None and self._append_run is not None:
+        elif status == 200 and begun and call.spans is None and call.upstream_ms is None and self._append_run is not None:
             self._record_in_run(call, now)
             return
         else:
@@ -64,7 +64,7 @@ class Books:
                 (now - call.arrived_at) * 1e3,
                 (begun - call.queued_at) * 1e3 if begun else 0.0,
                 call.compute_s * 1e3,
-                None,
+                call.upstream_ms,
                 call.columns.rows,
                 call.batch_rows,
                 call.confidence,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from time import time
 from typing import Literal
 
@@ -20,7 +21,7 @@ from mdslite.runtimes.protocol import Outputs, ProbeReport, Runtime, Signature
 from mdslite.serving.batch import Confidence
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.knobs import Knobs
-from mdslite.serving.lane import INLINE_S, Lane
+from mdslite.serving.lane import INLINE_S
 from mdslite.serving.loader import (
     AnyCodec,
     AnyLane,
@@ -30,6 +31,9 @@ from mdslite.serving.loader import (
     behaviour,
     confidence_field,
 )
+from mdslite.serving.pipeline import PipelineLane
+from mdslite.serving.remote.lane import RemoteLane
+from mdslite.serving.remote.loading import make_remote_knobs, remote_confidence
 from mdslite.serving.router import Route, Router, Share, weighted_cycle
 from mdslite.serving.samples import Samples
 from mdslite.serving.targeting import Selector
@@ -40,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]  # project, model, version
 # An unhealthy version is loaded, but none of its replicas can take requests now: its reason says why.
-State = Literal["loading", "ready", "unhealthy", "failed", "draining"]
+State = Literal["loading", "ready", "unhealthy", "failed", "unloaded", "draining"]
 
 
 class Served:
@@ -80,6 +84,8 @@ class Served:
 
         :raises LoadFailed: it does not fit the model that is loaded
         """
+        if isinstance(self.lane, RemoteLane):
+            return make_remote_knobs(spec), remote_confidence(spec, self.codec.signature)
         return behaviour(spec, self.report, self.sample)
 
     def follow(self, spec: Spec) -> None:
@@ -90,7 +96,7 @@ class Served:
         self.spec = spec
         if self.loaded:
             self.lane.knobs, read_confidence = self.behaviour(spec)
-            if isinstance(self.lane, Lane):
+            if not isinstance(self.lane, PipelineLane):
                 self.lane.read_confidence = read_confidence
             self._rank()
             if isinstance(self.codec, DataCodec):
@@ -110,6 +116,13 @@ class Served:
                 self.codec, model=f"{self.project}.{self.model}", version=self.version
             )
         return self._messages
+
+    @property
+    def able(self) -> bool:
+        """Can a loaded version take requests now?"""
+        if isinstance(self.lane, RemoteLane):
+            return self.lane.pool.available > 0
+        return all(station.lane.replicas for station in self.stations)
 
     @property
     def loaded(self) -> bool:
@@ -207,6 +220,8 @@ class Fleet:
                 leaving.append(before)
             self._served[served.key] = served
             self._upkeep.adopt(served)
+            if isinstance(served.lane, RemoteLane):
+                served.lane.changed = partial(self._refresh, served, "no endpoint can take requests")
         for key, spec in respecced:
             self._served[key].follow(spec)
         self._route()
@@ -217,6 +232,12 @@ class Fleet:
         """List a version that has no lane: it is still loading, or it could not be loaded."""
         self._served[key] = Served(key, spec, digest, state=state, reason=reason)
         self._route()
+
+    def unload(self, key: Key) -> None:
+        """Take a version out of its routes and, once it has answered what it has, out of memory."""
+        served = self._served[key]
+        self.mark(key, served.spec, served.digest, state="unloaded", reason="it was unloaded")
+        self._retire(served)
 
     def _route(self) -> None:
         models: dict[tuple[str, str], list[Served]] = {}
@@ -265,7 +286,7 @@ class Fleet:
         assert isinstance(served, Served)
         if self._served.get(served.key) is not served or served.state not in ("ready", "unhealthy"):
             return
-        if all(station.lane.replicas for station in served.stations):
+        if served.able:
             served.state, served.reason = "ready", None
         else:
             served.state, served.reason = "unhealthy", reason or served.reason

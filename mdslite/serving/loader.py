@@ -30,6 +30,8 @@ from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S, Lane
 from mdslite.serving.nodes import Deployed, Handler, Work
 from mdslite.serving.pipeline import PipelineLane
+from mdslite.serving.remote.lane import RemoteLane
+from mdslite.serving.remote.loading import check_infos, load_remote
 from mdslite.serving.replica import Replica
 from mdslite.serving.router import Router
 from mdslite.spec import (
@@ -43,7 +45,7 @@ from mdslite.spec import (
 from mdslite.tensors import Codec
 
 AnyCodec: TypeAlias = Codec | DataCodec
-AnyLane: TypeAlias = Lane | PipelineLane
+AnyLane: TypeAlias = Lane | PipelineLane | RemoteLane
 OpenSession: TypeAlias = Callable[[Device], Any]
 
 
@@ -134,6 +136,9 @@ class Loader:
         :raises LoadFailed: it asks for a device, a batch size or an output that is not there
         :raises OutOfMemory: no device has that much memory free
         """
+        if spec.service_info.endpoints_infos:
+            check_infos(spec.service_info.endpoints_infos)
+            return
         self.devices.place(spec.resource, spec.service_info.replicas, needs_bytes=report.memory_bytes)
         behaviour(spec, report, None)
 
@@ -144,6 +149,11 @@ class Loader:
         :raises OutOfMemory: the device has no room for it
         """
         spec = request.spec
+        if spec.service_info.endpoints_infos:
+            codec, lane = await load_remote(
+                request.label, (request.project, request.model, request.version), spec
+            )
+            return Loaded(codec, lane, (), "remote", ())
         places = self.devices.place(
             spec.resource, spec.service_info.replicas, needs_bytes=request.report.memory_bytes
         )

@@ -27,6 +27,7 @@ class Job:
     queued_at = 0.0
     started_at = 0.0  # when its first batch began to run; 0.0 if none did
     compute_s = 0.0
+    upstream_ms: float | None = None  # what a remote endpoint took, where one answered
     batch_rows = 0  # rows of the batch that it ran in
     replica = ""
     confidence: float | None = None  # the least of its rows

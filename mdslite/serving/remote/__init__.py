@@ -1,0 +1,1 @@
+"""Versions that are served elsewhere: where, by which of several endpoints, and how each is asked."""

@@ -1,0 +1,193 @@
+"""Makes the lane of a version that is served elsewhere from what its spec says of its endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from mdslite.data import DataCodec
+from mdslite.errors import LoadFailed
+from mdslite.runtimes.executor import find_confidence
+from mdslite.runtimes.protocol import Outputs, Signature
+from mdslite.serving.batch import Confidence
+from mdslite.serving.confidence import confidence_reader
+from mdslite.serving.knobs import Knobs
+from mdslite.serving.remote.discovery import Wanted, find_provider, merge
+from mdslite.serving.remote.lane import RemoteLane
+from mdslite.serving.remote.pool import Balance, Pool
+from mdslite.serving.remote.speech import (
+    InferSpeech,
+    PassingCodec,
+    PredictSpeech,
+    Speech,
+    model_path,
+    read_metadata,
+)
+from mdslite.serving.remote.wire import Unanswered, Wires
+from mdslite.spec import (
+    DEFAULT_BATCH_TIMEOUT_MS,
+    DEFAULT_PREDICTION_TIME_MS,
+    QUEUE_ROWS,
+    EndpointInfo,
+    Spec,
+)
+from mdslite.tensors import Codec
+
+FIRST_LOOK_S = 10.0
+METADATA_S = 10.0
+_OPTIONS: Mapping[str, type | tuple[type, ...]] = {
+    "balance": str, "health": str, "idempotent": bool, "model": str, "project": str, "version": str,
+    "token_env": str, "ca": str, "srv": bool, "every_s": (int, float), "api": str, "port_name": str,
+}  # fmt: skip
+
+
+async def load_remote(
+    label: str, names: tuple[str, str, str], spec: Spec
+) -> tuple[Codec | DataCodec, RemoteLane]:
+    """The codec and the lane of a version whose spec lists endpoints; `names` are project, model, version.
+
+    :raises LoadFailed: the endpoints cannot be understood, or, where they have to say what the model takes,
+        cannot be reached
+    """
+    infos = spec.service_info.endpoints_infos
+    first = check_infos(infos)
+    options = first.options
+    project, model, _ = names
+    tls = await asyncio.to_thread(_trust, options)
+    wires = Wires(tls=tls, token_env=options.get("token_env"))
+    pool = Pool(balance=_balance(options), clock=perf_counter)
+    watch = merge([find_provider(info.provider)(Wanted(info.url, info.options, *names)) for info in infos])
+    try:
+        async with asyncio.timeout(FIRST_LOOK_S):
+            pool.update(await anext(watch))
+        speech: Speech
+        codec: Codec | DataCodec
+        if first.protocol == "OIP":
+            remote = options.get("model", f"{project}.{model}"), options.get("version")
+            signature = await _ask_signature(pool, wires, *remote)
+            speech, codec = InferSpeech(signature, *remote), Codec(signature)
+        else:
+            asked = options.get("project", project), options.get("model", model), options.get("version")
+            speech = PredictSpeech(*asked, health=options.get("health", "/healthz"))
+            codec = PassingCodec()
+    except BaseException as exc:
+        await watch.aclose()  # type: ignore[attr-defined]
+        wires.close()
+        if isinstance(exc, TimeoutError):
+            raise LoadFailed(f"no endpoint was found within {FIRST_LOOK_S:g} s") from exc
+        raise
+    lane = RemoteLane(
+        label,
+        codec=codec,
+        speech=speech,
+        pool=pool,
+        wires=wires,
+        watch=watch,
+        knobs=make_remote_knobs(spec),
+        read_confidence=remote_confidence(spec, codec.signature),
+        repeats=options.get("idempotent", True),
+    )
+    lane.start()
+    return codec, lane
+
+
+def check_infos(infos: tuple[EndpointInfo, ...]) -> EndpointInfo:
+    """Find what is wrong with a version's endpoints; gives the first, whose options are for all.
+
+    :raises LoadFailed: naming the field
+    """
+    for info in infos:
+        parts = urlsplit(info.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise LoadFailed(f"endpoints_infos: expected an http(s) URL, got {info.url!r}")
+        if parts.query or parts.fragment or parts.username:
+            raise LoadFailed(f"endpoints_infos: expected a URL without user or query, got {info.url!r}")
+        if info.protocol != infos[0].protocol:
+            raise LoadFailed("endpoints_infos: all endpoints of a version speak one protocol")
+        for name, value in info.options.items():
+            kind = _OPTIONS.get(name)
+            if info.provider in (None, "static", "dns", "mdslite", "kubernetes") and kind is None:
+                raise LoadFailed(
+                    f"endpoints_infos: unknown option {name!r}; expected one of {', '.join(sorted(_OPTIONS))}"
+                )
+            if kind is not None and not isinstance(value, kind):
+                raise LoadFailed(f"endpoints_infos: option {name}: got {value!r}")
+    _balance(infos[0].options)
+    return infos[0]
+
+
+def make_remote_knobs(spec: Spec) -> Knobs:
+    """A remote version's batches are made where it is computed; what is left is time and the bound."""
+    batch = spec.batch
+    time_ms = DEFAULT_PREDICTION_TIME_MS if batch.prediction_time_ms is None else batch.prediction_time_ms
+    return Knobs(
+        batch_size=1,
+        batch_timeout_s=DEFAULT_BATCH_TIMEOUT_MS / 1000,
+        prediction_s=time_ms / 1000,
+        queue_rows=QUEUE_ROWS,
+    )
+
+
+def remote_confidence(spec: Spec, signature: Signature) -> Confidence:
+    """How to read confidences from what endpoints answer.
+
+    :raises LoadFailed: the spec names an output that the model does not have
+    """
+    if signature.inputs:
+        return confidence_reader(signature, spec.confidence, None)
+    field = None if spec.confidence is None or spec.confidence.field is None else str(spec.confidence.field)
+
+    def read(outputs: Outputs) -> list[float | None]:
+        return [_confidence_in(answer, field) for answer in outputs[0]]
+
+    return read
+
+
+def _confidence_in(answer: bytes, field: str | None) -> float | None:
+    if answer[:1] != b"{":
+        return None
+    try:
+        return find_confidence(orjson.loads(answer), field)
+    except orjson.JSONDecodeError:
+        return None
+
+
+async def _ask_signature(pool: Pool, wires: Wires, model: str, version: str | None) -> Signature:
+    reasons = []
+    for endpoint in pool.endpoints:
+        try:
+            async with asyncio.timeout(METADATA_S):
+                answer = await wires.get(endpoint.address, model_path(model, version))
+        except (Unanswered, TimeoutError) as exc:
+            reasons.append(f"{endpoint.url}: {getattr(exc, 'reason', 'no answer')}")
+            continue
+        if answer.status == 200:
+            return read_metadata(answer)
+        reasons.append(f"{endpoint.url}: status {answer.status}")
+    raise LoadFailed(
+        f"no endpoint says what the model {model} takes ({'; '.join(reasons) or 'none was found'})",
+        hint="options: {model: NAME} says what the model is called there",
+    )
+
+
+def _balance(options: Mapping[str, Any]) -> Balance:
+    found = options.get("balance", "round_robin")
+    if found == "round_robin" or found == "least_loaded":
+        return found  # type: ignore[no-any-return]
+    raise LoadFailed(f"endpoints_infos: option balance: expected round_robin or least_loaded, got {found!r}")
+
+
+def _trust(options: Mapping[str, Any]) -> ssl.SSLContext | None:
+    file = options.get("ca")
+    if file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=file)
+    except (OSError, ssl.SSLError) as exc:
+        raise LoadFailed(f"endpoints_infos: option ca: {file} cannot be read: {exc}") from exc

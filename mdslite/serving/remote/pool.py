@@ -1,0 +1,144 @@
+"""The endpoints of one remote version: which takes the next request, which are left out for a while, and how
+many requests may be repeated. Owns no connection; told what happened, by the clock that it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from mdslite.errors import Unavailable
+
+Balance = Literal["round_robin", "least_loaded"]
+
+EJECT_AFTER = 3  # failures in a row
+EJECT_FIRST_S = 1.0
+EJECT_MAX_S = 30.0
+# As with Envoy's outlier detection, no more than so many are left out: the others could not take the traffic.
+EJECTED_SHARE_MAX = 0.5
+# Finagle's retry budget: a share of the requests, and a few a second for those who have hardly any.
+RETRY_SHARE = 0.2
+RETRIES_PER_S = 10.0
+_RETRIES_KEPT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an endpoint answers. `host` is what it is to be called by, where the URL holds a bare number."""
+
+    url: str
+    host: str | None = None
+
+
+class Endpoint:
+    """One address and how it has been lately."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.open = 0  # requests that wait for its answer
+        self.requests = 0
+        self.failures = 0
+        self.in_a_row = 0  # failures
+        self.ejections = 0  # since it was last well
+        self.ejected_until = 0.0
+        self.reason = ""  # of its last failure
+
+    @property
+    def url(self) -> str:
+        return self.address.url
+
+    def is_ejected(self, now: float) -> bool:
+        return now < self.ejected_until
+
+
+class Pool:
+    """All endpoints of one version. Used from the event loop's thread only."""
+
+    def __init__(self, *, balance: Balance = "round_robin", clock: Callable[[], float]) -> None:
+        self.endpoints: list[Endpoint] = []
+        self._balance = balance
+        self._clock = clock
+        self._turn = 0
+        self._retries = RETRIES_PER_S
+        self._counted_at = clock()
+
+    def update(self, addresses: Iterable[Address]) -> None:
+        """Take what discovery has found; what stays keeps its record."""
+        known = {endpoint.address: endpoint for endpoint in self.endpoints}
+        wanted = dict.fromkeys(addresses)
+        self.endpoints = [known.get(address) or Endpoint(address) for address in wanted]
+
+    def pick(self, tried: Iterable[Endpoint] = ()) -> Endpoint:
+        """The endpoint for the next try of a request. Ejected ones take it only when no other is left.
+
+        :raises Unavailable: there is none that has not been tried
+        """
+        now = self._clock()
+        left = [one for one in self.endpoints if one not in set(tried)]
+        if not left:
+            raise Unavailable(self._why_not(), retry_after_s=1)
+        well = [one for one in left if not one.is_ejected(now)]
+        candidates = well or left
+        self._turn += 1
+        if self._balance == "least_loaded":
+            least = min(one.open for one in candidates)
+            candidates = [one for one in candidates if one.open == least]
+        return candidates[self._turn % len(candidates)]
+
+    def begin(self, endpoint: Endpoint) -> None:
+        """A request goes to an endpoint; each adds to what may be repeated."""
+        endpoint.open += 1
+        endpoint.requests += 1
+        self._retries = min(self._retries + RETRY_SHARE, self._budget_max)
+
+    def end(self, endpoint: Endpoint) -> None:
+        endpoint.open -= 1
+
+    def succeeded(self, endpoint: Endpoint) -> None:
+        """It answered, or its health check did."""
+        endpoint.in_a_row = endpoint.ejections = 0
+        endpoint.ejected_until = 0.0
+
+    def failed(self, endpoint: Endpoint, reason: str) -> None:
+        """It did not answer, or not well."""
+        endpoint.failures += 1
+        endpoint.in_a_row += 1
+        endpoint.reason = reason
+        if endpoint.in_a_row >= EJECT_AFTER and not endpoint.is_ejected(self._clock()):
+            self._eject(endpoint)
+
+    def may_retry(self) -> bool:
+        """Take one repetition out of the budget, if there is one."""
+        now = self._clock()
+        gained = (now - self._counted_at) * RETRIES_PER_S
+        self._counted_at = now
+        self._retries = min(self._retries + gained, self._budget_max)
+        if self._retries < 1.0:
+            return False
+        self._retries -= 1.0
+        return True
+
+    @property
+    def available(self) -> int:
+        now = self._clock()
+        return sum(not one.is_ejected(now) for one in self.endpoints)
+
+    @property
+    def _budget_max(self) -> float:
+        return RETRIES_PER_S * _RETRIES_KEPT_S
+
+    def _eject(self, endpoint: Endpoint) -> None:
+        now = self._clock()
+        out = sum(one.is_ejected(now) for one in self.endpoints if one is not endpoint)
+        if out + 1 > max(1, math.floor(len(self.endpoints) * EJECTED_SHARE_MAX)):
+            return
+        endpoint.ejected_until = now + min(EJECT_FIRST_S * 2**endpoint.ejections, EJECT_MAX_S)
+        endpoint.ejections += 1
+
+    def _why_not(self) -> str:
+        if not self.endpoints:
+            return "no endpoint was found"
+        failed = ", ".join(f"{one.url}: {one.reason}" for one in self.endpoints[:3] if one.reason)
+        return f"no endpoint could take the request ({failed})" if failed else "no endpoint is left to try"

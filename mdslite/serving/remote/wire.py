@@ -1,0 +1,107 @@
+"""Connections to endpoints: kept open between requests, bounded in number, every wait with an end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import httpcore2
+
+from mdslite.serving.remote.pool import Address
+from mdslite.serving.remote.speech import Answer, Question
+
+CONNECTIONS_MAX = 256
+KEPT_MAX = 64
+KEPT_S = 30.0
+CONNECT_S = 2.0
+READ_S = 600.0  # an end for who asks without a deadline; requests have theirs
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
+
+_FAULTS = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException)
+_NEVER_SENT = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout)
+
+
+class Unanswered(Exception):
+    """No answer came. `sent` says that the endpoint may have got the request."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+
+
+class Wires:
+    """The connections of one version to all its endpoints. `token_env` names the variable of the environment
+    that holds what to be let in with, so that no secret stands in a spec."""
+
+    def __init__(
+        self, *, tls: ssl.SSLContext | None = None, token: str | None = None, token_env: str | None = None
+    ) -> None:
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=CONNECTIONS_MAX,
+            max_keepalive_connections=KEPT_MAX,
+            keepalive_expiry=KEPT_S,
+        )
+        token = token or (os.environ.get(token_env) if token_env else None)
+        self._headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+        self._closing: asyncio.Task[None] | None = None
+
+    async def post(self, address: Address, question: Question) -> Answer:
+        """:raises Unanswered: no answer came, or one that is too long"""
+        length = (b"content-length", b"%d" % len(question.body))
+        headers = [*question.headers, length]
+        return await self._ask("POST", address, question.path, headers, question.body)
+
+    async def get(self, address: Address, path: str) -> Answer:
+        """:raises Unanswered: as `post`"""
+        return await self._ask("GET", address, path, [], None)
+
+    async def _ask(
+        self,
+        method: str,
+        address: Address,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes | None,
+    ) -> Answer:
+        parts = urlsplit(address.url)
+        target = (parts.path.rstrip("/") + path).encode("ascii", "replace")
+        secure = parts.scheme == "https"
+        url = httpcore2.URL(
+            scheme=parts.scheme.encode(),
+            host=(parts.hostname or "").encode("idna"),
+            port=parts.port or (443 if secure else 80),
+            target=target,
+        )
+        host = address.host or parts.netloc
+        fields = [(b"host", host.encode("idna")), (b"user-agent", b"mdslite"), *self._headers, *headers]
+        waits = {"connect": CONNECT_S, "read": READ_S, "write": READ_S, "pool": CONNECT_S}
+        extensions = {"timeout": waits}
+        if address.host is not None and secure:
+            extensions["sni_hostname"] = address.host.partition(":")[0]  # type: ignore[assignment]
+        try:
+            async with self._pool.stream(
+                method, url, headers=fields, content=body, extensions=extensions
+            ) as response:
+                chunks, size = [], 0
+                async for chunk in response.aiter_stream():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > ANSWER_BYTES_MAX:
+                        raise Unanswered(f"its answer is longer than {ANSWER_BYTES_MAX} bytes", sent=True)
+                found = {
+                    name.lower().decode("latin-1"): value.decode("latin-1")
+                    for name, value in response.headers
+                }
+                return Answer(response.status, found, b"".join(chunks))
+        except _FAULTS as exc:
+            reason = str(exc) or type(exc).__name__
+            raise Unanswered(reason, sent=not isinstance(exc, _NEVER_SENT)) from exc
+
+    def close(self) -> None:
+        """Close all connections, in the background."""
+        self._closing = asyncio.get_running_loop().create_task(self._pool.aclose(), name="close endpoints")

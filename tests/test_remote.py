@@ -1,0 +1,512 @@
+"""Versions that are served elsewhere: asking them, and doing without those that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from doors import ROW, Deployed, Site, npy, open_site, predict, request, run, until
+
+from mdslite.errors import LoadFailed, Overloaded, Unavailable
+from mdslite.runtimes.protocol import DATA_SIGNATURE, ProbeReport
+from mdslite.serving.fleet import Served
+from mdslite.serving.loader import LoadRequest
+from mdslite.serving.remote.discovery import Wanted, find_provider
+from mdslite.serving.remote.kubernetes import read_slices, watch_service
+from mdslite.serving.remote.lane import RemoteLane
+from mdslite.serving.remote.loading import check_infos
+from mdslite.serving.remote.pool import EJECT_AFTER, Address, Pool
+from mdslite.spec import Confidence, EndpointInfo, ServiceInfo, Spec
+
+GATEWAY = "/projects/p/models/far:predict"
+
+
+@asynccontextmanager
+async def gateway(
+    folder: Path, *infos: EndpointInfo, confidence: Confidence | None = None, health_s: float = 1.0
+) -> AsyncIterator[tuple[Site, Served]]:
+    """A site with one version that is served elsewhere: p/far v1."""
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    async with open_site(folder) as site:
+        spec = Spec(uri="/x", service_info=ServiceInfo(endpoints_infos=infos), confidence=confidence)
+        report = ProbeReport(DATA_SIGNATURE, 0, 0.0, False)
+        wanted = LoadRequest("p", "far", "v1", spec, "remote", Path(), report, "REMOTE", "REMOTE")
+        served = await site.fleet.load(wanted)
+        assert isinstance(served.lane, RemoteLane)
+        served.lane._health_s = health_s
+        site.fleet.switch(added=[served])
+        yield site, served
+
+
+def url(site: Site) -> str:
+    return f"http://127.0.0.1:{site.address[1]}"
+
+
+def lane_of(served: Served) -> RemoteLane:
+    assert isinstance(served.lane, RemoteLane)
+    return served.lane
+
+
+def to(site: Site, **options: Any) -> EndpointInfo:
+    return EndpointInfo(url=url(site), options={"model": "m", **options})
+
+
+def oip(site: Site, **options: Any) -> EndpointInfo:
+    return EndpointInfo(url=url(site), protocol="OIP", options={"model": "p.m", **options})
+
+
+# Asking
+
+
+@pytest.mark.parametrize("make", [to, oip])
+def test_a_remote_version_answers_as_a_local_one_would(
+    tmp_path: Path, make: Callable[..., EndpointInfo]
+) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as far, gateway(tmp_path / "near", make(far)) as (near, _):
+            reply = await near.ask(predict([ROW, [4.0, 5.0, 6.0]], target=GATEWAY))
+            assert reply.json == {"predictions": [ROW, [4.0, 5.0, 6.0]]}
+            assert reply.headers["mdslite-version"] == "v1"
+            array = npy(np.array([ROW], np.float32))
+            reply = await near.ask(
+                request("POST", GATEWAY, array, headers=[("content-type", "application/x-npy")])
+            )
+            assert reply.json == {"outputs": {"y": [ROW]}}
+            [first, _] = near.logged
+            assert first["endpoint"] == url(far)
+            assert first["upstream_ms"] > 0
+            assert len(far.rows) == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize("make", [to, oip])
+def test_what_the_endpoint_refuses_is_refused_here(tmp_path: Path, make: Callable[..., EndpointInfo]) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as far, gateway(tmp_path / "near", make(far)) as (near, _):
+            reply = await near.ask(predict([[1.0]], target=GATEWAY))
+            assert (reply.status, reply.json["code"]) in [(400, "invalid_request"), (400, "invalid_tensor")]
+            assert "expected" in reply.json["error"]
+
+    run(test())
+
+
+def test_other_json_and_columns_pass_as_they_came(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as far, gateway(tmp_path / "near", to(far)) as (near, _):
+            reply = await near.ask(predict(body=b'{"inputs": {"x": [[1, 2, 3]]}}', target=GATEWAY))
+            assert reply.json == {"outputs": {"y": [ROW]}}
+
+    run(test())
+
+
+def test_texts_go_to_an_infer_endpoint_and_back(tmp_path: Path) -> None:
+    async def test() -> None:
+        strings = Deployed(models.words(tmp_path / "words.onnx"))
+        async with open_site(tmp_path, strings) as far, gateway(tmp_path / "near", oip(far)) as (near, _):
+            reply = await near.ask(predict([["spam"], ["é"]], target=GATEWAY))
+            assert reply.json == {"predictions": [[1], [-1]]}
+
+    run(test())
+
+
+def test_an_endpoint_that_does_not_say_what_it_takes_is_not_loaded(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as far:
+            with pytest.raises(LoadFailed, match=r"no endpoint says what the model p\.none takes"):
+                async with gateway(tmp_path / "near", oip(far, model="p.none")):
+                    pass
+
+    run(test())
+
+
+def test_the_confidence_is_read_from_the_answer(tmp_path: Path) -> None:
+    async def test() -> None:
+        told = b'{"predictions": [{"label": "a", "score": 0.75}]}'
+        async with (
+            listening(lambda: (200, told)) as port,
+            gateway(
+                tmp_path / "near",
+                EndpointInfo(url=f"http://127.0.0.1:{port}", options={}),
+                confidence=Confidence(field="score"),
+            ) as (near, _),
+        ):
+            assert (await near.ask(predict(["x"], target=GATEWAY))).status == 200
+            assert near.logged[0]["confidence"] == 0.75
+
+    run(test())
+
+
+# Endpoints that do not answer
+
+
+@asynccontextmanager
+async def listening(answer: Callable[[], tuple[int, bytes] | None]) -> AsyncIterator[int]:
+    """A server that answers what it is told, or ends the connection."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+            await reader.readexactly(int(length or b"0"))
+            found = (200, b"ok") if head.startswith(b"GET") else answer()
+            if found is not None:
+                status, body = found
+                writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+GOOD = b'{"predictions": [1]}'
+
+
+def test_no_request_is_lost_when_one_of_four_endpoints_dies(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with AsyncExitStack() as stack:
+            far = [await stack.enter_async_context(open_site(tmp_path)) for _ in range(3)]
+            dying = AsyncExitStack()
+            await stack.enter_async_context(dying)
+            last = await dying.enter_async_context(open_site(tmp_path))
+            near, served = await stack.enter_async_context(
+                gateway(tmp_path / "near", *(to(one) for one in (*far, last)))
+            )
+            lane = lane_of(served)
+
+            async def ask() -> int:
+                return (await near.ask(predict(target=GATEWAY))).status
+
+            assert {await ask() for _ in range(8)} == {200}
+            asking = [asyncio.create_task(ask()) for _ in range(40)]
+            last.server.close()
+            for connection in list(last.door.connections):
+                connection.abort()
+            assert {await one for one in asking} == {200}
+            assert {await ask() for _ in range(20)} == {200}
+            assert lane.pool.available == 3
+            failed = next(one for one in lane.pool.endpoints if one.url == url(last))
+            server = await asyncio.get_running_loop().create_server(
+                last.door.connection, "127.0.0.1", last.address[1]
+            )
+            last.server = server
+            await until(lambda: lane.pool.available == 4)
+            before = failed.requests
+            assert {await ask() for _ in range(8)} == {200}
+            assert failed.requests > before
+
+    run(test())
+
+
+def test_a_connection_that_breaks_off_is_repeated_only_where_that_is_safe(tmp_path: Path) -> None:
+    async def test(idempotent: bool, status: int) -> None:
+        async with (
+            listening(lambda: None) as broken,
+            listening(lambda: (200, GOOD)) as good,
+            gateway(
+                tmp_path / "near",
+                EndpointInfo(url=f"http://127.0.0.1:{broken}", options={"idempotent": idempotent}),
+                EndpointInfo(url=f"http://127.0.0.1:{good}"),
+            ) as (near, _),
+        ):
+            statuses = {(await near.ask(predict(["x"], target=GATEWAY))).status for _ in range(2)}
+            assert statuses == {200, status}
+
+    run(test(True, 200))
+    run(test(False, 503))
+
+
+def test_an_endpoint_that_answers_503_is_left_for_another_and_4xx_is_not(tmp_path: Path) -> None:
+    async def test() -> None:
+        asked = []
+
+        def refuse() -> tuple[int, bytes]:
+            asked.append(1)
+            return 422, b'{"error": "no"}'
+
+        async with (
+            listening(lambda: (503, b"")) as busy,
+            listening(lambda: (200, GOOD)) as good,
+            listening(refuse) as strict,
+        ):
+            infos = [EndpointInfo(url=f"http://127.0.0.1:{port}") for port in (busy, good)]
+            async with gateway(tmp_path / "near", *infos) as (near, _):
+                assert {(await near.ask(predict(["x"], target=GATEWAY))).status for _ in range(4)} == {200}
+            info = EndpointInfo(url=f"http://127.0.0.1:{strict}")
+            async with gateway(tmp_path / "near", info) as (near, _):
+                reply = await near.ask(predict(["x"], target=GATEWAY))
+                assert (reply.status, reply.json["error"], len(asked)) == (422, "no", 1)
+
+    run(test())
+
+
+def test_a_version_whose_only_endpoint_is_gone_is_unhealthy_until_it_is_back(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as far:
+            port = far.address[1]
+            async with gateway(tmp_path / "near", to(far), health_s=0.01) as (near, served):
+                far.server.close()
+                for connection in list(far.door.connections):
+                    connection.abort()
+                await until(lambda: served.state == "unhealthy")
+                assert served.reason == "no endpoint can take requests"
+                assert (await near.ask(predict(target=GATEWAY))).status == 503
+                far.server = await asyncio.get_running_loop().create_server(
+                    far.door.connection, "127.0.0.1", port
+                )
+                await until(lambda: served.state == "ready")
+                assert (await near.ask(predict(target=GATEWAY))).status == 200
+
+    run(test())
+
+
+def test_what_is_under_way_is_bounded_and_ends_in_time(tmp_path: Path) -> None:
+    async def test() -> None:
+        hold = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await hold.wait()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            info = EndpointInfo(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            async with gateway(tmp_path / "near", info) as (near, served):
+                lane = lane_of(served)
+                with pytest.raises(Overloaded):
+                    lane._rows = 1024
+                    lane.make_room()
+                lane._rows = 0
+                lane.knobs = replace(lane.knobs, prediction_s=0.05)
+                reply = await near.ask(predict(["x"], target=GATEWAY))
+                assert (reply.status, reply.code) == (504, "deadline_exceeded")
+                assert lane.running == lane.queue_rows == 0
+            hold.set()
+
+    run(test())
+
+
+def test_answers_of_another_number_or_form_are_errors(tmp_path: Path) -> None:
+    async def test() -> None:
+        for told in (b'{"predictions": [1, 2]}', b"{}", b"nonsense"):
+            async with (
+                listening(lambda told=told: (200, told)) as port,  # type: ignore[misc]
+                gateway(tmp_path / "near", EndpointInfo(url=f"http://127.0.0.1:{port}")) as (near, _),
+            ):
+                reply = await near.ask(predict(["x"], target=GATEWAY))
+                assert (reply.status, reply.code) == (500, "model_error")
+
+    run(test())
+
+
+# The pool
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_pool(count: int, **options: Any) -> tuple[Pool, Clock]:
+    clock = Clock()
+    pool = Pool(clock=clock, **options)
+    pool.update(Address(f"http://h{number}") for number in range(count))
+    return pool, clock
+
+
+def test_endpoints_take_turns_or_the_least_loaded_goes_first() -> None:
+    pool, _ = make_pool(3)
+    assert sorted(pool.pick().url for _ in range(3)) == ["http://h0", "http://h1", "http://h2"]
+    pool, _ = make_pool(3, balance="least_loaded")
+    first, second, third = pool.endpoints
+    pool.begin(first)
+    pool.begin(second)
+    assert {pool.pick() for _ in range(4)} == {third}
+
+
+def test_failures_in_a_row_eject_longer_each_time_and_a_success_brings_back() -> None:
+    pool, clock = make_pool(4)
+    bad = pool.endpoints[0]
+    waits = []
+    for _ in range(7):
+        for _ in range(EJECT_AFTER):
+            pool.failed(bad, "refused")
+        waits.append(bad.ejected_until - clock.now)
+        clock.now = bad.ejected_until
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    pool.failed(bad, "refused")
+    assert bad not in [pool.pick() for _ in range(12)]
+    pool.succeeded(bad)
+    assert bad in [pool.pick() for _ in range(4)]
+    assert bad.ejections == 0
+
+
+def test_no_more_than_half_are_ejected() -> None:
+    pool, _ = make_pool(4)
+    for endpoint in pool.endpoints:
+        for _ in range(EJECT_AFTER):
+            pool.failed(endpoint, "refused")
+    assert pool.available == 2
+
+
+def test_what_was_tried_is_not_picked_again_and_ejected_ones_are_the_last_resort() -> None:
+    pool, _ = make_pool(2)
+    first, second = pool.endpoints
+    for _ in range(EJECT_AFTER):
+        pool.failed(first, "refused")
+    assert pool.pick() is second
+    assert pool.pick([second]) is first
+    with pytest.raises(Unavailable, match="http://h0: refused"):
+        pool.pick([first, second])
+
+
+def test_retries_have_a_budget() -> None:
+    pool, clock = make_pool(1)
+    while pool.may_retry():
+        pass
+    for _ in range(11):
+        pool.begin(pool.endpoints[0])
+    assert [pool.may_retry() for _ in range(3)] == [True, True, False]
+    clock.now += 0.1
+    assert [pool.may_retry() for _ in range(2)] == [True, False]
+
+
+def test_an_endpoint_that_stays_keeps_its_record() -> None:
+    pool, _ = make_pool(2)
+    kept = pool.endpoints[1]
+    pool.failed(kept, "x")
+    pool.update([Address("http://h1"), Address("http://h9")])
+    assert pool.endpoints[0] is kept
+    assert [one.url for one in pool.endpoints] == ["http://h1", "http://h9"]
+
+
+# Discovery
+
+
+def wanted(url: str, **options: Any) -> Wanted:
+    return Wanted(url, options, "p", "m", "v1")
+
+
+async def first_of(name: str, target: Wanted) -> list[Address]:
+    watch = find_provider(name)(target)
+    try:
+        async with asyncio.timeout(20):
+            return list(await anext(watch))
+    finally:
+        await watch.aclose()  # type: ignore[attr-defined]
+
+
+def test_a_name_is_resolved_to_all_its_addresses() -> None:
+    found = asyncio.run(first_of("dns", wanted("http://localhost:81/base")))
+    assert Address("http://127.0.0.1:81/base", "localhost:81") in found
+
+
+def test_a_peer_is_an_endpoint_while_it_has_the_model_ready(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as far:
+            target = wanted(url(far))
+            assert await first_of("mdslite", target) == [Address(url(far))]
+            assert await first_of("mdslite", wanted(url(far), model="other")) == []
+        assert await first_of("mdslite", target) == []
+
+    run(test())
+
+
+SLICES = {
+    "items": [
+        {
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8500}, {"name": "metrics", "port": 9000}],
+            "endpoints": [
+                {"addresses": ["10.0.0.1"], "conditions": {"ready": True}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": False}},
+                {"addresses": ["10.0.0.3"], "conditions": {}},
+            ],
+        },
+        {"addressType": "FQDN", "ports": [{"port": 1}], "endpoints": [{"addresses": ["x"]}]},
+        {"addressType": "IPv6", "ports": [{"port": 8500}], "endpoints": None},
+    ]
+}
+
+
+def test_the_ready_addresses_of_endpoint_slices_are_found() -> None:
+    body = json.dumps(SLICES).encode()
+    assert read_slices(body, port=8500) == [("10.0.0.1", 8500), ("10.0.0.3", 8500)]
+    assert read_slices(body, port=None, port_name="metrics") == [("10.0.0.1", 9000), ("10.0.0.3", 9000)]
+
+
+def test_a_cluster_s_api_is_asked_with_the_pod_s_account(tmp_path: Path) -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        body = json.dumps(SLICES).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    async def test() -> None:
+        (tmp_path / "token").write_text("secret\n")
+        (tmp_path / "namespace").write_text("shop")
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            api = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            watch = watch_service(
+                "models", None, port=8500, options={"api": api}, every_s=60, account=tmp_path
+            )
+            async with asyncio.timeout(20):
+                assert await anext(watch) == [("10.0.0.1", 8500), ("10.0.0.3", 8500)]
+            await watch.aclose()  # type: ignore[attr-defined]
+        assert (
+            b"/namespaces/shop/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dmodels" in heads[0]
+        )
+        assert b"authorization: Bearer secret" in heads[0].replace(b"Authorization", b"authorization")
+
+    run(test())
+
+
+def test_outside_of_a_cluster_its_api_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(LoadFailed, match="no Kubernetes cluster"):
+        asyncio.run(first_of("kubernetes", wanted("http://models.shop:8500")))
+
+
+def test_an_unknown_provider_is_refused_with_those_there_are() -> None:
+    with pytest.raises(LoadFailed, match="expected one of dns, kubernetes, mdslite, static"):
+        find_provider("consul")
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (EndpointInfo(url="ftp://x"), "expected an http"),
+        (EndpointInfo(url="http://u:p@x"), "without user"),
+        (EndpointInfo(url="http://x?y=1"), "without user or query"),
+        (EndpointInfo(url="http://x", options={"ballance": "x"}), "unknown option 'ballance'"),
+        (EndpointInfo(url="http://x", options={"balance": "random"}), "expected round_robin or least_loaded"),
+        (EndpointInfo(url="http://x", options={"idempotent": "no"}), "option idempotent: got 'no'"),
+    ],
+)
+def test_mistakes_in_endpoints_are_named(info: EndpointInfo, words: str) -> None:
+    with pytest.raises(LoadFailed, match=words):
+        check_infos((info,))
+
+
+def test_the_endpoints_of_a_version_speak_one_protocol() -> None:
+    with pytest.raises(LoadFailed, match="one protocol"):
+        check_infos((EndpointInfo(url="http://x"), EndpointInfo(url="http://y", protocol="OIP")))

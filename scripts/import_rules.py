@@ -45,8 +45,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "metrics": "errors store recent",
         "serving": "errors targets spec graph pipelines tensors data oip runtimes.protocol runtimes store",
         "deploy": "errors spec pipelines runtimes.protocol runtimes store serving",
-        "http": "errors findings hosts spec drawing npy packing tensors data oip runtimes.protocol runtimes store "
-        "metrics serving deploy",
+        "http": "errors findings hosts spec graph drawing npy packing tensors data oip runtimes.protocol "
+        "runtimes store metrics serving deploy",
         "gauges": "runtimes store metrics serving http",
         "trial": "errors",
         "links": "errors hosts",

@@ -292,7 +292,7 @@ class TestBatching:
             await entered(handlers["b"])
             requests = [Request(f"{number}", f"{number}'") for number in range(1, 9)]
             submit(lane, *requests)
-            await until(lambda: lane.lanes["b"].queue_rows == 16)
+            await until(lambda: lane.handlers["b"].lane.queue_rows == 16)
             handlers["b"].hold.set()
             assert await first.answer() == ["0ab"]
             for number, request in enumerate(requests, 1):
@@ -461,7 +461,7 @@ class TestDeployedModels:
             submit(outer, request)
             assert await request.answer() == ["xsabz", "ysabz"]
             assert [span["node"] for span in request.nodes["i"]["spans"]] == ["a", "b"]
-            inner.lanes["b"].lose(inner.lanes["b"].replicas[0], "gone")
+            inner.handlers["b"].lane.lose(inner.handlers["b"].lane.replicas[0], "gone")
             request = Request("x")
             submit(outer, request)
             with pytest.raises(
@@ -537,12 +537,12 @@ class TestErrors:
             lane = pipeline_lane(pipeline(to("s", "a", "b"), to("a", "m"), to("b", "m"), to("m")), handlers)
             handlers["b"].hold.clear()
             blocker, request = Request("first"), Request("x")
-            submit(lane.lanes["b"], blocker)  # type: ignore[arg-type]
+            submit(lane.handlers["b"].lane, blocker)  # type: ignore[arg-type]
             await entered(handlers["b"])
             submit(lane, request)
             with pytest.raises(ModelError, match=r"^node a: division by zero"):
                 await request.answer()
-            assert lane.lanes["b"].queue_rows == 0
+            assert lane.handlers["b"].lane.queue_rows == 0
             handlers["b"].hold.set()
             assert await blocker.answer() == ["firstb"]
             assert handlers["b"].sizes == [1]
@@ -581,7 +581,7 @@ class TestErrors:
     def test_a_handler_without_a_replica_is_unavailable(self) -> None:
         async def test() -> None:
             lane = pipeline_lane(pipeline(to("a", "b"), to("b")), appenders(*"ab"))
-            inner = lane.lanes["a"]
+            inner = lane.handlers["a"].lane
             inner.lose(inner.replicas[0], "it crashed")
             with pytest.raises(Unavailable, match=r"^node a: .* has no working replica: it crashed$"):
                 submit(lane, Request("x"))

@@ -70,8 +70,8 @@ def test_the_admin_api_draws_it(folder: Path) -> None:
             assert "●  count  parts.count  → shout" in version.pipeline.drawing
             count, shout = version.pipeline.nodes
             assert (count.node, count.runs, count.replicas) == ("count", "parts.count", 1)
-            assert count.batch is not None and count.batch.batch_size == 8
-            assert shout.batch is not None and shout.batch.batch_size == 1
+            assert (count.batch_size, count.prediction_time_ms) == (8, 20000)
+            assert (shout.batch_size, shout.prediction_time_ms) == (1, None)
             assert version.batch.batch_size is None
             assert version.batch.prediction_time_ms == 30000
 

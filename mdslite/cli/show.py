@@ -31,8 +31,11 @@ _NODE_COLUMNS = [
     output.Column("NODE"),
     output.Column("REPLICAS", "right"),
     output.Column("QUEUE", "right"),
-    output.Column("BATCH"),
+    output.Column("BATCH SIZE", "right"),
+    output.Column("WAITS MS", "right"),
+    output.Column("LIMIT MS", "right"),
 ]
+_NODE_FIELDS = ("node", "replicas", "queue_rows", "batch_size", "batch_timeout_ms", "prediction_time_ms")
 
 
 @click.command(
@@ -130,6 +133,7 @@ def _write_models(models: Sequence[Json]) -> None:
 
 def _write_version(target: Target, version: Json, url: str) -> None:
     output.write(f"{target.project}/{target.model}@{version['version']}")
+    batch = version.get("batch") or {}
     weight = _weight(version)
     if not version.get("shadow"):
         weight += f" ({_percent(version.get('share'))} of traffic)"
@@ -145,7 +149,7 @@ def _write_version(target: Target, version: Json, url: str) -> None:
         "digest": version.get("digest"),
         "size": output.size_text(version.get("size_bytes")),
         "memory": output.size_text(version.get("memory_bytes")),
-        "batch": _batch_text(version.get("batch")) or None,
+        "batch": " ".join(f"{name}={value}" for name, value in batch.items() if value is not None) or None,
         "queue": f"{version.get('queue_rows', 0)} rows",
         "last minute": _traffic(version),
         "requests": version.get("requests_total"),
@@ -170,21 +174,11 @@ def _write_pipeline(pipeline: Json) -> None:
     for line in pipeline["drawing"].splitlines():
         output.write(f"  {line}".rstrip())
     output.write()
-    rows = [
-        [
-            node["node"],
-            "-" if node["replicas"] is None else str(node["replicas"]),
-            "-" if node["queue_rows"] is None else str(node["queue_rows"]),
-            _batch_text(node["batch"]) or "-",
-        ]
-        for node in pipeline["nodes"]
-    ]
-    output.write_table(_NODE_COLUMNS, rows)
+    output.write_table(
+        _NODE_COLUMNS,
+        [["-" if node[name] is None else node[name] for name in _NODE_FIELDS] for node in pipeline["nodes"]],
+    )
     output.write()
-
-
-def _batch_text(batch: Json | None) -> str:
-    return " ".join(f"{name}={value}" for name, value in (batch or {}).items() if value is not None)
 
 
 def _traffic(version: Json) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from mdslite.deploy.events import ResultEvent
 from mdslite.deploy.orders import Outcome
 from mdslite.deploy.plan import Plan, to_plain
 from mdslite.drawing import draw
+from mdslite.graph import Node
 from mdslite.errors import NotFound
 from mdslite.http.access import ANYBODY, NOBODY, Grant
 from mdslite.http.parts import Parts
@@ -39,8 +41,7 @@ from mdslite.http.schema import (
 )
 from mdslite.runtimes.protocol import Signature, TensorSpec
 from mdslite.serving.fleet import Key, Served
-from mdslite.serving.knobs import Knobs
-from mdslite.serving.lane import Lane
+from mdslite.serving.nodes import Handler
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.spec import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS, Spec
 from mdslite.store.registry import Revision, VersionRow
@@ -175,7 +176,13 @@ def _version(parts: Parts, served: Served, share: float, row: VersionRow | None)
 
 def _batch(spec: Spec, served: Served | None = None) -> BatchInfo:
     if served is not None and served.loaded:
-        return _knobs(served.lane.knobs, own_batches=isinstance(served.lane, Lane))
+        knobs = served.lane.knobs
+        batches = not isinstance(served.lane, PipelineLane)  # each of its nodes does
+        return BatchInfo(
+            batch_size=knobs.batch_size if batches else None,
+            batch_timeout_ms=_milliseconds(knobs.batch_timeout_s) if batches else None,
+            prediction_time_ms=_milliseconds(knobs.prediction_s),
+        )
     asked = spec.batch
     return BatchInfo(
         batch_size=asked.batch_size,
@@ -184,31 +191,30 @@ def _batch(spec: Spec, served: Served | None = None) -> BatchInfo:
     )
 
 
-def _knobs(knobs: Knobs, *, own_batches: bool = True) -> BatchInfo:
-    return BatchInfo(
-        batch_size=knobs.batch_size if own_batches else None,
-        batch_timeout_ms=_milliseconds(knobs.batch_timeout_s) if own_batches else None,
-        prediction_time_ms=_milliseconds(knobs.prediction_s),
-    )
-
-
 def _pipeline(served: Served) -> PipelineInfo | None:
     if not served.loaded or not isinstance(served.lane, PipelineLane):
         return None
-    pipeline, lanes = served.lane.pipeline, served.lane.lanes
-    nodes = [
-        NodeInfo(node=node.name, runs=str(node.work))
-        if (lane := lanes.get(node.name)) is None
-        else NodeInfo(
-            node=node.name,
-            runs=str(node.work),
-            batch=_knobs(lane.knobs),
-            replicas=len(lane.replicas),
-            queue_rows=lane.queue_rows,
-        )
-        for node in pipeline.order
-    ]
-    return PipelineInfo(name=pipeline.name, drawing=draw(pipeline), nodes=nodes)
+    pipeline, handlers = served.lane.pipeline, served.lane.handlers
+    return PipelineInfo(
+        name=pipeline.name,
+        drawing=draw(pipeline),
+        nodes=[_node(node, handlers.get(node.name)) for node in pipeline.order],
+    )
+
+
+def _node(node: Node, handler: Handler | None) -> NodeInfo:
+    if handler is None:
+        return NodeInfo(node=node.name, runs=str(node.work))
+    knobs = handler.lane.knobs
+    return NodeInfo(
+        node=node.name,
+        runs=str(node.work),
+        replicas=len(handler.lane.replicas),
+        queue_rows=handler.lane.queue_rows,
+        batch_size=knobs.batch_size,
+        batch_timeout_ms=_milliseconds(knobs.batch_timeout_s),
+        prediction_time_ms=_milliseconds(handler.limit_s) if handler.limit_s < math.inf else None,
+    )
 
 
 def _milliseconds(seconds: float) -> float:

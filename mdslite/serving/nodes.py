@@ -53,7 +53,7 @@ class Handler:
         self.lane = lane
         self._codec = codec
         self._version = version
-        self._limit_s = limit_s
+        self.limit_s = limit_s
 
     @property
     def rows_at_once(self) -> int:
@@ -63,7 +63,7 @@ class Handler:
         job.version = self._version
         job.codec = self._codec
         job.columns = self._codec.from_data(data)
-        job.deadline = min(job.deadline, now + self._limit_s)
+        job.deadline = min(job.deadline, now + self.limit_s)
         self.lane.submit(job, now)
 
 

@@ -19,7 +19,6 @@ from mdslite.errors import DeadlineExceeded, MdsliteError, ModelError, Overloade
 from mdslite.graph import Pipeline
 from mdslite.serving.course import Course
 from mdslite.serving.knobs import Knobs, LaneStats
-from mdslite.serving.lane import Lane
 from mdslite.serving.network import Network
 from mdslite.serving.nodes import Handler, Work
 from mdslite.serving.queue import Job
@@ -39,9 +38,10 @@ class PipelineLane:
         self.pipeline = pipeline
         self.codec = codec
         self.knobs = knobs
-        self.lanes: Mapping[str, Lane] = {
-            node: work.lane for node, work in works.items() if isinstance(work, Handler)
+        self.handlers: Mapping[str, Handler] = {
+            node: work for node, work in works.items() if isinstance(work, Handler)
         }
+        self._lanes = [handler.lane for handler in self.handlers.values()]
         self._network = Network(pipeline, works)
         self._courses: dict[Job, Course] = {}
         self._rows = 0  # of all courses
@@ -136,22 +136,22 @@ class PipelineLane:
     @property
     def queue_rows(self) -> int:
         """Rows that wait for a node."""
-        return sum(lane.queue_rows for lane in self.lanes.values())
+        return sum(lane.queue_rows for lane in self._lanes)
 
     @property
     def running(self) -> int:
         """Batches being computed."""
-        return sum(lane.running for lane in self.lanes.values())
+        return sum(lane.running for lane in self._lanes)
 
     @property
     def replicas(self) -> Sequence[Replica]:
         """Those in rotation, of all handlers."""
-        return [replica for lane in self.lanes.values() for replica in lane.replicas]
+        return [replica for lane in self._lanes for replica in lane.replicas]
 
     @property
     def stats(self) -> LaneStats:
         """Requests of the pipeline, and batches of its handlers."""
-        each = [lane.stats for lane in self.lanes.values()]
+        each = [lane.stats for lane in self._lanes]
         return LaneStats(
             batches=sum(one.batches for one in each),
             inline_batches=sum(one.inline_batches for one in each),
@@ -184,5 +184,5 @@ class PipelineLane:
         for course in list(self._courses.values()):
             course.stop()
             self._answer(course, Unavailable(f"{self.name} was taken down", retry_after_s=1))
-        for lane in self.lanes.values():
+        for lane in self._lanes:
             lane.close()

@@ -59,6 +59,22 @@ class _Series:
     def __init__(self) -> None:
         self.counts = [np.zeros(len(kind.bounds) + 1, dtype=np.int64) for kind in HISTOGRAMS.values()]
         self.sums = [0.0] * len(HISTOGRAMS)
+        self.failed_s = 0.0  # of the first sum, what failed requests took
+        self.last_second = 0  # in which one was answered, Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """One version's requests since the start, copies for shadows too. Seconds are sums; `last_second` is when
+    the last one was answered, in Unix time, 0 for never."""
+
+    answered: int
+    failed: int
+    answered_s: float
+    failed_s: float
+    queue_s: float
+    compute_s: float
+    last_second: int
 
 
 class Metrics:
@@ -95,6 +111,8 @@ class Metrics:
                 for index, histogram in enumerate(version.histograms):
                     series.counts[index] += np.array(histogram.counts, dtype=np.int64)
                     series.sums[index] += histogram.total
+                series.failed_s += version.failed_s
+                series.last_second = max([series.last_second, *(one.second for one in version.seconds)])
                 if (window := self._window_of(key)) is not None:
                     for second in version.seconds:
                         window.add(second)
@@ -115,6 +133,27 @@ class Metrics:
             total = sum(count for of, count in self._requests.items() if of[:3] == key)
             window = self._windows.get(key)
             return (window or Window()).read(self._clock(), requests_total=total)
+
+    def totals(self, versions: Iterable[VersionKey]) -> dict[VersionKey, Totals]:
+        """Requests since the start, those that are pending too. Takes as long as `render`."""
+        self._flush()
+        with self._lock:
+            return {key: self._total(key) for key in versions}
+
+    def _total(self, key: VersionKey) -> Totals:
+        counts = [(of[5], count) for of, count in self._requests.items() if of[:3] == key]
+        series = [one for of, one in self._series.items() if of[:3] == key]
+        sums = {name: sum(one.sums[place] for one in series) for place, name in enumerate(HISTOGRAMS)}
+        failed_s = sum(one.failed_s for one in series)
+        return Totals(
+            answered=sum(count for status, count in counts if status < 400),
+            failed=sum(count for status, count in counts if status >= 400),
+            answered_s=sums["request_seconds"] - failed_s,
+            failed_s=failed_s,
+            queue_s=sums["queue_seconds"],
+            compute_s=sums["compute_seconds"],
+            last_second=max((one.last_second for one in series), default=0),
+        )
 
     def render(self) -> bytes:
         """The text of `/metrics`. Takes milliseconds, and up to `flush`'s bound: call it from a thread."""

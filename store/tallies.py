@@ -77,6 +77,7 @@ class VersionCount(msgspec.Struct, frozen=True, array_like=True):
     shadow: bool
     histograms: list[HistogramCount]
     seconds: list[SecondCount]
+    failed_s: float  # of the seconds that all requests took, those of failed ones
 
 
 class Tally(msgspec.Struct, frozen=True, array_like=True):
@@ -102,6 +103,7 @@ def tally(block: Block) -> Tally:
                     HistogramCount(buckets[number].tolist(), float(sums[number])) for buckets, sums in spreads
                 ],
                 seconds=_seconds(block.ended_us[here], block.latency_ms[here], failed[here]),
+                failed_s=float(np.nansum(block.latency_ms[here & failed])) * 1e-3,
             )
         )
     requests = [RequestCount(*of[:6], count) for of, count in zip(block.labels, counts, strict=True)]

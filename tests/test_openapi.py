@@ -106,7 +106,14 @@ def test_parameters_of_the_url_are_declared(document: Json) -> None:
 
 
 async def test_every_get_answers_with_a_documented_status_and_type(document: Json, caller: Caller) -> None:
-    values = {"project": "p", "model": "m", "version": "v1", "revision": "1", "prediction": PREDICTION}
+    values = {
+        "project": "p",
+        "model": "m",
+        "version": "v1",
+        "revision": "1",
+        "prediction": PREDICTION,
+        "name": "p.m",
+    }
     for method, url, operation in operations(document):
         if method == "GET":
             heard = await caller.get(url.format(**values))
@@ -115,7 +122,14 @@ async def test_every_get_answers_with_a_documented_status_and_type(document: Jso
 
 
 async def test_replies_hold_what_their_schemas_say(caller: Caller) -> None:
-    values = {"project": "p", "model": "m", "version": "v1", "revision": "1", "prediction": PREDICTION}
+    values = {
+        "project": "p",
+        "model": "m",
+        "version": "v1",
+        "revision": "1",
+        "prediction": PREDICTION,
+        "name": "p.m",
+    }
     for operation in make_operations():
         if operation.method == "GET" and operation.media_type == "application/json":
             heard = await caller.get(operation.url.format(**values))

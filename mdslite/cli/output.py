@@ -28,6 +28,7 @@ _STATES = {
     "loading": ("◌", "yellow"),
     "draining": ("◌", "yellow"),
     "unhealthy": ("✖", "red"),
+    "unloaded": ("○", "dim"),
     "failed": ("✖", "red"),
 }
 

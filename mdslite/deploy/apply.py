@@ -14,13 +14,13 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar
 
 from mdslite import spec as specs
-from mdslite.deploy.events import Progress, StepEvent, ignore
+from mdslite.deploy.events import Progress, ignore
 from mdslite.deploy.intake import Intake, blaming
 from mdslite.deploy.orders import (
     Draft,
@@ -38,6 +38,7 @@ from mdslite.deploy.orders import (
 from mdslite.deploy.pipelines import check_calls
 from mdslite.deploy.places import placing
 from mdslite.deploy.plan import Action, Change, Plan, State, Step, Wanted, make_plan, target_state, to_plain
+from mdslite.deploy.telling import key_of, label_of, telling
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
 from mdslite.serving.fleet import Fleet, Key, Served
 from mdslite.serving.loader import LoadRequest
@@ -91,7 +92,7 @@ class Deployer:
         """
         with placing(source):
             parsed = await asyncio.to_thread(parse, source)
-            async with self._turn_taken():
+            async with self.turn():
                 return await self._draft(await self._latest(), source, parsed, progress)
 
     async def apply(self, order: Order, *, progress: Progress = ignore) -> Outcome:
@@ -110,7 +111,7 @@ class Deployer:
         The task raises what refuses an order before it begins: a wrong file, an unknown revision, another
         apply. A failure after that is an outcome with an error, recorded as a failed revision.
         """
-        return self._own(self._apply(order, progress), name="apply")
+        return self.own(self._apply(order, progress), name="apply")
 
     async def resume(self) -> None:
         """Load what the registry says is deployed. A version that cannot be loaded is listed as failed with
@@ -118,7 +119,7 @@ class Deployer:
 
         What a crash left half made in the artifact store is removed, and what no revision refers to.
         """
-        async with self._turn_taken():
+        async with self.turn():
             await asyncio.to_thread(self._intake.artifacts.sweep)
             rows = await self._worker.call(self._registry.current)
             wanted = [(row.key, wanted_of(row)) for row in rows]
@@ -161,7 +162,7 @@ class Deployer:
         started = monotonic()
         with placing(order.source):
             parsed = await asyncio.to_thread(parse, order.source)
-        async with self._turn_taken():
+        async with self.turn():
             latest = await self._latest()
             if order.expect_revision is not None and order.expect_revision != latest:
                 raise Conflict(
@@ -211,18 +212,18 @@ class Deployer:
         }
         for step in plan.steps:
             if step.reload and step.after is not None:
-                with blaming(_label(step)):
+                with blaming(label_of(step)):
                     examined = await self._intake.examine(step.after.digest, step.after.spec)
                     self._fleet.check(step.after.spec, examined.report)
                 pipeline = examined.report.pipeline
-                calls[_key(step)] = pipeline.models if pipeline is not None else ()
+                calls[key_of(step)] = pipeline.models if pipeline is not None else ()
         check_calls(calls, current=current, target=target)
 
     async def _check_stored(self, plan: Plan) -> None:
         """An undo loads what the store has kept: find out before it begins."""
         for step in plan.steps:
             if step.reload and step.after is not None:
-                with blaming(_label(step)):
+                with blaming(label_of(step)):
                     await self._intake.open(step.after.digest)
 
     async def _carry_out(self, order: Order, draft: Draft, progress: Progress) -> int:
@@ -236,7 +237,7 @@ class Deployer:
         added: list[Served] = []
         try:
             for at in range(first_count):
-                with _telling(progress, steps, at):
+                with telling(progress, steps, at):
                     if steps[at].reload:
                         added.append(await self._load_step(steps[at]))
             respecced = self._respecced(steps)
@@ -245,10 +246,10 @@ class Deployer:
             for served in added:
                 self._fleet.discard(served)
             raise
-        removed = [_key(step) for step in steps if step.action is Action.DELETE]
+        removed = [key_of(step) for step in steps if step.action is Action.DELETE]
         self._fleet.switch(added=added, respecced=respecced, removed=removed)
         for at in range(first_count, len(steps)):
-            with _telling(progress, steps, at):
+            with telling(progress, steps, at):
                 pass
         return revision
 
@@ -261,11 +262,11 @@ class Deployer:
         for step in steps:
             if step.action is not Action.UPDATE or step.reload or step.after is None:
                 continue
-            served = self._fleet.find(*_key(step))
+            served = self._fleet.find(*key_of(step))
             if served is not None and served.loaded:
-                with blaming(_label(step)):
+                with blaming(label_of(step)):
                     served.behaviour(step.after.spec)
-            found.append((_key(step), step.after.spec))
+            found.append((key_of(step), step.after.spec))
         return found
 
     async def _commit(self, order: Order, draft: Draft) -> int:
@@ -303,10 +304,14 @@ class Deployer:
 
     async def _load_step(self, step: Step) -> Served:
         assert step.after is not None
-        with blaming(_label(step)):
-            return await self._load(_key(step), step.after)
+        with blaming(label_of(step)):
+            return await self.load(key_of(step), step.after)
 
-    async def _load(self, key: Key, wanted: Wanted) -> Served:
+    async def load(self, key: Key, wanted: Wanted) -> Served:
+        """Load a version; no route leads to it yet.
+
+        :raises LoadFailed, OutOfMemory, ArtifactError: it cannot be loaded
+        """
         examined = await self._intake.examine(wanted.digest, wanted.spec)
         path = await self._intake.open(wanted.digest)
         project, model, version = key
@@ -332,7 +337,7 @@ class Deployer:
     async def _resume_version(self, key: Key, wanted: Wanted, slots: asyncio.Semaphore) -> None:
         async with slots:
             try:
-                served = await self._load(key, wanted)
+                served = await self.load(key, wanted)
             except MdsliteError as exc:
                 logger.error("%s/%s %s could not be loaded: %s", *key, exc.message)
                 self._fleet.mark(key, wanted.spec, wanted.digest, state="failed", reason=exc.message)
@@ -363,7 +368,11 @@ class Deployer:
         return latest.id if latest is not None else 0
 
     @asynccontextmanager
-    async def _turn_taken(self) -> AsyncIterator[None]:
+    async def turn(self) -> AsyncIterator[None]:
+        """Have nobody else change what is deployed or loaded.
+
+        :raises Conflict: somebody has been at it for too long
+        """
         try:
             async with asyncio.timeout(self._turn_wait_s):
                 await self._turn.acquire()
@@ -378,7 +387,7 @@ class Deployer:
         finally:
             self._turn.release()
             loop = asyncio.get_running_loop()
-            self._rest = loop.call_later(self._rest_s, lambda: self._own(self._end_prober(), name="rest"))
+            self._rest = loop.call_later(self._rest_s, lambda: self.own(self._end_prober(), name="rest"))
 
     def _stay_awake(self) -> None:
         if self._rest is not None:
@@ -390,7 +399,8 @@ class Deployer:
         async with self._turn:
             await asyncio.to_thread(self._intake.prober.close)
 
-    def _own(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+    def own(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Run something in a task that `close` waits for."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._disown)
@@ -406,7 +416,7 @@ def _revived(plan: Plan, fleet: Fleet) -> Plan:
     """The plan with another try for the versions that are deployed but could not be loaded."""
 
     def revive(step: Step) -> Step:
-        served = fleet.find(*_key(step))
+        served = fleet.find(*key_of(step))
         if step.after is None or step.before is None or served is None or served.state != "failed":
             return step
         changes = (*step.changes, Change("state", "failed", "ready"))
@@ -418,37 +428,3 @@ def _revived(plan: Plan, fleet: Fleet) -> Plan:
             for model in plan.models
         )
     )
-
-
-@contextmanager
-def _telling(progress: Progress, steps: Sequence[Step], at: int) -> Iterator[None]:
-    def tell(state: Literal["START", "DONE", "FAILED"], error: str | None = None) -> None:
-        step = steps[at]
-        progress(
-            StepEvent(
-                index=at + 1,
-                count=len(steps),
-                project=step.project,
-                model=step.model,
-                version=step.version,
-                action=cast(Literal["ADD", "UPDATE", "DELETE"], step.action.value),
-                state=state,
-                error=error,
-            )
-        )
-
-    tell("START")
-    try:
-        yield
-    except MdsliteError as exc:
-        tell("FAILED", exc.message)
-        raise
-    tell("DONE")
-
-
-def _key(step: Step) -> Key:
-    return step.project, step.model, step.version
-
-
-def _label(step: Step) -> str:
-    return f"{step.project}/{step.model} {step.version}"

@@ -14,7 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
-from mdslite.http import admin, keys, later, views
+from mdslite.http import admin, keys, later, oip, views
 from mdslite.http.access import NOBODY
 from mdslite.http.deferred import Deferrals, wants_later
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
@@ -36,6 +36,7 @@ from mdslite.http.page import make_page
 from mdslite.http.parts import Parts
 from mdslite.http.paths import is_prediction
 from mdslite.http.predict import Predictor
+from mdslite.http.raw import OCTETS
 from mdslite.http.schema import (
     Health,
     ModelPath,
@@ -64,6 +65,7 @@ def create_app(parts: Parts) -> ASGIApp:
         )
         for operation in operations
     ]
+    routes += [Route(url, oip.NoSharedMemory()) for url in oip.SHARED_MEMORY_URLS]
     settings = parts.settings
     allow_list = AllowList(settings.host, extra=settings.allow_hosts)
     return RequestIds(Errors(Guard(Routes(routes, predict=predict), allow_list)))
@@ -74,6 +76,7 @@ def make_operations() -> list[Operation]:
     operations = [
         *_predict_operations(),
         *later.make_operations(),
+        *oip.make_operations(),
         *admin.make_operations(),
         *keys.make_operations(),
     ]
@@ -218,7 +221,7 @@ def _predict_operations() -> list[Operation]:
             errors=(404, 503, 504),
             scope="predict",
             reach="named",
-            consumes=(NPY.decode(),),
+            consumes=(NPY.decode(), OCTETS.decode()),
             headers=(
                 ("mdslite-version", "the version that answered"),
                 ("server-timing", "queue, compute and total, in milliseconds"),

@@ -17,6 +17,7 @@ from mdslite.http.schema import ErrorReply
 _REF = "#/components/schemas/{name}"
 _GROUPS = {
     "predict": "Predictions",
+    "oip": "Open Inference Protocol: a model is PROJECT.MODEL",
     "models": "What is deployed",
     "deployments": "Changing what is deployed, and the history of it",
     "requests": "The request log",

@@ -175,7 +175,7 @@ class VersionState(Value, frozen=True, kw_only=True):
     project: str
     model: str
     version: str
-    state: Literal["loading", "ready", "unhealthy", "failed", "draining"]
+    state: Literal["loading", "ready", "unhealthy", "failed", "unloaded", "draining"]
     reason: str | None
 
 
@@ -212,18 +212,14 @@ class BatchInfo(Value, frozen=True, kw_only=True):
 
 
 class NodeInfo(Value, frozen=True, kw_only=True):
-    """A node of a pipeline. Most of it is null for a deployed model, which has knobs of its own."""
+    """A node of a pipeline. What batches is null for a deployed model: that has knobs of its own."""
 
     node: str
     runs: Annotated[str, Meta(description="a handler's dotted module, or PROJECT/MODEL[@VERSION]")]
+    batch: BatchInfo | None = None
     replicas: Annotated[int | None, Meta(description="in rotation now")] = None
     queue_rows: int | None = None
 
-    batch_size: int | None = None
-    batch_timeout_ms: int | float | None = None
-    prediction_time_ms: Annotated[
-        int | float | None, Meta(description="the node's own limit; null leaves it to the pipeline's")
-    ] = None
 
 class PipelineInfo(Value, frozen=True, kw_only=True):
     name: str
@@ -236,7 +232,7 @@ class VersionInfo(Value, frozen=True, kw_only=True):
     registry alone. Null stands for what is not known, such as the latency of a version without traffic."""
 
     version: str
-    state: Literal["loading", "ready", "unhealthy", "failed", "draining", "past"]
+    state: Literal["loading", "ready", "unhealthy", "failed", "unloaded", "draining", "past"]
     reason: str | None
     weight: float
     share: Annotated[float, Meta(description="of the model's traffic, 0 to 1")]

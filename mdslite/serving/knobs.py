@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +23,9 @@ class LaneStats:
     expired: int = 0  # 504: before or while computing
     cancelled: int = 0
     reruns: int = 0  # parts of failed batches that were tried again
+    sizes: dict[int, tuple[int, float]] = field(default_factory=dict)  # batches and their seconds, by rows
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """Count a batch that was computed."""
+        count, total_s = self.sizes.get(rows, (0, 0.0))
+        self.sizes[rows] = count + 1, total_s + seconds

@@ -295,6 +295,7 @@ class Lane:
             return
         seconds = batch.seconds if batch.stream is None else batch.stream.first_s or batch.seconds
         self.curve.observe(self._shape(batch.key)[1], batch.rows, seconds)
+        self.stats.ran(batch.rows, batch.seconds)
         batch.answer(replica.name, self._fail_job)
 
     def _fail(self, batch: Batch, replica: Replica, error: BaseException) -> None:

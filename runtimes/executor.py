@@ -91,7 +91,7 @@ class Executor:
         if self._pre is not None:
             rows.replace(self._pre)
         if not rows.values:
-            return rows.answers
+            return Answers(rows.answers, confidences=[None])
         last, sure = b"null", None
         items: Any = None
         try:

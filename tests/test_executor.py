@@ -475,13 +475,15 @@ class TestStreams:
         assert closed(counting) == 1
 
     def test_are_lists_for_who_wants_them_whole(self, counting: Executor) -> None:
-        answers = counting.run(texts(2, 9, 0))
-        assert read(answers) == [
+        answers = counting.run(texts([], 2, 9, 0))
+        wrong, *others = read(answers)
+        assert wrong.startswith("model_error: TypeError: int() argument")
+        assert others == [
             [{"n": 0, "confidence": 0.0}, {"n": 1, "confidence": 0.1}],
             "model_error: ValueError: five is too many",
             [],
         ]
-        assert answers.confidences == [0.1, None, None]
+        assert answers.confidences == [None, 0.1, None, None]
 
     def test_that_will_not_close_trouble_nobody(self, capsys: pytest.CaptureFixture[str]) -> None:
         class Stays:

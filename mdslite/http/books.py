@@ -45,7 +45,13 @@ class Books:
         begun = call.started_at
         if samples.due(now, failed=status != 200):
             request: bytes | None = call.body
-        elif status == 200 and begun and call.spans is None and call.upstream_ms is None and self._append_run is not None:
+        elif (
+            status == 200
+            and begun
+            and call.spans is None
+            and call.upstream_ms is None
+            and self._append_run is not None
+        ):
             self._record_in_run(call, now)
             return
         else:

@@ -28,7 +28,6 @@ from mdslite.runtimes.protocol import DataFeeds, DataSession, LoadOptions
 from mdslite.runtimes.python import PythonRuntime
 
 ROWS = 32
-RESTARTS = 5
 # Answers each row with a small dict; arrays with themselves, so that each tensor crosses both ways.
 PACKAGE = """
 import mds
@@ -48,8 +47,8 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """Microseconds a datum. `added_us` is what isolation adds to the plain loop, of which `copies_us` would go
-    into one copy each way in any case."""
+    """Microseconds a datum. `added_us` is what isolation adds to the plain loop; copying the data once each
+    way takes `copies_us` of it in any case."""
 
     data: str
     loop_us: float
@@ -90,11 +89,11 @@ def measure_crossings(package: Path, *, seconds: float) -> list[Crossing]:
         isolated.close()
 
 
-def measure_restart(package: Path) -> Restart:
-    """The middle of a few crashes."""
+def measure_restart(package: Path, *, restarts: int) -> Restart:
+    """The middle of so many crashes."""
     runtime = PythonRuntime()
     noticed, serving = [], []
-    for _ in range(RESTARTS):
+    for _ in range(restarts):
         session = runtime.open(package, LoadOptions())
         ended = threading.Event()
         session.watch(lambda reason, ended=ended: ended.set())
@@ -112,15 +111,13 @@ def measure_restart(package: Path) -> Restart:
 
 
 def render(crossings: Sequence[Crossing], restart: Restart) -> str:
-    lines = [
-        f"{'at batch 32, us a datum':26}{'loop':>8}{'inline':>8}{'isolated':>10}{'added':>8}{'copies':>8}"
-    ]
+    heads = "".join(f"{head:>10}" for head in ("loop", "inline", "isolated", "added", "copies"))
+    lines = [f"{'at batch 32, us a datum':26}{heads}"]
     for one in crossings:
-        figures = f"{one.loop_us:8.1f}{one.inline_us:8.1f}{one.isolated_us:10.1f}{one.added_us:8.1f}"
-        figures += f"{one.copies_us:8.1f}"
-        lines.append(f"{one.data:26}{figures}")
-    lines.append(f"a crash is noticed after {restart.noticed_s * 1000:.0f} ms, ")
-    lines[-1] += f"and a new process answers after {restart.serving_s:.2f} s"
+        figures = (one.loop_us, one.inline_us, one.isolated_us, one.added_us, one.copies_us)
+        lines.append(f"{one.data:26}{''.join(f'{figure:10.1f}' for figure in figures)}")
+    noticed, serving = f"{restart.noticed_s * 1000:.0f} ms", f"{restart.serving_s:.2f} s"
+    lines.append(f"a crash is noticed after {noticed}, and a new process answers {serving} after it")
     return "\n".join(lines)
 
 
@@ -128,12 +125,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each kind of data is measured")
+    parser.add_argument("--restarts", type=int, default=5, help="how many crashes are measured")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mdslite-bench-") as folder:
         package = Path(folder) / "bench.py"
         package.write_text(PACKAGE)
         crossings = measure_crossings(package, seconds=options.seconds)
-        restart = measure_restart(package)
+        restart = measure_restart(package, restarts=options.restarts)
     if options.json:
         found = [asdict(one) | {"added_us": one.added_us} for one in crossings]
         print(json.dumps({"crossings": found, "restart": asdict(restart)}, indent=2))

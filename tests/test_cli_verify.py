@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from package_files import class_text, write_package
+from test_mds import LISTING
 
 from mdslite.cli import run
 
@@ -124,6 +126,18 @@ class TestData:
         write_package(folder, {"one.py": class_text(), "sample.json": '{"instances": [7]}'})
         _, out, _ = verify(folder / "one.py", "--inline")
         assert out.endswith('{"predictions":[7]}\n')
+
+
+def test_the_listing_passes_or_says_what_to_install(verify: Verify, folder: Path) -> None:
+    (folder / "model.py").write_text(LISTING)
+    code, out, err = verify(folder / "model.py")
+    if importlib.util.find_spec("tensorflow") is None:
+        assert code == 1
+        assert "SpamFilter needs @mds.runtime('tensorflow'): tensorflow is not installed" in err
+        assert "pip install 'mdslite[tensorflow]'" in err
+    else:
+        assert code == 0
+        assert out.endswith('{"predictions":[[{"answer":42}]]}\n')
 
 
 class TestPackages:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import live
 import numpy as np
 import pytest
 
@@ -90,6 +94,27 @@ def test_a_wrong_message_fails_alone(spam_filter: Executor) -> None:
     assert 'expected a text, or {"text": "..."}' in wrong.message
     assert spam["label"] == "spam"
     assert spam["confidence"] > 0.8
+
+
+def test_the_appliance_serves_it(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "spam", ignore=shutil.ignore_patterns("__pycache__"))
+    texts, labels = read_held_out()
+    with live.up("spam/deployments.yaml", cwd=tmp_path) as box:
+        url = f"{box.url}/projects/mail/models/spamfilter:predict"
+        found = [one["label"] for one in post(url, {"instances": texts})["predictions"]]
+        assert sum(one == label for one, label in zip(found, labels, strict=True)) == 38
+        assert post(url, {"text": "You have won a prize, claim it now"})["label"] == "spam"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            post(url, {"instances": ["fine", 42]})
+        with caught.value as reply:
+            assert reply.status == 500
+            assert json.load(reply)["error"] == 'ValueError: expected a text, or {"text": "..."}'
+
+
+def post(url: str, body: Any) -> Any:
+    asked = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=20) as reply:
+        return json.load(reply)
 
 
 def test_it_is_healthy_and_warm(spam_filter: Executor) -> None:

@@ -332,6 +332,7 @@ class TestImports:
             # As a model that was trained elsewhere names its class.
             found = pickle.loads(b"cfeatures\nScaler\n.")
             assert found is plain.Scaler
+            assert plain.__spec__ is not None
             assert plain.__spec__.name.endswith(".features")
         finally:
             unload_class(cls)

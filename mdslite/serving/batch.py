@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mdslite.errors import MdsliteError, ModelError
+from mdslite.errors import MdsliteError, ModelError, OutOfMemory, Unavailable
 from mdslite.runtimes.protocol import DataSession, Outputs, RunHandle, Session, Signature
 from mdslite.serving.queue import Job, Slice
 from mdslite.serving.streams import Stream
@@ -49,14 +50,17 @@ class Batch:
     """Rows `slices` of one shape. `run` fills `outputs` or `error`; it is called once, on any thread."""
 
     __slots__ = (
+        "begun",
         "codec",
         "confidences",
         "error",
+        "expected_s",
         "handle",
         "key",
         "outputs",
         "read_confidence",
         "replica",
+        "revoked",
         "row_errors",
         "row_sizes",
         "rows",
@@ -75,6 +79,7 @@ class Batch:
         row_sizes: tuple[int, ...],
         codec: RowCodec,
         read_confidence: Confidence,
+        expected_s: float = 0.0,
     ) -> None:
         self.slices = slices
         self.rows = sum(stop - start for _, start, stop in slices)
@@ -82,6 +87,10 @@ class Batch:
         self.row_sizes = row_sizes
         self.codec = codec
         self.read_confidence = read_confidence
+        self.expected_s = expected_s  # what a run should take; 0.0 if that is not known
+        self.begun = threading.Lock()  # released when the computing begins
+        self.begun.acquire()
+        self.revoked = False
         self.replica: Replica | None = None
         self.handle: RunHandle | None = None
         self.outputs: Outputs = ()
@@ -94,12 +103,21 @@ class Batch:
         self.seconds = 0.0
 
     def run(self, session: AnySession) -> None:
-        """Compute; never raises. User code and foreign libraries run in here."""
-        self.started_at = perf_counter()
+        """Compute; never raises. User code and foreign libraries run in here.
+
+        Jobs that have ended meanwhile are left out.
+        """
+        self.started_at = perf_counter()  # before the look at `revoked` and `finished`: see `revoke`
+        if any(job.finished for job, _, _ in self.slices):
+            self.slices = [one for one in self.slices if not one[0].finished]
+            self.rows = sum(stop - start for _, start, stop in self.slices)
+        if self.revoked or not self.slices:
+            return
         try:
             columns = self.slices[0][0].columns.columns
             joined = [self._join(index) for index in range(len(columns))]
             feeds = self.codec.feeds(joined, self.key, self.rows)
+            self.begun.release()
             if self.stream is not None:
                 outputs = self._run_stream(session, feeds, self.stream)
             else:
@@ -113,6 +131,11 @@ class Batch:
         except BaseException as exc:
             self.error = exc
         self.seconds = perf_counter() - self.started_at
+
+    def revoke(self) -> bool:
+        """Keep a batch from running; False if it has begun already, or is about to and may yet be kept."""
+        self.revoked = True
+        return not self.started_at
 
     def _run_stream(self, session: Any, feeds: Any, stream: Stream) -> Outputs:
         stream.begun_at = self.started_at
@@ -183,6 +206,11 @@ class Batch:
 def public_error(error: BaseException) -> MdsliteError:
     """What a caller may see of an exception met in a batch: our own as they are, all else opaque."""
     return error if isinstance(error, MdsliteError) else MdsliteError("internal error in the model's runtime")
+
+
+def ends_session(error: BaseException | None) -> bool:
+    """Whether an error met in a batch says that its session cannot be used again."""
+    return isinstance(error, Unavailable) and not isinstance(error, OutOfMemory)
 
 
 def _find_errors(outputs: Outputs) -> dict[int, MdsliteError]:

@@ -9,6 +9,7 @@ from time import perf_counter
 
 from mdslite.serving.batch import Batch
 from mdslite.serving.queue import Job
+from mdslite.serving.replica import Replica
 
 STREAM_GRACE_S = 1.0  # a generator ends when it is closed: so long it may take
 STUCK_AFTER_S = 5.0
@@ -33,8 +34,19 @@ class Flight:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
     def add(self, batch: Batch) -> None:
         self._batches.add(batch)
+
+    def has(self, replica: Replica) -> bool:
+        """Whether a replica still has a batch."""
+        return any(batch.replica is replica for batch in self._batches)
+
+    def waiting(self) -> list[Batch]:
+        """Those that have not begun."""
+        return [batch for batch in self._batches if not batch.started_at]
 
     def land(self, batch: Batch) -> bool:
         """A batch is back; False when it had been given up."""
@@ -52,7 +64,9 @@ class Flight:
     def stop_idle(self) -> None:
         """See to the end of the runs that nobody waits for any more."""
         for batch in self._batches:
-            if batch.stopper is None and all(job.finished for job, _, _ in batch.slices):
+            # One that has not begun is not stopped: that could hit the run before it. It will not run anyway.
+            begun = batch.started_at and batch.stopper is None
+            if begun and all(job.finished for job, _, _ in batch.slices):
                 self._stop(batch, after_s=self._patience_s(batch))
 
     def stop_all(self) -> None:
@@ -60,7 +74,8 @@ class Flight:
         for batch in self._batches:
             if batch.stopper is not None:
                 batch.stopper.cancel()
-            self._stop(batch)
+            if not batch.revoke():
+                self._stop(batch)
 
     def _patience_s(self, batch: Batch) -> float:
         if batch.stream is not None:

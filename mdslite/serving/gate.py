@@ -58,6 +58,10 @@ class Gate:
         """Stop waiting."""
         self._waiting.pop(seat, None)
 
+    def others_wait(self, seat: Seat) -> bool:
+        """Whether anybody but this lane waits."""
+        return len(self._waiting) > (seat in self._waiting)
+
     @property
     def busy(self) -> int:
         """Slots in use."""

@@ -14,9 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from time import perf_counter
 
 from mdslite.errors import (
@@ -29,22 +27,23 @@ from mdslite.errors import (
     TooLarge,
     Unavailable,
 )
-from mdslite.serving.batch import Batch, Confidence, RowCodec, public_error
+from mdslite.serving.batch import Batch, Confidence, RowCodec, ends_session, public_error
+from mdslite.serving.crew import Crew
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.deadline import Deadline
-from mdslite.serving.flight import STUCK_AFTER_S, Flight
-from mdslite.serving.gate import Gate, Priority, Seat
+from mdslite.serving.gate import Priority
 from mdslite.serving.hold import Hold
 from mdslite.serving.knobs import Knobs, LaneStats
 from mdslite.serving.queue import Job, RowQueue, Slice, halves
 from mdslite.serving.replica import CHECK_LIMIT_S, Replica
-from mdslite.serving.rotation import Rotation
 from mdslite.serving.streams import Stream
 from mdslite.tensors import Key
 
 logger = logging.getLogger(__name__)
 
 INLINE_S = 500e-6  # about what two hand-offs between threads cost beside other work
+_MANY_ROWS = 8  # it takes the loop a good while to write as many answers
+_LOOP_S = 40e-6  # about what the loop itself spends on a request
 _SHAPES_MAX = 1024
 
 
@@ -76,17 +75,24 @@ class Lane:
         self.curve = curve
         self.stats = LaneStats()
         self.read_confidence = read_confidence
-        self._rotation = Rotation(replicas)
-        gates = {one.gate for one in replicas}
-        self._seats = {gate: Seat(width=width, start=partial(self._start_on, gate)) for gate in gates}
         self._inline_s = 0.0 if codec.streams else inline_s
-        self._priority = priority
         self._on_lost = on_lost
         self._loop = loop or asyncio.get_running_loop()
         self._queue = RowQueue()
-        self._flight = Flight(self._loop, costly_stop=costly_stop, stuck=self._give_up)
-        self._done: deque[Batch] = deque()  # computed, not yet answered; replicas' threads append
+        self._crew = Crew(
+            replicas,
+            width=width,
+            priority=priority,
+            costly_stop=costly_stop,
+            form=self._form,
+            give_back=self._put_back,
+            collect=self._collect,
+            lost=self._lose,
+            loop=self._loop,
+        )
+        self._done = self._crew.done
         self._pumping = False
+        self._ripe = False  # half a batch has come together since the last look
         self._hold = Hold(self._loop, self._wake)
         self._expiry = Deadline(self._loop, self._sweep)
         self._shapes: dict[Key, tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -104,14 +110,20 @@ class Lane:
         rows = job.columns.rows
         if self._done:
             self._collect()
+        if self._ripe:
+            self._start_early()
         self.make_room(rows)
-        if not self._rotation.working:
-            why = f": {self._rotation.reason}" if self._rotation.reason else ""
+        rotation = self._crew.rotation
+        if not rotation.working:
+            why = f": {rotation.reason}" if rotation.reason else ""
             raise Unavailable(f"{self.name} has no working replica{why}", retry_after_s=1)
         job.lane = self
         job.left = rows
         job.queued_at = now
         self._queue.push(job)
+        waiting, half = self._queue.rows, max(_MANY_ROWS, self.knobs.batch_size // 2)
+        if waiting - rows < half <= waiting:
+            self._ripe = True
         if job.deadline < self._expiry.at:
             self._expiry.set(job.deadline)
         self._hold.arrived(rows)
@@ -133,17 +145,17 @@ class Lane:
     @property
     def running(self) -> int:
         """Batches being computed."""
-        return len(self._flight)
+        return len(self._crew.flight)
 
     @property
     def replicas(self) -> Sequence[Replica]:
         """Those in rotation."""
-        return self._rotation.working
+        return self._crew.rotation.working
 
     @property
     def resting(self) -> Mapping[Replica, str]:
         """Those that were told to rest, and why."""
-        return self._rotation.resting
+        return self._crew.rotation.resting
 
     def make_room(self, rows: int = 1) -> None:
         """Find room for so many more rows, before a request costs any more than asking.
@@ -175,62 +187,67 @@ class Lane:
         """Start what can be started now."""
         self._pumping = False
         while self._queue:
+            full = False
             if not self._queue.has_returned:
                 oldest = self._queue.oldest()
                 assert oldest is not None
                 key, job = oldest
                 rows = min(self._queue.waiting(key), self.knobs.batch_size)
-                if self._rotation.working and self._quick(key, rows):
+                if self._crew.rotation.working and self._quick(key, rows):
                     self._run_inline()
                     if self._queue.rows:
                         self._wake()  # the sockets' turn first
                     self._settle()
                     return
-                if not self._rotation.idle or self._hold_back(key, job, rows):
+                if self._crew.rotation.idle and self._hold_back(key, job, rows):
                     return
-            before = len(self._flight)
-            for gate in {one.gate: None for one in self._rotation.idle}:
-                gate.enter(self._seats[gate], self._priority)
-            if len(self._flight) == before:
+                full = rows >= self.knobs.batch_size
+            if not (self._crew.admit() or (full and self._crew.run_ahead())):
                 return
 
-    def _start_on(self, gate: Gate) -> bool:
-        """A gate's word: start a batch on an idle replica of its device."""
-        replica = next((one for one in self._rotation.idle if one.gate is gate), None)
-        batch = self._form(perf_counter()) if replica is not None else None
-        if replica is None or batch is None:
-            return False
-        self._rotation.bind(replica)
-        batch.replica = replica
-        batch.handle = replica.session.handle()
-        self._flight.add(batch)
-        self.stats.batches += 1
-        if self.codec.streams:
-            job = batch.slices[0][0]
-            job.replica = replica.name
-            stream = Stream(job, limit_s=self.knobs.prediction_s, loop=self._loop)
-            batch.stream = job.stream = stream
-        replica.start(batch, self._done, self._collect)
-        return True
+    def _start_early(self) -> None:
+        """Let an idle replica begin with half a batch while the loop still reads what else came in.
 
-    def _form(self, now: float) -> Batch | None:
-        """The next batch, after refusing what would come too late."""
+        Otherwise a few dozen connections fall into step: all read, all computed, all answered, and now the
+        loop idles, now the device. Not where two halves cost more beyond the whole than they save the loop.
+        """
+        self._ripe = False
+        oldest = self._queue.oldest()
+        if oldest is None or not self._crew.rotation.idle:
+            return
+        key, rows = oldest[0], self._queue.rows
+        shape = self._shape(key)[1]
+        half_s, whole_s = self.curve.estimate(shape, rows), self.curve.estimate(shape, 2 * rows)
+        if 2 * half_s - whole_s < rows * _LOOP_S and not self._quick(key, rows):
+            pumping = self._pumping
+            self._pump()
+            self._pumping |= pumping
+            self._crew.let_begin()
+
+    def _form(self, at: float) -> Batch | None:
+        """The next batch, which can begin at the time `at`, after refusing what would come too late."""
         while (taken := self._queue.take(self.knobs.batch_size)) is not None:
             key, slices = taken
             sizes, bucket = self._shape(key)
             rows = sum(stop - start for _, start, stop in slices)
-            ready_at = now + self.curve.estimate(bucket, rows)
+            ready_at = at + self.curve.estimate(bucket, rows)
             kept = [one for one in slices if one[0].deadline >= ready_at and not one[0].finished]
             if len(kept) < len(slices):
                 self._refuse_late(slices, ready_at, bucket)
             if kept:
-                return Batch(
+                batch = Batch(
                     kept,
                     key=key,
                     row_sizes=sizes,
                     codec=self.codec,
                     read_confidence=self.read_confidence,
+                    expected_s=self.curve.estimate(bucket, rows),
                 )
+                if self.codec.streams:
+                    job = kept[0][0]
+                    job.stream = Stream(job, limit_s=self.knobs.prediction_s, loop=self._loop)
+                    batch.stream = job.stream
+                return batch
         return None
 
     def _refuse_late(self, slices: Sequence[Slice], ready_at: float, bucket: tuple[int, ...]) -> None:
@@ -248,7 +265,7 @@ class Lane:
 
     def _quick(self, key: Key, rows: int) -> bool:
         # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
-        if self._priority is not Priority.PRIMARY:
+        if self._crew.priority is not Priority.PRIMARY:
             return False
         return 0.0 < self.curve.floor(self._shape(key)[1], rows) <= self._inline_s
 
@@ -263,9 +280,8 @@ class Lane:
         batch = self._form(perf_counter())
         if batch is None:
             return
-        self.stats.batches += 1
         self.stats.inline_batches += 1
-        replica = self._rotation.working[0]
+        replica = self._crew.rotation.working[0]
         batch.run(replica.session)
         self._resolve(batch, replica)
 
@@ -276,23 +292,38 @@ class Lane:
 
     def _completed(self, batch: Batch) -> None:
         replica = batch.replica
-        if replica is None or not self._flight.land(batch):
+        if replica is None or not self._crew.land(batch):
             return  # given up as stuck: its replica is lost and its jobs are answered
-        self._rotation.release(replica)
-        replica.gate.leave(self._seats[replica.gate], batch.seconds)
-        if batch.error is None and self._queue.rows:
-            self._pump()  # the next batch computes while this one's answers are written
-        if batch.stream is not None:
-            batch.stream.deliver()  # what came before the end
-        self._resolve(batch, replica)
+        if batch.revoked and not batch.seconds:
+            self._put_back(batch)
+        else:
+            if self._queue.rows and batch.error is None:
+                self._pump()  # the next batch computes while this one's answers are written
+                if batch.rows >= _MANY_ROWS:
+                    self._crew.let_begin()
+            elif not self._queue:
+                self._crew.take_back()
+            if batch.stream is not None:
+                batch.stream.deliver()  # what came before the end
+            self._resolve(batch, replica)
         if self._queue:
             self._wake()
         self._settle()
 
+    def _put_back(self, batch: Batch) -> None:
+        """Have another batch's worth of rows computed by the next one who can."""
+        live = [one for one in batch.slices if not one[0].finished]
+        if live:
+            self._queue.put_back(batch.key, live)
+            self._wake()
+
     def _resolve(self, batch: Batch, replica: Replica) -> None:
+        self.stats.batches += 1
         if batch.error is not None:
             self._fail(batch, replica, batch.error)
             return
+        if not batch.slices:
+            return  # all of them left before it began
         seconds = batch.seconds if batch.stream is None else batch.stream.first_s or batch.seconds
         self.curve.observe(self._shape(batch.key)[1], batch.rows, seconds)
         self.stats.ran(batch.rows, batch.seconds)
@@ -312,8 +343,8 @@ class Lane:
                 self._queue.put_back(batch.key, half)
             self._wake()
             return
-        if isinstance(error, Unavailable) and not isinstance(error, OutOfMemory):
-            self.lose(replica, error.message)
+        if ends_session(error):
+            self.lose(replica, public_error(error).message)
         elif not isinstance(error, ModelError | OutOfMemory | DeadlineExceeded | ClientClosed):
             logger.error("%s: unexpected error in a batch", self.name, exc_info=error)
         for job, _, _ in live:
@@ -332,38 +363,27 @@ class Lane:
         self._queue.discard(job)
         if job.stream is not None:
             job.stream.close()
-        self._flight.stop_idle()
-        self._settle()
-
-    def _give_up(self, batch: Batch) -> None:
-        """A run did not stop when it was told to."""
-        replica = batch.replica
-        assert replica is not None
-        replica.gate.leave(self._seats[replica.gate], STUCK_AFTER_S)
-        self.lose(replica, "a run did not stop when it was told to")
+        self._crew.flight.stop_idle()
         self._settle()
 
     # Replicas
 
     @property
     def priority(self) -> Priority:
-        return self._priority
+        return self._crew.priority
 
     def set_priority(self, priority: Priority) -> None:
         """Ask for the device with this priority from now on. Only primary work may run on the event loop."""
-        self._priority = priority
+        self._crew.priority = priority
 
     def add_replica(self, replica: Replica) -> None:
         """Take a (re)built replica, or one that rested, into the rotation."""
-        self._rotation.add(replica)
+        self._crew.rotation.add(replica)
+        self._crew.take_back()
         self._wake()
 
     def check(
-        self,
-        replica: Replica,
-        done: Callable[[MdsliteError | None], None],
-        *,
-        limit_s: float = CHECK_LIMIT_S,
+        self, replica: Replica, done: Callable[[MdsliteError | None], None], *, limit_s: float = CHECK_LIMIT_S
     ) -> None:
         """Have a replica's session checked (see `Replica.check`); it gets no batch while that lasts.
 
@@ -371,26 +391,26 @@ class Lane:
         """
 
         def answered(error: MdsliteError | None) -> None:
-            self._rotation.release(replica)
-            if isinstance(error, DeadlineExceeded):
-                self.lose(replica, error.message)
             done(error)
             self._wake()
 
-        self._rotation.bind(replica)
-        replica.check(answered, limit_s=limit_s)
+        self._crew.check(replica, answered, limit_s=limit_s)
 
     def rest(self, replica: Replica, reason: str) -> None:
         """Take a replica out of rotation until it is added again; what it computes is still answered.
 
         What is queued goes on with the others, or waits. With none in rotation `submit` refuses.
         """
-        self._rotation.rest(replica, reason)
+        self._crew.rest(replica, reason)
 
     def lose(self, replica: Replica, reason: str) -> None:
         """Take a replica out for good, and tell the lane's owner; nothing if it is not here any more."""
-        if self._rotation.lose(replica, reason) and self._on_lost is not None:
+        self._crew.lose(replica, reason)
+
+    def _lose(self, replica: Replica, reason: str) -> None:
+        if self._on_lost is not None:
             self._on_lost(replica, reason)
+        self._settle()
 
     # Deadlines
 
@@ -405,7 +425,7 @@ class Lane:
 
     def _jobs(self) -> list[Job]:
         """All that may be unanswered; some of them are not, and some stand there more than once."""
-        return [*self._queue.jobs(), *self._flight.jobs()]
+        return [*self._queue.jobs(), *self._crew.flight.jobs()]
 
     def _expire(self, job: Job, what: str) -> None:
         self.stats.expired += 1
@@ -427,21 +447,17 @@ class Lane:
         return True
 
     def _settle(self) -> None:
-        if self._empty is not None and not (self._queue or self._flight):
+        if self._empty is not None and not (self._queue or self._crew.flight):
             self._empty.set()
 
     def close(self) -> None:
         """Answer what is left with 503 and end the replicas' threads."""
         self._hold.cancel()
         self._expiry.set(math.inf)
-        for gate, seat in self._seats.items():
-            gate.withdraw(seat)
         for job in self._jobs():
             if not job.finished:
                 self._fail_job(job, Unavailable(f"{self.name} was taken down", retry_after_s=1))
-        self._flight.stop_all()
-        for replica in self._rotation.clear():
-            replica.close()
+        self._crew.close()
 
     def _shape(self, key: Key) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Bytes a row of each input, and the shape by which the curve knows it."""

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from mdslite.errors import DeadlineExceeded, MdsliteError
-from mdslite.serving.batch import AnySession, Batch, public_error
+from mdslite.serving.batch import AnySession, Batch, ends_session, public_error
 from mdslite.serving.gate import Gate
 
 CHECK_LIMIT_S = 10.0
@@ -37,12 +37,18 @@ class Replica:
         self._inbox: SimpleQueue[Work | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=f"replica {name}", daemon=True)
         self._started = False
+        self._broken = False  # the thread's: its session has ended
 
     def start(self, batch: Batch, done: deque[Batch], collect: Callable[[], None]) -> None:
-        """Run `batch` on the thread, append it to `done`, and have `collect()` called on the event loop."""
+        """Run `batch` on the thread, append it to `done`, and have `collect()` called on the event loop.
+
+        Behind a run that ended the session it is revoked instead.
+        """
 
         def work(session: AnySession) -> Callable[[], None]:
+            batch.revoked = batch.revoked or self._broken
             batch.run(session)
+            self._broken = self._broken or ends_session(batch.error)
             done.append(batch)
             return collect
 

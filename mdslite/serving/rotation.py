@@ -19,14 +19,18 @@ class Rotation:
         self._bound: dict[Replica, int] = {}  # batches and checks that were handed over and are not back
 
     def bind(self, replica: Replica) -> None:
-        """Something was handed to a replica: it is not idle."""
+        """A batch or a check was handed to a replica: it is not idle."""
         bound = self._bound.get(replica, 0)
         if not bound and replica in self.idle:
             self.idle.remove(replica)
         self._bound[replica] = bound + 1
 
+    def takes_another(self, replica: Replica) -> bool:
+        """Whether a replica has one thing to do, and may be handed a second."""
+        return self._bound.get(replica) == 1 and replica in self.working
+
     def release(self, replica: Replica) -> None:
-        """Something that was handed to a replica is back."""
+        """What was handed to a replica is back."""
         left = self._bound[replica] - 1
         if left:
             self._bound[replica] = left

@@ -218,7 +218,7 @@ class Lane:
         key, rows = oldest[0], self._queue.rows
         shape = self._shape(key)[1]
         half_s, whole_s = self.curve.estimate(shape, rows), self.curve.estimate(shape, 2 * rows)
-        if 2 * half_s - whole_s < rows * _LOOP_S and not self._quick(key, rows):
+        if half_s and 2 * half_s - whole_s < rows * _LOOP_S and not self._quick(key, rows):
             pumping = self._pumping
             self._pump()
             self._pumping |= pumping

@@ -1,8 +1,8 @@
 """Finds the class of a package without running any of its code, and loads it.
 
 A package is a folder, or a single `.py` file. Its class is the one with `@mds.model` above it: in a module of
-the folder itself, or else somewhere below it. What stands above the class is read from the source, because it
-has to be known before the code is imported: which library it needs, and what to install.
+the folder itself, or else somewhere below it. What it requires is read from the source as well, since that has
+to be installed before the code is imported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class PackageSource:
     class_name: str
     line: int
     alone: bool = False
-    runtime: str | None = None
     requirements: tuple[str, ...] = ()
 
     @property
@@ -89,6 +88,7 @@ def load_class(source: PackageSource, *, exposed: bool = False) -> type:
     try:
         cls = _import(modules, source)
         description = mds.describe(cls)
+        _check_requirements(description, source)
         _check_runtime(description, source)
     except BaseException as exc:
         modules.remove()
@@ -132,6 +132,19 @@ def _load_failed(exc: BaseException, source: PackageSource) -> LoadFailed:
     line = find_line(exc, source.folder) or source.place
     hint = _missing_hint(exc) if isinstance(exc, ModuleNotFoundError) else None
     return LoadFailed(f"{line}: {exception_text(exc)}", hint=hint)
+
+
+def _check_requirements(description: mds.Description, source: PackageSource) -> None:
+    """Refuse a class that requires something else than was read from its source, and may be installed."""
+    if set(description.requirements) != set(source.requirements):
+        raise _unreadable(source.place)
+
+
+def _unreadable(place: str) -> LoadFailed:
+    return LoadFailed(
+        f"{place}: what @mds.requirements is given cannot be read without running the package's code",
+        hint='write it out: @mds.requirements(["numpy>=2"])',
+    )
 
 
 def _missing_hint(exc: ModuleNotFoundError) -> str:
@@ -199,8 +212,7 @@ def _find_classes(folder: Path, file: Path, *, alone: bool = False) -> Iterator[
             continue
         parts = file.relative_to(folder).with_suffix("").parts
         place = f"{file.relative_to(folder)}:{node.lineno}"
-        runtime = names.literal("runtime", calls.get("runtime"), place)
-        requirements = names.literal("requirements", calls.get("requirements"), place)
+        requirements = names.literal(calls.get("requirements"), place)
         yield PackageSource(
             folder,
             file,
@@ -208,7 +220,6 @@ def _find_classes(folder: Path, file: Path, *, alone: bool = False) -> Iterator[
             class_name=node.name,
             line=node.lineno,
             alone=alone,
-            runtime=runtime if isinstance(runtime, str) else None,
             requirements=tuple(requirements) if isinstance(requirements, list | tuple) else (),
         )
 
@@ -278,8 +289,8 @@ class _Names:
             return called.attr if called.value.id in self._modules else None
         return None
 
-    def literal(self, name: str, call: ast.expr | None, place: str) -> Any:
-        """What a decorator is called with: written out, or a constant of the module.
+    def literal(self, call: ast.expr | None, place: str) -> Any:
+        """What `@mds.requirements` is called with: written out, or a constant of the module.
 
         :raises LoadFailed: it would have to be computed
         """
@@ -294,8 +305,4 @@ class _Names:
         try:
             return ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as exc:
-            example = '["numpy>=2"]' if name == "requirements" else "'tensorflow'"
-            raise LoadFailed(
-                f"{place}: what @mds.{name} is given cannot be read without running the package's code",
-                hint=f"write it out: @mds.{name}({example})",
-            ) from exc
+            raise _unreadable(place) from exc

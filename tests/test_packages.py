@@ -220,6 +220,12 @@ class TestWhatIsRefused:
         assert "model.py:6: what @mds.requirements is given cannot be read without running" in error.message
         assert error.hint == 'write it out: @mds.requirements(["numpy>=2"])'
 
+    def test_requirements_that_the_code_changes(self, tmp_path: Path) -> None:
+        text = "NEEDED = ['numpy']\nNEEDED.append('pillow')\n"
+        write_package(tmp_path, {"model.py": text + class_text(above="@mds.requirements(NEEDED)\n")})
+        error = refusal(tmp_path)
+        assert "model.py:8: what @mds.requirements is given cannot be read without running" in error.message
+
 
 def hide(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a module one that is not installed."""
@@ -234,10 +240,9 @@ def hide(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestWhatStandsAboveTheClass:
     def test_is_read_without_running_anything(self, tmp_path: Path) -> None:
-        above = "@mds.runtime('tensorflow')\n@mds.requirements(['numpy>=2', \"pillow\"])\n"
+        above = "@mds.requirements(['numpy>=2', \"pillow\"])\n"
         write_package(tmp_path, {"model.py": "raise SystemExit\n" + class_text(above=above)})
         found = find_package(tmp_path)
-        assert found.runtime == "tensorflow"
         assert found.requirements == ("numpy>=2", "pillow")
 
     def test_may_be_a_constant_of_the_module(self, tmp_path: Path) -> None:
@@ -248,7 +253,6 @@ class TestWhatStandsAboveTheClass:
     def test_is_nothing_where_there_is_nothing(self, tmp_path: Path) -> None:
         write_package(tmp_path, {"model.py": class_text()})
         assert find_package(tmp_path).requirements == ()
-        assert find_package(tmp_path).runtime is None
 
 
 HELPED = """

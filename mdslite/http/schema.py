@@ -212,14 +212,18 @@ class BatchInfo(Value, frozen=True, kw_only=True):
 
 
 class NodeInfo(Value, frozen=True, kw_only=True):
-    """A node of a pipeline. What batches is null for a deployed model: that has knobs of its own."""
+    """A node of a pipeline. Most of it is null for a deployed model, which has knobs of its own."""
 
     node: str
     runs: Annotated[str, Meta(description="a handler's dotted module, or PROJECT/MODEL[@VERSION]")]
-    batch: BatchInfo | None = None
     replicas: Annotated[int | None, Meta(description="in rotation now")] = None
     queue_rows: int | None = None
 
+    batch_size: int | None = None
+    batch_timeout_ms: int | float | None = None
+    prediction_time_ms: Annotated[
+        int | float | None, Meta(description="the node's own limit; null leaves it to the pipeline's")
+    ] = None
 
 class PipelineInfo(Value, frozen=True, kw_only=True):
     name: str

@@ -1,8 +1,8 @@
 """Finds the class of a package without running any of its code, and loads it.
 
 A package is a folder, or a single `.py` file. Its class is the one with `@mds.model` above it: in a module of
-the folder itself, or else somewhere below it. What it requires is read from the source as well, since that has
-to be installed before the code is imported.
+the folder itself, or else somewhere below it. What it requires is read from the source as well: it has to be
+installed before the code is imported.
 """
 
 from __future__ import annotations

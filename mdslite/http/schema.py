@@ -218,7 +218,6 @@ class NodeInfo(Value, frozen=True, kw_only=True):
     runs: Annotated[str, Meta(description="a handler's dotted module, or PROJECT/MODEL[@VERSION]")]
     replicas: Annotated[int | None, Meta(description="in rotation now")] = None
     queue_rows: int | None = None
-
     batch_size: int | None = None
     batch_timeout_ms: int | float | None = None
     prediction_time_ms: Annotated[
@@ -226,6 +225,7 @@ class NodeInfo(Value, frozen=True, kw_only=True):
     ] = None
 
 class PipelineInfo(Value, frozen=True, kw_only=True):
+
     name: str
     drawing: Annotated[str, Meta(description="the graph as text")]
     nodes: list[NodeInfo]

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import onnxruntime
 import pytest
 from handlers import CONFIDENCE, Serving, request_for, serving
+from live import up
 
 from mdslite import pipelines, spec
+from mdslite.client import Client
 from mdslite.drawing import draw
 from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import LoadOptions
@@ -23,6 +29,7 @@ from mdslite.serving.loader import LoadRequest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 OPINIONS = EXAMPLES / "opinions"
+NODES = ("prepare", "linear", "network", "compare", "doubt")
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # Which pixels of a square of 4x4 are drawn first, so that any count of them is spread over it.
 ORDER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
@@ -98,6 +105,50 @@ def test_its_graph() -> None:
         "◆    compare  nodes.compare   by agreed: true → end · otherwise → doubt  merges linear, network",
         "●    doubt    nodes.doubt     → end",
     ]
+
+
+def test_the_page_on_pipelines_shows_it_as_it_is() -> None:
+    page = (EXAMPLES.parent / "docs" / "pipelines.md").read_text()
+    _, text, _ = re.split(r"```yaml\n|```\n\n`mdslite verify", page)
+    shown = pipelines.load(text, folder=OPINIONS / "reader")
+    assert shown == pipelines.read(OPINIONS / "reader")
+    assert "\n".join(["```", *draw(shown).splitlines()[2:], "```"]) in page
+
+
+def test_served_by_the_appliance_it_is_drawn_and_its_nodes_are_logged(tmp_path: Path) -> None:
+    with up(str(OPINIONS / "deployments.yaml"), cwd=tmp_path) as live:
+        request = Request(
+            f"{live.url}/projects/demo/models/opinions:predict",
+            data=(OPINIONS / "drawing.pbm").read_bytes(),
+            headers={"content-type": "image/x-portable-bitmap"},
+        )
+        with urlopen(request, timeout=20) as reply:
+            assert json.load(reply)["digit"] == "seven"
+        with Client(live.url) as client:
+            version = client.version("demo", "opinions", "v1")
+            assert [node["node"] for node in version["pipeline"]["nodes"]] == list(NODES)
+            shown = mdslite("show", "demo/opinions", "--url", live.url)
+            assert "  ◆    compare  nodes.compare   by agreed:" in shown
+            assert re.search(r"(?m)^prepare +1 +0 +32 +2 +-$", shown)
+            row = json.loads(logged(live.url))
+    spans = {span["node"]: span for span in row["spans"]}
+    assert list(spans) == ["prepare", "linear", "network", "compare"]
+    assert [span["version"] for span in spans.values()] == ["v1", "v1", "v2", "v1"]
+    assert row["confidence"] == pytest.approx(0.9888)
+    assert row["compute_ms"] == pytest.approx(sum(span["compute_ms"] for span in spans.values()), abs=0.01)
+
+
+def mdslite(*args: str) -> str:
+    command = [sys.executable, "-m", "mdslite", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def logged(url: str) -> str:
+    """The row of the request, once the log has it."""
+    until = monotonic() + 20
+    while not (found := mdslite("logs", "model=opinions", "--json", "--url", url)):
+        assert monotonic() < until
+    return found
 
 
 def test_drawings_of_real_digits_get_the_opinions_of_both_versions() -> None:

@@ -224,8 +224,8 @@ class NodeInfo(Value, frozen=True, kw_only=True):
         int | float | None, Meta(description="the node's own limit; null leaves it to the pipeline's")
     ] = None
 
-class PipelineInfo(Value, frozen=True, kw_only=True):
 
+class PipelineInfo(Value, frozen=True, kw_only=True):
     name: str
     drawing: Annotated[str, Meta(description="the graph as text")]
     nodes: list[NodeInfo]

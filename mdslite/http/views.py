@@ -17,8 +17,8 @@ from mdslite.deploy.events import ResultEvent
 from mdslite.deploy.orders import Outcome
 from mdslite.deploy.plan import Plan, to_plain
 from mdslite.drawing import draw
-from mdslite.graph import Node
 from mdslite.errors import NotFound
+from mdslite.graph import Node
 from mdslite.http.access import ANYBODY, NOBODY, Grant
 from mdslite.http.parts import Parts
 from mdslite.http.schema import (

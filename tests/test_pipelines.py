@@ -122,7 +122,8 @@ class TestWhatLoads:
 
     def test_the_last_node_ends_the_pipeline_as_another_branch_may_do(self) -> None:
         text = LISTING.replace(
-            "{handler_module: nodes.judge}", "{handler_module: j}\n    next: {when: {a: name}, otherwise: end}"
+            "{handler_module: nodes.judge}",
+            "{handler_module: j}\n    next: {when: {a: name}, otherwise: end}",
         )
         assert pipelines.load(text).sources["end"] == ("judge", "name")
 

@@ -28,17 +28,17 @@ from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
-from mdslite.hosts import is_loopback
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
 from mdslite.http.deferred import Deferrals
 from mdslite.http.door import Door, Limits
+from mdslite.http.front import Front, Place
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
 from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
-from mdslite.http.tls import server_context
+from mdslite.http.tls import TlsFiles
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.machine import cores
@@ -62,7 +62,6 @@ logger = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
 
-HANDSHAKE_S = 10.0
 MAX_CONNECTIONS = 10_000
 RESERVED_FILES = 512  # for the store, HTTP/2 and the runtimes
 MAX_FILES = 65_536
@@ -80,6 +79,8 @@ class Settings:
     file: Path | None = None  # a deployments.yaml, or a model
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_client_ca: Path | None = None  # clients must show a certificate of these authorities
+    tls_self_signed: bool = False
     insecure: bool = False
     allow_hosts: Sequence[str] = ()
     allow_internal: Sequence[str] = ()
@@ -151,7 +152,7 @@ class Appliance:
                 devices=self.devices,
             )
         )
-        self._server: asyncio.Server | None = None
+        self.front = Front(_place(settings), self.door, self.issuer.access)
 
     async def start(self) -> None:
         """Lock the store, listen, load what is deployed, apply the settings' file, say where it serves.
@@ -159,14 +160,17 @@ class Appliance:
         :raises MdsliteError: the store, the address or the file cannot be used
         """
         self.lock.acquire()
-        self.prober.start()
         await self.worker.call(self.registry.open)
         await self.issuer.open()
+        self.front.check_exposure()
+        self.prober.start()
         with suppress(StorageFull):
             await asyncio.to_thread(autosave, self.settings.store)
         if self.settings.log:
             self.journal.start()
-        await self._listen()
+        self.url = await self.front.open()
+        for line in self.front.notes:
+            self.announce(line)
         for line in self.devices.describe():
             self.announce(f"✓ {line}")
         await self.deployer.resume()
@@ -176,43 +180,13 @@ class Appliance:
         for served in self.fleet.all():
             self.announce(_state_line(served))
         self.starting = False
-        if self.settings.tls_cert is not None:
+        if self.url.startswith("https:"):
             await self.bridge.warm()  # with TLS, the first client is likely to choose HTTP/2
         # What lives now lives long: keep the collector from walking through it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         self.announce(f"serving on {self.url}   docs /docs   metrics /metrics")
-
-    async def _listen(self) -> None:
-        settings = self.settings
-        tls = None
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            tls = server_context(settings.tls_cert, key=settings.tls_key)
-        if not (settings.insecure or is_loopback(settings.host)):
-            raise InvalidRequest(
-                f"{settings.host} can be reached from outside, and there are no tokens yet",
-                hint="add --insecure to serve there all the same",
-            )
-        loop = asyncio.get_running_loop()
-        try:
-            self._server = await loop.create_server(
-                self.door.connection,
-                settings.host,
-                settings.port,
-                ssl=tls,
-                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
-                ssl_shutdown_timeout=HANDSHAKE_S if tls else None,
-                backlog=2048,
-            )
-        except OSError as exc:
-            raise InvalidRequest(
-                f"cannot listen on {settings.host}:{settings.port}: {os.strerror(exc.errno or 0)}",
-                hint="choose another with --port, or --port 0 for any free one",
-            ) from exc
-        port = self._server.sockets[0].getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = f"{'https' if tls else 'http'}://{host}:{port}"
 
     async def _apply_file(self, file: Path) -> None:
         """Apply what `up` was given, unless it is what was applied last."""
@@ -224,15 +198,16 @@ class Appliance:
         """Drain and close: no request that was accepted is lost within the settings' times."""
         settings = self.settings
         self.draining = True
-        if self._server is not None:
+        if self.url:
             await asyncio.sleep(settings.drain_grace_s)
-            self._server.close()
+        self.front.close()
         await asyncio.gather(
             self.door.drain(grace_s=settings.drain_s), self.bridge.close(grace_s=settings.drain_s)
         )
         await self.deployer.close(grace_s=settings.drain_s)
         await self.deferrals.close()
         await self.fleet.close(grace_s=settings.drain_s)
+        await self.front.finish()
         await self.door.close()
         await self.abandon()
 
@@ -277,6 +252,21 @@ def read_source(file: Path) -> FileSource:
     wanted = {"project": "default", "model": specs.make_name(file.stem), "versions": [entry]}
     text = f"{stamp}\n{json.dumps({'deployments': [wanted]}, indent=2)}\n"
     return FileSource(text, str(file), file.resolve().parent)
+
+
+def _place(settings: Settings) -> Place:
+    files = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        files = TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    return Place(
+        settings.host,
+        settings.port,
+        settings.store,
+        tls=files,
+        self_signed=settings.tls_self_signed,
+        client_ca=settings.tls_client_ca,
+        insecure=settings.insecure,
+    )
 
 
 def raise_file_limit() -> int:

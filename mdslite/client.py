@@ -7,9 +7,7 @@ terminals; the command line and the dashboard both talk to the appliance through
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
-import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,8 +18,8 @@ from urllib.parse import quote
 import httpx2
 
 from mdslite import errors
+from mdslite.links import DEFAULT_URL, network_error, open_link
 
-DEFAULT_URL = "http://127.0.0.1:8500"
 PAGE_MAX = 1000  # what the appliance hands out in one page
 
 CONNECT_WAIT_S = 5.0
@@ -45,16 +43,26 @@ class Prediction:
 class Client:
     """A connection to one appliance. Close it, or use it in a `with` block.
 
-    `ca_file` holds the certificates to trust, by default those of the system or of SSL_CERT_FILE.
+    `url` may be `unix:` and a store's folder: its owner needs no token there. `ca_file` holds the
+    certificates to trust, by default those of the system or of SSL_CERT_FILE; `cert_file` a certificate and
+    its key to show.
 
-    :raises InvalidRequest: when `url` is no http or https URL
+    :raises InvalidRequest: when `url` is no http or https URL, or a file is none
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, token: str | None = None, ca_file: str | None = None
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: str | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        self._http = _open(self.url, token, ca_file)
+        self._open_files = contextlib.ExitStack()
+        self._http = open_link(
+            self.url, token=token, ca_file=ca_file, cert_file=cert_file, open_files=self._open_files
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +74,7 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+        self._open_files.close()
 
     def status(self) -> Json:
         return self._get_object("/api/v1/status")
@@ -122,6 +131,35 @@ class Client:
         params = {"filter": filter or None, "follow": "true"}
         with self._stream("GET", "/api/v1/logs", params=params, wait_s=None) as rows:
             yield rows
+
+    def needs_token(self) -> bool:
+        return bool(self.status().get("needs_token"))
+
+    def tokens(self) -> list[Json]:
+        return self._get_array("/api/v1/tokens")
+
+    def create_token(self, body: Mapping[str, Any]) -> Json:
+        """Make a token of `scopes` and maybe `name`, `project`, `model`, `rate`, `expires`. The answer is the
+        only place where the `token` itself ever stands."""
+        return self._post("/api/v1/tokens", _present(body) or {}, wait_s=REPLY_WAIT_S)
+
+    def revoke_token(self, which: str) -> Json:
+        """End a token, by its id or its name."""
+        return _object(self._send("DELETE", f"/api/v1/tokens/{quote(which, safe='')}"))
+
+    def limits(self) -> list[Json]:
+        return self._get_array("/api/v1/limits")
+
+    def limit(self, project: str, model: str, rate: str | None) -> Json:
+        """Limit how often a model may be asked, or, without a rate, stop doing so."""
+        path = f"{_model_path(project, model)}/limit"
+        if rate is None:
+            return _object(self._send("DELETE", path))
+        return _object(self._send("PUT", path, content=_dump({"rate": rate})))
+
+    def audit(self, *, limit: int | None = None, before: int | None = None) -> list[Json]:
+        """Who did what, newest first; `before` continues after the last line of the page before."""
+        return self._get_array("/api/v1/audit", {"limit": limit, "before": before})
 
     def predict(self, project: str, model: str, body: bytes, *, version: str | None = None) -> Prediction:
         """Send a predict body, JSON as it stands."""
@@ -200,7 +238,7 @@ class Client:
         try:
             yield
         except (httpx2.HTTPError, httpx2.StreamError) as exc:
-            raise _network_error(exc, self.url) from exc
+            raise network_error(exc, self.url) from exc
 
 
 def predict_path(project: str, model: str, version: str | None = None) -> str:
@@ -246,66 +284,6 @@ def _codes() -> dict[str, type[errors.MdsliteError]]:
     return found
 
 
-def _open(url: str, token: str | None, ca_file: str | None) -> httpx2.Client:
-    try:
-        parsed = httpx2.URL(url)
-    except httpx2.InvalidURL as exc:
-        raise _bad_url(url) from exc
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise _bad_url(url)
-    headers = {"user-agent": "mdslite"}
-    if token:
-        headers["authorization"] = f"Bearer {token}"
-    try:
-        # Building a TLS context takes 20 ms, which plain http need not pay: no redirect leads to https.
-        verify = ssl.create_default_context(cafile=ca_file) if parsed.scheme == "https" else False
-    except OSError as exc:
-        raise errors.InvalidRequest(f"{ca_file} holds no certificates that can be read: {exc}") from exc
-    # A proxy from the environment cannot reach this machine's own loopback.
-    trust_env = not _is_loopback(parsed.host)
-    return httpx2.Client(base_url=parsed, headers=headers, verify=verify, trust_env=trust_env)
-
-
-def _bad_url(url: str) -> errors.InvalidRequest:
-    return errors.InvalidRequest(
-        f"{url!r} is not the URL of an appliance: expected http://HOST:PORT or https://HOST:PORT",
-        hint=f"export MDSLITE_URL={DEFAULT_URL}",
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-        return address.is_loopback or address.is_unspecified  # 0.0.0.0 is how a server on all of them says it
-    except ValueError:
-        return host == "localhost"
-
-
-def _network_error(exc: Exception, url: str) -> errors.MdsliteError:
-    if isinstance(exc, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(exc):
-        return errors.Unavailable(
-            f"{url} shows a certificate that this machine does not trust",
-            hint="export SSL_CERT_FILE=CERT.pem (the file given to: mdslite up --tls-cert)",
-        )
-    if isinstance(exc, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-        return errors.Unavailable(f"no appliance answers at {url}", hint=_start_hint(url))
-    if isinstance(exc, httpx2.TimeoutException):
-        return errors.DeadlineExceeded(
-            f"{url} took the request and gave no answer in time", hint="mdslite doctor"
-        )
-    if isinstance(exc, httpx2.RemoteProtocolError):
-        return errors.Unavailable(f"{url} ended the connection before its answer was whole: {exc}")
-    return errors.Unavailable(f"the connection to {url} failed: {exc or type(exc).__name__}")
-
-
-def _start_hint(url: str) -> str:
-    parsed = httpx2.URL(url)
-    if not _is_loopback(parsed.host):
-        return f"is it running there? MDSLITE_URL and --url say where to look; the default is {DEFAULT_URL}"
-    port = "" if url == DEFAULT_URL or parsed.port is None else f" --port {parsed.port}"
-    return f"start it with: mdslite up{port}"
-
-
 def _require(reply: httpx2.Response) -> None:
     if reply.status_code < 300:
         return
@@ -316,7 +294,7 @@ def _require(reply: httpx2.Response) -> None:
     if not isinstance(body, dict) or "error" not in body:
         raise _foreign(reply)
     if reply.status_code == 401 and "hint" not in body:
-        body["hint"] = "export MDSLITE_TOKEN=TOKEN"
+        body["hint"] = "export MDSLITE_TOKEN=TOKEN; or, as the owner of the store: --url unix:DIR"
     raise error_from(body, retry_after_s=_seconds(reply.headers.get("retry-after")))
 
 

@@ -1,8 +1,15 @@
-"""Names and addresses of hosts, as people write them."""
+"""Names and addresses of hosts, as people write them, and of the socket that is no host's."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SOCKET_NAME = "admin.sock"  # in the store's folder, for its owner
+_PATH_MAX_BYTES = 100  # what fits into a Unix socket's address everywhere
 
 
 def is_loopback(host: str) -> bool:
@@ -11,3 +18,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A name for a Unix socket that fits into an address, valid inside the block.
+
+    :raises OSError: its folder cannot be opened
+    """
+    if len(os.fsencode(path)) <= _PATH_MAX_BYTES:
+        yield os.fspath(path)
+        return
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)

@@ -5,9 +5,10 @@ bounded, and such that refused calls, which anybody can make, never push out tho
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
+from mdslite.store.moments import time_text
 from mdslite.store.registry import Registry
 
 ADMITTED_MAX = 10_000
@@ -39,6 +40,10 @@ class Entry:
 
     id: int
     act: Act
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values; the time as ISO 8601 in UTC."""
+        return {"id": self.id, **asdict(self.act), "time": time_text(self.act.time)}
 
 
 class Audit:

@@ -39,6 +39,12 @@ def parse_moment(text: str, *, now: float) -> float:
         raise InvalidRequest(f"{text!r} is no moment", hint=_EXAMPLES) from exc
 
 
+def time_text(unix_s: float) -> str:
+    """Unix seconds as ISO 8601 in UTC, to the millisecond."""
+    text = datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
 def _latest(clock: time, now: float) -> float:
     moment = datetime.combine(datetime.fromtimestamp(now, UTC).date(), clock, UTC)
     return (moment if moment.timestamp() <= now else moment - timedelta(days=1)).timestamp()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
 from mdslite.errors import Conflict, InvalidRequest, NotFound
+from mdslite.store.moments import time_text
 from mdslite.store.registry import Registry
 
 Scope = Literal["predict", "read", "admin"]
@@ -27,6 +28,8 @@ DEAD_MAX = 1_000  # revoked and expired ones that are still listed
 _ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 _ID_LENGTH = 10
 _SECRET_BYTES = 32
+_PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}")
 _TOKEN = re.compile(rb"mdslite_([a-z2-7]{10})_[A-Za-z0-9_-]{43}")
 _SPAN_UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0, "y": 31_536_000.0}
 _SPAN_MAX_S = 100 * 31_536_000.0
@@ -79,6 +82,24 @@ class Token:
     def is_live(self, now: float) -> bool:
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
 
+    def describe(self, now: float) -> dict[str, Any]:
+        """All that may be told of it, as plain values; times as ISO 8601 in UTC."""
+        ended = "expired" if self.revoked_at is None else "revoked"
+        return {
+            "id": self.id,
+            "name": self.name,
+            "scopes": list(self.scopes),
+            "project": self.project,
+            "model": self.model,
+            "rate": None if self.rate is None else str(self.rate),
+            "state": "live" if self.is_live(now) else ended,
+            "created_at": time_text(self.created_at),
+            "created_by": self.created_by,
+            "expires_at": None if self.expires_at is None else time_text(self.expires_at),
+            "revoked_at": None if self.revoked_at is None else time_text(self.revoked_at),
+            "used_at": None if self.used_at is None else time_text(self.used_at),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -90,6 +111,41 @@ class Wish:
     model: str | None = None
     rate: Rate | None = None
     expires_s: float | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        scopes: Sequence[str],
+        *,
+        name: str | None = None,
+        project: str | None = None,
+        model: str | None = None,
+        rate: str | None = None,
+        expires: str | None = None,
+    ) -> Self:
+        """Read a wish as people write it.
+
+        :raises InvalidRequest: naming what was wrong, and what was expected
+        """
+        unknown = set(scopes) - set(SCOPES)
+        if unknown or not scopes:
+            got = repr(min(unknown)[:40]) if unknown else "none"
+            raise InvalidRequest(f"scopes: expected one or more of {', '.join(SCOPES)}, got {got}")
+        if name is not None and not _NAME.fullmatch(name):
+            raise InvalidRequest(f"name: expected up to 63 letters, digits and _.@-, got {name[:80]!r}")
+        for what, given in (("project", project), ("model", model)):
+            if given is not None and not _PLACE.fullmatch(given):
+                raise InvalidRequest(f"{what}: expected the name of one, got {given[:80]!r}")
+        if model is not None and project is None:
+            raise InvalidRequest("model: a token for one model names its project, too")
+        return cls(
+            scopes=tuple(scope for scope in SCOPES if scope in scopes),
+            name=name,
+            project=project,
+            model=model,
+            rate=None if rate is None else Rate.parse(rate),
+            expires_s=None if expires is None else parse_span(expires),
+        )
 
 
 def parse_span(text: str) -> float:
@@ -135,19 +191,14 @@ class Tokens:
         """Make a token; returns it with its text, which is kept nowhere.
 
         :raises Conflict: a live token has this name, or there are too many
-        :raises InvalidRequest: a model without its project, or no scope
         """
-        if not wish.scopes:
-            raise InvalidRequest(f"scopes: expected one or more of {', '.join(SCOPES)}")
-        if wish.model is not None and wish.project is None:
-            raise InvalidRequest("a token for one model names its project, too")
         now = self._clock()
         token_id, text = mint()
         token = Token(
             id=token_id,
             name=wish.name or token_id,
             digest=digest_of(text.encode()),
-            scopes=tuple(scope for scope in SCOPES if scope in wish.scopes),
+            scopes=wish.scopes,
             project=wish.project,
             model=wish.model,
             rate=wish.rate,

@@ -230,13 +230,6 @@ def test_a_token_of_some_models_is_not_for_what_concerns_all(access: Access) -> 
         access.enter(header, NOW).require_all()
 
 
-def test_predictions_need_their_scope(access: Access) -> None:
-    token, header = make("read")
-    access.replace([token], {})
-    with pytest.raises(Forbidden, match="the scope predict"):
-        access.admit(access.enter(header, NOW), "mail", "spam", NOW)
-
-
 # How often
 
 

@@ -113,7 +113,7 @@ class TestPredict:
         assert run(["predict", "demo/digits", "--curl", "-d", '"it\'s"']) == 0
         line = capsys.readouterr().out
         assert "s3cret" not in line
-        assert '-H "authorization: Bearer $MDSLITE_TOKEN"' in line
+        assert '--oauth2-bearer "$MDSLITE_TOKEN"' in line
         assert shlex.split(line)[-1] == '{"instances": ["it\'s"]}'
 
     def test_a_reply_holding_terminal_controls_is_printed_as_equal_json_without_them(

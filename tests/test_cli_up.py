@@ -24,11 +24,13 @@ NAMED = {
 
 class TestUp:
     def test_refuses_to_serve_beyond_this_machine_and_says_what_would(
-        self, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert run(["up", "--host", "0.0.0.0"]) == 1
+        store = tmp_path / "store"
+        assert run(["up", "--host", "0.0.0.0", "--port", "0", "--store", str(store)]) == 1
         err = capsys.readouterr().err
-        assert err.startswith("error: not serving on 0.0.0.0: without tokens")
+        assert err.startswith("error: not serving on 0.0.0.0: there are no tokens")
+        assert f"mdslite token create --scope admin --store {store}" in err
         assert "--insecure" in err
 
     @pytest.mark.parametrize(
@@ -37,6 +39,11 @@ class TestUp:
             (["nowhere.onnx"], "there is no nowhere.onnx"),
             (["--tls-cert", "cert.pem"], "--tls-cert needs --tls-key"),
             (["--tls-key", "key.pem"], "--tls-key needs --tls-cert"),
+            (["--tls-client-ca", "ca.pem"], "--tls-client-ca needs --tls-cert and --tls-key"),
+            (
+                ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--tls-self-signed"],
+                "--tls-self-signed makes a certificate",
+            ),
         ],
     )
     def test_refuses_what_cannot_work(

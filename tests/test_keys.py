@@ -1,4 +1,4 @@
-"""Tokens over the admin API: what each scope opens, what a token for some models sees, who is written down."""
+"""Tokens over the admin API: what each scope opens, what one for some models sees, and who is written down."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.anyio
 
 PREDICT = "/projects/{}/models/{}:predict"
 ROW = {"instances": [[1, 2, 3, 4]]}
-OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs"}
+# Whether it is alive, and what every mdslite says of itself.
+OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/v2", "/v2/health/live", "/v2/health/ready"}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ async def make(maker: Caller, *scopes: str, **fields: Any) -> str:
 
 
 def url_of(operation: Operation) -> str:
-    names = {"project": "p", "model": "m", "version": "v1", "revision": "1", "token": "nobody"}
+    names = {"project": "p", "model": "m", "version": "v1", "revision": "1", "token": "no", "name": "p.m"}
     return re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], found[1]), operation.url)
 
 
@@ -110,7 +111,7 @@ async def test_a_stranger_gets_nothing_but_what_is_open_to_all(
 async def test_a_token_without_the_scope_is_told_which_it_lacks(
     box: Box, admin: Party, operation: Operation
 ) -> None:
-    others = [scope for scope in ("predict", "read") if scope != operation.scope]
+    others = [scope for scope in ("predict", "read") if scope not in (operation.scope, operation.also)]
     for scope in others:
         heard = await party(box, await make(admin, scope)).ask(operation.method, url_of(operation), b"{}")
         assert heard.status == 403
@@ -122,6 +123,7 @@ async def test_each_scope_opens_what_it_is_for(box: Box, admin: Party) -> None:
     predict, read = party(box, await make(admin, "predict")), party(box, await make(admin, "read"))
     assert (await predict.post(PREDICT.format("p", "m"), ROW)).status == 200
     assert (await admin.post(PREDICT.format("p", "m"), ROW)).status == 200
+    assert (await predict.get("/api/v1/projects/p/models/m")).status == 200
     for url in ("/api/v1/models", "/api/v1/status", "/api/v1/logs", "/api/v1/revisions", "/metrics"):
         assert (await read.get(url)).status == 200
         assert (await admin.get(url)).status == 200

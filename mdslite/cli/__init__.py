@@ -28,6 +28,8 @@ COMMANDS = {
     "undo": ("history", "undo", "Go back to an earlier revision."),
     "init": ("init", "init", "Write a new package, or a deployments file for a model."),
     "verify": ("verify", "verify", "Try a Python package before it is deployed."),
+    "token": ("token", "token", "Make, list and end tokens; limit models."),
+    "audit": ("audit", "audit", "List who changed something or was refused."),
     "doctor": ("doctor", "doctor", "Say what is wrong with this machine and its store."),
     "backup": ("backup", "backup", "Copy the store while it serves."),
     "restore": ("backup", "restore", "Put a backup in the place of a store."),

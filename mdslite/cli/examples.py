@@ -22,13 +22,16 @@ def example_body(signature: Mapping[str, Any]) -> dict[str, Any]:
     return {"instances": [values if _named(signature) else next(iter(values.values()), {})]}
 
 
-def example_curl(url: str, signature: Mapping[str, Any], *, tls_cert: str | None = None) -> str:
+def example_curl(
+    url: str, signature: Mapping[str, Any], *, with_token: bool = False, tls_cert: str | None = None
+) -> str:
     """A line for a shell that sends `example_body` to the predict URL `url`."""
     count = sum(_count(_instance_shape(one, signature)) for one in _needed(signature))
     if count <= _SPELLED_VALUES:
-        return curl_line(url, json.dumps(example_body(signature)), tls_cert=tls_cert)
+        return curl_line(url, json.dumps(example_body(signature)), with_token=with_token, tls_cert=tls_cert)
     script = f"import json; print(json.dumps({_expression(signature)}))"
-    return f"python3 -c {shlex.quote(script)} | {curl_line(url, None, tls_cert=tls_cert)}"
+    line = curl_line(url, None, with_token=with_token, tls_cert=tls_cert)
+    return f"python3 -c {shlex.quote(script)} | {line}"
 
 
 def curl_line(url: str, data: str | None, *, with_token: bool = False, tls_cert: str | None = None) -> str:
@@ -37,8 +40,8 @@ def curl_line(url: str, data: str | None, *, with_token: bool = False, tls_cert:
     if tls_cert is not None:
         parts.append(f"--cacert {shlex.quote(tls_cert)}")
     if with_token:
-        # The shell fills it in, and nobody reads it here.
-        parts.append('-H "authorization: Bearer $MDSLITE_TOKEN"')
+        # The shell fills it in, and curl hides this option's value, not a header's, in the list of processes.
+        parts.append('--oauth2-bearer "$MDSLITE_TOKEN"')
     if data is None or data.startswith("@"):
         parts.append(f"--data-binary {shlex.quote(data or '@-')}")
     else:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8500"  # client.DEFAULT_URL, without importing the client for --help
 
-_ASKING = re.compile(r"\bmdslite (apply|backup|history|logs|ls|predict|show|undo)\b")
+_ASKING = re.compile(
+    r"\bmdslite (apply|audit|backup|history|logs|ls|predict|show|token (?:limit|list|revoke)|undo)\b"
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,7 +60,13 @@ def yes_option(command: F) -> F:
 
 
 def connect(url: str, *, ca_file: str | None = None) -> Client:
-    """Open a client with the token of MDSLITE_TOKEN; the caller closes it."""
+    """Open a client with the token of MDSLITE_TOKEN and the certificate of MDSLITE_CLIENT_CERT, if there are
+    any; the caller closes it."""
     from mdslite.client import Client
 
-    return Client(url, token=os.environ.get("MDSLITE_TOKEN"), ca_file=ca_file)
+    return Client(
+        url,
+        token=os.environ.get("MDSLITE_TOKEN"),
+        ca_file=ca_file,
+        cert_file=os.environ.get("MDSLITE_CLIENT_CERT"),
+    )

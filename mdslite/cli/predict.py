@@ -134,11 +134,11 @@ def _curl(client: Client, target: Target, data: str | None) -> str:
     from mdslite.client import predict_path
 
     url = client.url + predict_path(target.project, target.model, target.version)
+    with_token = bool(os.environ.get("MDSLITE_TOKEN"))
     if data is None:
-        return example_curl(url, _signature(client, target))
+        return example_curl(url, _signature(client, target), with_token=with_token)
     text = _read(data)
     body = _body(client, target, text).decode()
-    with_token = bool(os.environ.get("MDSLITE_TOKEN"))
     whole_file = data.startswith("@") and data != "@-" and body == text.strip()
     return curl_line(url, data if whole_file else body, with_token=with_token)
 

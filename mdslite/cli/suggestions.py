@@ -19,9 +19,12 @@ _SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 Json = Mapping[str, Any]
 
 
-def suggest(url: str, *, file: str | None, tls_cert: str | None) -> str:
-    """The next command line after `mdslite up FILE` serves at `url`."""
-    model = _choose(_models(url, tls_cert), file)
+def suggest(url: str, *, file: str | None, tls_cert: str | None, ask: str | None = None) -> str:
+    """The next command line after `mdslite up FILE` serves at `url`; `ask` is a better way to ask it what."""
+    models, with_token = _look(ask, None) or _look(url, tls_cert) or ([], False)
+    model = _choose(models, file)
+    for everywhere in ("//0.0.0.0:", "//[::]:"):  # good to listen on, and no name that a certificate has
+        url = url.replace(everywhere, "//localhost:")
     if model is None:
         return command_line("ls", url, tls_cert=tls_cert)
     name = f"{model['project']}/{model['model']}"
@@ -30,7 +33,7 @@ def suggest(url: str, *, file: str | None, tls_cert: str | None) -> str:
         return command_line(f"show {name}", url, tls_cert=tls_cert)
     if file is not None and Path(file).suffix not in _SPEC_SUFFIXES:
         address = f"{url}/projects/{model['project']}/models/{model['model']}:predict"
-        return example_curl(address, signature, tls_cert=tls_cert)
+        return example_curl(address, signature, with_token=with_token, tls_cert=tls_cert)
     sample = find_sample(Path(file).parent, signature) if file is not None else None
     data = "--curl" if sample is None else f"-d {shlex.quote(f'@{sample}')}"
     predict = command_line(f"predict {name} {data}", url, tls_cert=tls_cert)
@@ -70,12 +73,15 @@ def _has_shape(data: Any, shape: Sequence[int | None]) -> bool:
     return all(_has_shape(item, shape[1:]) for item in data)
 
 
-def _models(url: str, tls_cert: str | None) -> list[Json]:
+def _look(url: str | None, tls_cert: str | None) -> tuple[list[Json], bool] | None:
+    """What is served, and whether asking takes a token; None when that cannot be learnt there."""
+    if url is None:
+        return None
     try:
         with connect(url, ca_file=tls_cert) as client:
-            return list(client.models())
+            return list(client.models()), bool(client.status().get("needs_token"))
     except errors.MdsliteError:
-        return []  # a certificate for another name, say: suggest what needs no knowledge
+        return None  # a certificate for another name, say: suggest what needs no knowledge
 
 
 def _choose(models: Sequence[Json], file: str | None) -> Json | None:

@@ -19,9 +19,9 @@ from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import json_option
 from mdslite.cli.suggestions import suggest
-from mdslite.hosts import is_loopback
 
 DEFAULT_STORE = "./.mdslite"
+CERTIFICATE = "tls/cert.pem"  # in the store, where the appliance makes its own
 
 _SERVING = re.compile(r"serving on (?P<url>https?://\S+)")
 _JOIN_WAIT_S = 5.0
@@ -34,7 +34,10 @@ Examples:
   mdslite up deployments.yaml             # applied first, if it differs from the last apply
   mdslite up                              # whatever the store holds
   mdslite up --port 0                     # any free port; the URL is printed
-  mdslite up --host 0.0.0.0 --insecure --tls-cert cert.pem --tls-key key.pem
+  mdslite up --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+  mdslite up --host 0.0.0.0 --tls-self-signed
+
+To serve beyond this machine takes a token: mdslite token create --help.
 
 Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 )
@@ -46,7 +49,12 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 @click.option("--store", type=click.Path(), default=DEFAULT_STORE, show_default=True, metavar="DIR")
 @click.option("--tls-cert", type=click.Path(), metavar="FILE", help="Serve TLS with this certificate (PEM).")
 @click.option("--tls-key", type=click.Path(), metavar="FILE", help="The certificate's key (PEM).")
-@click.option("--insecure", is_flag=True, help="Serve beyond this machine without tokens.")
+@click.option("--tls-self-signed", is_flag=True, help="Serve TLS with a certificate made here, for a try.")
+@click.option(
+    "--tls-client-ca", type=click.Path(), metavar="FILE",
+    help="Serve only clients with a certificate of these authorities (PEM).",
+)  # fmt: skip
+@click.option("--insecure", is_flag=True, help="Serve beyond this machine though there are no tokens.")
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Also answer to this Host. Repeatable.")
 @click.option(
     "--allow-internal", multiple=True, metavar="HOST[:PORT]",
@@ -65,6 +73,8 @@ def up(
     store: str,
     tls_cert: str | None,
     tls_key: str | None,
+    tls_self_signed: bool,
+    tls_client_ca: str | None,
     insecure: bool,
     allow_host: tuple[str, ...],
     allow_internal: tuple[str, ...],
@@ -73,7 +83,7 @@ def up(
     as_json: bool,
 ) -> int:
     """Start the appliance on its store and serve. FILE is a deployments.yaml or a model."""
-    _check(file, host, tls_cert, tls_key, insecure=insecure)
+    _check(file, tls_cert, tls_key, tls_client_ca, self_signed=tls_self_signed)
     from mdslite.appliance import Settings, serve
 
     chosen: dict[str, Any] = {} if drain_grace is None else {"drain_grace_s": drain_grace}
@@ -84,20 +94,26 @@ def up(
         file=None if file is None else Path(file),
         tls_cert=None if tls_cert is None else Path(tls_cert),
         tls_key=None if tls_key is None else Path(tls_key),
+        tls_client_ca=None if tls_client_ca is None else Path(tls_client_ca),
+        tls_self_signed=tls_self_signed,
         insecure=insecure,
         allow_hosts=allow_host,
         allow_internal=allow_internal,
         log=not no_log,
         **chosen,
     )
-    announcer = Announcer(file, tls_cert, as_json=as_json)
+    if tls_self_signed:
+        tls_cert = str(Path(store) / CERTIFICATE)
+    announcer = Announcer(file, store, tls_cert, as_json=as_json)
     try:
         return serve(settings, announcer)
     finally:
         announcer.close()
 
 
-def _check(file: str | None, host: str, tls_cert: str | None, tls_key: str | None, *, insecure: bool) -> None:
+def _check(
+    file: str | None, tls_cert: str | None, tls_key: str | None, client_ca: str | None, *, self_signed: bool
+) -> None:
     if file is not None and not Path(file).exists():
         raise errors.InvalidRequest(
             f"there is no {file}: expected a deployments.yaml, a model file or a package folder",
@@ -106,19 +122,18 @@ def _check(file: str | None, host: str, tls_cert: str | None, tls_key: str | Non
     if (tls_cert is None) != (tls_key is None):
         missing, given = ("--tls-cert", "--tls-key") if tls_cert is None else ("--tls-key", "--tls-cert")
         raise errors.InvalidRequest(f"{given} needs {missing} beside it")
-    if not insecure and not is_loopback(host):
-        raise errors.InvalidRequest(
-            f"not serving on {host}: without tokens, whoever can reach this machine could use its models "
-            "and change what is deployed",
-            hint=f"mdslite up --host 127.0.0.1, or --host {host} --insecure where the network is trusted",
-        )
+    if self_signed and tls_cert is not None:
+        raise errors.InvalidRequest("--tls-self-signed makes a certificate, and --tls-cert gives one: choose")
+    if client_ca is not None and tls_cert is None and not self_signed:
+        raise errors.InvalidRequest("--tls-client-ca needs --tls-cert and --tls-key, or --tls-self-signed")
 
 
 class Announcer:
     """Prints what the appliance announces; a reader that went away never stops the appliance."""
 
-    def __init__(self, file: str | None, tls_cert: str | None, *, as_json: bool) -> None:
+    def __init__(self, file: str | None, store: str, tls_cert: str | None, *, as_json: bool) -> None:
         self._file = file
+        self._store = store
         self._tls_cert = tls_cert
         self._as_json = as_json
         self._thread: threading.Thread | None = None
@@ -143,7 +158,8 @@ class Announcer:
             self._thread.join(_JOIN_WAIT_S)
 
     def _suggest(self, url: str) -> None:
-        _print(f"next: {suggest(url, file=self._file, tls_cert=self._tls_cert)}", sys.stdout)
+        line = suggest(url, file=self._file, tls_cert=self._tls_cert, ask=f"unix:{self._store}")
+        _print(f"next: {line}", sys.stdout)
 
 
 def _print(line: str, stream: TextIO) -> None:

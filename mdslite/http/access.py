@@ -96,11 +96,15 @@ class Grant:
     def covers(self, project: str, model: str) -> bool:
         return self.project in (None, project) and self.model in (None, model)
 
-    def require(self, scope: Scope) -> None:
-        """:raises Forbidden: naming the scope that is missing"""
-        if not self.allows(scope):
+    def require(self, scope: Scope, *, also: Scope | None = None) -> None:
+        """Pass who has the scope, or the other one that will do.
+
+        :raises Forbidden: naming what is missing
+        """
+        if not (self.allows(scope) or (also is not None and self.allows(also))):
+            wanted = scope if also is None else f"{scope} or {also}"
             has = " and ".join(one for one in SCOPES if one in self.scopes)
-            raise Forbidden(f"this needs the scope {scope}; {self.name} has {has}", hint=_HINT)
+            raise Forbidden(f"this needs the scope {wanted}; {self.name} has {has}", hint=_HINT)
 
     def require_model(self, project: str, model: str | None = None) -> None:
         """:raises Forbidden: it is for other models. Whether the asked one exists is not said"""
@@ -187,7 +191,7 @@ class Access:
             grant = self._look_up(authorization)
         wall = self.now()
         if grant.expires_at is not None and grant.expires_at <= wall:
-            raise Unauthorized(f"{grant.name} has expired", hint=_HINT)
+            raise Unauthorized(f"{grant.name} has expired")
         grant.used_at = wall
         return grant
 
@@ -201,11 +205,9 @@ class Access:
     def admit(self, grant: Grant, project: str, model: str, now: float) -> None:
         """Let a prediction through to a model.
 
-        :raises Forbidden: the grant is not for predictions, or not for this model
+        :raises Forbidden: the grant is not for this model
         :raises RateLimited: the model is asked too often
         """
-        if not grant.allows("predict"):
-            grant.require("predict")
         if grant.project is not None:
             grant.require_model(project, model)
         if self._limits:
@@ -234,17 +236,17 @@ class Access:
         if authorization in self._vouched:
             return self._vouched[authorization]
         if not authorization:
-            raise Unauthorized(f"a token is needed: {_EXPECTED}", hint=_HINT)
+            raise Unauthorized(f"a token is needed: {_EXPECTED}")
         kind, _, given = authorization.strip().partition(b" ")
         given = given.strip()
         token_id = id_of(given) if kind.lower() == b"bearer" else None
         if token_id is None:
-            raise Unauthorized(f"the Authorization header holds no token: {_EXPECTED}", hint=_HINT)
+            raise Unauthorized(f"the Authorization header holds no token: {_EXPECTED}")
         token, grant = self._tokens.get(token_id, (None, None))
         if token is None or grant is None or not hmac.compare_digest(token.digest, digest_of(given)):
-            raise Unauthorized("there is no such token", hint=_HINT)
+            raise Unauthorized("there is no such token")
         if token.revoked_at is not None:
-            raise Unauthorized(f"{grant.name} was revoked", hint=_HINT)
+            raise Unauthorized(f"{grant.name} was revoked")
         if len(self._remembered) >= _REMEMBERED_MAX:
             self._remembered.clear()
         self._remembered[authorization] = grant

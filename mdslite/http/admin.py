@@ -170,8 +170,11 @@ def make_operations() -> list[Operation]:
     return [
         declare("GET", f"{root}/status", get_status, group="appliance", reach="own"),
         declare("GET", f"{root}/models", list_models, group="models", reach="own"),
-        declare("GET", model, get_model, group="models", errors=(404,)),
-        declare("GET", f"{model}/versions/{{version}}", get_version, group="models", errors=(404,)),
+        # Who predicts may know what the model takes.
+        declare("GET", model, get_model, group="models", errors=(404,), also="predict"),
+        declare(
+            "GET", f"{model}/versions/{{version}}", get_version, group="models", errors=(404,), also="predict"
+        ),
         declare("POST", f"{root}/plan", plan, group="deployments", errors=_NOT_APPLIED, reach="own"),
         declare(
             "POST",

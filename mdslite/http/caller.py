@@ -28,8 +28,10 @@ class Caller:
     remark: str = ""
     began_at: float = field(default_factory=time)
 
-    def enter(self, access: Access, authorization: bytes, scope: Scope | None) -> None:
-        """Let the caller in for `scope`; everybody, when there is none, by their names or as nobody.
+    def enter(
+        self, access: Access, authorization: bytes, scope: Scope | None, *, also: Scope | None = None
+    ) -> None:
+        """Let the caller in for `scope` or `also`; everybody, when there is none, by name or as nobody.
 
         :raises Unauthorized: no token, or none that is good
         :raises Forbidden: the token lacks the scope
@@ -37,7 +39,7 @@ class Caller:
         """
         if scope is not None:
             self.grant = access.enter(authorization, perf_counter())
-            self.grant.require(scope)
+            self.grant.require(scope, also=also)
             return
         try:
             self.grant = access.recognise(authorization)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from mdslite.errors import Forbidden
 from mdslite.http.caller import Caller
-from mdslite.http.issuer import Issuer
 from mdslite.http.operations import Call, Name, Nothing, Operation, declare
 from mdslite.http.parts import Parts
 from mdslite.http.schema import Given, Limit, ModelPath, Time, Value
-from mdslite.http.views import time_text
-from mdslite.store.audit import Entry
-from mdslite.store.tokens import Rate, Scope, Token, Wish, parse_span
+from mdslite.store.tokens import Rate, Scope, Wish
 
 RateText = Annotated[
     str,
@@ -94,7 +92,7 @@ class LimitInfo(Value, frozen=True, kw_only=True):
 
 
 class AuditLine(Value, frozen=True, kw_only=True):
-    """One call that changed something or asked for what only administrators see, or that was refused."""
+    """One call that was to change something, or was refused. Predictions are in the request log."""
 
     id: int
     time: Time
@@ -109,7 +107,8 @@ class AuditLine(Value, frozen=True, kw_only=True):
 
 async def list_tokens(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> list[TokenInfo]:
     """Every token that is known, those that are revoked or expired too"""
-    return [_info(token, parts.issuer) for token in await parts.issuer.tokens()]
+    now = parts.issuer.access.now()
+    return [TokenInfo(**token.describe(now)) for token in await parts.issuer.tokens()]
 
 
 async def create_token(parts: Parts, call: Call[Nothing, Nothing, TokenBody]) -> NewToken:
@@ -120,26 +119,17 @@ async def create_token(parts: Parts, call: Call[Nothing, Nothing, TokenBody]) ->
             "the first token is made on the machine itself",
             hint="there: mdslite token create --scope admin --store DIR",
         )
-    wish = Wish(
-        scopes=tuple(body.scopes),
-        name=body.name,
-        project=body.project,
-        model=body.model,
-        rate=None if body.rate is None else Rate.parse(body.rate),
-        expires_s=None if body.expires is None else parse_span(body.expires),
-    )
+    wish = Wish.parse(**msgspec.to_builtins(body))
     token, text = await issuer.create(wish, by=caller.grant.name)
     caller.remark = f"{token.name} ({token.id})"
-    info = _info(token, issuer)
-    fields = {name: getattr(info, name) for name in TokenInfo.__struct_fields__}
-    return NewToken(**fields, token=text)
+    return NewToken(**token.describe(issuer.access.now()), token=text)
 
 
 async def revoke_token(parts: Parts, call: Call[TokenPath, Nothing, Nothing]) -> TokenInfo:
     """End a token, by its id or name; requests that come after this are refused"""
     token = await parts.issuer.revoke(call.path.token)
     call.caller.remark = f"{token.name} ({token.id})"
-    return _info(token, parts.issuer)
+    return TokenInfo(**token.describe(parts.issuer.access.now()))
 
 
 async def list_limits(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> list[LimitInfo]:
@@ -163,8 +153,9 @@ async def lift_limit(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> L
 
 
 async def list_acts(parts: Parts, call: Call[Nothing, AuditQuery, Nothing]) -> list[AuditLine]:
-    """Who did what, newest first: calls that take the scope admin, and calls that were refused"""
-    return [_line(entry) for entry in await parts.issuer.acts(call.query.limit, call.query.before)]
+    """Who did what, newest first: calls that change something, and calls that were refused"""
+    entries = await parts.issuer.acts(call.query.limit, call.query.before)
+    return [AuditLine(**entry.describe()) for entry in entries]
 
 
 def make_operations() -> list[Operation]:
@@ -187,39 +178,3 @@ async def _limit(parts: Parts, caller: Caller, path: ModelPath, rate: Rate | Non
     await parts.issuer.limit(path.project, path.model, rate)
     caller.remark = f"{path.project}/{path.model} {text or 'unlimited'}"
     return LimitInfo(project=path.project, model=path.model, rate=text)
-
-
-def _info(token: Token, issuer: Issuer) -> TokenInfo:
-    return TokenInfo(
-        id=token.id,
-        name=token.name,
-        scopes=list(token.scopes),
-        project=token.project,
-        model=token.model,
-        rate=None if token.rate is None else str(token.rate),
-        state="revoked" if token.revoked_at else "live" if token.is_live(issuer.access.now()) else "expired",
-        created_at=time_text(token.created_at),
-        created_by=token.created_by,
-        expires_at=_time(token.expires_at),
-        revoked_at=_time(token.revoked_at),
-        used_at=_time(token.used_at),
-    )
-
-
-def _line(entry: Entry) -> AuditLine:
-    act = entry.act
-    return AuditLine(
-        id=entry.id,
-        time=time_text(act.time),
-        who=act.who,
-        what=act.what,
-        target=act.target,
-        origin=act.origin,
-        status=act.status,
-        remark=act.remark,
-        request_id=act.request_id,
-    )
-
-
-def _time(unix_s: float | None) -> str | None:
-    return None if unix_s is None else time_text(unix_s)

@@ -91,7 +91,8 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
     if operation.scope is not None:
         errors |= {*_WITH_TOKEN}
         found["security"] = [{"token": []}, {}]
-        found["description"] = f"Once there are tokens, this takes one with the scope {operation.scope}."
+        wanted = operation.scope if operation.also is None else f"{operation.scope} or {operation.also}"
+        found["description"] = f"Once there are tokens, this takes one with the scope {wanted}."
     if operation.body is not Nothing:
         content = {JSON: {"schema": schemas.of(operation.body)}}
         content |= {media_type: {} for media_type in operation.consumes}

@@ -113,7 +113,8 @@ class Operation:
     `consumes` what a body may be beside JSON; `headers` the reply's own, with what they say. Without a
     handler it is answered by an ASGI application that whoever lists it provides.
 
-    `scope` is what a caller's token must have, None where none is asked for. `reach` says what a token for
+    `scope` is what a caller's token must have, None where none is asked for; `also` is another that will do.
+    `reach` says what a token for
     some projects or models alone may do here: ask for those that the path names, get no more than is its own
     (the handler sees to that), or nothing, as the operation concerns all."""
 
@@ -134,6 +135,7 @@ class Operation:
     consumes: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     scope: Scope | None = "admin"
+    also: Scope | None = None
     reach: Reach = "all"
 
 
@@ -148,6 +150,7 @@ def declare(
     stream: Any = None,
     media_type: str = JSON,
     scope: Scope | Literal["open", "by method"] = "by method",
+    also: Scope | None = None,
     reach: Reach | None = None,
 ) -> Operation:
     """Declare an operation. What it takes and gives is what its handler's annotations say, its summary the
@@ -176,6 +179,7 @@ def declare(
         stream=stream,
         media_type=media_type,
         scope=None if scope == "open" else scope,
+        also=also,
         reach=reach,
     )
 
@@ -199,13 +203,13 @@ class Endpoint:
 
         try:
             authorization = header(scope, b"authorization").encode("latin-1")
-            caller.enter(self._parts.issuer.access, authorization, operation.scope)
+            caller.enter(self._parts.issuer.access, authorization, operation.scope, also=operation.also)
             await self._answer(caller, scope, receive, send_watched)
         except MdsliteError as exc:
             status = exc.status
             raise
         finally:
-            if operation.scope == "admin" or status in (401, 403):
+            if (operation.scope == "admin" and operation.method != "GET") or status in (401, 403):
                 target = scope["raw_path"].decode("latin-1")
                 self._parts.issuer.record(caller.act(operation.name, target, status, scope["request_id"]))
 

@@ -218,6 +218,7 @@ class Predictor:
         except Unauthorized:
             call.body = b""  # nothing that a stranger sends is kept
             raise
+        grant.require("predict")
         route = call.route = self.router.get(call.target) or self._find(call.target, grant)
         call.url = route.url
         access.admit(grant, route.project, route.model, now)

@@ -165,6 +165,7 @@ class Status(Value, frozen=True, kw_only=True):
     devices: list[DeviceInfo]
     ready: bool
     draining: bool
+    needs_token: bool
 
 
 class Health(Value, frozen=True, kw_only=True):

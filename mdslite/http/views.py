@@ -6,7 +6,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from time import time
 
 import msgspec
@@ -44,13 +43,8 @@ from mdslite.serving.fleet import Key, Served
 from mdslite.serving.nodes import Handler
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.spec import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS, Spec
+from mdslite.store.moments import time_text
 from mdslite.store.registry import Revision, VersionRow
-
-
-def time_text(unix_s: float) -> str:
-    """Unix seconds as ISO 8601 in UTC, to the millisecond."""
-    text = datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
 
 
 def status_of(parts: Parts, revision: int) -> Status:
@@ -76,6 +70,7 @@ def status_of(parts: Parts, revision: int) -> Status:
         ],
         ready=is_ready(parts),
         draining=parts.draining,
+        needs_token=parts.issuer.access.required,
     )
 
 

@@ -1,0 +1,119 @@
+"""Opening a connection to an appliance, over the network or by the store's own socket, and what its failures
+mean. Knows nothing of what is sent over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+
+from mdslite import errors
+from mdslite.hosts import SOCKET_NAME, short_path
+
+DEFAULT_URL = "http://127.0.0.1:8500"
+UNIX = "unix:"  # before the folder of a store, or the path of its socket
+
+
+def open_link(
+    url: str,
+    *,
+    token: str | None,
+    ca_file: str | None,
+    cert_file: str | None,
+    open_files: contextlib.ExitStack,
+) -> httpx2.Client:
+    """Make ready to ask; nothing is sent yet. What has to stay open meanwhile is put on `open_files`.
+
+    :raises InvalidRequest: the URL is none, or a file holds no certificate
+    """
+    headers = {"user-agent": "mdslite"}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
+    if url.startswith(UNIX):
+        transport = httpx2.HTTPTransport(uds=open_files.enter_context(_socket(url)))
+        return httpx2.Client(base_url="http://localhost", headers=headers, transport=transport)
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as exc:
+        raise _bad_url(url) from exc
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise _bad_url(url)
+    # Building a TLS context takes 20 ms, which plain http need not pay: no redirect leads to https.
+    verify = _context(ca_file, cert_file) if parsed.scheme == "https" else False
+    # A proxy from the environment cannot reach this machine's own loopback.
+    trust_env = not _is_loopback(parsed.host)
+    return httpx2.Client(base_url=parsed, headers=headers, verify=verify, trust_env=trust_env)
+
+
+@contextlib.contextmanager
+def _socket(url: str) -> Iterator[str]:
+    path = Path(url.removeprefix(UNIX))
+    try:
+        with short_path(path / SOCKET_NAME if path.is_dir() else path) as short:
+            yield short
+    except OSError as exc:
+        raise network_error(exc, url) from exc
+
+
+def _context(ca_file: str | None, cert_file: str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as exc:
+        raise errors.InvalidRequest(f"{ca_file} holds no certificates that can be read: {exc}") from exc
+    if cert_file is not None:
+        try:
+            context.load_cert_chain(cert_file)
+        except OSError as exc:
+            raise errors.InvalidRequest(
+                f"{cert_file} holds no certificate with its key: {exc}",
+                hint="one PEM file holds both: cat cert.pem key.pem > both.pem",
+            ) from exc
+    return context
+
+
+def _bad_url(url: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(
+        f"{url!r} is not the URL of an appliance: expected http://HOST:PORT or https://HOST:PORT",
+        hint=f"export MDSLITE_URL={DEFAULT_URL}",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+        return address.is_loopback or address.is_unspecified  # 0.0.0.0 is how a server on all of them says it
+    except ValueError:
+        return host == "localhost"
+
+
+def network_error(exc: Exception, url: str) -> errors.MdsliteError:
+    """What a failure of the HTTP library means."""
+    if isinstance(exc, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(exc):
+        return errors.Unavailable(
+            f"{url} shows a certificate that this machine does not trust",
+            hint="export SSL_CERT_FILE=CERT.pem (the file given to: mdslite up --tls-cert)",
+        )
+    if isinstance(exc, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+        return errors.Unavailable(f"no appliance answers at {url}", hint=_start_hint(url))
+    if isinstance(exc, httpx2.TimeoutException):
+        return errors.DeadlineExceeded(
+            f"{url} took the request and gave no answer in time", hint="mdslite doctor"
+        )
+    if isinstance(exc, httpx2.RemoteProtocolError):
+        return errors.Unavailable(f"{url} ended the connection before its answer was whole: {exc}")
+    return errors.Unavailable(f"the connection to {url} failed: {exc or type(exc).__name__}")
+
+
+def _start_hint(url: str) -> str:
+    if url.startswith(UNIX):
+        return "it is there while an appliance runs on that store, for the user that runs it"
+    parsed = httpx2.URL(url)
+    if not _is_loopback(parsed.host):
+        return f"is it running there? MDSLITE_URL and --url say where to look; the default is {DEFAULT_URL}"
+    port = "" if url == DEFAULT_URL or parsed.port is None else f" --port {parsed.port}"
+    return f"start it with: mdslite up{port}"

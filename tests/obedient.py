@@ -16,7 +16,7 @@ OBEDIENT = """
 @mds.predict
 @mds.batch(batch_size=32)
 def predict(self, data):
-    return [self.obey(one) for one in data]
+    return [self.obey(one) for one in data] + self.__dict__.pop("surplus", [])
 
 def obey(self, one):
     if not isinstance(one, dict) or "do" not in one:

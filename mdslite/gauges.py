@@ -9,6 +9,8 @@ from mdslite.http.h2 import Http2Bridge
 from mdslite.metrics import Gauge, journal_gauges
 from mdslite.runtimes.devices import Devices
 from mdslite.serving.fleet import Fleet, Served
+from mdslite.serving.lane import Lane
+from mdslite.serving.pipeline import PipelineLane
 from mdslite.store.journal import Journal
 
 _LANE_COUNTERS = (
@@ -80,8 +82,23 @@ def _version(served: Served) -> Iterator[Gauge]:
     lane = served.lane
     yield Gauge("mdslite_queue_rows", "Rows that wait in the version's queue.", lane.queue_rows, labels)
     yield Gauge("mdslite_running_batches", "Batches being computed.", lane.running, labels)
+    stats = lane.stats
     for field, about in _LANE_COUNTERS:
-        yield Gauge(f"mdslite_{field}_total", about, getattr(lane.stats, field), labels, kind="counter")
+        yield Gauge(f"mdslite_{field}_total", about, getattr(stats, field), labels, kind="counter")
     if served.spec.service_info.shadow:
         about = "Copies of requests that a shadow had no room for."
         yield Gauge("mdslite_shadow_dropped_total", about, served.shadows_dropped, labels, kind="counter")
+    if isinstance(lane, PipelineLane):
+        for node, handler in lane.handlers.items():
+            yield from _node(handler.lane, labels | {"node": node})
+
+
+def _node(lane: Lane, labels: dict[str, str]) -> Iterator[Gauge]:
+    yield Gauge(
+        "mdslite_node_queue_rows", "Rows that wait for a node of a pipeline.", lane.queue_rows, labels
+    )
+    yield Gauge("mdslite_node_replicas", "Replicas of a node in rotation.", len(lane.replicas), labels)
+    batches = lane.stats.batches
+    yield Gauge(
+        "mdslite_node_batches_total", "Batches that a node computed.", batches, labels, kind="counter"
+    )

@@ -131,6 +131,10 @@ def test_served_by_the_appliance_it_is_drawn_and_its_nodes_are_logged(tmp_path: 
             assert "  ◆    compare  nodes.compare   by agreed:" in shown
             assert re.search(r"(?m)^prepare +1 +0 +32 +2 +-$", shown)
             row = json.loads(logged(live.url))
+        with urlopen(f"{live.url}/metrics", timeout=20) as reply:
+            metrics = reply.read().decode()
+        assert re.search(r'(?m)^mdslite_node_batches_total\{.*model="opinions".*node="prepare"\} 1', metrics)
+        assert re.search(r'(?m)^mdslite_node_queue_rows\{.*node="doubt"\} 0', metrics)
     spans = {span["node"]: span for span in row["spans"]}
     assert list(spans) == ["prepare", "linear", "network", "compare"]
     assert [span["version"] for span in spans.values()] == ["v1", "v1", "v2", "v1"]

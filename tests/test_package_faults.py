@@ -41,7 +41,7 @@ PROCESS_FAULTS = [
         "x = []\nwhile True: x.append(bytearray(1 << 20))",
         503,
         "unavailable",
-        "used more than the 256 MiB that resource.memory allows",
+        "used more than the 96 MiB that resource.memory allows",
     ),
     ("time.sleep(600)", 504, "deadline_exceeded", "was not answered in time"),
     ("re.match('(a+)+$', 'a' * 60 + 'b')", 504, "deadline_exceeded", "was not answered in time"),
@@ -69,7 +69,7 @@ def deployed(*models: str) -> str:
     spec:
       uri: ./package
       batch: {{prediction_time_ms: {ALLOWED_MS}, batch_timeout_ms: 200}}
-      resource: {{memory: 256Mi}}
+      resource: {{memory: 96Mi}}
       container_parameter: {{env: {{COLOUR: red}}}}
 """
         for model in models

@@ -36,6 +36,7 @@ from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Runtime
 from mdslite.runtimes.pytorch import TorchRuntime
 from mdslite.runtimes.signature import settle_rows
+from mdslite.runtimes.tensorflow import TensorflowRuntime
 from mdslite.runtimes.warmup import warm
 
 NICENESS = 10
@@ -74,7 +75,9 @@ class Inspectable(Runtime, Protocol):
         ...
 
 
-RUNTIMES: dict[str, Callable[[], Inspectable]] = {one.name: one for one in (OnnxRuntime, TorchRuntime)}
+RUNTIMES: dict[str, Callable[[], Inspectable]] = {
+    one.name: one for one in (OnnxRuntime, TorchRuntime, TensorflowRuntime)
+}
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ from mdslite.runtimes.pytorch_signature import (
     Outcome,
     Run,
     Seen,
-    count_rows,
     name_leaves,
     settle,
     settle_examples,
 )
+from mdslite.runtimes.signature import count_rows
 
 Shape = tuple[int | None, ...]
 _CONTROL = frozenset({"prim::Loop", "prim::If"})

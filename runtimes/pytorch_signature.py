@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from mdslite.errors import LoadFailed, ModelError
-from mdslite.runtimes.protocol import Datatype, Rows, Signature, TensorSpec
+from mdslite.runtimes.protocol import Datatype, Signature, TensorSpec
+from mdslite.runtimes.signature import count_rows
 from mdslite.runtimes.warmup import LENGTHS, make_inputs
 
 Seen = tuple[Datatype, tuple[int, ...]]  # of one output of one run
@@ -38,15 +39,6 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, part in parts:
         yield from _leaves(f"{prefix}.{name}" if prefix else name, part)
-
-
-def count_rows(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Rows:
-    """How tensors count rows, by their first dimensions."""
-    required = [one.shape[:1] for one in inputs if not one.optional]
-    every = [*required, *(one.shape[:1] for one in outputs)]
-    if required and all(first == (None,) for first in every):
-        return "free"
-    return "one" if required and all(first == (1,) for first in every) else "none"
 
 
 # What a run says

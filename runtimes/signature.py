@@ -7,7 +7,7 @@ scalar's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,9 +52,24 @@ def read_signature(session: Any) -> Signature:
         [_input(one, optional=True) for one in overridable] if len(overridable) <= _OVERRIDABLE_MOST else []
     )
     outputs = tuple(_output(one) for one in session.get_outputs())
-    rows = _rows([one for one in required if not one.optional], outputs)
+    rows = count_rows(required, outputs)
     inputs = [one for one in (*required, *extra) if not one.optional or rows == "none" or _counts(one, rows)]
     return Signature(tuple(inputs), outputs, rows)
+
+
+def count_rows(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Rows:
+    """How tensors count rows, by the first dimensions of those that have to be there."""
+    inputs = [one for one in inputs if not one.optional]
+    if not inputs:
+        return "none"
+    if all(_counts(one, "free") for one in (*inputs, *outputs)):
+        return "free"
+    # An output may be open where the input is not: an exporter did not work it out.
+    if all(one.shape[:1] == (1,) for one in inputs) and all(
+        one.shape[:1] in ((1,), (None,)) for one in outputs
+    ):
+        return "one"
+    return "none"
 
 
 def settle_rows(signature: Signature, seen: Mapping[int, Outputs]) -> Signature:
@@ -103,19 +118,6 @@ def _output(node: Any) -> TensorSpec:
 
 def _shape(node: Any) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) else None for size in node.shape)
-
-
-def _rows(inputs: list[TensorSpec], outputs: tuple[TensorSpec, ...]) -> Rows:
-    if not inputs:
-        return "none"
-    if all(_counts(one, "free") for one in (*inputs, *outputs)):
-        return "free"
-    # An output may be open where the input is not: an exporter did not work it out.
-    if all(one.shape[:1] == (1,) for one in inputs) and all(
-        one.shape[:1] in ((1,), (None,)) for one in outputs
-    ):
-        return "one"
-    return "none"
 
 
 def _counts(one: TensorSpec, rows: Rows) -> bool:

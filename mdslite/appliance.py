@@ -46,6 +46,7 @@ from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.python import PythonRuntime
 from mdslite.runtimes.pytorch import TorchRuntime
+from mdslite.runtimes.tensorflow import TensorflowRuntime
 from mdslite.runtimes.venvs import Environments
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.store.artifacts import ArtifactStore
@@ -111,8 +112,9 @@ class Appliance:
         self.journal = Journal(store / "log", observers=[self.metrics.observe])
         self.request_log = RequestLog(store / "log")
         self.devices = Devices.discover()
+        runtimes = (OnnxRuntime(), TorchRuntime(), TensorflowRuntime(), packages)
         self.fleet = Fleet(
-            runtimes={one.name: one for one in (OnnxRuntime(), TorchRuntime(), packages)},
+            runtimes={one.name: one for one in runtimes},
             devices=self.devices,
             cores=cores(),
         )

@@ -31,6 +31,7 @@ from mdslite.gauges import Gauges
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
+from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
 from mdslite.http.door import Door, Limits
 from mdslite.http.front import Front, Place
@@ -51,6 +52,7 @@ from mdslite.runtimes.venvs import Environments
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.backup import autosave
+from mdslite.store.comparisons import ComparisonStore
 from mdslite.store.deferred import DeferredStore
 from mdslite.store.journal import Journal
 from mdslite.store.lock import StoreLock
@@ -66,7 +68,7 @@ Announce = Callable[[str], None]
 MAX_CONNECTIONS = 10_000
 RESERVED_FILES = 512  # for the store, HTTP/2 and the runtimes
 MAX_FILES = 65_536
-SCRAPE_FLUSH_S = 0.2  # how long /metrics may wait for the newest requests
+SCRAPE_FLUSH_S = 1.0  # how long /metrics may wait for the newest requests
 _SPEC_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 
@@ -136,6 +138,8 @@ class Appliance:
         self.deferrals = Deferrals(
             DeferredStore(store / "deferred.db"), self.predictor, Webhooks(settings.allow_internal)
         )
+        self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
+        self.predictor.shadows.compare = self.comparisons.observe
         self.app = create_app(self)
         self.bridge = Http2Bridge(self.app, on_policed=self._count_policed)
         self.door = Door(
@@ -178,6 +182,7 @@ class Appliance:
         await self.deployer.resume()
         if self.settings.file is not None:
             await self._apply_file(self.settings.file)
+        await self.comparisons.open()
         await self.deferrals.start()
         for served in self.fleet.all():
             self.announce(_state_line(served))
@@ -216,6 +221,7 @@ class Appliance:
     async def abandon(self) -> None:
         """Close what is open, started or not, without waiting for anybody's requests."""
         await self.deferrals.close()
+        await self.comparisons.close()
         await asyncio.to_thread(self.journal.close)
         await asyncio.to_thread(self.prober.close)
         self.issuer.close()

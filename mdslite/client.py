@@ -94,6 +94,21 @@ class Client:
         """Revisions, newest first; `before` continues after the last one of the page before."""
         return self._get_array("/api/v1/revisions", {"limit": limit, "before": before})
 
+    def compare(
+        self,
+        project: str,
+        model: str,
+        first: str,
+        second: str,
+        *,
+        since: str,
+        until: str | None = None,
+        limit: int = 20,
+    ) -> Json:
+        """Two versions beside each other: errors, latency, confidence, agreement; `since` such as `1h`."""
+        params = {"first": first, "second": second, "since": since, "until": until, "limit": limit}
+        return self._get_object(f"{_model_path(project, model)}/comparison", params)
+
     def revision(self, number: int) -> Json:
         return self._get_object(f"/api/v1/revisions/{number}")
 

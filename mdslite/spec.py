@@ -56,6 +56,7 @@ __all__ = [
     "NAME_PATTERN",
     "QUEUE_ROWS",
     "Batch",
+    "Compare",
     "Confidence",
     "ContainerParameter",
     "Deployment",
@@ -162,6 +163,19 @@ class Confidence(_Value, frozen=True):
     field: Annotated[str | int, Meta(description="a key or a column of that output")] | None = None
 
 
+class Compare(_Value, frozen=True):
+    """When answers of two versions agree: what of them is compared, and how near numbers have to be."""
+
+    output: Annotated[str, Meta(min_length=1, description="the name of the model's output")] | None = None
+    field: Annotated[str, Meta(min_length=1, description="a field of a package's answer")] | None = None
+    tolerance: (
+        Annotated[float, Meta(ge=0, description="how far numbers may differ, such as 0.001")] | None
+    ) = None
+    function: (
+        Annotated[str, Meta(pattern=r"\A[\w.]+:\w+\Z", description="your own, as MODULE:FUNCTION")] | None
+    ) = None
+
+
 class Spec(_Value, frozen=True):
     uri: Annotated[
         str,
@@ -182,6 +196,7 @@ class Spec(_Value, frozen=True):
     batch: Batch = Batch()
     isolation: Literal["process", "inline"] | None = None
     confidence: Confidence | None = None
+    compare: Compare | None = None
 
     @property
     def container(self) -> ContainerParameter:

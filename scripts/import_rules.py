@@ -28,6 +28,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "pipelines": "errors document mistakes fields graph",
         "drawing": "graph",
         "targets": "",
+        "intervals": "",
         "uris": "errors document fields",
         "settings": "",
         "spec": "errors targets uris document mistakes advice fields settings",
@@ -45,7 +46,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "metrics": "errors store recent",
         "serving": "errors targets spec graph pipelines tensors data oip runtimes.protocol runtimes store",
         "deploy": "errors spec pipelines runtimes.protocol runtimes store serving",
-        "http": "errors findings hosts spec graph drawing npy packing tensors data oip runtimes.protocol "
+        "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip runtimes.protocol "
         "runtimes store metrics serving deploy",
         "gauges": "runtimes store metrics serving http",
         "trial": "errors",

@@ -7,6 +7,7 @@ names occur at all: a rare error is found without looking at the hours of traffi
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mdslite.errors import DeadlineExceeded, StoreCorrupt
 from mdslite.store.filters import Filter, Sql
@@ -150,6 +154,27 @@ class HourReader(AbstractContextManager["HourReader"]):
             f"WHERE {time} >= ? AND {time} < ? AND {only} GROUP BY 1, 2",
             [int(start), int(interval_s), int(start), int(stop)],
         )
+
+    def series_counts(self, series: Sequence[int], *, since: float, until: float) -> dict[int, int]:
+        """Requests of each series that arrived in [since, until), to the second."""
+        rows = self._all(
+            "SELECT series_id, sum(count) FROM seconds WHERE second >= ? AND second < ? "
+            f"AND {_among('series_id', list(series))} GROUP BY 1",
+            [int(since), math.ceil(until)],
+        )
+        return {number: int(count) for number, count in rows}
+
+    def sample(
+        self, series: Sequence[int], *, since: float, until: float, span: Span, every: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Latencies in microseconds and confidences (NaN where there is none) of one row in `every`."""
+        rows = self._all(
+            "SELECT latency_us, confidence FROM entries WHERE id >= ? AND id < ? AND id % ? = 0 "
+            f"AND {_among('series_id', list(series))}",
+            [int(since * 1e6), int(until * 1e6) + span.max_lag_us + 1, every],
+        )
+        found = np.array(rows, dtype=np.float64).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
 
     def _entry_counts(
         self, wanted: Filter, only: str, start: float, stop: float, interval_s: float

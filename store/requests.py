@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from mdslite.errors import InvalidRequest, StoreError
+from mdslite.store.evidence import Evidence, join, read_hour
 from mdslite.store.filters import Filter
 from mdslite.store.hours import list_hours
 from mdslite.store.reading import MAX_ID, HourReader, Source, Span
@@ -221,6 +222,19 @@ class RequestLog:
             other=tuple(map(sum, zip(*(counts for _, counts in rest), strict=True))) if rest else None,
             skipped=skipped.names,
         )
+
+    def evidence(self, project: str, model: str, *, since: float, until: float) -> list[Evidence]:
+        """What the log tells of a model's versions and shadows in [since, until), to the second.
+
+        :raises DeadlineExceeded: the query took longer than the bound
+        """
+        late, skipped = self._deadline(), _Skipped()
+        found: list[Evidence] = []
+        for span in self._all_spans(late, skipped):
+            if span.meets(since, until):
+                with skipped.catch(span.path), HourReader(span.path, late=late) as hour:
+                    found += read_hour(hour, project, model, since=since, until=until)
+        return join(found)
 
     def _matching(self, wanted: Filter, late: Callable[[], bool], skipped: _Skipped) -> list[Span]:
         return [span for span in self._all_spans(late, skipped) if span.meets(wanted.since, wanted.until)]

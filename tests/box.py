@@ -22,6 +22,7 @@ from mdslite.errors import LoadFailed
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
+from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
@@ -32,6 +33,7 @@ from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import LoadOptions, Runtime, Session
 from mdslite.serving.fleet import Fleet
 from mdslite.store.artifacts import ArtifactStore
+from mdslite.store.comparisons import ComparisonStore
 from mdslite.store.deferred import DeferredStore
 from mdslite.store.journal import Journal
 from mdslite.store.registry import Registry, Revision
@@ -90,6 +92,8 @@ class Box:
             access=self.issuer.access,
         )
         self.deferrals = Deferrals(DeferredStore(store / "deferred.db"), self.predictor, Webhooks())
+        self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
+        self.predictor.shadows.compare = self.comparisons.observe
         self.app = create_app(self)
 
     async def revisions(self) -> list[Revision]:
@@ -130,6 +134,7 @@ async def open_box(
     )
     await box.worker.call(box.registry.open)
     await box.issuer.open()
+    await box.comparisons.open()
     box.journal.start()
     try:
         if resume:
@@ -138,6 +143,7 @@ async def open_box(
     finally:
         await box.deployer.close(grace_s=10)
         await box.deferrals.close()
+        await box.comparisons.close()
         await box.fleet.close(grace_s=10)
         await asyncio.to_thread(box.journal.close)
         box.issuer.close()

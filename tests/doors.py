@@ -23,6 +23,8 @@ import uvloop
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
+from mdslite.http.comparing import Comparisons
+from mdslite.http.deferred import Deferrals
 from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
@@ -39,7 +41,10 @@ from mdslite.serving.loader import LoadRequest
 from mdslite.serving.samples import Samples
 from mdslite.spec import Batch, ServiceInfo, Spec
 from mdslite.store.audit import Act
+from mdslite.store.comparisons import ComparisonStore
+from mdslite.store.deferred import DeferredStore
 from mdslite.store.journal import ROW_FIELDS
+from mdslite.store.webhooks import Webhooks
 
 PAIR = Path(__file__).parent / "data" / "tls"
 WAIT_S = 20.0
@@ -112,6 +117,11 @@ class Site:
             self.fleet.router, **{"books": Books(self.rows.append, strays=keep_all()), **predictor}
         )
         self.issuer = Ledger(self.predictor.access)
+        self.deferrals = Deferrals(
+            DeferredStore(folder / "deferred.db"), self.predictor, Webhooks(("127.0.0.1",))
+        )
+        self.comparisons = Comparisons(ComparisonStore(folder / "comparisons.db"))
+        self.predictor.shadows.compare = self.comparisons.observe
         self.door: Door
         self.bridge: Http2Bridge
         self.renewal: Renewal
@@ -213,6 +223,8 @@ async def open_site(
             connection.abort()
         await site.bridge.close(grace_s=WAIT_S)
         await site.door.close()
+        await site.deferrals.close()
+        await site.comparisons.close()
         await until(lambda: not site.door.connections)
         await site.fleet.close(grace_s=WAIT_S)
 

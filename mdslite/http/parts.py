@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mdslite.deploy.apply import Deployer
+from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
@@ -42,6 +43,7 @@ class Parts(Protocol):
     deployer: Deployer
     predictor: Predictor
     deferrals: Deferrals
+    comparisons: Comparisons
     issuer: Issuer
     registry: Registry
     worker: Worker

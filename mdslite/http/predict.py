@@ -12,13 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import perf_counter
-from typing import Any
-
-import numpy as np
 
 from mdslite.data import DataCodec
-from mdslite.errors import InvalidRequest, MdsliteError, NotFound, Unauthorized
+from mdslite.errors import MdsliteError, NotFound, Unauthorized
 from mdslite.http.access import ANYBODY, Access, Grant
+from mdslite.http.answers import encode, encode_empty, gather
 from mdslite.http.books import Books
 from mdslite.http.call import EVENT_LINES, JSON_LINES, Call, Headers, Reply, reply_headers
 from mdslite.http.deflate import INLINE_BYTES, LEAST_BYTES, compress
@@ -29,10 +27,9 @@ from mdslite.http.paths import is_infer, parse_infer_path, parse_predict_path
 from mdslite.http.raw import choose_form
 from mdslite.http.reading import MAX_BODY_BYTES, MAX_JSON_BYTES, Reader
 from mdslite.http.shadows import Shadows
-from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.fleet import Served
 from mdslite.serving.router import Route, Router
-from mdslite.tensors import Codec, Columns
+from mdslite.tensors import Columns
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +55,7 @@ class Predictor:
 
     def adopt(self, call: Call) -> None:
         """Say how a call's answer is put, by its target. Whoever makes a call does this before `start`."""
-        if is_infer(call.target):
+        if call.target.startswith(b"/v2/"):
             call.form = self._infer
 
     def start(self, call: Call, error: MdsliteError | None = None) -> None:
@@ -94,7 +91,7 @@ class Predictor:
             call.columns = columns
             if not columns.rows:
                 call.finished = True
-                self._send(call, 200, _encode_empty(call, served), None)
+                self._send(call, 200, encode_empty(call, served), None)
                 return
             now = perf_counter()
             allowed_s = lane.knobs.prediction_s
@@ -115,7 +112,7 @@ class Predictor:
             self._send_error(call, call.error)
             return
         try:
-            body = _encode(call) if call.form is None else call.form.write(call, _gather(call))
+            body = encode(call) if call.form is None else call.form.write(call, gather(call))
         except MdsliteError as exc:
             self._send_error(call, exc)
         except Exception:
@@ -261,43 +258,3 @@ class Predictor:
         call.error = error
         call.reply_lines = JSON_LINES
         self._send(call, error.status, error_body(error, call.request_id), error.code)
-
-
-def _encode_empty(call: Call, served: Served) -> bytes:
-    if call.form is None:
-        return served.codec.encode_empty(call.columns.form)
-    return call.form.write(call, None)
-
-
-def _encode(call: Call) -> bytes:
-    assert call.served is not None
-    codec = call.served.codec
-    form = call.columns.form
-    pieces = call.pieces
-    if len(pieces) == 1 and codec.signature.rows != "none":
-        return codec.encode(pieces[0][1], form)
-    if isinstance(codec, Codec) and codec.signature.rows == "none":
-        return codec.encode_whole([outputs for _, outputs in sorted(pieces, key=_start)], form)
-    return codec.encode(_gather(call), form)
-
-
-def _gather(call: Call) -> Outputs:
-    """A call's outputs with all their rows. Whole tensors of several instances are stacked."""
-    assert call.served is not None
-    pieces = call.pieces
-    if len(pieces) == 1:
-        outputs: Outputs = pieces[0][1]
-        return outputs
-    ordered = [outputs for _, outputs in sorted(pieces, key=_start)]
-    join = np.stack if call.served.codec.signature.rows == "none" else np.concatenate
-    try:
-        return [
-            join(parts) if isinstance(parts[0], np.ndarray) else [row for part in parts for row in part]
-            for parts in zip(*ordered, strict=True)
-        ]
-    except ValueError as exc:
-        raise InvalidRequest("the answers differ in shape: expected Accept: application/json") from exc
-
-
-def _start(piece: tuple[int, Any]) -> int:
-    return piece[0]

@@ -63,14 +63,12 @@ class ShadowCall(Call):
 
 
 class Shadows:
-    """Makes the copies, and tells `compare` of every pair of answers. For the event loop's thread only."""
+    """Makes the copies. Used from the event loop's thread only."""
 
-    def __init__(
-        self, books: Books, reader: Reader, *, compare: Callable[[ShadowCall], None] | None = None
-    ) -> None:
+    def __init__(self, books: Books, reader: Reader) -> None:
+        self.compare: Callable[[ShadowCall], None] | None = None  # told of every pair of answers
         self._books = books
         self._reader = reader
-        self._compare = compare
         self._waiting: deque[ShadowCall] = deque()
         self._waiting_bytes = 0
         self._pumping = False
@@ -138,5 +136,5 @@ class Shadows:
         error = copy.error
         status, code = (200, None) if error is None else (error.status, error.code)
         self._books.record(copy, status, code, None)
-        if self._compare is not None:
-            self._compare(copy)
+        if self.compare is not None:
+            self.compare(copy)

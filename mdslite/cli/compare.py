@@ -1,0 +1,136 @@
+"""`mdslite compare`: two versions beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from mdslite.cli import output
+from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.target import Target, parse_target
+
+Json = Mapping[str, Any]
+
+_SIDES = (
+    output.Column(""),
+    output.Column("REQUESTS", "right"),
+    output.Column("ERRORS", "right"),
+    output.Column("P50 ms", "right"),
+    output.Column("P99 ms", "right"),
+    output.Column("CONFIDENCE", "right"),
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite compare mail/spamfilter v1 v2
+  mdslite compare mail/spamfilter v1 v2 --since 24h --disagreements 50
+  mdslite compare mail/spamfilter v1 v2 --json | jq .verdict
+
+Figures stand with their 95 % intervals. Agreement needs one of the two to be the other's shadow."""
+)
+@click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
+@click.argument("first", metavar="V1")
+@click.argument("second", metavar="V2")
+@click.option("--since", default="1h", show_default=True, help="From when on: 15m, 24h, 14:00.")
+@click.option("--until", default=None, help="Until when; now by default.")
+@click.option(
+    "--disagreements", "limit", type=click.IntRange(0, 200), default=5, show_default=True, help="At most N."
+)
+@json_option
+@url_option
+def compare(
+    target: Target,
+    first: str,
+    second: str,
+    since: str,
+    until: str | None,
+    limit: int,
+    as_json: bool,
+    url: str,
+) -> int:
+    """Show errors, latency, confidence and agreement of two versions, and where they disagree."""
+    with connect(url) as client:
+        found = client.compare(
+            target.project, target.model, first, second, since=since, until=until, limit=limit
+        )
+    if as_json:
+        output.write_json(found)
+        return 0
+    _write_sides(found)
+    _write_agreement(found.get("agreement"))
+    output.write()
+    for line in found["verdict"]:
+        output.write(f"· {line}")
+    for one in found["disagreements"]:
+        output.write()
+        output.write(f"✖ {output.time_text(one['time'])}  {one['request_id']}")
+        output.write(f"  request  {_cut(one['request'])}")
+        output.write(f"  {found['agreement']['primary']:<8} {_cut(one['primary_reply'])}")
+        output.write(f"  {found['agreement']['shadow']:<8} {_cut(one['shadow_reply'])}")
+    return 0
+
+
+def _write_sides(found: Json) -> None:
+    rows = []
+    for side in (found["first"], found["second"]):
+        rows.append(
+            [
+                side["version"] + (" (shadow)" if side["shadow"] else ""),
+                side["requests"],
+                _figure(side["error_rate"], 100, " %"),
+                _figure(side["p50_ms"]),
+                _figure(side["p99_ms"]),
+                _figure(side["confidence"]),
+            ]
+        )
+    difference = found["difference"]
+    rows.append(
+        [
+            "difference",
+            "",
+            _figure(difference["error_rate"], 100, " %"),
+            _figure(difference["p50_ratio"], 1, "x"),
+            _figure(difference["p99_ratio"], 1, "x"),
+            _figure(difference["confidence"]),
+        ]
+    )
+    output.write_table(_SIDES, rows)
+
+
+def _write_agreement(agreement: Json | None) -> None:
+    if agreement is None:
+        output.note("no agreement: neither version has been the other's shadow in this time")
+        return
+    output.write()
+    output.write_fields(
+        {
+            "agreement": f"{_figure(agreement['rate'], 100, ' %')} of {agreement['compared']} pairs, "
+            f"{agreement['shadow']} as the shadow of {agreement['primary']}",
+            "compute": f"{_figure(agreement['compute_ms'])} ms more a request",
+            "confidence": f"{_figure(agreement['confidence'])} more a request",
+        }
+    )
+
+
+def _figure(figure: Json | None, times: float = 1, unit: str = "") -> str:
+    """`1.23 [1.10, 1.40]`, an open end as two dots."""
+    if figure is None:
+        return "-"
+    low, high = (_number(figure[name], times) for name in ("low", "high"))
+    return f"{_number(figure['value'], times)}{unit} [{low}, {high}]"
+
+
+def _number(value: float | None, times: float) -> str:
+    if value is None:
+        return ".."
+    shown = value * times
+    return f"{shown:.2f}" if abs(shown) < 100 else f"{shown:.0f}"
+
+
+def _cut(text: str, limit: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

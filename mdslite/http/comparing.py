@@ -1,0 +1,185 @@
+"""What a shadow's answers are beside the primary's: each pair is judged in a thread, and its sums and the
+requests on which the two disagree are kept.
+
+A pair that comes while as many wait as may be is dropped and counted: judging never slows a prediction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from time import time
+from typing import Any
+
+from mdslite.errors import MdsliteError, Unavailable
+from mdslite.http.answers import encode, gather
+from mdslite.http.call import Call
+from mdslite.http.shadows import ShadowCall
+from mdslite.runtimes.protocol import Outputs
+from mdslite.serving.agreement import Agree, make_agree
+from mdslite.serving.fleet import Served
+from mdslite.store.comparisons import BODY_BYTES, ComparisonStore, Disagreement, Pair, Sums
+from mdslite.store.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 2.0
+WAITING_MAX = 1024
+DISAGREEMENTS_MAX = 50  # of each flush and pair
+_RULES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """One of a pair, as the thread needs it."""
+
+    call: Call
+    status: int
+    compute_ms: float
+
+    @property
+    def confidence(self) -> float | None:
+        return self.call.confidence
+
+
+class Comparisons:
+    """Made, opened and closed by the appliance. `observe` is for the event loop's thread."""
+
+    def __init__(self, store: ComparisonStore, *, flush_s: float = FLUSH_S) -> None:
+        self.dropped = 0
+        self._store = store
+        self._worker = Worker("comparisons", depth=WAITING_MAX)
+        self._flush_s = flush_s
+        self._rules: dict[tuple[Served, Served], Agree | None] = {}
+        self._sums: dict[tuple[Pair, int], Sums] = {}
+        self._disagreements: dict[Pair, list[Disagreement]] = {}
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        await self._worker.call(self._store.open)
+        self._flushing = asyncio.get_running_loop().create_task(self._flush_often(), name="comparisons")
+
+    def observe(self, copy: ShadowCall) -> None:
+        """Take in a pair: the shadow has answered, or failed."""
+        status = 200 if copy.error is None else copy.error.status
+        primary = _Answered(copy.primary, copy.primary_status, copy.primary.compute_s * 1e3)
+        try:
+            future: Future[Any] = self._worker.submit(
+                self._judge, primary, _Answered(copy, status, copy.compute_s * 1e3), time()
+            )
+        except Unavailable:
+            self.dropped += 1
+            return
+        future.add_done_callback(_log_failure)
+
+    async def read(
+        self, pair: Pair, *, since: float, until: float, limit: int
+    ) -> tuple[Sums, list[tuple[int, Disagreement]]]:
+        """A pair's sums, and the newest requests on which it disagreed."""
+
+        def look() -> tuple[Sums, list[tuple[int, Disagreement]]]:
+            self._flush()
+            sums = self._store.sums(pair, since=since, until=until)
+            return sums, self._store.disagreements(pair, limit=limit, since=since) if limit else []
+
+        return await self._worker.call(look)
+
+    async def close(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+            await asyncio.gather(self._flushing, return_exceptions=True)
+            with suppress(MdsliteError):
+                await self._worker.call(self._flush)
+                await self._worker.call(self._store.close)
+        await asyncio.to_thread(self._worker.close)
+
+    # In the worker's thread
+
+    def _judge(self, primary: _Answered, shadow: _Answered, now: float) -> None:
+        first, second = primary.call.served, shadow.call.served
+        assert first is not None and second is not None
+        pair = Pair(first.project, first.model, first.version, second.version)
+        sums = self._sums.setdefault((pair, int(now) // 60 * 60), Sums())
+        sums.pairs += 1
+        sums.primary_errors += primary.status >= 500
+        sums.shadow_errors += shadow.status != 200
+        if primary.status != 200 or shadow.status != 200:
+            return
+        slower_ms = shadow.compute_ms - primary.compute_ms
+        sums.latency_count += 1
+        sums.latency_sum += slower_ms
+        sums.latency_squares += slower_ms * slower_ms
+        if primary.confidence is not None and shadow.confidence is not None:
+            surer = shadow.confidence - primary.confidence
+            sums.confidence_count += 1
+            sums.confidence_sum += surer
+            sums.confidence_squares += surer * surer
+        rule = self._rule(first, second)
+        verdict = None if rule is None else _agree(rule, gather(primary.call), gather(shadow.call))
+        if verdict is None:
+            return
+        sums.compared += 1
+        sums.agreed += verdict
+        if not verdict:
+            self._keep(pair, primary.call, shadow.call, now)
+
+    def _rule(self, primary: Served, shadow: Served) -> Agree | None:
+        key = primary, shadow
+        if key not in self._rules:
+            if len(self._rules) >= _RULES_MAX:
+                self._rules.clear()
+            rule = shadow.spec.compare or primary.spec.compare
+            try:
+                self._rules[key] = make_agree(primary.codec.signature, shadow.codec.signature, rule)
+            except MdsliteError as exc:
+                logger.warning("%s cannot be compared with %s: %s", shadow.label, primary.label, exc.message)
+                self._rules[key] = None
+        return self._rules[key]
+
+    def _keep(self, pair: Pair, primary: Call, shadow: Call, now: float) -> None:
+        kept = self._disagreements.setdefault(pair, [])
+        if len(kept) < DISAGREEMENTS_MAX:
+            kept.append(
+                Disagreement(
+                    pair,
+                    now,
+                    primary.request_id,
+                    bytes(primary.body[:BODY_BYTES]),
+                    encode(primary)[:BODY_BYTES],
+                    encode(shadow)[:BODY_BYTES],
+                )
+            )
+
+    def _flush(self) -> None:
+        sums = [(pair, minute, found) for (pair, minute), found in self._sums.items()]
+        disagreements = [one for kept in self._disagreements.values() for one in kept]
+        if not sums and not disagreements:
+            return
+        self._store.add(sums, disagreements, now=time())
+        self._sums.clear()
+        self._disagreements.clear()
+
+    async def _flush_often(self) -> None:
+        while True:
+            await asyncio.sleep(self._flush_s)
+            try:
+                await self._worker.call(self._flush)
+            except MdsliteError as exc:  # a full disk: the sums grow no further than their minutes
+                logger.warning("comparisons could not be written: %s", exc.message)
+
+
+def _agree(rule: Agree, primary: Outputs, shadow: Outputs) -> bool | None:
+    try:
+        return rule(primary, shadow)
+    except BaseException as exc:  # a function of the user's
+        logger.warning("two answers could not be compared: %r", exc)
+        return None
+
+
+def _log_failure(done: Future[Any]) -> None:
+    error = done.exception()
+    if error is not None:
+        logger.error("a pair of answers could not be judged", exc_info=error)

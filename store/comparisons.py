@@ -1,0 +1,162 @@
+"""How a model's shadow versions answered beside its primary ones: sums by the minute of each pair of
+versions, and the requests on which they disagreed. A database of its own, `comparisons.db`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+from mdslite.store.database import connect_writer, sqlite_errors
+
+KEPT_S = 30 * 86_400.0
+DISAGREEMENTS_MAX = 2_000  # of each pair
+BODY_BYTES = 4096
+
+_SCHEMA = """
+create table if not exists minutes (
+  project text not null, model text not null, primary_version text not null, shadow_version text not null,
+  minute integer not null,
+  pairs integer not null, compared integer not null, agreed integer not null,
+  primary_errors integer not null, shadow_errors integer not null,
+  latency_count integer not null, latency_sum real not null, latency_squares real not null,
+  confidence_count integer not null, confidence_sum real not null, confidence_squares real not null,
+  primary key (project, model, primary_version, shadow_version, minute)
+) without rowid;
+create table if not exists disagreements (
+  id integer primary key, project text not null, model text not null,
+  primary_version text not null, shadow_version text not null, time real not null,
+  request_id text not null, request blob, primary_reply blob, shadow_reply blob
+);
+create index if not exists disagreements_by_pair on disagreements
+  (project, model, primary_version, shadow_version, id);
+"""
+_SUMS = (
+    "pairs", "compared", "agreed", "primary_errors", "shadow_errors", "latency_count", "latency_sum",
+    "latency_squares", "confidence_count", "confidence_sum", "confidence_squares",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two versions of one model that answered the same requests."""
+
+    project: str
+    model: str
+    primary: str
+    shadow: str
+
+
+@dataclass(slots=True)
+class Sums:
+    """What became of a number of pairs. Differences are the shadow's less the primary's: latencies in
+    milliseconds, confidences where both have one."""
+
+    pairs: int = 0
+    compared: int = 0  # both answered, and their answers could be compared
+    agreed: int = 0
+    primary_errors: int = 0
+    shadow_errors: int = 0
+    latency_count: int = 0
+    latency_sum: float = 0.0
+    latency_squares: float = 0.0
+    confidence_count: int = 0
+    confidence_sum: float = 0.0
+    confidence_squares: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """One request that two versions answered differently; bodies are cut to BODY_BYTES."""
+
+    pair: Pair
+    time: float
+    request_id: str
+    request: bytes
+    primary_reply: bytes
+    shadow_reply: bytes
+
+
+@dataclass(slots=True)
+class ComparisonStore:
+    """The tables. Every method belongs to the one thread that called `open`."""
+
+    path: Path
+    _db: sqlite3.Connection | None = field(default=None, init=False)
+
+    def open(self) -> None:
+        with sqlite_errors(self.path):
+            self.path.touch()
+            self._db = connect_writer(self.path)
+            self._db.execute("pragma synchronous = normal")
+            self._db.executescript(_SCHEMA)
+
+    def add(
+        self, sums: Sequence[tuple[Pair, int, Sums]], disagreements: Sequence[Disagreement], *, now: float
+    ) -> None:
+        """Add sums of minutes (Unix seconds), and requests; what is too old or too much is dropped."""
+        changes = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)
+        with sqlite_errors(self.path), self._open as db:
+            db.executemany(
+                f"insert into minutes values ({', '.join('?' * 16)}) on conflict do update set {changes}",
+                [(*astuple(pair), minute, *astuple(found)) for pair, minute, found in sums],
+            )
+            db.executemany(
+                "insert into disagreements (project, model, primary_version, shadow_version, time,"
+                " request_id, request, primary_reply, shadow_reply) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        *astuple(one.pair),
+                        one.time,
+                        one.request_id,
+                        one.request[:BODY_BYTES],
+                        one.primary_reply[:BODY_BYTES],
+                        one.shadow_reply[:BODY_BYTES],
+                    )
+                    for one in disagreements
+                ],
+            )
+            for pair in {one.pair for one in disagreements}:
+                db.execute(
+                    "delete from disagreements where id in (select id from disagreements where project = ?"
+                    " and model = ? and primary_version = ? and shadow_version = ? order by id desc"
+                    " limit -1 offset ?)",
+                    (*astuple(pair), DISAGREEMENTS_MAX),
+                )
+            db.execute("delete from minutes where minute < ?", (now - KEPT_S,))
+
+    def sums(self, pair: Pair, *, since: float, until: float) -> Sums:
+        """All of a pair's minutes that begin within [since, until)."""
+        with sqlite_errors(self.path):
+            row = self._open.execute(
+                f"select {', '.join(f'coalesce(sum({name}), 0)' for name in _SUMS)} from minutes where"
+                " project = ? and model = ? and primary_version = ? and shadow_version = ?"
+                " and minute >= ? and minute < ?",
+                (*astuple(pair), since - since % 60, until),
+            ).fetchone()
+        return Sums(*row)
+
+    def disagreements(
+        self, pair: Pair, *, limit: int, since: float = 0.0, before: int | None = None
+    ) -> list[tuple[int, Disagreement]]:
+        """A pair's requests with their numbers, the newest first."""
+        with sqlite_errors(self.path):
+            rows = self._open.execute(
+                "select id, time, request_id, request, primary_reply, shadow_reply from disagreements where"
+                " project = ? and model = ? and primary_version = ? and shadow_version = ? and time >= ?"
+                " and (? is null or id < ?) order by id desc limit ?",
+                (*astuple(pair), since, before, before, limit),
+            ).fetchall()
+        return [(row[0], Disagreement(pair, *row[1:])) for row in rows]
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        assert self._db is not None
+        return self._db

@@ -1,0 +1,250 @@
+"""Versions beside each other: when two answers agree, what is kept of the pairs, and what is said of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from box import Box, Caller, deployments, open_box
+
+from mdslite.errors import LoadFailed
+from mdslite.http.comparison import Agreement, Differences, Figure, Side, judge
+from mdslite.runtimes.prober import Prober
+from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, Signature, TensorSpec
+from mdslite.serving.agreement import make_agree
+from mdslite.spec import Compare
+from mdslite.store.comparisons import DISAGREEMENTS_MAX, ComparisonStore, Disagreement, Pair, Sums
+
+X = (TensorSpec("x", "FP32", (None, 2)),)
+LABELS = Signature(
+    X, (TensorSpec("probabilities", "FP32", (None, 2)), TensorSpec("label", "INT64", (None,))), "free"
+)
+SHARES = Signature(X, (TensorSpec("y", "FP32", (None, 2)),), "free")
+
+
+def floats(*rows: list[float]) -> np.ndarray[Any, Any]:
+    return np.array(rows, dtype=np.float32)
+
+
+# When two answers agree
+
+
+def test_labels_are_compared_before_anything_else() -> None:
+    agree = make_agree(LABELS, LABELS, None)
+    ones, twos = np.array([1]), np.array([2])
+    assert agree([floats([0.4, 0.6]), ones], [floats([0.1, 0.9]), ones]) is True
+    assert agree([floats([0.4, 0.6]), ones], [floats([0.4, 0.6]), twos]) is False
+
+
+def test_of_probabilities_the_greatest_is_the_answer() -> None:
+    agree = make_agree(SHARES, SHARES, None)
+    assert agree([floats([0.4, 0.6])], [floats([0.1, 0.9])]) is True
+    assert agree([floats([0.4, 0.6])], [floats([0.6, 0.4])]) is False
+    assert agree([floats([0.4, 0.6])], [floats([0.1, 0.8, 0.1])]) is True
+
+
+def test_other_numbers_agree_within_a_tolerance() -> None:
+    agree = make_agree(SHARES, SHARES, None)
+    assert agree([floats([10.0, 20.0])], [floats([10.001, 20.0])]) is True
+    assert agree([floats([10.0, 20.0])], [floats([10.5, 20.0])]) is False
+    wide = make_agree(SHARES, SHARES, Compare(tolerance=0.1))
+    assert wide([floats([10.0, 20.0])], [floats([10.5, 20.0])]) is True
+
+
+def test_a_named_output_is_compared_alone() -> None:
+    agree = make_agree(LABELS, LABELS, Compare(output="probabilities"))
+    assert agree([floats([0.4, 0.6]), np.array([1])], [floats([0.1, 0.9]), np.array([2])]) is True
+    with pytest.raises(LoadFailed, match="expected one of probabilities, label"):
+        make_agree(LABELS, LABELS, Compare(output="z"))
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "field", "verdict"),
+    [
+        ({"label": "spam", "score": 0.9}, {"label": "spam", "score": 0.6}, None, True),
+        ({"label": "spam"}, {"label": "ham"}, None, False),
+        ({"x": 1.0, "confidence": 0.2}, {"x": 1.0005, "confidence": 0.9}, None, True),
+        ({"x": [1, {"y": "a"}]}, {"x": [1, {"y": "b"}]}, None, False),
+        ({"a": {"b": 1}}, {"a": {"b": 1}, "c": 2}, "a.b", True),
+        ({"label": "spam", "lang": "en"}, {"label": "spam", "lang": "fr"}, "lang", False),
+        ("text", "text", None, True),
+        (True, 1, None, False),
+        ([1, 2], [1], None, False),
+        (None, None, None, True),
+    ],
+)
+def test_free_answers_agree_in_what_they_say_and_not_in_how_sure_they_are(
+    mine: Any, theirs: Any, field: str | None, verdict: bool
+) -> None:
+    agree = make_agree(DATA_SIGNATURE, DATA_SIGNATURE, Compare(field=field))
+    answers = [[Answers([json.dumps(one).encode()])] for one in (mine, theirs)]
+    assert agree(*answers) is verdict
+
+
+def test_a_package_and_a_model_with_tensors_are_compared_as_json() -> None:
+    agree = make_agree(DATA_SIGNATURE, SHARES, None)
+    assert agree([Answers([b"[1.0, 2.0]"])], [floats([1.0, 2.0])]) is True
+    assert agree([Answers([b"[1.0, 2.0]"])], [floats([1.0, 3.0])]) is False
+    assert agree([Answers([b"1"])], [floats([1.0, 2.0], [1.0, 2.0])]) is None
+
+
+def test_a_function_of_the_user_s_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rules.py").write_text(
+        "def near(a, b):\n    return abs(a['n'] - b['n']) <= 2\nnumber = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    agree = make_agree(DATA_SIGNATURE, DATA_SIGNATURE, Compare(function="my_rules:near"))
+    assert agree([Answers([b'{"n": 1}'])], [Answers([b'{"n": 3}'])]) is True
+    assert agree([Answers([b'{"n": 1}'])], [Answers([b'{"n": 4}'])]) is False
+    for wrong in ("my_rules:none", "my_rules:number", "no_rules:near"):
+        with pytest.raises(LoadFailed, match=r"compare\.function"):
+            make_agree(DATA_SIGNATURE, DATA_SIGNATURE, Compare(function=wrong))
+    sys.modules.pop("my_rules")
+
+
+# What is kept
+
+PAIR = Pair("p", "m", "v1", "v2")
+
+
+def disagreement(number: int) -> Disagreement:
+    return Disagreement(PAIR, float(number), f"id{number}", b"\xff" * 5000, b"a", b"b")
+
+
+def test_sums_add_up_over_minutes_and_old_ones_go(tmp_path: Path) -> None:
+    store = ComparisonStore(tmp_path / "comparisons.db")
+    store.open()
+    store.add([(PAIR, 60, Sums(pairs=2, compared=2, agreed=1, latency_sum=1.5))], [], now=100.0)
+    store.add([(PAIR, 60, Sums(pairs=1)), (PAIR, 120, Sums(pairs=4, agreed=3))], [], now=150.0)
+    assert store.sums(PAIR, since=61.0, until=200.0) == Sums(pairs=7, compared=2, agreed=4, latency_sum=1.5)
+    assert store.sums(PAIR, since=120.0, until=200.0).pairs == 4
+    assert store.sums(Pair("p", "m", "v2", "v1"), since=0.0, until=200.0) == Sums()
+    store.add([], [], now=60.0 + 31 * 86_400)
+    assert store.sums(PAIR, since=0.0, until=200.0) == Sums()
+    store.close()
+
+
+def test_the_newest_disagreements_are_kept_cut_to_a_bound(tmp_path: Path) -> None:
+    store = ComparisonStore(tmp_path / "comparisons.db")
+    store.open()
+    store.add([], [disagreement(number) for number in range(DISAGREEMENTS_MAX + 10)], now=0.0)
+    found = store.disagreements(PAIR, limit=3)
+    assert [one.request_id for _, one in found] == [f"id{DISAGREEMENTS_MAX + n}" for n in (9, 8, 7)]
+    assert len(found[0][1].request) == 4096
+    older = store.disagreements(PAIR, limit=DISAGREEMENTS_MAX * 2, before=found[-1][0])
+    assert len(older) == DISAGREEMENTS_MAX - 3
+    assert len(store.disagreements(PAIR, limit=10, since=DISAGREEMENTS_MAX + 8.0)) == 2
+    store.close()
+
+
+# What is said
+
+
+@asynccontextmanager
+async def compared(folder: Path) -> AsyncIterator[tuple[Box, Caller]]:
+    """p/m v1, an identity of two numbers, with the shadow v2, which adds them up another way."""
+    prober = Prober()
+    await asyncio.to_thread(models.mlp, folder / "v1.onnx", (2, 4, 3), seed=1)
+    await asyncio.to_thread(models.mlp, folder / "v2.onnx", (2, 4, 3), seed=2)
+    async with open_box(folder / "store", prober) as box:
+        caller = Caller(box.app)
+        source = deployments("v1, uri: v1.onnx", "v2, uri: v2.onnx, shadow: true")
+        reply = await caller.post("/api/v1/apply", {"source": source, "base": str(folder)})
+        assert reply.status == 200, reply.json
+        yield box, caller
+    await asyncio.to_thread(prober.close)
+
+
+async def ask(caller: Caller, count: int) -> None:
+    random = np.random.default_rng(0)
+    for row in random.normal(size=(count, 2)).tolist():
+        await caller.post("/projects/p/models/m:predict", {"instances": [row]})
+
+
+def test_two_versions_are_compared_from_the_log_and_their_pairs(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with compared(tmp_path) as (box, caller):
+            await ask(caller, 40)
+            url = "/api/v1/projects/p/models/m/comparison?first=v1&second=v2"
+            async with asyncio.timeout(30):
+                while True:
+                    await asyncio.to_thread(box.journal.flush, timeout_s=5)
+                    found = (await caller.get(url)).json
+                    if found.get("agreement", {}).get("pairs") == 40 and found["second"]["requests"] == 40:
+                        break
+            assert (found["first"]["requests"], found["first"]["shadow"]) == (40, False)
+            assert found["second"]["shadow"] is True
+            assert found["first"]["error_rate"]["value"] == 0.0
+            assert 0.05 < found["first"]["error_rate"]["high"] < 0.1
+            agreement = found["agreement"]
+            assert (agreement["primary"], agreement["shadow"], agreement["compared"]) == ("v1", "v2", 40)
+            assert len(found["disagreements"]) == min(20, 40 - agreement["agreed"])
+            for one in found["disagreements"]:
+                assert json.loads(one["request"])["instances"]
+                assert json.loads(one["primary_reply"]) != json.loads(one["shadow_reply"])
+            turned = (await caller.get(url.replace("first=v1&second=v2", "first=v2&second=v1"))).json
+            assert turned["agreement"]["pairs"] == 40
+            assert turned["difference"]["latency_ms"]["value"] == pytest.approx(
+                -found["difference"]["latency_ms"]["value"]
+            )
+
+    asyncio.run(test())
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with compared(tmp_path) as (_, caller):
+            url = "/api/v1/projects/p/models/m/comparison"
+            reply = await caller.get(f"{url}?first=v1&second=v2")
+            assert (reply.status, reply.json["code"]) == (404, "not_found")
+            assert (await caller.get(f"{url}?first=v1&second=v1")).status == 400
+            assert (await caller.get(f"{url}?first=v1&second=v2&since=0s&until=1h")).status == 400
+
+    asyncio.run(test())
+
+
+def side(version: str) -> Side:
+    return Side(
+        version=version,
+        shadow=False,
+        requests=1,
+        errors=0,
+        error_rate=None,
+        p50_ms=None,
+        p99_ms=None,
+        confidence=None,
+    )
+
+
+def test_the_verdict_calls_a_difference_what_the_interval_shows_to_be_one() -> None:
+    difference = Differences(
+        error_rate=Figure(value=0.1, low=0.05, high=0.2),
+        latency_ms=Figure(value=-1.0, low=-2.0, high=0.5),
+        p50_ratio=None,
+        p99_ratio=None,
+        confidence=None,
+    )
+    agreement = Agreement(
+        primary="v1",
+        shadow="v2",
+        pairs=10,
+        compared=10,
+        agreed=9,
+        rate=Figure(value=0.9, low=0.5959, high=0.98),
+        compute_ms=None,
+        confidence=None,
+    )
+    assert judge((side("v1"), side("v2")), difference, agreement) == [
+        "error rate: v2 fails more often than v1",
+        "latency: no difference that these requests could show",
+        "confidence: not enough requests to tell",
+        "agreement: 9 of 10 answers, so at least 59.5 % of all",
+    ]

@@ -86,7 +86,7 @@ class Lane:
             costly_stop=costly_stop,
             form=self._form,
             give_back=self._put_back,
-            collect=self._collect,
+            collect=self.collect,
             lost=self._lose,
             loop=self._loop,
         )
@@ -109,7 +109,7 @@ class Lane:
         """
         rows = job.columns.rows
         if self._done:
-            self._collect()
+            self.collect()
         if self._ripe:
             self._start_early()
         self.make_room(rows)
@@ -165,7 +165,7 @@ class Lane:
         if self._queue.rows + rows <= self.knobs.queue_rows:
             return
         # An overloaded loop has a thousand requests to read before it hears of a finished batch: look here.
-        self._collect()
+        self.collect()
         if self._queue.rows + rows <= self.knobs.queue_rows:
             return
         if rows > self.knobs.queue_rows:
@@ -285,8 +285,8 @@ class Lane:
         batch.run(replica.session)
         self._resolve(batch, replica)
 
-    def _collect(self) -> None:
-        """Take what the replicas' threads have finished."""
+    def collect(self) -> None:
+        """Take what the replicas' threads have finished, without waiting for the loop to hear of it."""
         while self._done:
             self._completed(self._done.popleft())
 

@@ -40,6 +40,7 @@ from mdslite.errors import (
     UnsupportedMedia,
 )
 from mdslite.graph import END, Choice, ModelName, Node, Pipeline, Targets
+from mdslite.serving.course import Visit
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.tensors import Codec
 
@@ -691,6 +692,49 @@ class TestLimits:
             lane.make_room(2)
             handlers["b"].hold.set()
             assert await first.answer() == ["1ab", "2ab"]
+            lane.close()
+
+        run(test())
+
+    def test_a_finished_batch_makes_room_before_the_loop_hears_of_it(self) -> None:
+        async def test() -> None:
+            handlers = appenders("a")
+            lane = pipeline_lane(pipeline(to("a")), handlers, queue_rows=1)
+            first, second = Request("1"), Request("2")
+            submit(lane, first)
+            handlers["a"].hold.clear()
+            await entered(handlers["a"])
+            done = lane.handlers["a"].lane._done
+            handlers["a"].hold.set()
+            while not done:  # the loop does nothing meanwhile
+                pass
+            lane.make_room()
+            submit(lane, second)
+            assert await first.answer() + await second.answer() == ["1a", "2a"]
+            lane.close()
+
+        run(test())
+
+    def test_a_request_that_ends_while_a_node_takes_it_leaves_nothing_behind(self) -> None:
+        async def test() -> None:
+            handlers = appenders("a")
+            lane = pipeline_lane(pipeline(to("a")), handlers, node_knobs={"a": {"batch_size": 1}})
+            node = lane.handlers["a"].lane
+            submitted = node.submit
+
+            def submit_late(job: Any, now: float) -> None:
+                submitted(job, now)
+                if node.queue_rows == 3:  # a lane looks for finished work first, which may have failed
+                    lost = Visit(job.group, 0, [])
+                    lost.columns = job.columns
+                    lost.error = ModelError("too bad")
+                    job.group.answered(lost)
+
+            node.submit = submit_late  # type: ignore[method-assign]
+            with pytest.raises(ModelError, match="node a: too bad"):
+                submit(lane, Request(*map(str, range(10))))
+            assert node.queue_rows == 0
+            assert lane._courses == {}
             lane.close()
 
         run(test())

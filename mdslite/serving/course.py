@@ -107,7 +107,10 @@ class Group:
         except Exception as exc:
             course.fail(at, _unexpected(course, exc))
         else:
-            course.running.add(visit)
+            if course.over:  # what a lane finds out while it takes a job may have ended the request
+                visit.lane.cancel(visit)
+            else:
+                course.running.add(visit)
 
     def _take(self, visit: Visit, answers: list[Any]) -> None:
         if visit.rows is not self._all:

@@ -90,6 +90,10 @@ class PipelineLane:
         most = self.knobs.queue_rows
         if self._rows + rows <= most:
             return
+        for lane in self._lanes:
+            lane.collect()
+        if self._rows + rows <= most:
+            return
         if rows > most:
             raise TooLarge(
                 f"{rows} rows in one request: {self.name} takes at most {most}",

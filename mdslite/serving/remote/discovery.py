@@ -48,12 +48,12 @@ class Wanted:
 Provider = Callable[[Wanted], Watch]
 
 
-async def watch_static(wanted: Wanted) -> Watch:  # type: ignore[misc]
+async def watch_static(wanted: Wanted) -> Watch:
     """The URL, for ever."""
     yield [Address(wanted.url)]
 
 
-async def watch_dns(wanted: Wanted) -> Watch:  # type: ignore[misc]
+async def watch_dns(wanted: Wanted) -> Watch:
     """Every address of the URL's host, asked again every few seconds. A name that is not found for a while
     changes nothing."""
     parts = urlsplit(wanted.url)
@@ -78,7 +78,7 @@ async def watch_dns(wanted: Wanted) -> Watch:  # type: ignore[misc]
         await asyncio.sleep(every_s)
 
 
-async def watch_peer(wanted: Wanted) -> Watch:  # type: ignore[misc]
+async def watch_peer(wanted: Wanted) -> Watch:
     """Another mdslite, while it says that it has the model ready."""
     wires = Wires(token_env=wanted.options.get("token_env"))
     project = wanted.options.get("project", wanted.project)
@@ -98,7 +98,7 @@ async def watch_peer(wanted: Wanted) -> Watch:  # type: ignore[misc]
         wires.close()
 
 
-async def watch_kubernetes(wanted: Wanted) -> Watch:  # type: ignore[misc]
+async def watch_kubernetes(wanted: Wanted) -> Watch:
     """The ready addresses of a service, `http://SERVICE.NAMESPACE:PORT`, as its EndpointSlices say."""
     parts = urlsplit(wanted.url)
     service, _, rest = (parts.hostname or "").partition(".")
@@ -142,7 +142,7 @@ def find_provider(name: str | None) -> Provider:
     raise LoadFailed(f"endpoints_infos: there is no provider {name!r}; expected one of {', '.join(others)}")
 
 
-async def merge(watches: Sequence[Watch]) -> Watch:  # type: ignore[misc]
+async def merge(watches: Sequence[Watch]) -> Watch:
     """All that several watches have found, whenever one of them finds something else."""
     found: dict[int, Sequence[Address]] = {}
     changed: asyncio.Queue[tuple[int, Sequence[Address]]] = asyncio.Queue(maxsize=len(watches))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,9 +56,10 @@ def _socket(url: str) -> Iterator[str]:
     path = Path(url.removeprefix(UNIX))
     try:
         with short_path(path / SOCKET_NAME if path.is_dir() else path) as short:
+            os.stat(short)
             yield short
     except OSError as exc:
-        raise network_error(exc, url) from exc
+        raise errors.Unavailable(f"no appliance answers at {url}", hint=_start_hint(url)) from exc
 
 
 def _context(ca_file: str | None, cert_file: str | None) -> ssl.SSLContext:

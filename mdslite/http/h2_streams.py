@@ -16,6 +16,7 @@ What differs from plain Hypercorn 0.18, and why:
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -83,6 +84,8 @@ class Engine:
 
     def __init__(self, app: App) -> None:
         self._app = app
+        # It writes down each header that it reads, tokens too, for who listens at DEBUG.
+        logging.getLogger("hpack").setLevel(logging.INFO)
         self._config = Config()
         self._config.accesslog = self._config.errorlog = None
         self._config.include_server_header = False

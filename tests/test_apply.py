@@ -14,7 +14,7 @@ from box import Box, GatedRuntime, PickyRuntime, deployments, file_order, open_b
 from doors import Deployed, open_site
 
 from mdslite.deploy.events import FetchEvent, StepEvent
-from mdslite.deploy.orders import Outcome
+from mdslite.deploy.orders import Order, Outcome, WeightsSource
 from mdslite.deploy.plan import Action
 from mdslite.errors import (
     ArtifactError,
@@ -615,3 +615,46 @@ async def test_a_version_that_is_served_elsewhere_is_deployed_changed_and_undone
         await apply(box, folder, V1)
         await box.deployer.apply(undo_order(1))
         assert box.versions() == {"p/m v9": "ready"}
+
+
+def weights_order(**weights: float) -> Order:
+    return Order(WeightsSource("p", "m", weights), author="tests")
+
+
+async def test_weights_alone_are_a_revision_that_loads_nothing(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1, V2)
+    served = box.fleet.all()
+    outcome = await box.deployer.apply(weights_order(v1=25, v2=75))
+    assert (outcome.state, outcome.revision) == ("applied", 2)
+    assert [await box.served_by() for _ in range(4)].count("v2") == 3
+    assert box.fleet.all() == served
+    assert (await box.deployer.apply(weights_order(v2=75))).state == "unchanged"
+    await box.deployer.apply(undo_order(1))
+    assert [await box.served_by() for _ in range(10)].count("v2") == 2
+
+
+async def test_a_shadow_that_is_given_a_weight_answers(box: Box, folder: Path) -> None:
+    await apply(box, folder, V1, "v2, uri: v2.onnx, shadow: true")
+    await box.deployer.apply(weights_order(v1=0, v2=100))
+    assert await box.served_by() == "v2"
+    found = box.fleet.find("p", "m", "v2")
+    assert found is not None
+    assert not found.spec.service_info.shadow
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"v9": 1}, "has no version v9: it has v1, v2"),
+        ({"v1": -1}, "a weight is a number from 0"),
+        ({"v1": float("nan")}, "a weight is a number from 0"),
+        ({"v1": 0, "v2": 0}, "every weight of p/m would be 0"),
+    ],
+)
+async def test_weights_that_make_no_sense_are_refused(
+    box: Box, folder: Path, weights: dict[str, float], words: str
+) -> None:
+    await apply(box, folder, V1, V2)
+    with pytest.raises(MdsliteError, match=words):
+        await box.deployer.apply(weights_order(**weights))
+    assert [await box.served_by() for _ in range(10)].count("v1") == 8

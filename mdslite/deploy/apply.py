@@ -28,8 +28,10 @@ from mdslite.deploy.orders import (
     Outcome,
     RevisionSource,
     Source,
+    WeightsSource,
     parse,
     revision_number,
+    reweigh,
     rows_of,
     source_text,
     state_of,
@@ -197,6 +199,8 @@ class Deployer:
             )
             plan = _revived(make_plan(current, wanted, prune=True), self._fleet)
             await self._check_stored(plan)
+        elif isinstance(source, WeightsSource):
+            plan = make_plan(current, reweigh(current, source), prune=False)
         else:
             assert parsed is not None
             admitted = await self._intake.admit(parsed, progress)

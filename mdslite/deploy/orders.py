@@ -4,16 +4,21 @@ Loads, stores and routes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from mdslite import spec as specs
 from mdslite.deploy.intake import refuse_unsupported
 from mdslite.deploy.plan import Plan, State, Wanted
-from mdslite.errors import MdsliteError, NotFound
+from mdslite.errors import MdsliteError, NotFound, Unprocessable
 from mdslite.store.registry import VersionRow
+
+WEIGHT_MAX = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,17 @@ class RevisionSource:
     revision: int | Literal["previous"]
 
 
-Source = FileSource | RevisionSource
+@dataclass(frozen=True, slots=True)
+class WeightsSource:
+    """What is deployed now, with other weights for some versions of one model. A shadow that is given one
+    is a shadow no more."""
+
+    project: str
+    model: str
+    weights: Mapping[str, float]
+
+
+Source = FileSource | RevisionSource | WeightsSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +83,7 @@ class Outcome:
 
 
 def parse(source: Source) -> specs.Deployments | None:
-    if isinstance(source, RevisionSource):
+    if not isinstance(source, FileSource):
         return None
     parsed = specs.load(source.text, file=source.file, base=source.base)
     refuse_unsupported(parsed)
@@ -81,6 +96,38 @@ def revision_number(source: RevisionSource, latest: int) -> int:
     if not latest:
         raise NotFound("nothing has been applied yet, so there is nothing to go back to")
     return latest - 1
+
+
+def reweigh(current: State, source: WeightsSource) -> State:
+    """The state of one model with its new weights.
+
+    :raises NotFound: the model or a version is not deployed
+    :raises Unprocessable: a weight is no share, or no version would have one
+    """
+    key = (source.project, source.model)
+    name = "/".join(key)
+    versions = current.get(key)
+    if versions is None:
+        raise NotFound(f"no model {name} is deployed", hint="mdslite ls")
+    changed = dict(versions)
+    for version, weight in source.weights.items():
+        if version not in versions:
+            raise NotFound(f"{name} has no version {version}: it has {', '.join(versions)}")
+        if not (math.isfinite(weight) and 0 <= weight <= WEIGHT_MAX):
+            raise Unprocessable(
+                f"{name} {version}: a weight is a number from 0 to {WEIGHT_MAX:,}, got {weight}"
+            )
+        old = versions[version]
+        info = msgspec.structs.replace(
+            old.spec.service_info,
+            weight=int(weight) if weight == int(weight) else weight,
+            shadow=old.spec.service_info.shadow and not weight,
+        )
+        spec = msgspec.structs.replace(old.spec, service_info=info)
+        changed[version] = replace(old, spec=spec)
+    if not any(one.spec.service_info.weight for one in changed.values()):
+        raise Unprocessable(f"every weight of {name} would be 0, so no version would answer")
+    return {key: changed}
 
 
 def source_text(source: Source) -> str:

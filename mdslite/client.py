@@ -90,6 +90,10 @@ class Client:
     def version(self, project: str, model: str, version: str) -> Json:
         return self._get_object(f"{_model_path(project, model)}/versions/{quote(version, safe='')}")
 
+    def output(self, project: str, model: str, version: str) -> list[Json]:
+        """What the package of a version printed: an object for each replica's process, ended ones first."""
+        return self._get_array(f"{_model_path(project, model)}/versions/{quote(version, safe='')}/output", {})
+
     def revisions(self, *, limit: int | None = None, before: int | None = None) -> list[Json]:
         """Revisions, newest first; `before` continues after the last one of the page before."""
         return self._get_array("/api/v1/revisions", {"limit": limit, "before": before})

@@ -90,9 +90,15 @@ class Box:
         self._url = running.url
 
     def ask(self, model: str, body: bytes) -> Reply:
-        request = urllib.request.Request(
-            f"{self._url}/projects/p/models/{model}:predict", body, {"content-type": "application/json"}
-        )
+        return self.get(f"/projects/p/models/{model}:predict", body)
+
+    def show(self, target: str) -> str:
+        """What `mdslite show` prints."""
+        command = [sys.executable, "-m", "mdslite", "show", target, "--url", self._url]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def get(self, path: str, body: bytes | None = None) -> Reply:
+        request = urllib.request.Request(f"{self._url}{path}", body, {"content-type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE_S) as reply:
                 return Reply(reply.status, reply.headers, json.loads(reply.read()))
@@ -128,7 +134,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     write_package(folder / "package")
     models.identity(folder / "neighbour.onnx")
     # A model for each fault that ends a process: the second one of a package would be waited for longer.
-    text = deployed("obedient", *(f"fault-{number}" for number in range(len(PROCESS_FAULTS))))
+    text = deployed("obedient", "printing", *(f"fault-{number}" for number in range(len(PROCESS_FAULTS))))
     (folder / "deployments.yaml").write_text(text)
     with up("deployments.yaml", cwd=folder) as running:
         yield Box(running)
@@ -162,6 +168,25 @@ def test_a_process_that_ends_or_hangs_harms_nobody_else(box: Box, number: int) -
         assert int(reply.headers["retry-after"]) >= 1
     assert box.order(b"1").status == 200  # the same package under another name
     assert box.recovered(model)
+
+
+def test_what_a_package_printed_is_shown_though_its_process_ended(box: Box) -> None:
+    box.order(do("print('now', 'it crashes'); ctypes.string_at(0)"), model="printing")
+    assert box.recovered("printing")
+    assert box.order(do("print('all is', 'well')"), model="printing").status == 200
+    deadline = time.monotonic() + DEADLINE_S
+    while "all is well" not in (shown := box.show("p/printing@v1")):
+        assert time.monotonic() < deadline
+    assert "printed by local/0, which ended (" in shown
+    assert "was killed by signal 11 (SIGSEGV)" in shown
+    assert "    now it crashes\n    Fatal Python error: Segmentation fault\n" in shown
+    assert shown.endswith("  printed by local/0:\n    all is well\n")
+
+
+def test_a_model_that_prints_nothing_has_no_output(box: Box) -> None:
+    assert box.get("/api/v1/projects/p/models/neighbour/versions/v1/output").body == []
+    assert box.get("/api/v1/projects/p/models/neighbour/versions/v2/output").status == 404
+    assert "printed" not in box.show("p/neighbour@v1")
 
 
 def test_one_poison_request_among_32_fails_alone(box: Box) -> None:

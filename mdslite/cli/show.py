@@ -21,6 +21,8 @@ _LS_COLUMNS = [
     output.Column("STATE"),
     *(output.Column(title, "right") for title in ("WEIGHT", "SHARE", "RPS", "P50 MS", "P99 MS", "ERR %")),
 ]
+_PRINTED_LINES = 20
+
 _PAST_COLUMNS = [
     output.Column("VERSION"),
     output.Column("WEIGHT", "right"),
@@ -86,10 +88,13 @@ Examples:
 @url_option
 def show(target: Target, moment: float | None, as_json: bool, url: str) -> int:
     """Show a model or one of its versions in full, now or at a moment of the past."""
+    printed: Sequence[Json] = ()
     with connect(url) as client:
         if target.version is not None and moment is None:
             found = client.version(target.project, target.model, target.version)
             versions = [found]
+            if found.get("runtime") == "PYTHON":
+                printed = client.output(target.project, target.model, target.version)
         else:
             found = client.model(target.project, target.model, at=moment)
             versions = [one for one in found["versions"] if target.version in (None, one["version"])]
@@ -104,6 +109,8 @@ def show(target: Target, moment: float | None, as_json: bool, url: str) -> int:
             if place:
                 output.write()
             _write_version(target, version, url)
+        for one in printed:
+            _write_printed(one)
     return 0
 
 
@@ -179,6 +186,19 @@ def _write_pipeline(pipeline: Json) -> None:
         [["-" if node[name] is None else node[name] for name in _NODE_FIELDS] for node in pipeline["nodes"]],
     )
     output.write()
+
+
+def _write_printed(printed: Json) -> None:
+    """The last lines of a package's process, with the end of one that ended."""
+    lines = [line for line in str(printed["text"]).splitlines() if line.strip()]
+    ended = f", which ended ({output.escape(printed['ended'])})" if printed.get("ended") else ""
+    if not lines and not ended:
+        return
+    left_out = len(lines) - _PRINTED_LINES
+    more = f" (its last {_PRINTED_LINES} lines, {left_out} before them)" if left_out > 0 else ""
+    output.write(f"  printed by {printed['replica']}{ended}{more}:")
+    for line in lines[-_PRINTED_LINES:]:
+        output.write(f"    {output.escape(line)}")
 
 
 def _traffic(version: Json) -> str:

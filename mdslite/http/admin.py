@@ -39,6 +39,7 @@ from mdslite.http.schema import (
     ModelsQuery,
     PlanBody,
     PlanReply,
+    PrintedInfo,
     RevisionDetail,
     RevisionInfo,
     RevisionPath,
@@ -92,6 +93,15 @@ async def get_version(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) -
     known = ", ".join(version.version for version in model.versions)
     name = f"{path.project}/{path.model}"
     raise NotFound(f"{name} has no version {path.version}: it has {known}", hint=f"mdslite show {name}")
+
+
+async def get_output(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) -> list[PrintedInfo]:
+    """What the package of a version has printed, by replica: the end of it. Empty for other models"""
+    path = call.path
+    served = parts.fleet.find(path.project, path.model, path.version)
+    if served is None:
+        raise NotFound(f"{path.project}/{path.model} has no version {path.version}", hint="mdslite ls")
+    return views.printed_of(served)
 
 
 async def plan(parts: Parts, call: Call[Nothing, Nothing, PlanBody]) -> PlanReply:
@@ -175,6 +185,7 @@ def make_operations() -> list[Operation]:
         declare(
             "GET", f"{model}/versions/{{version}}", get_version, group="models", errors=(404,), also="predict"
         ),
+        declare("GET", f"{model}/versions/{{version}}/output", get_output, group="models", errors=(404,)),
         declare("POST", f"{root}/plan", plan, group="deployments", errors=_NOT_APPLIED, reach="own"),
         declare(
             "POST",

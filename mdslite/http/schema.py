@@ -263,6 +263,14 @@ class VersionInfo(Value, frozen=True, kw_only=True):
     requests_total: int | None = None
 
 
+class PrintedInfo(Value, frozen=True, kw_only=True):
+    """The end of what a replica's package printed on stdout and stderr, tracebacks included."""
+
+    replica: str
+    text: Annotated[str, Meta(description="at most 64 KiB")]
+    ended: Annotated[str | None, Meta(description="how its process ended, null while it serves")]
+
+
 class ModelInfo(Value, frozen=True, kw_only=True):
     """A model and its versions. `at` and `revision` are set when a past state was asked for."""
 

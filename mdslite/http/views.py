@@ -29,6 +29,7 @@ from mdslite.http.schema import (
     NodeInfo,
     PipelineInfo,
     PlanReply,
+    PrintedInfo,
     Readiness,
     RevisionInfo,
     SignatureInfo,
@@ -265,6 +266,12 @@ def past_model(
     return ModelInfo(
         project=project, model=model, versions=versions, at=time_text(at), revision=revision or None
     )
+
+
+def printed_of(served: Served) -> list[PrintedInfo]:
+    """What the packages of a version have printed, by replica, ended processes before those that serve."""
+    found = [one for station in served.stations for one in station.printed()]
+    return [PrintedInfo(replica=one.replica, text=one.text, ended=one.ended) for one in found]
 
 
 def plan_reply(base_revision: int, plan: Plan) -> PlanReply:

@@ -400,7 +400,7 @@ def test_when_a_token_was_used_is_told_and_kept(tmp_path: Path) -> None:
 
 
 def act(status: int = 200) -> Act:
-    return Act(1.0, "the token ci", "apply", "/api/v1/apply", "10.0.0.1", status, "", "r")
+    return Act(1.0, "the token ci", "apply", "/api/v1/apply", "10.0.0.1", status, "no token", "r")
 
 
 def test_a_flood_of_refused_calls_is_written_down_in_part_and_counted(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_a_flood_of_refused_calls_is_written_down_in_part_and_counted(tmp_path: 
             issuer.record(act(status=401))
             entries = await issuer.acts(500, None)
             assert len(entries) == 62
-            assert entries[0].act.remark == "140 refused calls before it are not listed"
+            assert entries[0].act.remark == "no token (140 like it before are not listed)"
             assert entries[1].act.status == 200
 
     asyncio.run(test())

@@ -15,6 +15,7 @@ from mdslite.store.audit import Act
 from mdslite.store.tokens import Scope
 
 _TARGET_MAX = 256
+_REMARK_MAX = 512
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class Caller:
             target=target[:_TARGET_MAX],
             origin=self.origin,
             status=status,
-            remark=self.remark,
+            remark=self.remark[:_REMARK_MAX],
             request_id=request_id,
         )
 

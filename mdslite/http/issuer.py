@@ -88,7 +88,7 @@ class Issuer:
             self._unrecorded += 1
             return
         if act.refused and self._unrecorded:
-            act = replace(act, remark=f"{self._unrecorded} refused calls before it are not listed")
+            act = replace(act, remark=f"{act.remark} ({self._unrecorded} like it before are not listed)")
             self._unrecorded = 0
         self._submit(f"a call of {act.who} ({act.what})", self._audit.add, act)
 

@@ -207,6 +207,7 @@ class Endpoint:
             await self._answer(caller, scope, receive, send_watched)
         except MdsliteError as exc:
             status = exc.status
+            caller.remark = caller.remark or exc.message
             raise
         finally:
             if (operation.scope == "admin" and operation.method != "GET") or status in (401, 403):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mdslite.http.call import Call
 
 HEAD_BYTES = b"inference-header-content-length"  # how much of a body is JSON; absent: all
-_BINARY_LINES = "content-type: application/octet-stream\r\ninference-header-content-length: {}\r\n"
+_BINARY_LINES = "content-type: application/octet-stream\r\ninference-header-content-length: "
 
 
 class InferForm:
@@ -25,26 +25,29 @@ class InferForm:
         self._max_json_bytes = max_json_bytes
 
     def read(self, call: Call, served: Served) -> Columns:
-        head_bytes = read_length(call.fields.get(HEAD_BYTES))
-        json_bytes = len(call.body) if head_bytes is None else min(head_bytes, len(call.body))
-        if json_bytes > self._max_json_bytes:
+        fields = call.fields
+        head_bytes = read_length(fields.get(HEAD_BYTES))
+        if head_bytes is None or head_bytes > self._max_json_bytes:
+            self._check_json(len(call.body) if head_bytes is None else min(head_bytes, len(call.body)))
+        call.plan, columns = served.messages.read(call.body, head_bytes)
+        call.timeout_s = call.plan.timeout_s
+        if b"accept-encoding" in fields:
+            call.coding = choose_coding(fields[b"accept-encoding"])
+        return columns
+
+    def _check_json(self, size_bytes: int) -> None:
+        if size_bytes > self._max_json_bytes:
             raise TooLarge(
                 f"the JSON is longer than {self._max_json_bytes} bytes",
                 hint="send large tensors after the JSON",
             )
-        call.plan, columns = served.messages.read(call.body, head_bytes)
-        call.timeout_s = call.plan.timeout_s
-        wish = call.fields.get(b"accept-encoding")
-        if wish is not None:
-            call.coding = choose_coding(wish)
-        return columns
 
     def write(self, call: Call, outputs: Outputs | None) -> bytes:
         assert call.served is not None
-        message = call.served.messages.write(call.plan, outputs)
-        if message.head_bytes is not None:
-            call.reply_lines = _BINARY_LINES.format(message.head_bytes)
-        return b"".join(message.pieces)
+        body, head_bytes = call.served.messages.write(call.plan, outputs)
+        if head_bytes is not None:
+            call.reply_lines = f"{_BINARY_LINES}{head_bytes}\r\n"
+        return body
 
 
 def read_length(value: bytes | None) -> int | None:
@@ -54,7 +57,7 @@ def read_length(value: bytes | None) -> int | None:
     """
     if value is None:
         return None
-    text = value.strip()
+    text = value if value.isdigit() else value.strip()
     if not text.isdigit() or len(text) > 18:
         raise InvalidRequest(
             "Inference-Header-Content-Length: expected a number of bytes, "

@@ -17,7 +17,7 @@ def is_prediction(target: bytes) -> bool:
 
 def is_infer(target: bytes) -> bool:
     """Is it an infer URL of the Open Inference Protocol?"""
-    return target.startswith(b"/v2/models/") and target.partition(b"?")[0].endswith(b"/infer")
+    return target.startswith(b"/v2/models/") and (target.endswith(b"/infer") or b"/infer?" in target)
 
 
 def parse_predict_path(path: bytes) -> Names | None:

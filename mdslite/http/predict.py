@@ -242,7 +242,7 @@ class Predictor:
 
     def _choose_form(self, call: Call, served: Served, columns: Columns) -> Columns:
         """Take the caller's word for how the answer is to be put."""
-        call.form = choose_form(served.codec, call.fields)
+        call.form = choose_form(served, call.fields)
         if call.form is not None and isinstance(served.codec, DataCodec):
             return served.codec.as_tensors(columns)
         return columns

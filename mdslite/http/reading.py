@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from mdslite.errors import TooLarge
 from mdslite.http.infer import HEAD_BYTES, InferForm
 from mdslite.http.inflate import decompress
-from mdslite.http.paths import is_infer
 from mdslite.http.raw import OCTETS, read_tensor, says_tensor
 from mdslite.npy import NPY
 from mdslite.serving.fleet import Served
@@ -22,6 +21,7 @@ MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_INFLATED_BYTES = 16 * 1024 * 1024  # inflating holds the event loop: some 50 ms for so much
 
 Fields = Mapping[bytes, bytes]
+_OIP = b"/v2/"
 
 
 class Reader:
@@ -37,9 +37,12 @@ class Reader:
 
     def is_binary(self, target: bytes, fields: Fields) -> bool:
         """Does a prediction come as bytes, after some JSON or without any?"""
-        if is_infer(target):
+        if target.startswith(_OIP):
             return HEAD_BYTES in fields
-        kind = plain_type(fields.get(b"content-type", b""))
+        media_type = fields.get(b"content-type", b"")
+        if media_type == b"application/json":
+            return False
+        kind = plain_type(media_type)
         return not is_json(kind) and b"/" in kind
 
     def head_bytes(self, fields: Fields) -> int:
@@ -53,7 +56,9 @@ class Reader:
         hint = None
         if limit != self._max_body_bytes:
             hint = "send large tensors in binary"
-            hint += ", after the JSON" if is_infer(target) else f", as {NPY.decode()} or {OCTETS.decode()}"
+            hint += (
+                ", after the JSON" if target.startswith(_OIP) else f", as {NPY.decode()} or {OCTETS.decode()}"
+            )
         return TooLarge(f"the body is longer than {limit} bytes", hint=hint)
 
     def read(self, call: Call, served: Served) -> Columns:
@@ -61,6 +66,11 @@ class Reader:
 
         :raises MdsliteError: it is too large, corrupt, of another type, or not what the model takes
         """
+        if not call.encoding:
+            if isinstance(call.form, InferForm):
+                return call.form.read(call, served)
+            if call.media_type == OCTETS and says_tensor(served.codec, call.fields):
+                return read_tensor(served, call.body, call.fields)
         limit = self.body_limit(call.target, call.fields)
         body = call.body
         encoding = call.encoding.strip().lower()
@@ -72,5 +82,5 @@ class Reader:
             return call.form.read(call, served)
         kind = plain_type(call.media_type)
         if kind == OCTETS and says_tensor(served.codec, call.fields):
-            return read_tensor(served.codec, body, call.fields)
+            return read_tensor(served, body, call.fields)
         return served.codec.decode_typed(body if kind == NPY else bytes(body), call.media_type)

@@ -32,12 +32,17 @@ _NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where an input's `count` elements stand in the bytes after the JSON: `[start, stop)`."""
+    """Where an input's `count` elements stand in the bytes after the JSON: `[start, stop)`. Those of a plain
+    one are used as they are."""
 
     spec: TensorSpec
     start: int
     stop: int
     count: int
+
+    @property
+    def plain(self) -> bool:
+        return self.spec.datatype not in ("BYTES", "BOOL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,11 @@ class Places:
     rows: int
     key: Key
     size_bytes: int
+
+    @property
+    def plain(self) -> bool:
+        """Are all of the bytes one input, which is used as it is?"""
+        return len(self.spans) == 1 and self.spans[0] is not None and self.spans[0].plain
 
 
 @dataclass(slots=True)
@@ -60,15 +70,8 @@ class Plan:
     picked: tuple[tuple[int, Wanted], ...]
     plain: bool  # all that is picked goes as the bytes of numbers
     places: Places | None = None
+    places_plain: bool = False
     head: tuple[Any, bytes] = (None, b"")  # shapes of the latest answer, and the JSON of its message
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A reply: its body in pieces, and how long the JSON is where bytes follow it."""
-
-    pieces: Sequence[Buffer]
-    head_bytes: int | None
 
 
 class Messages:
@@ -82,6 +85,7 @@ class Messages:
         self._model = model
         self._version = version
         self._plans: dict[bytes, Plan] = {}
+        self.notes: dict[Any, Any] = {}  # of requests that are no messages, by who reads those
 
     def take(self, tensors: Sequence[InputTensor]) -> Columns:
         """Check a request's inputs and pack them.
@@ -128,6 +132,8 @@ class Messages:
         places = plan.places
         if len(body) - head_bytes != places.size_bytes:
             raise _wrong_size(len(body) - head_bytes, places.size_bytes)
+        if plan.places_plain and body.__class__ is bytes:
+            return plan, Columns(places.rows, (body[head_bytes:],), places.key, "inputs")
         return plan, _cut(places, body, head_bytes)
 
     def _read_new(self, head: bytes, body: Buffer) -> tuple[Plan, Columns]:
@@ -152,6 +158,7 @@ class Messages:
         if is_binary and columns.rows and request.id is None and len(head) <= PLAN_BYTES_MAX:
             plan.places = self.places(tensors, [stop - len(head) for stop in stops])
             if plan.places is not None:
+                plan.places_plain = plan.places.plain
                 self._remember(head, plan)
         return plan, columns
 
@@ -184,25 +191,30 @@ class Messages:
         )
         return Plan(request.id, request.timeout_s, picked, plain)
 
-    def write(self, plan: Plan, outputs: Outputs | None) -> Message:
-        """Write the reply to a request; `outputs` None is the answer to one without rows.
+    def write(self, plan: Plan, outputs: Outputs | None) -> tuple[bytes, int | None]:
+        """Write the reply to a request; `outputs` None is the answer to one without rows. Returns its body,
+        and how long the JSON is where bytes follow it.
 
         :raises InvalidRequest: an output cannot be answered in the way that was asked for
         """
-        if plan.plain and outputs is not None:
-            arrays: Any = [outputs[at] for at, _ in plan.picked]
-            shapes = [array.shape for array in arrays]
-            if shapes == plan.head[0]:
-                return Message([plan.head[1], *map(_bytes_of, arrays)], len(plan.head[1]))
-        tensors = empty_outputs(self._signature) if outputs is None else self.give(outputs)
-        message = self._compose(plan, tensors)
-        if plan.plain and outputs is not None:
-            plan.head = shapes, bytes(message.pieces[0])
-        return message
+        if not plan.plain or outputs is None:
+            tensors = empty_outputs(self._signature) if outputs is None else self.give(outputs)
+            return self._compose(plan, tensors)
+        arrays: Any = [outputs[at] for at, _ in plan.picked]
+        shapes = [array.shape for array in arrays]
+        known, head = plan.head
+        if shapes == known:
+            if len(arrays) == 1 and arrays[0].nbytes <= SHARED_BYTES:
+                return head + arrays[0].tobytes(), len(head)
+            return b"".join([head, *map(_bytes_of, arrays)]), len(head)
+        body, head_bytes = self._compose(plan, self.give(outputs))
+        plan.head = shapes, body[:head_bytes]
+        return body, head_bytes
 
-    def _compose(self, plan: Plan, tensors: Sequence[OutputTensor]) -> Message:
+    def _compose(self, plan: Plan, tensors: Sequence[OutputTensor]) -> tuple[bytes, int | None]:
         counted = self._signature.rows != "none"
-        described, pieces = [], []
+        described: list[dict[str, Any]] = []
+        pieces: list[Buffer] = []
         is_binary = False
         for at, wanted in plan.picked:
             tensor = tensors[at]
@@ -221,7 +233,7 @@ class Messages:
         if plan.id is not None:
             message["id"] = plan.id
         head = orjson.dumps(message | {"outputs": described}, option=_NUMPY_JSON)
-        return Message([head, *pieces], len(head) if is_binary else None)
+        return b"".join([head, *pieces]), len(head) if is_binary else None
 
 
 def _cut(places: Places, body: Buffer, start: int) -> Columns:

@@ -7,18 +7,19 @@ behind them by path, and what they meet is not installed again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
 import platform
 import shutil
 import sys
-import threading
 import venv
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep, time
+from typing import IO
 
 from packaging.requirements import Requirement
 
@@ -27,22 +28,28 @@ from mdslite.process import Child
 from mdslite.runtimes.requirements import OWN, find_unmet, parse_requirements
 
 INSTALL_TIMEOUT_S = 900.0
-_TELL_S = 0.25  # between two looks at how far pip is
+KEEP_S = 30 * 86_400.0
+_TELL_S = 0.25  # between two looks at how far pip, or another builder, is
 _LAST_LINES = 12  # of what pip said, in a failure's hint
-_MARK = "complete"  # written last: what lacks it was not finished
+_MARK = "complete"  # written last, and touched at each use: what lacks it was not finished
 _OFFLINE = ("connection", "name resolution", "unreachable", "timed out", "sslerror")
 
 Progress = Callable[[str], None]
 
 
 class Environments:
-    """The environments below `folder`. Every method may be called from any thread."""
+    """The environments below `folder`. Every method may be called from any thread.
 
-    def __init__(self, folder: Path, *, install_timeout_s: float = INSTALL_TIMEOUT_S) -> None:
+    Whenever one was built, those are removed that nobody has used for `keep_s`.
+    """
+
+    def __init__(
+        self, folder: Path, *, install_timeout_s: float = INSTALL_TIMEOUT_S, keep_s: float = KEEP_S
+    ) -> None:
         self.folder = folder
         self._install_timeout_s = install_timeout_s
-        self._guard = threading.Lock()
-        self._busy: dict[str, threading.Lock] = {}
+        self._keep_s = keep_s
+        self._used: set[str] = set()  # by this process
 
     def find_python(self, requirements: Iterable[str], progress: Progress | None = None) -> str:
         """The interpreter that meets these requirements: this one, or that of an environment of their own,
@@ -54,45 +61,52 @@ class Environments:
         if not find_unmet(wanted):
             return sys.executable
         folder = self.folder / environment_name(wanted)
-        with self._alone_with(folder.name):
-            if not _is_sound(folder, wanted):
-                self._build(folder, wanted, progress or (lambda line: None))
+        self._used.add(folder.name)
+        try:
+            with self._alone_with(folder):
+                if not _is_sound(folder, wanted):
+                    self._build(folder, wanted, progress or (lambda line: None))
+                    self._remove_old()
+                (folder / _MARK).touch()
+        except OSError as exc:
+            raise LoadFailed(f"no environment can be made for its requirements: {exc.strerror}") from exc
         return str(_interpreter(folder))
 
-    def remove_unused(self, used: Iterable[Iterable[str]]) -> list[str]:
-        """Remove all environments but those of these lists of requirements; the names of what went."""
-        kept = {environment_name(parse_requirements(one)) for one in used}
-        removed = []
-        for folder in sorted(self.folder.glob("py*-*")):
-            if folder.name not in kept:
-                with self._alone_with(folder.name):
-                    shutil.rmtree(folder, ignore_errors=True)
-                removed.append(folder.name)
-        return removed
-
     @contextmanager
-    def _alone_with(self, name: str) -> Iterator[None]:
-        """Wait for whoever else is building this environment."""
-        with self._guard:
-            lock = self._busy.setdefault(name, threading.Lock())
-        with lock:
+    def _alone_with(self, folder: Path) -> Iterator[None]:
+        """Wait for whoever else is building this environment, in this process or another.
+
+        :raises LoadFailed: they take too long
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        deadline = monotonic() + self._install_timeout_s
+        with _lock_file(folder).open("w") as lock:
+            while not _try_lock(lock):
+                if monotonic() > deadline:
+                    raise LoadFailed("somebody else has been installing its requirements for too long")
+                sleep(_TELL_S)
             yield
+
+    def _remove_old(self) -> None:
+        """Remove what this process has not used, and no other has lately."""
+        for folder in self.folder.glob("py*-*"):
+            if folder.name in self._used or not folder.is_dir():
+                continue
+            with suppress(OSError), _lock_file(folder).open("w") as lock:
+                mark = folder / _MARK
+                if _try_lock(lock) and not (mark.exists() and time() - mark.stat().st_mtime < self._keep_s):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _build(self, folder: Path, wanted: Sequence[Requirement], progress: Progress) -> None:
         # In its place from the start, for it cannot be moved: its scripts name the interpreter by its path.
         shutil.rmtree(folder, ignore_errors=True)
         progress(f"making an environment with {', '.join(map(str, wanted))}")
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
             has_pip = importlib.util.find_spec("pip") is not None
             venv.create(folder, symlinks=True, with_pip=not has_pip)
             _link_appliance(folder)
             self._install(folder, wanted, progress, has_pip=has_pip)
             _check_names(folder)
-            (folder / _MARK).touch()
-        except OSError as exc:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise LoadFailed(f"no environment can be made for its requirements: {exc.strerror}") from exc
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -141,6 +155,19 @@ def environment_name(wanted: Sequence[Requirement]) -> str:
 def appliance_folders() -> list[str]:
     """Where this process finds installed packages."""
     return [one for one in sys.path if Path(one).name in ("site-packages", "dist-packages")]
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _try_lock(file: IO[str]) -> bool:
+    """Take a lock that ends when the file is closed; False when somebody else has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_sound(folder: Path, wanted: Sequence[Requirement]) -> bool:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -182,21 +183,27 @@ def test_builders_of_one_environment_wait_for_each_other(index: Path, environmen
     assert len(starts) == 1
 
 
-def test_environments_that_nobody_uses_can_be_removed(environments: Environments) -> None:
-    names = [environment_name(parse_requirements([one])) for one in ("frobnicator", "gizmo")]
-    kept, gone = (environments.folder / name for name in names)
-    kept.mkdir(parents=True)
-    gone.mkdir()
-    assert environments.remove_unused([["frobnicator"], ["numpy"]]) == [gone.name]
-    assert kept.exists()
-    assert not gone.exists()
+def test_environments_that_nobody_has_used_for_long_go(index: Path, environments: Environments) -> None:
+    write_wheel(index, "frobnicator")
+    week_old, year_old, unfinished = (
+        environments.folder / f"py3-{name}" for name in ("week", "year", "half")
+    )
+    for folder, days in ((week_old, 7), (year_old, 365)):
+        folder.mkdir(parents=True)
+        (folder / "complete").touch()
+        os.utime(folder / "complete", (time.time() - days * 86_400,) * 2)
+    unfinished.mkdir()
+    environments.find_python(["frobnicator"])
+    assert week_old.exists()
+    assert not year_old.exists()
+    assert not unfinished.exists()
 
 
 # What cannot be met
 
 
 def test_a_requirement_that_is_nowhere_is_refused_in_pip_s_words(
-    index: Path, environments: Environments, tmp_path: Path
+    index: Path, environments: Environments
 ) -> None:
     with pytest.raises(LoadFailed) as caught:
         environments.find_python(["frobnicator>=2"])
@@ -205,7 +212,13 @@ def test_a_requirement_that_is_nowhere_is_refused_in_pip_s_words(
         "No matching distribution found for frobnicator>=2"
     )
     assert "pip said at its end:" in str(caught.value.hint)
-    assert list((tmp_path / "environments").glob("py*")) == []
+    assert not any(one.is_dir() for one in environments.folder.glob("py*"))
+
+
+def test_a_store_that_cannot_be_written_to_is_a_failed_load(tmp_path: Path) -> None:
+    (tmp_path / "environments").touch()
+    with pytest.raises(LoadFailed, match="no environment can be made for its requirements: File exists"):
+        Environments(tmp_path / "environments").find_python(["frobnicator"])
 
 
 def test_an_index_that_is_out_of_reach_is_explained(

@@ -337,6 +337,8 @@ def test_the_log_is_told_all_about_a_prediction(tmp_path: Path) -> None:
                 "endpoint": "local/0",
                 "request": body,
                 "reply": reply.body,
+                "spans": None,
+                "client": None,
             }
             assert row["upstream_ms"] is None
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from benchmarks.contenders import Bench, Contender, Running, contenders, mdslite
+from benchmarks.forms import IMAGE, FormCost, write_binary, write_image_model, write_json
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import measure_limit
 from benchmarks.load import Load
@@ -110,6 +111,33 @@ def test_the_table_says_who_is_faster_and_who_failed() -> None:
     (row,) = [line for line in lines if "| Mosec" in line]
     assert "900 (3 failed)" in row
     assert row.endswith(" 1.50 x |")
+
+
+def test_both_forms_of_a_request_ask_the_same(tmp_path: Path) -> None:
+    row = np.random.default_rng(1).random((1, 4), np.float32)
+    plain, binary = write_json(tmp_path, "tiny", row), write_binary(tmp_path, "tiny", row)
+    in_json = np.array(json.loads(plain.body.read_bytes())["instances"], np.float32)
+    np.testing.assert_allclose(in_json, row, atol=1e-4)
+    head_bytes = int(binary.headers["Inference-Header-Content-Length"])
+    body = binary.body.read_bytes()
+    assert json.loads(body[:head_bytes])["inputs"][0]["shape"] == [1, 4]
+    np.testing.assert_array_equal(np.frombuffer(body[head_bytes:], np.float32), row[0])
+
+
+def test_the_model_of_images_takes_images(tmp_path: Path) -> None:
+    write_image_model(tmp_path / "image.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "image.onnx"), providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"x": np.ones((2, *IMAGE), np.float32)})
+    np.testing.assert_allclose(answer[:, :4], [[1, 1, 1, 0]] * 2)
+
+
+def test_each_form_has_its_own_target() -> None:
+    def forms(tiny: float, image: float) -> Results:
+        found = zip(("tiny", "image"), (tiny, image), strict=True)
+        return Results(MACHINE, forms=[FormCost(name, name, 10.0, 10.0, ratio, 0) for name, ratio in found])
+
+    assert list(verdicts(forms(0.9, 3.0)).values()) == ["PASS", "PASS"]
+    assert list(verdicts(forms(0.89, 2.99)).values()) == ["short", "short"]
 
 
 def test_the_limit_is_the_best_batch_of_the_bare_runtime(tmp_path: Path) -> None:

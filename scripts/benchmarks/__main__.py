@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.changes import measure_changes
 from benchmarks.contenders import Bench
+from benchmarks.forms import measure_forms
 from benchmarks.journal import count_log, measure_log_cost
 from benchmarks.limit import measure_limit
 from benchmarks.report import WORKLOADS, Results, render, to_plain
@@ -23,7 +24,7 @@ from benchmarks.start import measure_start
 from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Effort
 
-PARTS = ("throughput", "limit", "log", "start", "changes")
+PARTS = ("throughput", "limit", "log", "forms", "start", "changes")
 COMPARED = ("onnxruntime-gpu", "onnxruntime", "mosec", "uvicorn", "hypercorn", "starlette")
 BUSY_LOAD = 0.5
 
@@ -72,6 +73,9 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
         results.log_costs = measure_log_cost(bench, effort, say)
         results.log_count = count_log(bench, effort, say)
 
+    def forms() -> None:
+        results.forms = measure_forms(bench, effort, say)
+
     def start() -> None:
         results.start = measure_start(bench, say)
 
@@ -79,7 +83,7 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
         results.changes = measure_changes(bench, effort, say)
 
     complete = True
-    for part in (throughput, limit, log, start, changes):
+    for part in (throughput, limit, log, forms, start, changes):
         if part.__name__ not in parts:
             continue
         try:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 # The request is built once per connection and `done` runs at the end: no Lua runs per request.
 SCRIPT = """
 local file = assert(io.open({body!r}, "rb"))
 wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
+{headers}
 wrk.body = file:read("*a")
 file:close()
 function done(summary, latency, requests)
@@ -22,6 +24,7 @@ function done(summary, latency, requests)
     failed.status, failed.connect + failed.read + failed.write + failed.timeout))
 end
 """
+JSON_HEADERS = MappingProxyType({"Content-Type": "application/json"})
 MARGIN_S = 30.0
 
 
@@ -36,10 +39,18 @@ class Load:
     failed: int
 
 
-def run_load(url: str, *, body: Path, connections: int, seconds: float) -> Load:
+def run_load(
+    url: str,
+    *,
+    body: Path,
+    connections: int,
+    seconds: float,
+    headers: Mapping[str, str] = JSON_HEADERS,
+) -> Load:
     """Send `body` over and over on `connections` kept connections from one thread."""
     script = body.with_suffix(".lua")
-    script.write_text(SCRIPT.format(body=str(body)))
+    lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
+    script.write_text(SCRIPT.format(body=str(body), headers="\n".join(lines)))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
     found = subprocess.run(command, capture_output=True, text=True, timeout=seconds + MARGIN_S, check=False)
     if found.returncode != 0:

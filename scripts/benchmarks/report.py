@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from benchmarks.changes import Change
 from benchmarks.contenders import MIB
+from benchmarks.forms import FormCost
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import Limit
 from benchmarks.models import TINY, WIDE, Workload
@@ -30,6 +31,7 @@ class Results:
     limits: dict[str, Limit] = field(default_factory=dict)
     log_costs: list[LogCost] = field(default_factory=list)
     log_count: LogCount | None = None
+    forms: list[FormCost] = field(default_factory=list)
     start: Start | None = None
     changes: list[Change] = field(default_factory=list)
 
@@ -57,6 +59,7 @@ def find_targets(results: Results) -> list[Target]:
     return [
         *_throughput_targets(results),
         *_log_targets(results),
+        *_form_targets(results),
         *_start_targets(results),
         *_change_targets(results),
     ]
@@ -90,6 +93,16 @@ def _log_targets(results: Results) -> Iterator[Target]:
         measured = f"{count.logged:,} rows of {count.sent:,} at {count.slowest_per_s:,.0f}/s"
         reached = count.logged >= count.sent and count.slowest_per_s >= 10_000
         yield Target("request log loses", "nothing at 10,000/s", measured, reached)
+
+
+def _form_targets(results: Results) -> Iterator[Target]:
+    wanted = {"tiny": 0.9, "image": 3.0}
+    for cost in results.forms:
+        what = f"binary infer to JSON predict, {cost.label} float32, 32 connections"
+        target = _at_least(what, wanted[cost.name], cost.ratio)
+        speeds = f"{cost.binary_per_s:,.0f} to {cost.json_per_s:,.0f} requests/s"
+        failed = f", {cost.failed} failed" if cost.failed else ""
+        yield replace(target, measured=f"{target.measured} ({speeds}{failed})")
 
 
 def _start_targets(results: Results) -> Iterator[Target]:

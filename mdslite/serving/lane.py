@@ -32,8 +32,8 @@ from mdslite.serving.crew import Crew
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.deadline import Deadline
 from mdslite.serving.gate import Priority
-from mdslite.serving.hold import Hold
 from mdslite.serving.knobs import Knobs, LaneStats
+from mdslite.serving.pace import Bucket, Pace
 from mdslite.serving.queue import Job, RowQueue, Slice, halves
 from mdslite.serving.replica import CHECK_LIMIT_S, Replica
 from mdslite.serving.streams import Stream
@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 INLINE_S = 500e-6  # about what two hand-offs between threads cost beside other work
 _MANY_ROWS = 8  # it takes the loop a good while to write as many answers
-_LOOP_S = 40e-6  # about what the loop itself spends on a request
-_SHAPES_MAX = 1024
 
 
 class Lane:
@@ -75,7 +73,6 @@ class Lane:
         self.curve = curve
         self.stats = LaneStats()
         self.read_confidence = read_confidence
-        self._inline_s = 0.0 if codec.streams else inline_s
         self._on_lost = on_lost
         self._loop = loop or asyncio.get_running_loop()
         self._queue = RowQueue()
@@ -93,9 +90,8 @@ class Lane:
         self._done = self._crew.done
         self._pumping = False
         self._ripe = False  # half a batch has come together since the last look
-        self._hold = Hold(self._loop, self._wake)
+        self._pace = Pace(curve, codec, inline_s=inline_s, wake=self._wake, loop=self._loop)
         self._expiry = Deadline(self._loop, self._sweep)
-        self._shapes: dict[Key, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._empty: asyncio.Event | None = None
 
     # Receive
@@ -126,7 +122,7 @@ class Lane:
             self._ripe = True
         if job.deadline < self._expiry.at:
             self._expiry.set(job.deadline)
-        self._hold.arrived(rows)
+        self._pace.arrived(rows)
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -174,11 +170,11 @@ class Lane:
                 hint="send several smaller requests",
             )
         self.stats.refused += 1
-        batch = self.knobs.batch_size
-        ahead_s = self.curve.estimate(self._bucket_of_oldest(), batch) * (self._queue.rows / batch)
+        size, oldest = self.knobs.batch_size, self._queue.oldest()
+        batch_s = self.curve.estimate(self._pace.shape(oldest[0])[1], size) if oldest else 0.0
         raise Overloaded(
             f"{self.name} is overloaded: {self._queue.rows} of {self.knobs.queue_rows} rows are waiting",
-            retry_after_s=max(1, math.ceil(ahead_s)),
+            retry_after_s=max(1, math.ceil(batch_s * self._queue.rows / size)),
         )
 
     # Form
@@ -193,15 +189,16 @@ class Lane:
                 assert oldest is not None
                 key, job = oldest
                 rows = min(self._queue.waiting(key), self.knobs.batch_size)
-                if self._crew.rotation.working and self._quick(key, rows):
+                if self._runs_inline(key, rows):
                     self._run_inline()
                     if self._queue.rows:
                         self._wake()  # the sockets' turn first
                     self._settle()
                     return
-                if self._crew.rotation.idle and self._hold_back(key, job, rows):
-                    return
                 full = rows >= self.knobs.batch_size
+                limit = job.queued_at + self.knobs.batch_timeout_s
+                if not full and self._crew.rotation.idle and self._pace.holds_back(key, rows, limit=limit):
+                    return
             if not (self._crew.admit() or (full and self._crew.run_ahead())):
                 return
 
@@ -209,16 +206,14 @@ class Lane:
         """Let an idle replica begin with half a batch while the loop still reads what else came in.
 
         Otherwise a few dozen connections fall into step: all read, all computed, all answered, and now the
-        loop idles, now the device. Not where two halves cost more beyond the whole than they save the loop.
+        loop idles, now the device.
         """
         self._ripe = False
         oldest = self._queue.oldest()
         if oldest is None or not self._crew.rotation.idle:
             return
-        key, rows = oldest[0], self._queue.rows
-        shape = self._shape(key)[1]
-        half_s, whole_s = self.curve.estimate(shape, rows), self.curve.estimate(shape, 2 * rows)
-        if half_s and 2 * half_s - whole_s < rows * _LOOP_S and not self._quick(key, rows):
+        key, rows = oldest[0], min(self._queue.waiting(oldest[0]), self.knobs.batch_size)
+        if self._pace.halves_pay(key, rows) and not self._runs_inline(key, rows):
             pumping = self._pumping
             self._pump()
             self._pumping |= pumping
@@ -228,7 +223,7 @@ class Lane:
         """The next batch, which can begin at the time `at`, after refusing what would come too late."""
         while (taken := self._queue.take(self.knobs.batch_size)) is not None:
             key, slices = taken
-            sizes, bucket = self._shape(key)
+            sizes, bucket = self._pace.shape(key)
             rows = sum(stop - start for _, start, stop in slices)
             ready_at = at + self.curve.estimate(bucket, rows)
             kept = [one for one in slices if one[0].deadline >= ready_at and not one[0].finished]
@@ -250,24 +245,16 @@ class Lane:
                 return batch
         return None
 
-    def _refuse_late(self, slices: Sequence[Slice], ready_at: float, bucket: tuple[int, ...]) -> None:
+    def _refuse_late(self, slices: Sequence[Slice], ready_at: float, bucket: Bucket) -> None:
         for job, _, _ in slices:
             if not job.finished and job.deadline < ready_at:
                 self.curve.relax(bucket)
                 self._expire(job, "could not be computed in time")
 
-    def _hold_back(self, key: Key, oldest: Job, rows: int) -> bool:
-        """Whether to wait for more rows; sees to it that `_pump` comes again."""
-        if rows >= self.knobs.batch_size:
-            return False
-        limit = oldest.queued_at + self.knobs.batch_timeout_s
-        return self._hold.back(self.curve, self._shape(key)[1], rows, limit=limit)
-
-    def _quick(self, key: Key, rows: int) -> bool:
-        # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
-        if self._crew.priority is not Priority.PRIMARY:
-            return False
-        return 0.0 < self.curve.floor(self._shape(key)[1], rows) <= self._inline_s
+    def _runs_inline(self, key: Key, rows: int) -> bool:
+        crew = self._crew
+        may = crew.priority is Priority.PRIMARY and crew.rotation.working
+        return bool(may) and self._pace.is_quick(key, rows)
 
     def _wake(self) -> None:
         if not self._pumping:
@@ -325,7 +312,7 @@ class Lane:
         if not batch.slices:
             return  # all of them left before it began
         seconds = batch.seconds if batch.stream is None else batch.stream.first_s or batch.seconds
-        self.curve.observe(self._shape(batch.key)[1], batch.rows, seconds)
+        self.curve.observe(self._pace.shape(batch.key)[1], batch.rows, seconds)
         self.stats.ran(batch.rows, batch.seconds)
         batch.answer(replica.name, self._fail_job)
 
@@ -452,22 +439,9 @@ class Lane:
 
     def close(self) -> None:
         """Answer what is left with 503 and end the replicas' threads."""
-        self._hold.cancel()
+        self._pace.cancel()
         self._expiry.set(math.inf)
         for job in self._jobs():
             if not job.finished:
                 self._fail_job(job, Unavailable(f"{self.name} was taken down", retry_after_s=1))
         self._crew.close()
-
-    def _shape(self, key: Key) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Bytes a row of each input, and the shape by which the curve knows it."""
-        known = self._shapes.get(key)
-        if known is None:
-            if len(self._shapes) >= _SHAPES_MAX:
-                self._shapes.clear()
-            known = self._shapes[key] = (self.codec.row_sizes(key), self.codec.bucket(key))
-        return known
-
-    def _bucket_of_oldest(self) -> tuple[int, ...]:
-        oldest = self._queue.oldest()
-        return self._shape(oldest[0])[1] if oldest else ()

@@ -1,0 +1,101 @@
+"""When a lane runs what waits: on the event loop, at once, half of it already, or after waiting for more.
+
+Decided by the version's learned curve and the rate at which rows arrive. Owns the timer of a wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+
+from mdslite.serving.batch import RowCodec
+from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
+from mdslite.tensors import Key
+
+_LOOP_S = 40e-6  # about what the loop itself spends on a request
+_SHAPES_MAX = 1024
+
+Bucket = tuple[int, ...]
+
+
+class Pace:
+    """Decisions about rows of one shape. `wake` has the lane look again next turn."""
+
+    def __init__(
+        self,
+        curve: LatencyCurve,
+        codec: RowCodec,
+        *,
+        inline_s: float,
+        wake: Callable[[], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._curve = curve
+        self._codec = codec
+        self._inline_s = 0.0 if codec.streams else inline_s
+        self._wake = wake
+        self._loop = loop
+        self._shapes: dict[Key, tuple[tuple[int, ...], Bucket]] = {}
+        self._arrivals = ArrivalRate()
+        self._arrived = 0  # rows not told to `_arrivals` yet
+        self._until = 0.0  # how long the present wait lasts; each arrival asks for a new decision
+        self._timer: asyncio.TimerHandle | None = None
+
+    def shape(self, key: Key) -> tuple[tuple[int, ...], Bucket]:
+        """Bytes a row of each input, and the shape by which the curve knows it."""
+        known = self._shapes.get(key)
+        if known is None:
+            if len(self._shapes) >= _SHAPES_MAX:
+                self._shapes.clear()
+            known = self._shapes[key] = (self._codec.row_sizes(key), self._codec.bucket(key))
+        return known
+
+    def arrived(self, rows: int) -> None:
+        self._arrived += rows
+        self._until = 0.0
+
+    def is_quick(self, key: Key, rows: int) -> bool:
+        """Whether a run is known to take less than two hand-offs between threads."""
+        # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
+        return 0.0 < self._curve.floor(self.shape(key)[1], rows) <= self._inline_s
+
+    def halves_pay(self, key: Key, rows: int) -> bool:
+        """Whether `rows` rows should begin while the loop goes on to read as many more.
+
+        They should unless two halves cost more beyond the whole than the loop spends on a half of them.
+        """
+        shape = self.shape(key)[1]
+        half_s, whole_s = self._curve.floor(shape, rows), self._curve.floor(shape, 2 * rows)
+        return half_s > 0.0 and 2 * half_s - whole_s < rows * _LOOP_S
+
+    def holds_back(self, key: Key, rows: int, *, limit: float) -> bool:
+        """Whether to wait for more than `rows` rows, up to the time `limit`; if so, the lane is woken then."""
+        now = perf_counter()
+        if now >= limit:
+            return False
+        if not self._until:
+            self._arrivals.add(self._arrived, now)
+            self._arrived = 0
+            gap = worth_waiting_s(self._curve, self.shape(key)[1], rows, self._arrivals.per_second(now))
+            if not gap:
+                return False
+            self._until = min(now + gap, limit)
+        left_s = self._until - now
+        if left_s <= 0:
+            return False
+        if left_s < 0.001:
+            self._wake()  # the loop's timers count whole milliseconds: look at the sockets again instead
+        elif self._timer is None:
+            self._timer = self._loop.call_later(left_s, self._over)
+        return True
+
+    def cancel(self) -> None:
+        """Wait no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _over(self) -> None:
+        self._timer = None
+        self._wake()

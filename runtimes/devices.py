@@ -70,17 +70,25 @@ class Devices:
             return cls(reason=f"{found}, but onnxruntime cannot compute there: {reason}", unusable=True)
         return cls(gpus=nvml.gpus, nvml=nvml)
 
-    def place(self, wish: Wish, replicas: int, *, needs_bytes: int = 0) -> list[Device]:
+    def place(
+        self, wish: Wish, replicas: int, *, needs_bytes: int = 0, cpu_only: str | None = None
+    ) -> list[Device]:
         """Choose a device for each replica: the GPU with the most memory free each time, or the CPU.
 
-        `needs_bytes` is what one replica was measured to take; 0 when nobody knows.
+        `needs_bytes` is what one replica was measured to take, 0 when nobody knows; `cpu_only` is why the
+        model's library computes on the CPU only, None when it does not.
 
         :raises LoadFailed: a GPU is insisted on and there is none, or none of that name
         :raises OutOfMemory: no such GPU has that much memory free
         """
         insists = bool(wish.gpu) or (wish.gpu_names is not None and wish.gpu != 0)
-        if wish.gpu == 0 or not (self.gpus or insists):
+        if wish.gpu == 0 or not (insists or (self.gpus and cpu_only is None)):
             return [CPU] * replicas
+        if self.gpus and cpu_only is not None:
+            raise LoadFailed(
+                f"the spec asks for a GPU, but {cpu_only}",
+                hint="install its build for CUDA; or leave out resource.gpu to serve on the CPU",
+            )
         if wish.gpu is not None and wish.gpu > 1:
             raise LoadFailed(
                 f"resource.gpu: {wish.gpu}: a replica computes on one GPU",

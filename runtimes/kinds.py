@@ -234,6 +234,18 @@ def library_version(runtime: str) -> str | None:
     return None
 
 
+def cpu_build(runtime: str) -> str | None:
+    """Why a runtime's library computes on the CPU only, where that can be told without importing it."""
+    library = LIBRARIES.get(runtime)
+    for package in library.packages if library is not None else ():
+        with suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(package)
+            if package.endswith("-cpu") or version.endswith("+cpu"):
+                return f"{package} {version} is a build for the CPU"
+            return None
+    return None
+
+
 def runtime_settings(runtime: str, container_parameter: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings in a spec's `container_parameter` that are this runtime's."""
     library = LIBRARIES.get(runtime)

@@ -130,6 +130,19 @@ def test_the_driver_s_cuda_version_is_read() -> None:
 # Placing
 
 
+def test_a_library_for_the_cpu_stays_there_unless_a_gpu_is_insisted_on() -> None:
+    devices = discover(H200)
+    reason = "torch 2.13.0+cpu is a build for the CPU"
+    assert [one.label for one in devices.place(Wish(), 2, cpu_only=reason)] == ["cpu", "cpu"]
+    for wish in (Wish(gpu=1), Wish(gpu_names="H200")):
+        with pytest.raises(
+            LoadFailed, match=r"asks for a GPU, but torch 2\.13\.0\+cpu is a build for the CPU"
+        ):
+            devices.place(wish, 1, cpu_only=reason)
+    with pytest.raises(LoadFailed, match="shows this process no GPU"):
+        discover().place(Wish(gpu=1), 1, cpu_only=reason)
+
+
 def test_a_gpu_is_taken_where_there_is_one_unless_the_spec_says_none() -> None:
     devices = discover(H200)
     assert labels(devices, Wish()) == ["cuda:0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import zipfile
 from pathlib import Path
 
@@ -158,6 +159,23 @@ def test_a_probe_holds_for_one_library_and_its_settings() -> None:
     assert kinds.probe_engine("ONNXRUNTIME") == engine.version()
     assert kinds.probe_engine("PYTHON") == "python"
     assert kinds.probe_engine("PYTHON", {"b": 1, "a": 2}) == 'python {"a": 2, "b": 1}'
+
+
+def test_a_build_for_the_cpu_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"torch": "2.13.0+cpu", "tensorflow-cpu": "2.21.0", "onnxruntime-gpu": "1.31.1"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert kinds.cpu_build("PYTORCH") == "torch 2.13.0+cpu is a build for the CPU"
+    assert kinds.cpu_build("TENSORFLOW") == "tensorflow-cpu 2.21.0 is a build for the CPU"
+    assert kinds.cpu_build("ONNXRUNTIME") is None
+    versions["torch"] = "2.13.0+cu130"
+    assert kinds.cpu_build("PYTORCH") is None
+    assert kinds.cpu_build("PYTHON") is None
 
 
 def test_settings_are_read_from_the_librarys_key() -> None:

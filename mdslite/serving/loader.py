@@ -20,6 +20,7 @@ from mdslite.data import DataCodec, read_confidences
 from mdslite.errors import LoadFailed
 from mdslite.graph import ModelName
 from mdslite.runtimes.devices import Devices
+from mdslite.runtimes.kinds import cpu_build
 from mdslite.runtimes.protocol import DataSession, Device, Outputs, ProbeReport, Runtime, Session
 from mdslite.serving.batch import Confidence
 from mdslite.serving.calibrate import load_options, open_warm
@@ -180,7 +181,10 @@ class Loader:
             )
             return Loaded(codec, lane, (), "remote", ())
         places = self.devices.place(
-            spec.resource, spec.service_info.replicas, needs_bytes=request.report.memory_bytes
+            spec.resource,
+            spec.service_info.replicas,
+            needs_bytes=request.report.memory_bytes,
+            cpu_only=cpu_build(request.runtime),
         )
         if request.report.pipeline is not None:
             return await self._load_pipeline(request, places)

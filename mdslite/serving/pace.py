@@ -70,7 +70,7 @@ class Pace:
         return half_s > 0.0 and 2 * half_s - whole_s < rows * _LOOP_S
 
     def holds_back(self, key: Key, rows: int, *, limit: float) -> bool:
-        """Whether to wait for more than `rows` rows, up to the time `limit`; if so, the lane is woken then."""
+        """Whether to wait for more than `rows` rows, up to the time `limit`; if so, the lane is woken."""
         now = perf_counter()
         if now >= limit:
             return False

@@ -26,12 +26,13 @@ from mdslite.deploy.apply import Deployer
 from mdslite.deploy.installs import Installs
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order
+from mdslite.deploy.rollout import Rollouts
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
-from mdslite.http.comparing import Comparisons
+from mdslite.http.comparing import Comparisons, Witness
 from mdslite.http.deferred import Deferrals
 from mdslite.http.door import Door, Limits
 from mdslite.http.front import Front, Place
@@ -58,6 +59,7 @@ from mdslite.store.journal import Journal
 from mdslite.store.lock import StoreLock
 from mdslite.store.registry import Registry
 from mdslite.store.requests import RequestLog
+from mdslite.store.rollouts import RolloutStore
 from mdslite.store.webhooks import Webhooks
 from mdslite.store.worker import Worker
 
@@ -140,6 +142,15 @@ class Appliance:
         )
         self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
         self.predictor.shadows.compare = self.comparisons.observe
+        self.rollouts = Rollouts(
+            RolloutStore(self.registry),
+            self.worker.call,
+            self.deployer,
+            self.fleet.infos,
+            Witness(self.request_log, self.comparisons),
+            mirror=self.fleet.mirror,
+            clock=time,
+        )
         self.app = create_app(self)
         self.bridge = Http2Bridge(self.app, on_policed=self._count_policed)
         self.door = Door(
@@ -183,6 +194,7 @@ class Appliance:
         if self.settings.file is not None:
             await self._apply_file(self.settings.file)
         await self.comparisons.open()
+        await self.rollouts.start()
         await self.deferrals.start()
         for served in self.fleet.all():
             self.announce(_state_line(served))
@@ -211,6 +223,7 @@ class Appliance:
         await asyncio.gather(
             self.door.drain(grace_s=settings.drain_s), self.bridge.close(grace_s=settings.drain_s)
         )
+        await self.rollouts.close()
         await self.deployer.close(grace_s=settings.drain_s)
         await self.deferrals.close()
         await self.fleet.close(grace_s=settings.drain_s)
@@ -220,6 +233,7 @@ class Appliance:
 
     async def abandon(self) -> None:
         """Close what is open, started or not, without waiting for anybody's requests."""
+        await self.rollouts.close()
         await self.deferrals.close()
         await self.comparisons.close()
         await asyncio.to_thread(self.journal.close)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -112,6 +112,31 @@ class Client:
         """Two versions beside each other: errors, latency, confidence, agreement; `since` such as `1h`."""
         params = {"first": first, "second": second, "since": since, "until": until, "limit": limit}
         return self._get_object(f"{_model_path(project, model)}/comparison", params)
+
+    def rollout(self, project: str, model: str) -> Json:
+        """The rollout that a model has, or had last."""
+        return self._get_object(f"{_model_path(project, model)}/rollout")
+
+    def begin_rollout(
+        self,
+        project: str,
+        model: str,
+        version: str,
+        *,
+        steps: Sequence[float],
+        every_s: float,
+        gates: Sequence[str] = (),
+        reason: str = "",
+    ) -> Json:
+        """Step a version up, `steps` in percent, while its gates hold."""
+        body = {"version": version, "steps": list(steps), "every_s": every_s, "gates": list(gates)}
+        path = f"{_model_path(project, model)}/rollout"
+        return self._post(path, {**body, "reason": reason}, wait_s=REPLY_WAIT_S)
+
+    def change_rollout(self, project: str, model: str, action: str) -> Json:
+        """`pause`, `resume`, `promote` or `abort` the rollout that a model has."""
+        path = f"{_model_path(project, model)}/rollout/action"
+        return self._post(path, {"action": action}, wait_s=REPLY_WAIT_S)
 
     def revision(self, number: int) -> Json:
         return self._get_object(f"/api/v1/revisions/{number}")

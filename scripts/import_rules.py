@@ -46,7 +46,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "metrics": "errors store recent",
         "serving": "errors mds targets spec graph pipelines packing tensors data oip runtimes.protocol runtimes "
         "store",
-        "deploy": "errors spec pipelines runtimes.protocol runtimes store serving",
+        "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
         "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "
         "runtimes.protocol "
         "runtimes store metrics serving deploy",

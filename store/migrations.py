@@ -133,7 +133,27 @@ _ACCESS_TABLES = (
     "create index audit_by_refused on audit (refused, id)",
 )
 
+_ROLLOUT_TABLES = (
+    """
+    create table rollouts (
+        id integer primary key autoincrement,
+        project text not null,
+        model text not null,
+        live integer not null,
+        data blob not null
+    )
+    """,
+    "create index rollouts_by_live on rollouts (live, id)",
+)
+
+
+def _create_rollout_tables(db: Database) -> None:
+    for statement in _ROLLOUT_TABLES:
+        db.execute(statement)
+
+
 _STEPS = (
     ("0001_revisions_versions_artifacts_probes", _create_tables),
     ("0002_tokens_limits_audit", _create_access_tables),
+    ("0003_rollouts", _create_rollout_tables),
 )

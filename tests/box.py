@@ -18,11 +18,12 @@ from log_rows import launch_thread
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order, RevisionSource
+from mdslite.deploy.rollout import Rollouts
 from mdslite.errors import LoadFailed
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
-from mdslite.http.comparing import Comparisons
+from mdslite.http.comparing import Comparisons, Witness
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
 from mdslite.http.predict import Predictor
@@ -38,6 +39,7 @@ from mdslite.store.deferred import DeferredStore
 from mdslite.store.journal import Journal
 from mdslite.store.registry import Registry, Revision
 from mdslite.store.requests import RequestLog
+from mdslite.store.rollouts import RolloutStore
 from mdslite.store.webhooks import Webhooks
 from mdslite.store.worker import Worker
 
@@ -94,6 +96,15 @@ class Box:
         self.deferrals = Deferrals(DeferredStore(store / "deferred.db"), self.predictor, Webhooks())
         self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
         self.predictor.shadows.compare = self.comparisons.observe
+        self.rollouts = Rollouts(
+            RolloutStore(self.registry),
+            self.worker.call,
+            self.deployer,
+            self.fleet.infos,
+            Witness(self.request_log, self.comparisons),
+            mirror=self.fleet.mirror,
+            clock=time,
+        )
         self.app = create_app(self)
 
     async def revisions(self) -> list[Revision]:
@@ -141,6 +152,7 @@ async def open_box(
             await box.deployer.resume()
         yield box
     finally:
+        await box.rollouts.close()
         await box.deployer.close(grace_s=10)
         await box.deferrals.close()
         await box.comparisons.close()

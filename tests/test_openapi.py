@@ -12,10 +12,12 @@ import msgspec
 import pytest
 from box import Caller, deployments, open_box
 
+from mdslite.deploy.rollout import Rollout
 from mdslite.http.app import make_operations
 from mdslite.http.openapi import make_document
 from mdslite.runtimes.prober import Prober
 from mdslite.store.deferred import Deferred, DeferredStore, Result
+from mdslite.store.rollouts import RolloutStore
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +52,13 @@ async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
         await caller.post("/api/v1/apply", {"source": deployments("v1, uri: v1.onnx"), "base": str(tmp_path)})
         await caller.post("/projects/p/models/m:predict", {"instances": [[1, 2, 3, 4]]})
         await asyncio.to_thread(box.journal.flush, timeout_s=10)
+        number = await box.worker.call(RolloutStore(box.registry).add, "p", "m")
+        ended = Rollout(
+            id=number, project="p", model="m", version="v1", steps=(100.0,), every_s=1.0, gates=(), author="a",
+            reason="", state="promoted",
+        )  # fmt: skip
+        data = msgspec.json.encode(ended)
+        await box.worker.call(RolloutStore(box.registry).save, number, data, live=False)
         yield caller
     prober.close()
 

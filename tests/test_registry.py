@@ -472,5 +472,9 @@ def test_the_tables_are_made_by_recorded_migrations(registry: Registry) -> None:
     tables = {"artifacts", "audit", "limits", "probes", "revisions", "tokens", "versions"}
     assert tables <= set(reader.table_names())
     applied = [row["name"] for row in reader["_sqlite_migrations"].rows]
-    assert applied == ["0001_revisions_versions_artifacts_probes", "0002_tokens_limits_audit"]
+    assert applied == [
+        "0001_revisions_versions_artifacts_probes",
+        "0002_tokens_limits_audit",
+        "0003_rollouts",
+    ]
     reader.close()

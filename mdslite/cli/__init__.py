@@ -27,6 +27,7 @@ COMMANDS = {
     "history": ("history", "history", "List revisions, newest first."),
     "undo": ("history", "undo", "Go back to an earlier revision."),
     "compare": ("compare", "compare", "Show two versions beside each other."),
+    "rollout": ("rollout", "rollout", "Step a version up while its gates hold."),
     "init": ("init", "init", "Write a new package, or a deployments file for a model."),
     "verify": ("verify", "verify", "Try a Python package before it is deployed."),
     "token": ("token", "token", "Make, list and end tokens; limit models."),

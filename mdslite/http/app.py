@@ -14,7 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
-from mdslite.http import admin, comparison, keys, later, oip, views
+from mdslite.http import admin, comparison, keys, later, oip, rollouts, views
 from mdslite.http.access import NOBODY
 from mdslite.http.deferred import Deferrals, wants_later
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
@@ -77,6 +77,7 @@ def make_operations() -> list[Operation]:
         *_predict_operations(),
         *later.make_operations(),
         *comparison.make_operations(),
+        *rollouts.make_operations(),
         *oip.make_operations(),
         *admin.make_operations(),
         *keys.make_operations(),

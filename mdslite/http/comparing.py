@@ -22,6 +22,8 @@ from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.agreement import Agree, make_agree
 from mdslite.serving.fleet import Served
 from mdslite.store.comparisons import BODY_BYTES, ComparisonStore, Disagreement, Pair, Sums
+from mdslite.store.evidence import Evidence
+from mdslite.store.requests import RequestLog
 from mdslite.store.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -183,3 +185,18 @@ def _log_failure(done: Future[Any]) -> None:
     error = done.exception()
     if error is not None:
         logger.error("a pair of answers could not be judged", exc_info=error)
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What rollouts ask: the request log and the pairs."""
+
+    log: RequestLog
+    comparisons: Comparisons
+
+    async def evidence(self, project: str, model: str, *, since: float, until: float) -> list[Evidence]:
+        return await asyncio.to_thread(self.log.evidence, project, model, since=since, until=until)
+
+    async def sums(self, pair: Pair, *, since: float, until: float) -> Sums:
+        sums, _ = await self.comparisons.read(pair, since=since, until=until, limit=0)
+        return sums

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mdslite.deploy.apply import Deployer
+from mdslite.deploy.rollout import Rollouts
 from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
@@ -44,6 +45,7 @@ class Parts(Protocol):
     predictor: Predictor
     deferrals: Deferrals
     comparisons: Comparisons
+    rollouts: Rollouts
     issuer: Issuer
     registry: Registry
     worker: Worker

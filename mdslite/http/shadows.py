@@ -83,9 +83,9 @@ class Shadows:
         if status not in _COPIED or call.route is None:
             return
         for share in call.route.shadows:
-            if not share.due():
-                continue
             served = share.target
+            if served is call.served or not share.due():
+                continue
             size = len(call.body)
             if len(self._waiting) >= WAITING_MAX or self._waiting_bytes + size > WAITING_BYTES:
                 served.shadows_dropped += 1

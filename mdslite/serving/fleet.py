@@ -38,7 +38,7 @@ from mdslite.serving.router import Route, Router, Share, weighted_cycle
 from mdslite.serving.samples import Samples
 from mdslite.serving.targeting import Selector
 from mdslite.serving.upkeep import CHECK_EVERY_S, REBUILD_DELAYS_S, Kept, Upkeep
-from mdslite.spec import Spec
+from mdslite.spec import ServiceInfo, Spec
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +157,7 @@ class Fleet:
         )
         self._served: dict[Key, Served] = {}
         self._draining: dict[asyncio.Task[None], Served] = {}
+        self._mirrors: dict[Key, float] = {}  # percent of the others' requests
 
     # Load
 
@@ -253,6 +254,7 @@ class Fleet:
                 for one in ready
                 if one.spec.service_info.shadow
             ]
+            shadows += [Share(one, self._mirrors[one.key]) for one in takers if one.key in self._mirrors]
             routes.append(
                 Route(
                     project,
@@ -305,6 +307,22 @@ class Fleet:
     def gates(self) -> Mapping[str, Gate]:
         """The gate of each device that something was loaded on."""
         return self._loader.gates
+
+    def infos(self, project: str, model: str) -> dict[str, ServiceInfo]:
+        """What a model's versions are told to take, by version."""
+        return {
+            one.version: one.spec.service_info
+            for one in self._served.values()
+            if (one.project, one.model) == (project, model)
+        }
+
+    def mirror(self, key: Key, percent: float | None) -> None:
+        """Have a version get copies of so many percent of the requests that others of its model answer."""
+        if percent is None:
+            self._mirrors.pop(key, None)
+        else:
+            self._mirrors[key] = percent
+        self._route()
 
     def find(self, project: str, model: str, version: str) -> Served | None:
         return self._served.get((project, model, version))

@@ -1,0 +1,118 @@
+"""`mdslite rollout`: step a version up while its gates hold, and see or change how that goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from mdslite.cli import output
+from mdslite.cli.options import addressed_to, connect, json_option, url_option
+from mdslite.cli.target import Target, parse_target
+
+Json = Mapping[str, Any]
+
+_ACTIONS = ("pause", "resume", "promote", "abort")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_SIGNS = {"pass": "✓", "fail": "✖", "open": "◌"}
+
+
+def parse_span(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """`10m`, `2h`, `90s` or `1d`, in seconds."""
+    found = _SPAN.fullmatch(value.strip())
+    if found is None:
+        raise click.BadParameter(f"{value!r}: expected a span such as 90s, 10m, 2h or 1d", ctx, param)
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def parse_steps(ctx: click.Context, param: click.Parameter, value: str) -> list[float]:
+    """`5,25,50,100`."""
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError as exc:
+        raise click.BadParameter(
+            f"{value!r}: expected percentages with commas, such as 5,25,50,100", ctx, param
+        ) from exc
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  mdslite rollout mail/spamfilter v2 --steps 5,25,50,100 --every 10m \\
+      --gate 'error_rate<1%' --gate 'p99<1.2x' --gate 'agreement>95%'
+  mdslite rollout mail/spamfilter           # how it goes
+  mdslite rollout mail/spamfilter pause     # or resume, promote, abort
+
+Gates: error_rate, p50, p99, latency, confidence, agreement; < or >; %, ms, s, or x times the other
+versions' figure. One passes or fails only once its 95 % interval leaves out the limit; one that fails
+puts the weights of before back at once. Every step is a revision."""
+)
+@click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
+@click.argument("what", metavar="[VERSION|pause|resume|promote|abort]", required=False)
+@click.option("--steps", default="5,25,50,100", show_default=True, callback=parse_steps, help="Percentages.")
+@click.option("--every", default="10m", show_default=True, callback=parse_span, help="How long each lasts.")
+@click.option("--gate", "gates", multiple=True, metavar="GATE", help="What must hold; may be repeated.")
+@click.option("--reason", default="", metavar="TEXT", help="Kept with the rollout.")
+@json_option
+@url_option
+def rollout(
+    target: Target,
+    what: str | None,
+    steps: list[float],
+    every: float,
+    gates: tuple[str, ...],
+    reason: str,
+    as_json: bool,
+    url: str,
+) -> int:
+    """Step a version up while its gates hold, and back where one fails."""
+    with connect(url) as client:
+        if what is None:
+            found = client.rollout(target.project, target.model)
+        elif what in _ACTIONS:
+            found = client.change_rollout(target.project, target.model, what)
+        else:
+            found = client.begin_rollout(
+                target.project,
+                target.model,
+                what,
+                steps=steps,
+                every_s=every,
+                gates=list(gates),
+                reason=reason,
+            )
+    if as_json:
+        output.write_json(found)
+        return 0
+    _write(found)
+    if found["state"] == "running":
+        output.note(addressed_to(url, f"watch it: mdslite rollout {target.project}/{target.model}"))
+    return 0
+
+
+def _write(found: Json) -> None:
+    steps = " → ".join(
+        f"[{share:g} %]" if number == found["step"] else f"{share:g} %"
+        for number, share in enumerate(found["steps"], 1)
+    )
+    fields = {
+        "rollout": f"{found['project']}/{found['model']} {found['version']}",
+        "state": found["state"],
+        "said": found["message"],
+        "steps": steps,
+        "next": output.time_text(found["until"]) if found["until"] else None,
+        "reason": found["reason"] or None,
+    }
+    output.write_fields({name: value for name, value in fields.items() if value is not None})
+    told = {one["gate"]: one for one in found["findings"]}
+    if found["gates"]:
+        output.write()
+    for gate in found["gates"]:
+        one = told.get(gate)
+        output.write(f"{_SIGNS[one['state']] if one else '◌'} {gate}  {one['text'] if one else ''}".rstrip())
+    output.write()
+    for note in found["notes"][-10:]:
+        output.write(f"{output.time_text(note['time'])}  {note['what']}")

@@ -1,0 +1,430 @@
+"""Rollouts: what gates say, how a version is stepped up and back, and what becomes of it in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from box import Box, Caller, deployments, file_order, open_box
+
+from mdslite.deploy.gates import Gate, judge
+from mdslite.deploy.orders import Order, WeightsSource
+from mdslite.deploy.rollout import Rollout, Rollouts, Wish
+from mdslite.errors import Conflict, InvalidRequest, NotFound
+from mdslite.runtimes.prober import Prober
+from mdslite.store.comparisons import Pair, Sums
+from mdslite.store.evidence import Evidence
+from mdslite.store.rollouts import RolloutStore
+
+DAY_S = 86_400.0
+
+
+def evidence(
+    version: str = "v2", requests: int = 1000, errors: int = 0, *, ms: float = 10.0, seed: int = 0
+) -> Evidence:
+    random = np.random.default_rng(seed)
+    latency = random.gamma(4.0, ms / 4.0, requests - errors)
+    return Evidence(
+        version, False, requests, errors, latency, np.clip(random.normal(0.8, 0.05, requests), 0, 1)
+    )
+
+
+# Gates
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "below", "limit", "relative"),
+    [
+        ("error_rate<1%", "error_rate", True, 0.01, False),
+        ("p99 < 1.2x", "p99", True, 1.2, True),
+        ("p50<=50ms", "p50", True, 50.0, False),
+        ("latency<2s", "latency", True, 2000.0, False),
+        ("agreement>95%", "agreement", False, 0.95, False),
+        ("confidence>0.7", "confidence", False, 0.7, False),
+    ],
+)
+def test_gates_are_read(text: str, metric: str, below: bool, limit: float, relative: bool) -> None:
+    gate = Gate.parse(text)
+    assert (gate.metric, gate.below, gate.relative) == (metric, below, relative)
+    assert gate.limit == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "p99", "p99<", "errors<1%", "p99<1%", "agreement>1.2x", "error_rate<5ms"]
+)
+def test_what_is_no_gate_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="gate"):
+        Gate.parse(text)
+
+
+def state(text: str, mine: Evidence, others: Evidence | None = None, sums: Sums | None = None) -> str:
+    return judge(Gate.parse(text), mine, others or evidence("v1", 5000, seed=1), sums or Sums()).state
+
+
+def test_a_gate_is_open_until_there_is_enough_to_tell() -> None:
+    assert state("error_rate<1%", evidence(requests=20, errors=10)) == "open"
+    assert state("error_rate<1%", evidence(requests=200)) == "open"
+    assert state("error_rate<1%", evidence(requests=1000)) == "pass"
+    assert state("p99<1.2x", evidence(), evidence("v1", requests=10)) == "open"
+    assert state("agreement>95%", evidence(), sums=Sums(compared=49, agreed=0)) == "open"
+
+
+@pytest.mark.parametrize(
+    ("text", "mine", "verdict"),
+    [
+        ("error_rate<1%", evidence(requests=1000, errors=40), "fail"),
+        ("error_rate<1%", evidence(requests=1000, errors=12), "open"),
+        ("error_rate<2x", evidence(requests=1000, errors=40), "fail"),
+        ("p99<1.5x", evidence(requests=5000), "pass"),
+        ("p99<1.2x", evidence(requests=5000, ms=20.0), "fail"),
+        ("p50<12ms", evidence(), "pass"),
+        ("p50<8ms", evidence(), "fail"),
+        ("latency<1.2x", evidence(), "pass"),
+        ("latency<1.2x", evidence(ms=20.0), "fail"),
+        ("latency<9ms", evidence(ms=20.0), "fail"),
+        ("confidence>0.7", evidence(), "pass"),
+        ("confidence>0.9x", evidence(), "pass"),
+        ("confidence>0.9", evidence(), "fail"),
+    ],
+)
+def test_a_gate_passes_and_fails_where_the_interval_leaves_out_its_limit(
+    text: str, mine: Evidence, verdict: str
+) -> None:
+    assert state(text, mine) == verdict
+
+
+def test_agreement_is_judged_by_pairs() -> None:
+    assert state("agreement>95%", evidence(), sums=Sums(compared=1000, agreed=990)) == "pass"
+    assert state("agreement>95%", evidence(), sums=Sums(compared=1000, agreed=800)) == "fail"
+    assert state("agreement>95%", evidence(), sums=Sums(compared=1000, agreed=955)) == "open"
+
+
+def test_a_version_that_is_well_is_seldom_failed_however_often_it_is_looked_at() -> None:
+    random = np.random.default_rng(7)
+    failed = 0
+    for _ in range(60):
+        errors = np.cumsum(random.random(6000) < 0.008)
+        latency = random.gamma(4.0, 2.5, 6000)
+        base = evidence("v1", 20_000, seed=int(random.integers(1 << 30)))
+        for seen in range(100, 6000, 100):
+            mine = Evidence("v2", False, seen, int(errors[seen - 1]), latency[:seen], np.empty(0))
+            if "fail" in (state("error_rate<1%", mine, base), state("p99<1.2x", mine, base)):
+                failed += 1
+                break
+    assert failed <= 3
+
+
+# Steps
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Witness:
+    """Says what it is told to: the requests a second that each version answers, and how well."""
+
+    def __init__(self) -> None:
+        self.per_s = 1.0
+        self.errors = 0.0
+        self.ms = 10.0
+        self.agrees = 1.0
+
+    async def evidence(self, project: str, model: str, *, since: float, until: float) -> list[Evidence]:
+        count = min(20_000, int((until - since) * self.per_s))
+        mine = evidence("v2", count, int(count * self.errors), ms=self.ms)
+        return [evidence("v1", count, seed=1), mine]
+
+    async def sums(self, pair: Pair, *, since: float, until: float) -> Sums:
+        count = int((until - since) * self.per_s)
+        return Sums(compared=count, agreed=int(count * self.agrees)) if pair.primary == "v1" else Sums()
+
+
+class Stage:
+    """A box with p/m v1 (weight 90), v3 (10) and the shadow v2, and its rollouts by an injected clock."""
+
+    def __init__(self, box: Box, clock: Clock, witness: Witness) -> None:
+        self.box = box
+        self.clock = clock
+        self.witness = witness
+        self.mirrored: dict[tuple[str, str, str], float | None] = {}
+        self.rollouts = self.make()
+
+    def make(self) -> Rollouts:
+        return Rollouts(
+            RolloutStore(self.box.registry),
+            self.box.worker.call,
+            self.box.deployer,
+            self.box.fleet.infos,
+            self.witness,
+            mirror=self.mirrored.__setitem__,
+            clock=self.clock,
+            look_s=1e9,
+        )
+
+    def weights(self) -> dict[str, float]:
+        return {version: info.weight for version, info in self.box.fleet.infos("p", "m").items()}
+
+    async def begin(self, **wish: Any) -> Rollout:
+        chosen: dict[str, Any] = {
+            "steps": (5, 25, 50, 100), "every_s": 600.0, "gates": ("error_rate<1%",), "author": "ann", **wish
+        }  # fmt: skip
+        return await self.rollouts.begin(Wish("p", "m", "v2", **chosen))
+
+    async def after(self, seconds: float, *, looks: int = 1) -> Rollout | None:
+        for _ in range(looks):
+            self.clock.now += seconds / looks
+            await self.rollouts.look()
+        return self.rollouts.find("p", "m")
+
+    async def last(self) -> Rollout:
+        return (await self.rollouts.all())[0]
+
+
+Test = Callable[[Stage], Coroutine[Any, Any, None]]
+
+
+def run(test: Test, folder: Path) -> None:
+    async def wrapped() -> None:
+        async with stage(folder) as found:
+            await test(found)
+
+    asyncio.run(wrapped())
+
+
+@asynccontextmanager
+async def stage(folder: Path) -> AsyncIterator[Stage]:
+    prober = Prober()
+    await asyncio.to_thread(models.identity, folder / "v.onnx")
+    async with open_box(folder / "store", prober) as box:
+        text = deployments(
+            "v1, uri: v.onnx, weight: 90", "v3, uri: v.onnx, weight: 10", "v2, uri: v.onnx, shadow: true"
+        )
+        await box.deployer.apply(file_order(text, folder))
+        yield Stage(box, Clock(), Witness())
+    await asyncio.to_thread(prober.close)
+
+
+def test_a_version_that_is_well_is_stepped_up_to_all(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin()
+        seen = [stage.weights()]
+        for _ in range(3):
+            await stage.after(600, looks=5)
+            seen.append(stage.weights())
+        assert seen == [
+            {"v1": 85.5, "v3": 9.5, "v2": 5},
+            {"v1": 67.5, "v3": 7.5, "v2": 25},
+            {"v1": 45, "v3": 5, "v2": 50},
+            {"v1": 0, "v3": 0, "v2": 100},
+        ]
+        assert await stage.after(600) is None
+        ended = await stage.last()
+        assert (ended.state, ended.message) == ("promoted", "promoted: every gate held at 100 %")
+        revisions = await stage.box.revisions()
+        assert [one.reason for one in revisions[1:]] == [
+            f"rollout of v2: {share} % (step {number} of 4)"
+            for number, share in enumerate((5, 25, 50, 100), 1)
+        ]
+        assert {one.author for one in revisions[1:]} == {f"rollout {ended.id}"}
+
+    run(test, tmp_path)
+
+
+def test_a_failing_gate_goes_back_at_once_and_says_why(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin(gates=("error_rate<1%", "p50<1.5x"))
+        await stage.after(600)
+        stage.witness.errors = 0.2
+        assert await stage.after(100) is None
+        ended = await stage.last()
+        assert ended.state == "rolled_back"
+        why = "the gate error_rate<1% failed: error_rate is 20.00 %"
+        assert f"rolled back from 25 %: {why}" in ended.message
+        assert stage.weights() == {"v1": 90, "v3": 10, "v2": 0}
+        assert (await stage.box.revisions())[-1].reason.startswith("rolled back from 25 %")
+
+    run(test, tmp_path)
+
+
+def test_a_step_waits_for_evidence_and_pauses_when_none_comes(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        stage.witness.per_s = 0.01
+        await stage.begin()
+        assert (await stage.after(600)) is not None
+        assert stage.weights()["v2"] == 5
+        found = await stage.after(6000, looks=10)
+        assert found is not None
+        assert found.state == "paused"
+        assert "it cannot be told: error_rate<1%: " in found.message
+        stage.witness.per_s = 1.0
+        await stage.rollouts.resume("p", "m", author="bob")
+        assert (await stage.after(600)) is not None
+        assert stage.weights()["v2"] == 25
+
+    run(test, tmp_path)
+
+
+def test_who_changes_the_weights_meanwhile_pauses_it(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin()
+        order = Order(WeightsSource("p", "m", {"v2": 60}), author="carol")
+        await stage.box.deployer.apply(order)
+        found = await stage.after(10)
+        assert found is not None
+        assert (found.state, found.message) == (
+            "paused",
+            "paused at 5 %: somebody has given v2 the weight 60",
+        )
+        await stage.after(6000, looks=3)
+        assert stage.weights()["v2"] == 60
+
+    run(test, tmp_path)
+
+
+def test_it_can_be_paused_promoted_and_aborted(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin()
+        await stage.rollouts.pause("p", "m", author="bob")
+        await stage.after(6000)
+        assert stage.weights()["v2"] == 5
+        promoted = await stage.rollouts.promote("p", "m", author="bob")
+        assert (promoted.state, stage.weights()) == ("promoted", {"v1": 0, "v3": 0, "v2": 100})
+        await stage.box.deployer.apply(
+            Order(WeightsSource("p", "m", {"v1": 90, "v3": 10, "v2": 0}), author="bob")
+        )
+        await stage.begin()
+        aborted = await stage.rollouts.abort("p", "m", author="bob")
+        assert (aborted.state, stage.weights()) == ("aborted", {"v1": 90, "v3": 10, "v2": 0})
+        for ask in (
+            stage.rollouts.pause,
+            stage.rollouts.resume,
+            stage.rollouts.promote,
+            stage.rollouts.abort,
+        ):
+            with pytest.raises(NotFound, match="has no rollout under way"):
+                await ask("p", "m", author="bob")
+
+    run(test, tmp_path)
+
+
+def test_it_goes_on_after_a_restart_between_any_two_moments(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin()
+        stage.rollouts = stage.make()
+        await stage.rollouts.start()
+        assert (await stage.after(600)) is not None
+        assert stage.weights()["v2"] == 25
+        # The process ends after a step was written down and before it was carried out.
+        found = stage.rollouts.find("p", "m")
+        assert found is not None
+        found.at, found.since, found.applied = 2, stage.clock.now, False
+        await stage.rollouts._save(found)
+        await stage.rollouts.close()
+        stage.rollouts = stage.make()
+        await stage.rollouts.start()
+        await stage.after(1)
+        assert stage.weights()["v2"] == 50
+        await stage.rollouts.close()
+
+    run(test, tmp_path)
+
+
+def test_agreement_as_a_gate_mirrors_requests_while_it_runs(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        key = ("p", "m", "v2")
+        await stage.begin(gates=("agreement>95%",))
+        assert stage.mirrored[key] == 10.0
+        stage.witness.agrees = 0.5
+        await stage.after(300)
+        assert (await stage.last()).state == "rolled_back"
+        assert stage.mirrored[key] is None
+
+    run(test, tmp_path)
+
+
+def test_two_weeks_of_a_rollout(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        stage.witness.per_s = 0.05
+        steps = tuple(float(step) for step in (1, 2, 5, 10, 20, 35, 50, 65, 80, 90, 95, 98, 99, 100))
+        await stage.begin(steps=steps, every_s=DAY_S, gates=("error_rate<1%", "p99<1.5x", "agreement>90%"))
+        for day in range(14):
+            assert stage.weights()["v2"] == steps[day]
+            if day == 5:
+                stage.rollouts = stage.make()
+                await stage.rollouts.start()
+            await stage.after(DAY_S, looks=4)
+        await stage.rollouts.close()
+        assert (await stage.last()).state == "promoted"
+        assert len(await stage.box.revisions()) == 1 + len(steps)
+
+    run(test, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind", "words"),
+    [
+        ({"steps": ()}, InvalidRequest, "steps"),
+        ({"steps": (50, 25)}, InvalidRequest, "rising percentages"),
+        ({"steps": (50, 101)}, InvalidRequest, "rising percentages"),
+        ({"every_s": 0.1}, InvalidRequest, "every"),
+        ({"gates": ("speed<1",)}, InvalidRequest, "gate"),
+    ],
+)
+def test_a_rollout_that_makes_no_sense_is_refused(
+    tmp_path: Path, wish: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(kind, match=words):
+            await stage.begin(**wish)
+        assert await stage.rollouts.all() == []
+
+    run(test, tmp_path)
+
+
+def test_a_model_has_one_rollout_at_a_time_of_a_version_that_is_there(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        wish = Wish("p", "m", "v9", (100,), 60.0, (), "ann")
+        with pytest.raises(NotFound, match="has no version v9: it has v1, v3, v2"):
+            await stage.rollouts.begin(wish)
+        await stage.begin()
+        with pytest.raises(Conflict, match="has a rollout already: v2 is running"):
+            await stage.begin()
+
+    run(test, tmp_path)
+
+
+# Over the API
+
+
+def test_a_rollout_is_begun_watched_and_ended_over_the_api(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        caller = Caller(stage.box.app)
+        url = "/api/v1/projects/p/models/m/rollout"
+        assert (await caller.get(url)).status == 404
+        body = {"version": "v2", "steps": [10, 100], "every_s": 3600, "gates": ["error_rate<1%"]}
+        begun = await caller.post(url, {**body, "author": "ann", "reason": "it is better"})
+        assert begun.status == 200, begun.json
+        assert (begun.json["state"], begun.json["step"], begun.json["share"]) == ("running", 1, 10)
+        assert stage.weights()["v2"] == 10
+        assert (await caller.post(url, body)).status == 409
+        assert (await caller.post(url, {**body, "gates": ["x"]})).status == 400
+        paused = await caller.post(f"{url}/action", {"action": "pause", "author": "bob"})
+        assert paused.json["message"] == "paused by bob at 10 %"
+        assert (await caller.get(url)).json["state"] == "paused"
+        aborted = await caller.post(f"{url}/action", {"action": "abort"})
+        assert (aborted.json["state"], stage.weights()["v2"]) == ("aborted", 0)
+        assert (await caller.post(f"{url}/action", {"action": "abort"})).status == 404
+        listed = (await caller.get("/api/v1/rollouts")).json
+        assert [(one["version"], one["state"]) for one in listed] == [("v2", "aborted")]
+
+    run(test, tmp_path)

@@ -76,12 +76,12 @@ class DataCodec:
             return self.decode(body)
         return self._columns([mds.Body(body, kind.decode("latin-1"))], "value")
 
-    def from_data(self, data: list[Datum]) -> Columns:
+    def from_data(self, data: list[Datum], form: Form = "instances") -> Columns:
         """Take data as they are.
 
         :raises InvalidRequest: more than one for a package that streams
         """
-        return self._columns(data, "instances")
+        return self._columns(data, form)
 
     def take(self, data: list[Datum]) -> Columns:
         """Take data as they are; answers that are arrays stay arrays."""

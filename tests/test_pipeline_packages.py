@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from doors import ROW, open_site, predict
+from doors import request as http_request
 from handlers import CONFIDENCE, PIPELINE, SHOUT, examine, request_for, serving, write_pipeline
 from msgspec import structs
+from test_remote import gateway, oip, to
 
-from mdslite.errors import LoadFailed, SpecError
+from mdslite.errors import LoadFailed, ModelError, SpecError
 from mdslite.http.views import models_of
 from mdslite.metrics import Metrics
 from mdslite.spec import Batch, Confidence, ServiceInfo
@@ -153,6 +157,57 @@ def test_every_replica_is_one_of_each_handler(folder: Path) -> None:
             ]  # fmt: skip
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("make", [to, oip])
+def test_a_node_may_be_served_elsewhere(tmp_path: Path, make: Any) -> None:
+    async def test() -> None:
+        text = "pipeline: {name: p, nodes: [{name: there, model: p/far}, {name: again, model: p/far@v1}]}"
+        package = await asyncio.to_thread(write_pipeline, tmp_path / "package", text)
+        request = await asyncio.to_thread(request_for, package)
+        async with open_site(tmp_path) as far, gateway(tmp_path / "near", make(far)) as (near, _):
+            near.fleet.switch(added=[await near.fleet.load(request)])
+            reply = await near.ask(predict([ROW, [4.0, 5.0, 6.0]], target="/projects/p/models/pipe:predict"))
+            assert reply.json == {"predictions": [ROW, [4.0, 5.0, 6.0]]}
+            (row,) = near.logged
+            for span in json.loads(row["spans"]):
+                assert span["upstream_ms"] > 0
+                assert (span["rows"], span["version"]) == (2, "v1")
+            assert len(far.rows) == 2
+
+    asyncio.run(test())
+
+
+def test_a_raw_body_reaches_a_package_that_is_served_elsewhere(tmp_path: Path, folder: Path) -> None:
+    async def test() -> None:
+        taking = Taking()
+        text = "pipeline: {name: p, nodes: [{name: there, model: p/far}]}"
+        package = await asyncio.to_thread(write_pipeline, tmp_path / "outer", text)
+        request = await asyncio.to_thread(request_for, package)
+        async with open_site(tmp_path) as far, gateway(tmp_path / "near", to(far)) as (near, served):
+            served.lane._speech.ask = taking.ask  # type: ignore[union-attr, method-assign]
+            near.fleet.switch(added=[await near.fleet.load(request)])
+            await near.ask(
+                http_request(
+                    "POST", "/projects/p/models/pipe:predict", b"PNG", headers=[("content-type", "image/png")]
+                )
+            )
+        (columns,) = taking.columns
+        assert columns.form == "value"
+        assert columns.columns[0][0].content_type == "image/png"
+
+    asyncio.run(test())
+
+
+class Taking:
+    """Keeps what a remote version is asked, and asks for nothing."""
+
+    def __init__(self) -> None:
+        self.columns: list[Any] = []
+
+    def ask(self, columns: Any) -> Any:
+        self.columns.append(columns)
+        raise ModelError("taken")
 
 
 class TestWhatIsRefused:

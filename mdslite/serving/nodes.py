@@ -89,7 +89,8 @@ class Deployed:
             raise ModelError(f"{name} streams its answer, which a pipeline cannot pass on")
         lane.make_room(len(data))
         if isinstance(codec, DataCodec):
-            job.columns = codec.from_data(data)
+            raw = len(data) == 1 and type(data[0]) is not bytes
+            job.columns = codec.from_data(data, "value" if raw else "instances")
         else:
             job.columns = codec.decode(_instances(name, data))
         job.deadline = min(job.deadline, now + lane.knobs.prediction_s)

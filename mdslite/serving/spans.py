@@ -17,11 +17,13 @@ _quote = msgspec.json.Encoder().encode
 class Span:
     """One node's part in a request, over all its batches: times add up, `batch_rows` is the largest.
 
-    `version` is the handler's, or that of the deployed model which answered; `inner` are the spans of a
-    pipeline that answered.
+    `version` is the handler's, or that of the deployed model which answered; `upstream_ms` is what a remote
+    endpoint took of it; `inner` are the spans of a pipeline that answered.
     """
 
-    __slots__ = ("batch_rows", "begun_s", "compute_s", "error", "inner", "queue_s", "rows", "version")
+    __slots__ = (
+        "batch_rows", "begun_s", "compute_s", "error", "inner", "queue_s", "rows", "upstream_ms", "version",
+    )  # fmt: skip
 
     def __init__(self, *, begun_s: float, version: str | None = None) -> None:
         self.begun_s = begun_s  # since the request came into the pipeline
@@ -30,6 +32,7 @@ class Span:
         self.compute_s = 0.0
         self.rows = 0
         self.batch_rows = 0
+        self.upstream_ms: float | None = None
         self.error: str | None = None
         self.inner: str | None = None
 
@@ -41,6 +44,8 @@ class Span:
         self.rows += job.columns.rows
         if job.batch_rows > self.batch_rows:
             self.batch_rows = job.batch_rows
+        if job.upstream_ms is not None:
+            self.upstream_ms = (self.upstream_ms or 0.0) + job.upstream_ms
         if job.spans is not None:
             self.inner = job.spans
 
@@ -53,6 +58,8 @@ class Span:
             f'"queue_ms":{self.queue_s * 1e3:.3f},"compute_ms":{self.compute_s * 1e3:.3f},'
             f'"rows":{self.rows},"batch_rows":{self.batch_rows}'
         )
+        if self.upstream_ms is not None:
+            text += f',"upstream_ms":{self.upstream_ms:.3f}'
         if self.error is not None:
             text += f',"error":{_quote(self.error[:_MAX_ERROR_CHARS]).decode()}'
         if nested and self.inner is not None:

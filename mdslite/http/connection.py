@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from mdslite.errors import MdsliteError, RequestTimeout, Unavailable
 from mdslite.http.asgi import Exchange
 from mdslite.http.call import Call, reply_headers
+from mdslite.http.deferred import wants_later
 from mdslite.http.events import EventWriter
 from mdslite.http.guard import error_body, error_headers, make_request_id
 from mdslite.http.paths import is_prediction
@@ -203,7 +204,7 @@ class Connection(Receiver):
             request.keep_alive = False
             self.answer_error(request, exc)
             return
-        if not is_predict:
+        if not is_predict or (b"prefer" in fields and wants_later(fields)):
             self._exchange = Exchange(self, request, door.app)
             door.run(self._exchange)
             return

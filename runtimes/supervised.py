@@ -22,6 +22,7 @@ from mdslite.runtimes.channel import Channel, Described, Entered, Open, Ready, R
 from mdslite.runtimes.protocol import LoadOptions, PackageReport
 
 RETRY_AFTER_S = 2.0  # after which a process that ended should be there again
+START_S = 60.0  # for the interpreter, and the worker's own imports
 CLOSE_S = 2.0  # that user code gets to end by itself
 _END_S = 2.0  # for a process to end after its socket was closed, or after it was killed
 _TAIL_LENGTH = 2000  # characters of its output that the hint of a failed load quotes
@@ -74,12 +75,14 @@ class PackageProcess:
                 self.channel.close()
 
     def _open(self, order: Open, limit_s: float) -> Opened:
-        deadline = monotonic() + limit_s
+        wait_s, deadline = START_S, monotonic() + START_S
         opened: Opened | None = None
         self.channel.send(order)
         while True:
-            reply = self._receive(deadline, limit_s)
+            reply = self._receive(deadline, wait_s)
             if isinstance(reply, Entered):
+                if self._stage == "started":  # the package's own time begins
+                    wait_s, deadline = limit_s, monotonic() + limit_s
                 self._stage = reply.stage
             elif isinstance(reply, Described):
                 opened = Opened(reply.report, reply.memory_bytes)
@@ -139,7 +142,7 @@ class PackageProcess:
         finally:
             theirs.close()
 
-    def _receive(self, deadline: float, limit_s: float) -> Any:
+    def _receive(self, deadline: float, wait_s: float) -> Any:
         self.channel.limit(max(0.001, deadline - monotonic()))
         try:
             reply = self.channel.receive()
@@ -147,7 +150,7 @@ class PackageProcess:
             self.child.kill("took too long")
             self.child.wait(_END_S)
             raise LoadFailed(
-                f"the package was not {self._stage} within {limit_s:g} s", hint=self._tail()
+                f"the package was not {self._stage} within {wait_s:g} s", hint=self._tail()
             ) from None
         except msgspec.DecodeError as exc:
             raise LoadFailed("its process sent what is no answer") from exc

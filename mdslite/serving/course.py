@@ -2,7 +2,7 @@
 
 A request's rows move in groups, and each group as if it were alone: at a node, those of its rows that led
 there run together. A node that several lead to waits for those that can still lead to it, and for no others:
-one that is known not to run tells those behind it (dead path elimination, as in BPEL 2.0, 11.6.2).
+one that is known not to run tells those behind it (what BPEL calls dead-path elimination).
 """
 
 from __future__ import annotations

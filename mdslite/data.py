@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 import mds
 from mdslite.errors import InvalidJson, InvalidRequest
@@ -71,7 +72,7 @@ class DataCodec:
             if not array.ndim:
                 raise InvalidRequest("the .npy body holds a scalar: expected an array of rows")
             native = array.astype(array.dtype.newbyteorder("="), copy=False)
-            return self._columns(list(native), "instances")
+            return self._columns([np.asarray(row) for row in native], "instances")
         if kind != b"text/plain" and is_json(kind):
             return self.decode(body)
         return self._columns([mds.Body(body, kind.decode("latin-1"))], "value")

@@ -155,6 +155,8 @@ def test_rows_of_an_array_go_in_and_come_out_as_one(url: str) -> None:
     status, headers, body = post(url, PREDICT, npy(array), kinds)
     assert (status, headers["content-type"]) == (200, "application/x-npy")
     np.testing.assert_array_equal(np.load(io.BytesIO(body)), array * 2)
+    status, _, body = post(url, PREDICT, npy(array.ravel()), kinds)
+    assert (status, np.load(io.BytesIO(body)).tolist()) == (200, [0, 2, 4, 6, 8, 10])
 
 
 def test_bytes_are_a_body_unless_the_header_says_that_they_are_numbers(url: str) -> None:

@@ -21,6 +21,7 @@ from test_differential import Asked, ask_http1, ask_http2, compare, open_corpus_
 
 from mdslite.http.deflate import INLINE_BYTES
 from mdslite.runtimes.protocol import NUMPY_DTYPES
+from mdslite.spec import ServiceInfo, Spec
 
 INFER = "/v2/models/p.m/infer"
 PREDICT = "/projects/p/models/m:predict"
@@ -249,6 +250,27 @@ def test_both_kinds_of_urls_take_turns_in_one_round(tmp_path: Path) -> None:
             asked = [infer(flat(X)), post({"instances": X.tolist()})] * 4
             answered = [(await ask_http1(site, one)).headers["mdslite-version"] for one in asked]
             assert answered == ["v1", "v2"] * 4
+
+    run(test())
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_shadow_gets_what_was_asked_in_any_form(tmp_path: Path, same: bool) -> None:
+    async def test() -> None:
+        path = models.identity(tmp_path / "m.onnx")
+        other = path if same else models.mlp(tmp_path / "other.onnx", dims=(3, 4, 2))
+        versions = Deployed(path), Deployed(other, version="v2", weight=0)
+        async with open_site(tmp_path, *versions) as site:
+            spec = Spec(uri="/model", service_info=ServiceInfo(weight=0, shadow=True))
+            site.fleet.switch(respecced=[(("p", "m", "v2"), spec)])
+            asked = infer(binary(X), raw=X.tobytes()), post(X.tobytes(), media_type=OCTETS)
+            for number, one in enumerate(asked, 1):
+                for reply in await ask_both(site, one):
+                    assert reply.headers["mdslite-version"] == "v1"
+                await until(lambda number=number: len(site.rows) == 4 * number)
+            shadows = [row for row in site.logged if row["shadow"]]
+            assert [(row["version"], row["status"]) for row in shadows] == [("v2", 200)] * 4
+            assert shadows[0]["url"] == INFER
 
     run(test())
 

@@ -19,6 +19,7 @@ from mdslite.oip.message import PLANS_MAX, Messages
 from mdslite.oip.typed import TensorMessages
 from mdslite.packing import from_bfloat16, to_bfloat16
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Answers, Rows, Signature, TensorSpec
+from mdslite.serving.remote.speech import PassingCodec
 from mdslite.tensors import SHARED_BYTES, Codec
 
 X2 = TensorSpec("x", "FP32", (None, 2))
@@ -567,6 +568,14 @@ def test_answers_are_json_texts_unless_they_are_arrays_of_one_kind() -> None:
     mixed = package.answer(arrays[0], np.array([1.5]), b"3")
     assert mixed == tensor("predictions", "BYTES", [3], data=["[1.0,2.0]", "[1.5]", "3"])
     assert package.answer(np.array(["ham"]))["data"] == ['["ham"]']
+
+
+def test_rows_of_numbers_are_json_to_an_endpoint_elsewhere() -> None:
+    package = Package()
+    package.codec = PassingCodec()
+    package.messages = FreeMessages(package.codec, model="p.m", version="v1")
+    message = {"inputs": [tensor("instances", "FP32", [2, 2], data=[1, 2, 3, 4])]}
+    assert package.data(json.dumps(message).encode()) == [b"[1.0,2.0]", b"[3.0,4.0]"]
 
 
 def test_json_errors_of_data_are_errors_of_json() -> None:

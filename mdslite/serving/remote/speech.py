@@ -28,7 +28,7 @@ from mdslite.errors import (
 )
 from mdslite.oip.wire import pack_strings, unpack_strings
 from mdslite.packing import to_bfloat16
-from mdslite.runtimes.protocol import NUMPY_DTYPES, Answers, Outputs, Signature, TensorSpec
+from mdslite.runtimes.protocol import NUMPY_DTYPES, Answers, Datum, Outputs, Signature, TensorSpec
 from mdslite.tensors import Codec, Columns, is_json, plain_type
 
 _HEAD_BYTES = "inference-header-content-length"
@@ -79,7 +79,15 @@ class Speech(Protocol):
 
 
 class PassingCodec(DataCodec):
-    """Free data on their way to somebody else: what is no JSON passes whole, arrays too."""
+    """Free data on their way to somebody else: what is no JSON passes whole, arrays too. Rows of numbers from an
+    infer request become JSON."""
+
+    def take(self, data: list[Datum]) -> Columns:
+        texts = [
+            orjson.dumps(one, option=orjson.OPT_SERIALIZE_NUMPY) if isinstance(one, np.ndarray) else one
+            for one in data
+        ]
+        return super().take(texts)
 
     def decode_typed(self, body: bytes, media_type: bytes) -> Columns:
         kind = plain_type(media_type)

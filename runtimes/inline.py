@@ -84,7 +84,7 @@ class InlineSession:
             except MdsliteError as exc:  # out of `emit`
                 return [Answers([exc], confidences=[None])]
 
-    def check(self) -> None:
+    def check(self, handle: RunHandle | None = None) -> None:
         self._executor.check()
 
     def output(self) -> str:

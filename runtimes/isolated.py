@@ -44,7 +44,6 @@ class IsolatedSession:
         self._blocks = Blocks(self._process)
         self._turn = threading.Lock()  # of who speaks with the process
         self._state = threading.Lock()  # of what follows
-        self._turns = 0
         self._present: Handle | None = None
         self._running = False  # a run is under way, which hears by itself of the process's end
         self._served = False
@@ -85,8 +84,8 @@ class IsolatedSession:
         with self._taking_turn(handle):
             return [self._exchange(Frame(data), feeds, emit)]
 
-    def check(self) -> None:
-        with self._taking_turn(None, runs=False):
+    def check(self, handle: RunHandle | None = None) -> None:
+        with self._taking_turn(handle, runs=False):
             reply = self._ask(Check())
             if not isinstance(reply, Checked):
                 raise self._wild()
@@ -125,7 +124,7 @@ class IsolatedSession:
                     raise DeadlineExceeded("the run was stopped before it began")
                 if not self._process.child.running:
                     raise self._process.gone()
-                self._present, self._running = handle or Handle(self._stop), runs
+                self._present, self._running = handle, runs
             try:
                 yield
             except (OSError, EOFError) as exc:
@@ -139,18 +138,15 @@ class IsolatedSession:
                 raise
             finally:
                 with self._state:
-                    if handle is not None:
-                        handle.done = True
                     self._present, self._running = None, False
                     if not self._served:
                         self._process.channel.close()
 
     def _stop(self, handle: Handle) -> None:
-        """A handle's word. One that no run was given stops whatever is under way: a check."""
+        """A handle's word: what it was given to ends, now or when it would begin."""
         with self._state:
-            present = self._present
             handle.stopped = True
-            if not handle.done and present is not None and (present is handle or not self._running):
+            if self._present is handle:
                 self._process.child.kill(LATE)
 
     def _ended(self, reason: str) -> None:
@@ -213,12 +209,11 @@ class IsolatedSession:
 class Handle:
     """Stops one run, by killing the process that it runs in."""
 
-    __slots__ = ("_stop", "done", "stopped")
+    __slots__ = ("_stop", "stopped")
 
     def __init__(self, stop: Callable[[Handle], None]) -> None:
         self._stop = stop
         self.stopped = False
-        self.done = False
 
     def terminate(self) -> None:
         self._stop(self)

@@ -222,10 +222,10 @@ class DataSession(Protocol):
         """
         ...
 
-    def check(self) -> None:
+    def check(self, handle: RunHandle | None = None) -> None:
         """Run the class's health check.
 
-        :raises Unavailable: with what it said
+        :raises Unavailable: with what it said, or the process that ran it is gone
         """
         ...
 

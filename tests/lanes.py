@@ -133,7 +133,7 @@ class FakeData:
         self.handles.append(FakeHandle())
         return self.handles[-1]
 
-    def check(self) -> None:
+    def check(self, handle: Any = None) -> None:
         self.entered.set()
         self.hold.wait(10)
         if self.failure is not None:

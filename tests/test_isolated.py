@@ -545,9 +545,13 @@ def test_a_health_check_is_run_and_says_what_is_wrong(tmp_path: Path, isolation:
 def test_a_health_check_that_hangs_is_ended(tmp_path: Path) -> None:
     with opened(write_package(tmp_path, CHECKED)) as session:
         answers_of(session, do("self.state = 'hang'"))
-        threading.Timer(0.2, session.handle().terminate).start()
+        mine, another = session.handle(), session.handle()
+        timers = [threading.Timer(0.2, another.terminate), threading.Timer(0.4, mine.terminate)]
+        for timer in timers:
+            timer.start()
         with pytest.raises(Unavailable, match="did not answer in time"):
-            session.check()
+            session.check(mine)
+        assert not timers[1].is_alive()
 
 
 # Streams

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from mdslite.errors import DeadlineExceeded, MdsliteError
+from mdslite.runtimes.protocol import RunHandle
 from mdslite.serving.batch import AnySession, Batch, ends_session, public_error
 from mdslite.serving.gate import Gate
 
@@ -60,7 +61,7 @@ class Replica:
         A check that takes longer than `limit_s`, counted from when it begins, is told as DeadlineExceeded,
         and what runs it is stopped (an isolated session's process is killed).
         """
-        check = _Check(self._loop, done, limit_s=limit_s, stop=self.session.handle().terminate)
+        check = _Check(self._loop, done, limit_s=limit_s, handle=self.session.handle())
         self._hand_over(check.run)
 
     def close(self) -> None:
@@ -95,12 +96,12 @@ class _Check:
         done: Callable[[MdsliteError | None], None],
         *,
         limit_s: float,
-        stop: Callable[[], None],
+        handle: RunHandle,
     ) -> None:
         self._loop = loop
         self._done = done
         self._limit_s = limit_s
-        self._stop = stop
+        self._handle = handle
         self._begun_at = 0.0
         self._error: MdsliteError | None = None
         self._timer: asyncio.TimerHandle | None = loop.call_later(limit_s, self._late)
@@ -108,7 +109,7 @@ class _Check:
     def run(self, session: Any) -> Callable[[], None]:
         self._begun_at = perf_counter()
         try:
-            session.check()
+            session.check(self._handle)
         except BaseException as exc:  # user code runs in there
             self._error = public_error(exc)
         return self._report
@@ -121,7 +122,7 @@ class _Check:
             return
         self._error = DeadlineExceeded(f"its check did not end within {self._limit_s:g} s")
         self._report()
-        self._stop()
+        self._handle.terminate()
 
     def _report(self) -> None:
         if self._timer is not None:

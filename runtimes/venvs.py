@@ -46,7 +46,7 @@ class Environments:
     def __init__(
         self, folder: Path, *, install_timeout_s: float = INSTALL_TIMEOUT_S, keep_s: float = KEEP_S
     ) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # its interpreters are started from elsewhere
         self._install_timeout_s = install_timeout_s
         self._keep_s = keep_s
         self._used: set[str] = set()  # by this process

@@ -130,7 +130,11 @@ def test_the_environment_s_own_packages_come_first(index: Path, environments: En
     assert ask(python, "import orjson; print(orjson.own)") == "True"
 
 
-def test_a_package_runs_in_its_environment(index: Path, environments: Environments, tmp_path: Path) -> None:
+def test_a_package_runs_in_its_environment(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environments = Environments(Path("environments"))
     write_wheel(index, "frobnicator", "2.5")
     package = write_package(tmp_path / "package", METHODS, head=USES, requirements="['frobnicator>=2']")
     told: list[tuple[str, str]] = []

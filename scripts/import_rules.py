@@ -44,8 +44,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "store": "errors findings spec wire process",
         "recent": "errors store",
         "metrics": "errors store recent",
-        "serving": "errors mds targets spec graph pipelines packing tensors data oip runtimes.protocol runtimes "
-        "store",
+        "serving": "errors mds targets spec graph pipelines packing tensors data oip "
+        "runtimes.protocol runtimes store",
         "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
         "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "
         "runtimes.protocol "

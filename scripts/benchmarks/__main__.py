@@ -20,11 +20,12 @@ from benchmarks.forms import measure_forms
 from benchmarks.journal import count_log, measure_log_cost
 from benchmarks.limit import measure_limit
 from benchmarks.report import WORKLOADS, Results, render, to_plain
+from benchmarks.routing import measure_routing, measure_shadows
 from benchmarks.start import measure_start
 from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Effort
 
-PARTS = ("throughput", "limit", "log", "forms", "start", "changes")
+PARTS = ("throughput", "limit", "log", "forms", "routing", "start", "changes")
 COMPARED = ("onnxruntime-gpu", "onnxruntime", "mosec", "uvicorn", "hypercorn", "starlette")
 BUSY_LOAD = 0.5
 
@@ -76,6 +77,10 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
     def forms() -> None:
         results.forms = measure_forms(bench, effort, say)
 
+    def routing() -> None:
+        results.routing = measure_routing(bench, effort, say)
+        results.shadows = measure_shadows(bench, effort, say)
+
     def start() -> None:
         results.start = measure_start(bench, say)
 
@@ -83,7 +88,7 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
         results.changes = measure_changes(bench, effort, say)
 
     complete = True
-    for part in (throughput, limit, log, forms, start, changes):
+    for part in (throughput, limit, log, forms, routing, start, changes):
         if part.__name__ not in parts:
             continue
         try:

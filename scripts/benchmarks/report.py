@@ -12,6 +12,7 @@ from benchmarks.forms import FormCost
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import Limit
 from benchmarks.models import TINY, WIDE, Workload
+from benchmarks.routing import RoutingCost, ShadowCost
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
 
@@ -32,6 +33,8 @@ class Results:
     log_costs: list[LogCost] = field(default_factory=list)
     log_count: LogCount | None = None
     forms: list[FormCost] = field(default_factory=list)
+    routing: RoutingCost | None = None
+    shadows: list[ShadowCost] = field(default_factory=list)
     start: Start | None = None
     changes: list[Change] = field(default_factory=list)
 
@@ -60,6 +63,7 @@ def find_targets(results: Results) -> list[Target]:
         *_throughput_targets(results),
         *_log_targets(results),
         *_form_targets(results),
+        *_routing_targets(results),
         *_start_targets(results),
         *_change_targets(results),
     ]
@@ -103,6 +107,18 @@ def _form_targets(results: Results) -> Iterator[Target]:
         speeds = f"{cost.binary_per_s:,.0f} to {cost.json_per_s:,.0f} requests/s"
         failed = f", {cost.failed} failed" if cost.failed else ""
         yield replace(target, measured=f"{target.measured} ({speeds}{failed})")
+
+
+def _routing_targets(results: Results) -> Iterator[Target]:
+    if cost := results.routing:
+        what = f"routing among {cost.versions} versions, a request more than with one"
+        measured = f"{cost.added_us:.1f} us (cpu {cost.one_us:.1f} to {cost.many_us:.1f} us)"
+        yield Target(what, "<= 3 us", measured, cost.added_us <= 3.0)
+    for shadow in results.shadows:
+        what = f"p99 beside a slow shadow of {shadow.percent} % of the traffic"
+        interval = f"[{shadow.low:.2f}, {shadow.high:.2f}], {shadow.failed} failed"
+        measured = f"{shadow.ratio:.2f} x {interval}"
+        yield Target(what, "1 x in the interval", measured, shadow.low <= 1.0 and not shadow.failed)
 
 
 def _start_targets(results: Results) -> Iterator[Target]:

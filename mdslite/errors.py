@@ -10,6 +10,7 @@
     ├── MethodNotAllowed         405 method_not_allowed
     ├── RequestTimeout           408 request_timeout
     ├── Conflict                 409 conflict
+    ├── PreconditionFailed       412 precondition_failed
     ├── TooLarge                 413 too_large
     ├── UnsupportedMedia         415 unsupported_media_type
     ├── Unprocessable            422 unprocessable
@@ -100,6 +101,13 @@ class RequestTimeout(MdsliteError):
 class Conflict(MdsliteError):
     code = "conflict"
     status = 409
+
+
+class PreconditionFailed(MdsliteError):
+    """What a request wants to change is not what its sender saw (If-Match, If-None-Match)."""
+
+    code = "precondition_failed"
+    status = 412
 
 
 class TooLarge(MdsliteError):

@@ -20,10 +20,12 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from mdslite import spec as specs
+from mdslite.deploy.edition import alone, complete, merge
 from mdslite.deploy.events import Progress, ignore
 from mdslite.deploy.intake import Intake, blaming
 from mdslite.deploy.orders import (
     Draft,
+    FileSource,
     Order,
     Outcome,
     RevisionSource,
@@ -95,7 +97,9 @@ class Deployer:
         with placing(source):
             parsed = await asyncio.to_thread(parse, source)
             async with self.turn():
-                return await self._draft(await self._latest(), source, parsed, progress)
+                current = state_of(await self._worker.call(self._registry.current))
+                parsed = await complete(parsed, current, source)
+                return await self._draft(await self._latest(), current, source, parsed, progress)
 
     async def apply(self, order: Order, *, progress: Progress = ignore) -> Outcome:
         """Apply an order, and go on with it when the caller is cancelled.
@@ -172,10 +176,15 @@ class Deployer:
                     "apply was planned on",
                     hint="look at the plan again, and apply that",
                 )
+            rows = await self._worker.call(self._registry.current)
+            if order.check is not None:
+                order.check(rows, latest)
+            current = state_of(rows)
+            parsed = await complete(parsed, current, order.source)
             plan: Plan | None = None
             try:
                 with placing(order.source):
-                    draft = await self._draft(latest, order.source, parsed, progress)
+                    draft = await self._draft(latest, current, order.source, parsed, progress)
                     plan = draft.plan
                     if not plan.changed:
                         return Outcome("unchanged", latest, plan, monotonic() - started)
@@ -190,9 +199,13 @@ class Deployer:
             return Outcome("applied", revision, plan, monotonic() - started)
 
     async def _draft(
-        self, latest: int, source: Source, parsed: specs.Deployments | None, progress: Progress
+        self,
+        latest: int,
+        current: State,
+        source: Source,
+        parsed: specs.Deployments | None,
+        progress: Progress,
     ) -> Draft:
-        current = state_of(await self._worker.call(self._registry.current))
         if isinstance(source, RevisionSource):
             wanted = state_of(
                 await self._worker.call(self._registry.at_revision, revision_number(source, latest))
@@ -203,8 +216,10 @@ class Deployer:
             plan = make_plan(current, reweigh(current, source), prune=False)
         else:
             assert parsed is not None
-            admitted = await self._intake.admit(parsed, progress)
-            plan = _revived(make_plan(current, admitted, prune=source.prune), self._fleet)
+            admitted = await self._intake.admit(alone(parsed, source), progress)
+            prune = isinstance(source, FileSource) and source.prune
+            wanted = merge(current, parsed, admitted, source)
+            plan = _revived(make_plan(current, wanted, prune=prune), self._fleet)
         await self._check_fit(plan, current)
         return Draft(latest, current, plan)
 

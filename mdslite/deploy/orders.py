@@ -5,10 +5,10 @@ Loads, stores and routes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -48,17 +48,32 @@ class WeightsSource:
     weights: Mapping[str, float]
 
 
-Source = FileSource | RevisionSource | WeightsSource
+@dataclass(frozen=True, slots=True)
+class VersionSource:
+    """What is deployed now, with one version added, changed or (`spec` None) deleted. `spec` is as in a file,
+    with nothing in it relative."""
+
+    project: str
+    model: str
+    version: str
+    spec: Mapping[str, Any] | None
+
+
+Source = FileSource | RevisionSource | WeightsSource | VersionSource
+# What must hold of what is deployed, with the latest revision, when an order's turn has come.
+Check = Callable[[Sequence[VersionRow], int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to apply, who wants it and why. `expect_revision` is the latest one that they saw, 0 for none."""
+    """What to apply, who wants it and why. `expect_revision` is the latest one that they saw, 0 for none;
+    `check` raises what is to refuse the order before it begins."""
 
     source: Source
     author: str
     reason: str = ""
     expect_revision: int | None = None
+    check: Check | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,14 @@ import msgspec
 
 from mdslite import spec as specs
 from mdslite.deploy.events import Event, Feed
-from mdslite.deploy.orders import FileSource, Order, Outcome, RevisionSource, Source
-from mdslite.deploy.plan import to_plain
+from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source
 from mdslite.errors import InvalidRequest, NotFound
-from mdslite.http import views
+from mdslite.http import resources, views
 from mdslite.http.access import Grant
-from mdslite.http.caller import Caller
-from mdslite.http.guard import error_body
+from mdslite.http.conditions import revision_tag, rows_of, tag_of, tagged
 from mdslite.http.ndjson import Lines
 from mdslite.http.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, declare
+from mdslite.http.ordering import carry_out, make_order, remark
 from mdslite.http.parts import Parts
 from mdslite.http.schema import (
     ApplyBody,
@@ -30,7 +29,6 @@ from mdslite.http.schema import (
     AtQuery,
     BackupBody,
     BackupReply,
-    DiffInfo,
     FindingInfo,
     LogsQuery,
     LogsReply,
@@ -45,16 +43,14 @@ from mdslite.http.schema import (
     RevisionPath,
     RevisionsQuery,
     Status,
-    VersionInfo,
     VersionPath,
 )
 from mdslite.store.filters import Filter, parse
 from mdslite.store.moments import parse_moment
-from mdslite.store.registry import Revision
+from mdslite.store.registry import Revision, VersionRow
 from mdslite.store.requests import Entry
 
 FOLLOW_S = 0.25  # as often as the journal writes
-DEFAULT_AUTHOR = "api"
 _PAGE = 200
 _NOT_APPLIED = (404, 409, 422, 507)
 
@@ -65,34 +61,26 @@ async def get_status(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Sta
     return views.status_of(parts, latest.id if latest else 0)
 
 
-async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -> list[ModelInfo]:
+async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -> list[ModelInfo] | Answer:
     """Every model and its versions, with the traffic of the last minute"""
     rows = await parts.worker.call(parts.registry.current)
-    return views.models_of(parts, rows, project=call.query.project, grant=call.caller.grant)
+    latest = await parts.worker.call(parts.registry.latest)
+    found = views.models_of(parts, rows, project=call.query.project, grant=call.caller.grant)
+    return tagged(found, revision_tag(latest.id if latest else 0), call.headers)
 
 
-async def get_model(parts: Parts, call: Call[ModelPath, AtQuery, Nothing]) -> ModelInfo:
+async def get_model(parts: Parts, call: Call[ModelPath, AtQuery, Nothing]) -> ModelInfo | Answer:
     """One model, now or at a time of the past"""
+    path = call.path
     if call.query.at is None:
-        return await _model(parts, call.path)
+        rows = await parts.worker.call(parts.registry.current)
+        found = _model(parts, path, rows)
+        tag = tag_of(rows_of(rows, path.project, path.model))
+        return found if tag is None else tagged(found, tag, call.headers)
     at = parse_moment(call.query.at, now=time())
     rows = await parts.worker.call(parts.registry.at_time, at)
     revision = await _revision_at(parts, at)
-    return views.past_model(
-        call.path.project, call.path.model, rows, at=at, revision=revision.id if revision else 0
-    )
-
-
-async def get_version(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) -> VersionInfo:
-    """One version of a model"""
-    path = call.path
-    model = await _model(parts, path)
-    for version in model.versions:
-        if version.version == path.version:
-            return version
-    known = ", ".join(version.version for version in model.versions)
-    name = f"{path.project}/{path.model}"
-    raise NotFound(f"{name} has no version {path.version}: it has {known}", hint=f"mdslite show {name}")
+    return views.past_model(path.project, path.model, rows, at=at, revision=revision.id if revision else 0)
 
 
 async def get_output(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) -> list[PrintedInfo]:
@@ -104,12 +92,14 @@ async def get_output(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) ->
     return views.printed_of(served)
 
 
-async def plan(parts: Parts, call: Call[Nothing, Nothing, PlanBody]) -> PlanReply:
+async def plan(parts: Parts, call: Call[Nothing, Nothing, PlanBody]) -> PlanReply | Answer:
     """What an apply would change. Fetches and probes artifacts, changes nothing"""
     source = _source(call.body)
     await _check_reach(call.caller.grant, source)
     draft = await parts.deployer.plan(source)
-    return views.plan_reply(draft.base_revision, draft.plan)
+    reply = views.plan_reply(draft.base_revision, draft.plan)
+    etag = revision_tag(draft.base_revision).encode()
+    return Raw(msgspec.json.encode(reply), headers=((b"etag", etag),))
 
 
 async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyReply | Answer:
@@ -117,18 +107,20 @@ async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyR
     body = call.body
     source = _source(body)
     await _check_reach(call.caller.grant, source)
-    order = Order(
+    order = make_order(
+        call,
         source,
-        author=_author(body, call.caller.grant),
+        author=body.author,
         reason=body.reason or "",
+        tag_of=lambda rows, latest: revision_tag(latest),
         expect_revision=body.expect_revision,
     )
+    if NDJSON not in call.accept:
+        return await carry_out(parts, call, order)
     feed = Feed()
     task = parts.deployer.begin(order, progress=feed.post)
     task.add_done_callback(lambda _: feed.end())
-    task.add_done_callback(lambda _: _remark(call.caller, task))
-    if NDJSON not in call.accept:
-        return _apply_reply(await asyncio.shield(task), call.request_id)
+    task.add_done_callback(lambda _: remark(call.caller, task))
     if not await feed.begun():
         await asyncio.shield(task)  # what was refused before it began is answered with its own status
     return Lines(_events(feed, task), call.receive)
@@ -140,13 +132,15 @@ async def list_revisions(parts: Parts, call: Call[Nothing, RevisionsQuery, Nothi
     return [views.revision_of(one) for one in found]
 
 
-async def get_revision(parts: Parts, call: Call[RevisionPath, Nothing, Nothing]) -> RevisionDetail:
+async def get_revision(parts: Parts, call: Call[RevisionPath, Nothing, Nothing]) -> RevisionDetail | Answer:
     """One revision: its diff, the text that was applied, and what was deployed after it"""
     found = await parts.worker.call(parts.registry.revision, call.path.revision)
     rows = await parts.worker.call(parts.registry.at_revision, call.path.revision)
     info = views.revision_of(found)
     fields = {name: getattr(info, name) for name in RevisionInfo.__struct_fields__}
-    return RevisionDetail(**fields, source=found.source, versions=[views.deployed_of(row) for row in rows])
+    versions = [views.deployed_of(row) for row in rows]
+    detail = RevisionDetail(**fields, source=found.source, versions=versions)
+    return tagged(detail, revision_tag(found.id), call.headers)
 
 
 async def list_requests(parts: Parts, call: Call[Nothing, LogsQuery, Nothing]) -> LogsReply | Answer:
@@ -179,12 +173,12 @@ def make_operations() -> list[Operation]:
     model = f"{root}/projects/{{project}}/models/{{model}}"
     return [
         declare("GET", f"{root}/status", get_status, group="appliance", reach="own"),
-        declare("GET", f"{root}/models", list_models, group="models", reach="own"),
-        # Who predicts may know what the model takes.
-        declare("GET", model, get_model, group="models", errors=(404,), also="predict"),
         declare(
-            "GET", f"{model}/versions/{{version}}", get_version, group="models", errors=(404,), also="predict"
+            "GET", f"{root}/models", list_models, group="models", errors=(412,), reach="own", tagged=True
         ),
+        # Who predicts may know what the model takes.
+        declare("GET", model, get_model, group="models", errors=(404,), also="predict", tagged=True),
+        *resources.make_operations(),
         declare("GET", f"{model}/versions/{{version}}/output", get_output, group="models", errors=(404,)),
         declare("POST", f"{root}/plan", plan, group="deployments", errors=_NOT_APPLIED, reach="own"),
         declare(
@@ -195,17 +189,25 @@ def make_operations() -> list[Operation]:
             errors=_NOT_APPLIED,
             stream=Event,
             reach="own",
+            tagged=True,
+            once=True,
         ),
         declare("GET", f"{root}/revisions", list_revisions, group="deployments"),
-        declare("GET", f"{root}/revisions/{{revision}}", get_revision, group="deployments", errors=(404,)),
+        declare(
+            "GET",
+            f"{root}/revisions/{{revision}}",
+            get_revision,
+            group="deployments",
+            errors=(404, 412),
+            tagged=True,
+        ),
         declare("GET", f"{root}/logs", list_requests, group="requests", stream=Entry, reach="own"),
         declare("POST", f"{root}/backup", backup, group="appliance", errors=(409, 422, 507)),
         declare("GET", f"{root}/doctor", doctor, group="appliance"),
     ]
 
 
-async def _model(parts: Parts, path: ModelPath) -> ModelInfo:
-    rows = await parts.worker.call(parts.registry.current)
+def _model(parts: Parts, path: ModelPath, rows: list[VersionRow]) -> ModelInfo:
     for model in views.models_of(parts, rows, project=path.project):
         if model.model == path.model:
             return model
@@ -221,20 +223,6 @@ async def _revision_at(parts: Parts, unix_s: float) -> Revision | None:
                 return revision
         before = page[-1].id
     return None
-
-
-def _author(body: ApplyBody, grant: Grant) -> str:
-    """Who the revision names: what the caller says, and the token that says so."""
-    said = body.author or DEFAULT_AUTHOR
-    return said if grant.token_id is None else f"{said} ({grant.name})"
-
-
-def _remark(caller: Caller, task: asyncio.Task[Outcome]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        outcome = task.result()
-        caller.remark = (
-            outcome.state if outcome.revision is None else f"revision {outcome.revision} {outcome.state}"
-        )
 
 
 async def _check_reach(grant: Grant, source: Source) -> None:
@@ -270,19 +258,6 @@ def _source(body: PlanBody) -> Source:
     if body.base is None or not os.path.isabs(body.base) or "\0" in body.base:
         raise InvalidRequest(f"base: expected the absolute path of the file's folder, got {body.base!r}")
     return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
-
-
-def _apply_reply(outcome: Outcome, request_id: str) -> ApplyReply | Answer:
-    if outcome.error is not None:
-        body = error_body(outcome.error, request_id, revision=outcome.revision)
-        return Raw(body, status=outcome.error.status)
-    assert outcome.plan is not None and outcome.revision is not None and outcome.state != "failed"
-    return ApplyReply(
-        revision=outcome.revision,
-        state=outcome.state,
-        seconds=round(outcome.seconds, 3),
-        summary=views.summary_of(msgspec.convert(to_plain(outcome.plan), DiffInfo)),
-    )
 
 
 async def _events(feed: Feed, task: asyncio.Task[Outcome]) -> AsyncGenerator[Event, None]:

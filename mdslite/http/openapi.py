@@ -4,7 +4,7 @@ beyond what every operation shares.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -28,6 +28,16 @@ _GROUPS = {
 _ALWAYS = (400, 403, 500)
 _WITH_TOKEN = (401, 429)
 _WITH_BODY = (408, 413, 415)
+_TAGS = {
+    "type": "string",
+    "pattern": r'^(\*|(W/)?"[\x21\x23-\x7e]*"(, ?(W/)?"[\x21\x23-\x7e]*")*)$(?!\n)',
+    "examples": ['"0f3a5d6c7b8e9f0011223344"'],
+}
+_MATCH = {
+    "If-Match": "answer 412 unless the present ETag is one of these",
+    "If-None-Match": "answer 412 (GET: 304) if the present ETag is one of these; * where there must be none",
+}
+_ETAG = "the state of what is deployed here; not of the traffic's figures beside it"
 
 Json = dict[str, Any]
 
@@ -70,8 +80,9 @@ class _Schemas:
         for operation in operations:
             types += [one for one in (operation.body, operation.reply, operation.stream) if one is not None]
         schemas, self.components = msgspec.json.schema_components(types, ref_template=_REF)
+        self.components = _portable(self.components)
         self.components.pop(Nothing.__name__, None)
-        self._schemas = list(zip(types, schemas, strict=True))
+        self._schemas = list(zip(types, (_portable(one) for one in schemas), strict=True))
 
     def of(self, wanted: Any) -> Json:
         return next(schema for one, schema in self._schemas if one == wanted)
@@ -85,9 +96,12 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
         "parameters": [
             *_parameters(operation.path, "path"),
             *_parameters(operation.query, "query"),
+            *_header_parameters(operation),
         ],
     }
     errors = {*_ALWAYS, *operation.errors} - {200, *operation.same}
+    if operation.tagged:
+        errors |= {412}
     if operation.scope is not None:
         errors |= {*_WITH_TOKEN}
         found["security"] = [{"token": []}, {}]
@@ -100,6 +114,8 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
         errors |= {*_WITH_BODY}
     replies = {status: _reply(status, operation, schemas) for status in (200, *operation.same)}
     replies |= {status: _error(HTTPStatus(status).phrase, schemas) for status in errors}
+    if operation.tagged and operation.method == "GET":
+        replies[304] = {"description": HTTPStatus(304).phrase, "headers": _headers({"etag": _ETAG})}
     responses = {str(status): replies[status] for status in sorted(replies)}
     found["responses"] = responses | {"default": _error("Another error", schemas)}
     return found
@@ -109,7 +125,7 @@ def _parameters(struct: type[msgspec.Struct], place: Literal["path", "query"]) -
     if struct is Nothing:
         return
     _, components = msgspec.json.schema_components([struct], ref_template=_REF)
-    schema = components[struct.__name__]
+    schema = _portable(components[struct.__name__])
     for name, field in schema["properties"].items():
         kept = {key: value for key, value in field.items() if key != "description"}
         parameter = {"name": name, "in": place, "required": name in schema["required"], "schema": kept}
@@ -118,22 +134,42 @@ def _parameters(struct: type[msgspec.Struct], place: Literal["path", "query"]) -
         yield parameter
 
 
+def _header_parameters(operation: Operation) -> Iterator[Json]:
+    if operation.tagged:
+        for name, text in _MATCH.items():
+            yield {"name": name, "in": "header", "required": False, "schema": _TAGS, "description": text}
+
+
+def _headers(texts: Mapping[str, str]) -> Json:
+    """A reply's headers: what each says, by its name."""
+    found = {name: {"schema": {"type": "string"}, "description": text} for name, text in texts.items()}
+    return {"mdslite-request-id": {"$ref": "#/components/headers/RequestId"}, **found}
+
+
 def _reply(status: int, operation: Operation, schemas: _Schemas) -> Json:
     content: Json = {operation.media_type: {"schema": schemas.of(operation.reply)}}
     if operation.stream is not None:
         line = {"description": "one line", **schemas.of(operation.stream)}
         content[NDJSON] = {"schema": line}
-    headers = {name: {"schema": {"type": "string"}, "description": text} for name, text in operation.headers}
-    return {
-        "description": HTTPStatus(status).phrase,
-        "headers": {"mdslite-request-id": {"$ref": "#/components/headers/RequestId"}, **headers},
-        "content": content,
-    }
+    texts = dict(operation.headers)
+    if operation.tagged and operation.method in ("GET", "PUT"):
+        texts["etag"] = _ETAG
+    return {"description": HTTPStatus(status).phrase, "headers": _headers(texts), "content": content}
+
+
+def _portable(schema: Any) -> Any:
+    """A schema whose patterns are written as JSON Schema's dialect (ECMA 262) has them."""
+    if isinstance(schema, dict):
+        found = {key: _portable(value) for key, value in schema.items()}
+        if isinstance(found.get("pattern"), str):
+            found["pattern"] = found["pattern"].replace(r"\A", "^").replace(r"\Z", r"$(?!\n)")
+        return found
+    return [_portable(one) for one in schema] if isinstance(schema, list | tuple) else schema
 
 
 def _error(description: str, schemas: _Schemas) -> Json:
     return {
         "description": description,
-        "headers": {"mdslite-request-id": {"$ref": "#/components/headers/RequestId"}},
+        "headers": _headers({}),
         "content": {JSON: {"schema": schemas.of(ErrorReply)}},
     }

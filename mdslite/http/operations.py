@@ -7,7 +7,7 @@ that the other does not. Owns no operation (see admin.py) and no socket.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import (
@@ -72,15 +72,23 @@ BodyT = TypeVar("BodyT", bound=msgspec.Struct)
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[PathT, QueryT, BodyT]):
-    """One request, checked and typed. `receive` tells a long answer that its reader has left."""
+    """One request, checked and typed, with its headers by lower-case name and the body as it came. `receive`
+    tells a long answer that its reader has left."""
 
     caller: Caller
+    method: Method
+    target: str
     path: PathT
     query: QueryT
+    headers: Mapping[str, str]
     body: BodyT
-    accept: str
+    content: bytes
     request_id: str
     receive: Receive
+
+    @property
+    def accept(self) -> str:
+        return self.headers.get("accept", "")
 
 
 class Answer(Protocol):
@@ -96,12 +104,15 @@ class Raw:
     body: bytes
     media_type: str = JSON
     status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     async def __call__(self, send: Send) -> None:
-        headers = [
-            (b"content-type", self.media_type.encode("latin-1")),
-            (b"content-length", b"%d" % len(self.body)),
-        ]
+        headers = list(self.headers)
+        if self.status != 304:
+            headers += [
+                (b"content-type", self.media_type.encode("latin-1")),
+                (b"content-length", b"%d" % len(self.body)),
+            ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
@@ -112,6 +123,9 @@ class Operation:
     `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for;
     `consumes` what a body may be beside JSON; `headers` the reply's own, with what they say. Without a
     handler it is answered by an ASGI application that whoever lists it provides.
+
+    `tagged` says that it heeds If-Match and If-None-Match and that its replies have an ETag, `once` that a
+    key can keep it from being done twice.
 
     `scope` is what a caller's token must have, None where none is asked for; `also` is another that will do.
     `reach` says what a token for
@@ -134,6 +148,8 @@ class Operation:
     media_type: str = JSON
     consumes: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    tagged: bool = False
+    once: bool = False
     scope: Scope | None = "admin"
     also: Scope | None = None
     reach: Reach = "all"
@@ -149,13 +165,15 @@ def declare(
     same: tuple[int, ...] = (),
     stream: Any = None,
     media_type: str = JSON,
+    tagged: bool = False,
+    once: bool = False,
     scope: Scope | Literal["open", "by method"] = "by method",
     also: Scope | None = None,
     reach: Reach | None = None,
 ) -> Operation:
     """Declare an operation. What it takes and gives is what its handler's annotations say, its summary the
     handler's docstring. To GET takes the scope read, anything else admin, unless `scope` says otherwise."""
-    hints = get_type_hints(handler)
+    hints = get_type_hints(handler, include_extras=True)
     path, query, body = get_args(hints["call"])
     replies = [one for one in get_args(hints["return"]) if one is not Answer]
     is_union = get_origin(hints["return"]) is UnionType
@@ -178,6 +196,8 @@ def declare(
         same=same,
         stream=stream,
         media_type=media_type,
+        tagged=tagged,
+        once=once,
         scope=None if scope == "open" else scope,
         also=also,
         reach=reach,
@@ -222,12 +242,17 @@ class Endpoint:
             caller.grant.require_model(names["project"], names.get("model"))
         elif operation.reach == "all" and operation.scope is not None:
             caller.grant.require_all()
+        query = parse_query(scope["query_string"], operation.query)
+        content = await read_body(scope, receive, limit_bytes=MAX_BODY_BYTES)
         call = Call(
             caller=caller,
+            method=operation.method,
+            target=scope["raw_path"].decode("latin-1"),
             path=path,
-            query=parse_query(scope["query_string"], operation.query),
-            body=await self._read_body(scope, receive),
-            accept=header(scope, b"accept"),
+            query=query,
+            headers=_fields(scope),
+            body=Nothing() if operation.body is Nothing else parse_json(content, operation.body),
+            content=content,
             request_id=scope["request_id"],
             receive=receive,
         )
@@ -237,11 +262,14 @@ class Endpoint:
             answer = Raw(msgspec.json.encode(answer))
         await answer(send)
 
-    async def _read_body(self, scope: AsgiScope, receive: Receive) -> msgspec.Struct:
-        body = await read_body(scope, receive, limit_bytes=MAX_BODY_BYTES)
-        if self._operation.body is Nothing:
-            return Nothing()
-        return parse_json(body, self._operation.body)
+
+def _fields(scope: AsgiScope) -> dict[str, str]:
+    """A request's headers; of a repeated one the values with commas between them."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
 
 
 def header(scope: AsgiScope, name: bytes) -> str:

@@ -70,7 +70,7 @@ def _operation(url: str, method: str, operation: Json) -> Iterator[str]:
         yield f"<h4>Body</h4><table>{''.join(_contents(operation['requestBody']['content']))}</table>"
     yield "<h4>Replies</h4><table>"
     for status, reply in operation["responses"].items():
-        contents = "".join(_contents(reply["content"]))
+        contents = "".join(_contents(reply.get("content", {})))
         yield f"<tr><td><code>{status}</code> {escape(reply['description'])}</td>"
         yield f"<td><table>{contents}</table></td></tr>"
     yield "</table></details>"

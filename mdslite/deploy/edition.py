@@ -1,0 +1,110 @@
+"""One version of a model put or deleted, as the file that would do so: the model with the others as they are.
+
+So that a version that comes alone is held to the same rules, in the same words, as one that comes in a file.
+Fetches and loads nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mdslite import spec as specs
+from mdslite.deploy.intake import refuse_unsupported
+from mdslite.deploy.orders import Source, VersionSource
+from mdslite.deploy.plan import State, Wanted
+from mdslite.errors import NotFound, SpecError
+
+_FILE = "the request"
+_PREFIX = re.compile(r"^.*?: (?:deployments\[0\]\.)?(?:versions\[\d+\]\.)?", re.DOTALL)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def rewrite(current: State, source: VersionSource) -> specs.Deployments:
+    """The model of `source` as a file with the change would have it.
+
+    :raises NotFound: what is to be deleted is not deployed
+    :raises SpecError: the spec is wrong, by itself or beside the model's others; it names the field
+    """
+    name = f"{source.project}/{source.model}"
+    before = current.get((source.project, source.model), {})
+    if source.spec is None and source.version not in before:
+        raise NotFound(f"{name} has no version {source.version}", hint="mdslite ls")
+    versions = {version: specs.to_plain(wanted.spec) for version, wanted in before.items()}
+    if source.spec is None:
+        del versions[source.version]
+    else:
+        _refuse_relative(source.spec)
+        versions[source.version] = dict(source.spec)
+    entry: dict[str, Any] = {
+        "project": source.project,
+        "model": source.model,
+        "versions": [{"version": version, "spec": spec} for version, spec in versions.items()],
+    }
+    sticky = next((one for spec in versions.values() if (one := _sticky(spec)) is not None), None)
+    if sticky is not None:  # of the model: a version that comes without takes it on
+        entry["sticky"] = sticky
+    try:
+        found = specs.load(json.dumps({"deployments": [entry]}, indent=1), file=_FILE, base=Path("/"))
+    except SpecError as exc:
+        # Lines and columns of a text that nobody wrote would lead nowhere: the field's name is the place.
+        raise SpecError(_PREFIX.sub("", exc.message, count=1), file=_FILE, hint=exc.hint) from exc
+    refuse_unsupported(found)
+    return found
+
+
+async def complete(
+    parsed: specs.Deployments | None, current: State, source: Source
+) -> specs.Deployments | None:
+    """What an order says, once it is known what is deployed.
+
+    :raises NotFound, SpecError: see `rewrite`
+    """
+    if not isinstance(source, VersionSource):
+        return parsed
+    return await asyncio.to_thread(rewrite, current, source)
+
+
+def alone(parsed: specs.Deployments, source: Source) -> specs.Deployments:
+    """What an order wants fetched and probed: of a rewritten model the version that is put, or nothing."""
+    if not isinstance(source, VersionSource):
+        return parsed
+    (deployment,) = parsed.deployments
+    versions = tuple(one for one in deployment.versions if one.version == source.version)
+    return specs.Deployments((specs.Deployment(deployment.project, deployment.model, versions),))
+
+
+def merge(current: State, parsed: specs.Deployments, admitted: State, source: Source) -> State:
+    """The state that is wanted: what was admitted, and beside a version that came alone the model's others
+    with the bytes that they have."""
+    if not isinstance(source, VersionSource):
+        return admitted
+    (deployment,) = parsed.deployments
+    key = (deployment.project, deployment.model)
+    before, fresh = current.get(key, {}), admitted.get(key, {})
+    found: dict[str, Wanted] = {}
+    for one in deployment.versions:
+        found[one.version] = fresh.get(one.version) or replace(before[one.version], spec=one.spec)
+    return {key: found}
+
+
+def _refuse_relative(spec: Mapping[str, Any]) -> None:
+    uri = spec.get("uri")
+    if not isinstance(uri, str) or uri.startswith("/") or _ADDRESS.match(uri):
+        return
+    if (spec.get("service_info") or {}).get("endpoints_infos"):
+        return  # served elsewhere: the uri leads to nothing
+    raise SpecError(
+        f"spec.uri: expected an absolute path or an address, got {uri!r}",
+        file=_FILE,
+        hint="a path is one of the appliance's machine",
+    )
+
+
+def _sticky(spec: Mapping[str, Any]) -> Any:
+    return (spec.get("service_info") or {}).get("sticky")

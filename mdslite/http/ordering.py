@@ -1,0 +1,81 @@
+"""From a request to an order of the deployer, and from what became of it to a reply. Carries nothing out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mdslite.deploy.orders import Check, Order, Outcome, Source
+from mdslite.deploy.plan import to_plain
+from mdslite.http import views
+from mdslite.http.access import Grant
+from mdslite.http.caller import Caller
+from mdslite.http.conditions import Conditions
+from mdslite.http.guard import error_body
+from mdslite.http.operations import Answer, Call, Raw
+from mdslite.http.parts import Parts
+from mdslite.http.schema import ApplyReply, DiffInfo
+from mdslite.store.registry import VersionRow
+
+DEFAULT_AUTHOR = "api"
+TagOf = Callable[[list[VersionRow], int], str | None]
+
+
+def make_order(
+    call: Call[Any, Any, Any],
+    source: Source,
+    *,
+    author: str | None,
+    reason: str,
+    tag_of: TagOf,
+    expect_revision: int | None = None,
+) -> Order:
+    """`tag_of` finds the present tag of what the request changes, for its If-Match and If-None-Match.
+
+    :raises InvalidRequest: one of them is no list of tags
+    """
+    conditions = Conditions.parse(call.headers)
+
+    def check(rows: Any, latest: int) -> None:
+        conditions.require(tag_of(list(rows), latest))
+
+    wanted: Check | None = check if conditions != Conditions() else None
+    return Order(source, _author(author, call.caller.grant), reason, expect_revision, wanted)
+
+
+async def carry_out(parts: Parts, call: Call[Any, Any, Any], order: Order) -> ApplyReply | Answer:
+    """Have an order carried out, whether or not its caller stays, and say what became of it."""
+    task = parts.deployer.begin(order)
+    task.add_done_callback(lambda _: remark(call.caller, task))
+    return reply_of(await asyncio.shield(task), call.request_id)
+
+
+def reply_of(outcome: Outcome, request_id: str) -> ApplyReply | Answer:
+    if outcome.error is not None:
+        body = error_body(outcome.error, request_id, revision=outcome.revision)
+        return Raw(body, status=outcome.error.status)
+    assert outcome.plan is not None and outcome.revision is not None and outcome.state != "failed"
+    return ApplyReply(
+        revision=outcome.revision,
+        state=outcome.state,
+        seconds=round(outcome.seconds, 3),
+        summary=views.summary_of(msgspec.convert(to_plain(outcome.plan), DiffInfo)),
+    )
+
+
+def remark(caller: Caller, task: asyncio.Task[Outcome]) -> None:
+    """Have the audit log say what became of an apply."""
+    if not task.cancelled() and task.exception() is None:
+        outcome = task.result()
+        caller.remark = (
+            outcome.state if outcome.revision is None else f"revision {outcome.revision} {outcome.state}"
+        )
+
+
+def _author(said: str | None, grant: Grant) -> str:
+    """Who the revision names: what the caller says, and the token that says so."""
+    said = said or DEFAULT_AUTHOR
+    return said if grant.token_id is None else f"{said} ({grant.name})"

@@ -1,0 +1,243 @@
+"""One version, or a model's weights, changed by itself; and tags that keep two people from overwriting each
+other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import models
+import pytest
+from box import Box, Caller, deployments, open_box
+
+from mdslite.runtimes.prober import Prober
+
+pytestmark = pytest.mark.anyio
+
+MODEL = "/api/v1/projects/p/models/m"
+VERSION = f"{MODEL}/versions"
+WEIGHTS = f"{MODEL}/weights"
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def prober() -> Iterator[Prober]:
+    prober = Prober()
+    yield prober
+    prober.close()
+
+
+@pytest.fixture
+async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
+    async with open_box(tmp_path / "store", prober) as box:
+        yield box
+
+
+@pytest.fixture
+def caller(box: Box) -> Caller:
+    return Caller(box.app)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("v1", "v2", "v3")):
+        models.mlp(tmp_path / f"{name}.onnx", seed=seed)
+    return tmp_path
+
+
+@pytest.fixture
+async def deployed(caller: Caller, folder: Path) -> Path:
+    """p/m with v1 and v2 behind it, as revision 1."""
+    source = deployments("v1, uri: v1.onnx, weight: 80", "v2, uri: v2.onnx, weight: 20")
+    heard = await caller.post("/api/v1/apply", {"source": source, "base": str(folder)})
+    assert heard.status == 200
+    return folder
+
+
+def spec(folder: Path, name: str, **info: Any) -> dict[str, Any]:
+    return {"spec": {"uri": str(folder / f"{name}.onnx"), "service_info": info}}
+
+
+async def test_a_version_is_added_beside_the_others(deployed: Path, box: Box, caller: Caller) -> None:
+    heard = await caller.ask("PUT", f"{VERSION}/v3", spec(deployed, "v3", weight=0))
+    assert heard.status == 201
+    assert (heard.json["project"], heard.json["name"], heard.json["version"]) == ("p", "m", "v3")
+    assert (heard.json["state"], heard.json["weight"], heard.json["since_revision"]) == ("ready", 0, 2)
+    assert box.versions() == {"p/m v1": "ready", "p/m v2": "ready", "p/m v3": "ready"}
+    assert (await box.revisions())[-1].reason == "set p/m v3"
+
+
+async def test_a_version_is_changed_and_the_others_keep_the_bytes_they_have(
+    deployed: Path, box: Box, caller: Caller
+) -> None:
+    (deployed / "v1.onnx").write_bytes(b"something else by now")
+    before = box.fleet.find("p", "m", "v1")
+    heard = await caller.ask("PUT", f"{VERSION}/v2", spec(deployed, "v2", weight=50))
+    assert (heard.status, heard.json["weight"]) == (200, 50)
+    assert box.fleet.find("p", "m", "v1") is before
+
+
+async def test_what_a_version_says_of_itself_can_be_put_back(deployed: Path, caller: Caller) -> None:
+    got = (await caller.get(f"{VERSION}/v2")).json
+    assert got["spec"] == {"uri": str(deployed / "v2.onnx"), "service_info": {"weight": 20}}
+    body = {name: got[name] for name in ("project", "name", "version", "spec")}
+    assert (await caller.ask("PUT", f"{VERSION}/v2", body)).status == 200
+    assert len((await caller.get("/api/v1/revisions")).json) == 1  # nothing had to change
+
+
+async def test_a_version_is_deleted_and_with_the_last_one_its_model(
+    deployed: Path, box: Box, caller: Caller
+) -> None:
+    heard = await caller.ask("DELETE", f"{VERSION}/v2?reason=too+slow&author=ann")
+    assert (heard.status, heard.json["revision"], heard.json["summary"]["delete"]) == (200, 2, 1)
+    revision = (await box.revisions())[-1]
+    assert (revision.author, revision.reason) == ("ann", "too slow")
+    assert (await caller.ask("DELETE", f"{VERSION}/v1")).status == 200
+    assert (await caller.get(MODEL)).status == 404 or box.versions() == {}
+    assert (await caller.ask("DELETE", f"{VERSION}/v1")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({}, 400, "spec"),
+        ({"spec": {"uri": "/m.onnx", "batch": {"batch_size": 0}}}, 400, "spec.batch.batch_size: "),
+        ({"spec": {"uri": "/m.onnx", "wieght": 3}}, 400, "wieght"),
+        ({"spec": {"uri": "/m.onnx"}, "version": "v7"}, 400, "version: expected 'v3' as in the URL"),
+        ({"spec": {"uri": "m.onnx"}}, 422, "spec.uri: expected an absolute path"),
+        (
+            {"spec": {"uri": "/m.onnx", "service_info": {"shadow": True, "weight": 100}}},
+            422,
+            "weight: a shadow answers nobody",
+        ),
+        ({"spec": {"uri": "/nowhere.onnx"}}, 422, "p/m v3: "),
+        ({"spec": {"uri": "/m.onnx", "operator": "NCC"}}, 422, "operator NCC"),
+    ],
+)
+async def test_a_mistake_names_its_field_and_changes_nothing(
+    deployed: Path, box: Box, caller: Caller, body: Any, status: int, words: str
+) -> None:
+    heard = await caller.ask("PUT", f"{VERSION}/v3", body)
+    assert heard.status == status
+    assert words in heard.json["error"]
+    assert len(box.versions()) == 2
+
+
+async def test_the_last_version_with_a_weight_stays(deployed: Path, caller: Caller) -> None:
+    await caller.ask("PUT", WEIGHTS, {"v2": 0})
+    heard = await caller.ask("DELETE", f"{VERSION}/v1")
+    assert (heard.status, heard.json["code"]) == (422, "invalid_spec")
+    assert "every weight of p/m is 0" in heard.json["error"]
+
+
+async def test_a_version_that_comes_alone_takes_on_its_models_sticky_key(
+    caller: Caller, folder: Path
+) -> None:
+    source = deployments("v1, uri: v1.onnx").replace(
+        "  model: m\n", "  model: m\n  sticky: {header: x-user}\n"
+    )
+    await caller.post("/api/v1/apply", {"source": source, "base": str(folder)})
+    heard = await caller.ask("PUT", f"{VERSION}/v2", spec(folder, "v2"))
+    assert heard.status == 201
+    assert heard.json["spec"]["service_info"]["sticky"] == {"header": "x-user"}
+
+
+async def test_weights_change_alone(deployed: Path, box: Box, caller: Caller) -> None:
+    assert (await caller.get(WEIGHTS)).json == {"v1": 80, "v2": 20}
+    heard = await caller.ask("PUT", WEIGHTS, {"v1": 20, "v2": 80})
+    assert (heard.status, heard.json["summary"]["update"]) == (200, 2)
+    assert [await box.served_by() for _ in range(10)].count("v2") == 8
+    assert (await caller.ask("PUT", WEIGHTS, {"v1": 20})).json["state"] == "unchanged"
+    assert (await box.revisions())[-1].reason == "weights of p/m: v1 20, v2 80"
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "status"),
+    [
+        (WEIGHTS, {"v1": 0, "v2": 0}, 422),
+        (WEIGHTS, {"v9": 1}, 404),
+        (WEIGHTS, {"v1": -1}, 400),
+        (WEIGHTS, [], 400),
+        ("/api/v1/projects/p/models/other/weights", {"v1": 1}, 404),
+    ],
+)
+async def test_weights_that_make_no_sense_are_refused(
+    deployed: Path, caller: Caller, url: str, body: Any, status: int
+) -> None:
+    assert (await caller.ask("PUT", url, body)).status == status
+    assert (await caller.get(WEIGHTS)).json == {"v1": 80, "v2": 20}
+
+
+# Tags
+
+
+async def put(caller: Caller, url: str, body: Any, **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return (await caller.ask("PUT", url, body, headers=named)).status
+
+
+async def test_of_two_people_who_saw_the_same_the_second_is_refused(deployed: Path, caller: Caller) -> None:
+    tag = (await caller.get(f"{VERSION}/v2")).headers["etag"]
+    assert await put(caller, f"{VERSION}/v2", spec(deployed, "v2", weight=30), if_match=tag) == 200
+    heard = await caller.ask(
+        "PUT", f"{VERSION}/v2", spec(deployed, "v2", weight=40), headers={"if-match": tag}
+    )
+    assert (heard.status, heard.json["code"]) == (412, "precondition_failed")
+    fresh = (await caller.get(f"{VERSION}/v2")).headers["etag"]
+    assert fresh in heard.json["error"]
+    assert await put(caller, f"{VERSION}/v2", spec(deployed, "v2", weight=40), if_match=fresh) == 200
+
+
+async def test_the_reply_to_a_put_has_the_tag_of_what_it_made(deployed: Path, caller: Caller) -> None:
+    heard = await caller.ask("PUT", f"{VERSION}/v3", spec(deployed, "v3"))
+    assert heard.headers["etag"] == (await caller.get(f"{VERSION}/v3")).headers["etag"]
+
+
+async def test_a_models_tag_stays_while_only_traffic_comes(deployed: Path, box: Box, caller: Caller) -> None:
+    before = (await caller.get(MODEL)).headers["etag"]
+    await box.served_by()
+    heard = await caller.ask("GET", MODEL, headers={"if-none-match": before})
+    assert (heard.status, heard.body, heard.headers["etag"]) == (304, b"", before)
+    await caller.ask("PUT", WEIGHTS, {"v1": 1})
+    heard = await caller.ask("GET", MODEL, headers={"if-none-match": before})
+    assert heard.status == 200
+    assert heard.headers["etag"] != before
+
+
+async def test_a_version_is_only_made_where_there_is_none(deployed: Path, caller: Caller) -> None:
+    assert await put(caller, f"{VERSION}/v2", spec(deployed, "v2"), if_none_match="*") == 412
+    assert await put(caller, f"{VERSION}/v3", spec(deployed, "v3"), if_match="*") == 412
+    assert await put(caller, f"{VERSION}/v3", spec(deployed, "v3"), if_none_match="*") == 201
+
+
+async def test_a_weak_tag_never_lets_a_change_through(deployed: Path, caller: Caller) -> None:
+    tag = (await caller.get(WEIGHTS)).headers["etag"]
+    assert await put(caller, WEIGHTS, {"v1": 1}, if_match=f"W/{tag}") == 412
+    heard = await caller.ask("GET", WEIGHTS, headers={"if-none-match": f'"other", W/{tag}'})
+    assert heard.status == 304
+    assert await put(caller, WEIGHTS, {"v1": 1}, if_match=f'"other",{tag}') == 200
+
+
+async def test_an_apply_can_be_tied_to_the_revision_that_was_seen(deployed: Path, caller: Caller) -> None:
+    source = {"source": deployments("v1, uri: v1.onnx"), "base": str(deployed)}
+    planned = await caller.post("/api/v1/plan", source)
+    assert planned.headers["etag"] == (await caller.get("/api/v1/revisions/1")).headers["etag"]
+    assert planned.headers["etag"] == (await caller.get("/api/v1/models")).headers["etag"]
+    await caller.ask("PUT", WEIGHTS, {"v1": 1})
+    tied = {"if-match": planned.headers["etag"]}
+    assert (await caller.ask("POST", "/api/v1/apply", source, headers=tied)).status == 412
+    tied["accept"] = "application/x-ndjson"
+    assert (await caller.ask("POST", "/api/v1/apply", source, headers=tied)).status == 412
+    tied["if-match"] = (await caller.get("/api/v1/models")).headers["etag"]
+    assert (await caller.ask("POST", "/api/v1/apply", source, headers=tied)).status == 200
+
+
+@pytest.mark.parametrize("value", ["abc", '"open', "", '"a" "b"', "*, *", 'w/"a"'])
+async def test_what_is_no_list_of_tags_is_400(deployed: Path, caller: Caller, value: str) -> None:
+    assert await put(caller, WEIGHTS, {"v1": 1}, if_match=value) == 400
+    assert (await caller.ask("GET", MODEL, headers={"if-none-match": value})).status == 400

@@ -79,11 +79,11 @@ class Speech(Protocol):
 
 
 class PassingCodec(DataCodec):
-    """Free data on their way to somebody else: what is no JSON passes whole, arrays too. Rows of numbers from an
-    infer request become JSON."""
+    """Free data on their way to somebody else: what is no JSON passes whole, arrays too. Numbers of an infer
+    request become JSON."""
 
     def take(self, data: list[Datum]) -> Columns:
-        texts = [
+        texts: list[Datum] = [
             orjson.dumps(one, option=orjson.OPT_SERIALIZE_NUMPY) if isinstance(one, np.ndarray) else one
             for one in data
         ]

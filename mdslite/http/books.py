@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable
 from time import perf_counter, time
 
+from mdslite.errors import Overloaded
 from mdslite.http.call import Call
+from mdslite.serving.fleet import Served
 from mdslite.serving.samples import Samples
 from mdslite.store.rows import Labels, Row, Run
 
 _LOGGED_TARGET_BYTES = 1024
+_REFUSALS_MAX = 512  # of one run
 
 
 class Books:
@@ -29,6 +32,8 @@ class Books:
         self._append = append
         self._append_run = append_run
         self._run: Run | None = None  # of the batch that is being answered
+        self._refusals: Run | None = None  # of this turn of the loop, by one version
+        self._refused_by: Served | None = None
         self._strays = strays or Samples()  # of requests that named no version
         self.open = 0  # calls started and not finished
 
@@ -45,6 +50,9 @@ class Books:
         begun = call.started_at
         if samples.due(now, failed=status != 200):
             request: bytes | None = call.body
+        elif code == Overloaded.code and served is not None and self._append_run is not None:
+            self._record_refusal(call, now)
+            return
         elif (
             status == 200
             and begun
@@ -103,7 +111,38 @@ class Books:
             (call.request_id, call.arrived_at, call.queued_at, now, call.confidence, call.columns.rows)
         )
 
+    def _record_refusal(self, call: Call, now: float) -> None:
+        """Log a request that found no room together with the others of this turn of the loop."""
+        run, served = self._refusals, call.served
+        if (
+            run is None
+            or served is not self._refused_by
+            or run.url is not call.url
+            or len(run.calls) >= _REFUSALS_MAX
+        ):
+            self._close_refusals()
+            assert served is not None
+            self._refused_by = served
+            run = self._refusals = Run(
+                Labels(
+                    served.project, served.model, served.version, call.shadow, "", Overloaded.status,
+                    Overloaded.code,
+                ),
+                call.url,
+                started=now,
+                compute_ms=0.0,
+                batch_rows=0,
+                clock_to_unix=time() - now,
+            )  # fmt: skip
+            asyncio.get_running_loop().call_soon(self._close_refusals)
+        run.calls.append((call.request_id, call.arrived_at, run.started, now, None, call.columns.rows))
+
     def _close_run(self) -> None:
         run, self._run = self._run, None
+        if run is not None and self._append_run is not None:
+            self._append_run(run)
+
+    def _close_refusals(self) -> None:
+        run, self._refusals = self._refusals, None
         if run is not None and self._append_run is not None:
             self._append_run(run)

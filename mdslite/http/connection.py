@@ -17,12 +17,12 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, cast
 
-from mdslite.errors import MdsliteError, RequestTimeout, Unavailable
+from mdslite.errors import MdsliteError, Overloaded, RequestTimeout, Unavailable
 from mdslite.http.asgi import Exchange
 from mdslite.http.call import Call, reply_headers
 from mdslite.http.deferred import wants_later
 from mdslite.http.events import EventWriter
-from mdslite.http.guard import error_body, error_headers, make_request_id
+from mdslite.http.guard import error_body, error_headers, error_lines, make_request_id
 from mdslite.http.paths import is_prediction
 from mdslite.http.receiver import Receiver
 from mdslite.http.request import Headers, Request, check
@@ -34,14 +34,12 @@ _NEVER = math.inf
 _PENDING_MAX = 64
 _PENDING_BYTES = 256 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_STATUS_LINES = {
-    status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
-}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 # Fields that frame a reply or belong to the connection: the door writes its own.
 _OURS = frozenset({b"date", b"connection", b"keep-alive", b"transfer-encoding", b"content-length"})
 
 # What the connection is waiting for, and so what its deadline means.
-State = Literal["idle", "head", "body", "answer", "reader", "farewell"]
+State = Literal["idle", "head", "body", "answer", "held", "reader", "farewell"]
 
 
 class Connection(Receiver):
@@ -143,7 +141,7 @@ class Connection(Receiver):
     # The receiver's side
 
     def take(self, request: Request) -> None:
-        if self._request is None and not self._pending and self._writable:
+        if self._request is None and not self._pending and self._writable and self.state != "held":
             self._begin(request)
             return
         self._pending.append(request)
@@ -161,7 +159,7 @@ class Connection(Receiver):
 
     def await_rest(self) -> None:
         """Set the deadline of an incomplete message, unless its client has to wait for us."""
-        if self._request is not None or not self._writable or self.state == self._phase:
+        if self._request is not None or not self._writable or self.state in (self._phase, "held"):
             return
         if self._phase == "head":
             self._wait_for("head", self._door.limits.head_s)
@@ -244,17 +242,23 @@ class Connection(Receiver):
             return
         now = perf_counter()
         served = call.served
-        if status == 200 and served is not None and request.keep_alive and not self._door.closing:
+        if request.keep_alive and not self._door.closing:
             # The common case, written at once: as `_respond` would, in less than a microsecond.
-            kept = "" if request.version == "1.1" else "connection: keep-alive\r\n"
+            version = "" if served is None else f"mdslite-version: {served.version}\r\n"
+            more = "" if call.error is None else error_lines(call.error)
+            if request.version != "1.1":
+                more += "connection: keep-alive\r\n"
             head = (
-                f"HTTP/1.1 200 OK\r\n{self._door.date}{call.reply_lines}"
-                f"mdslite-request-id: {call.request_id}\r\nmdslite-version: {served.version}\r\n"
-                f"server-timing: {call.timing(now)}\r\n{kept}content-length: {len(body)}\r\n\r\n"
+                f"{_STATUS_LINES[status]}{self._door.date}{call.reply_lines}"
+                f"mdslite-request-id: {call.request_id}\r\n{version}"
+                f"server-timing: {call.timing(now)}\r\n{more}content-length: {len(body)}\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
             self._request = None
-            self._advance(now)
+            if status == Overloaded.status and self._writable and self._door.pace.hold(self, now):
+                self._hold()
+            else:
+                self._advance(now)
         else:
             self._respond(request, status, reply_headers(call, now), body)
 
@@ -280,7 +284,7 @@ class Connection(Receiver):
 
     def head(self, request: Request, status: int, headers: Headers, *, keep_alive: bool) -> bytes:
         """Status line and fields, without the one that frames the body."""
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status, self._door.date.encode()]
+        lines = [_status_line(status), self._door.date.encode()]
         lines += [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _OURS]
         if not keep_alive:
             lines.append(b"connection: close\r\n")
@@ -317,6 +321,18 @@ class Connection(Receiver):
             self.deadline = now + self._door.limits.idle_s
         else:
             self.await_rest()
+
+    def _hold(self) -> None:
+        """Leave what comes unread until `let_go`."""
+        self.state, self.deadline = "held", _NEVER
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def let_go(self) -> None:
+        if self.state == "held" and not self._ended:
+            self.state = "answer"
+            self._advance(perf_counter())
 
     def _begin_next(self) -> None:
         if self._pending and self._request is None and self._writable:
@@ -387,3 +403,8 @@ class Connection(Receiver):
     def _wait_for(self, state: State, seconds: float) -> None:
         self.state = state
         self.deadline = perf_counter() + seconds
+
+
+def _status_line(status: int) -> bytes:
+    line = _STATUS_LINES.get(status)
+    return b"HTTP/1.1 %d Unknown\r\n" % status if line is None else line.encode()

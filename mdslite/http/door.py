@@ -19,6 +19,7 @@ from typing import Any
 from mdslite.http.asgi import Exchange
 from mdslite.http.connection import Connection
 from mdslite.http.guard import AllowList
+from mdslite.http.pace import Pace
 from mdslite.http.predict import Predictor
 
 
@@ -34,6 +35,8 @@ class Limits:
     linger_s: float = 2.0
     sweep_s: float = 1.0
     connections: int = 10_000
+    refused_per_s: float = 5000.0  # connections that were refused (429) and are read again
+    refused_s: float = 0.5  # after this time at the latest
 
 
 class Door:
@@ -59,6 +62,7 @@ class Door:
         self.date = ""  # the header field, with its line's end
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
+        self.pace = Pace(self._loop, per_second=self.limits.refused_per_s, longest_s=self.limits.refused_s)
         self._sweeper = self._loop.call_soon(self._sweep)
 
     def connection(self) -> Connection:
@@ -99,6 +103,7 @@ class Door:
     async def close(self) -> None:
         """End the sweep and every task."""
         self._sweeper.cancel()
+        self.pace.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

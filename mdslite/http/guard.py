@@ -64,6 +64,11 @@ def error_fields(error: MdsliteError) -> list[tuple[bytes, bytes]]:
     return [(b"www-authenticate", error.challenge)] if isinstance(error, Unauthorized) else []
 
 
+def error_lines(error: MdsliteError) -> str:
+    """`error_fields` as they go over the wire."""
+    return "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in error_fields(error))
+
+
 class RequestIds:
     """Names each request, and strips the body from the answer to a HEAD."""
 

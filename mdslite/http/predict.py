@@ -255,6 +255,7 @@ class Predictor:
 
     def _send_error(self, call: Call, error: MdsliteError) -> None:
         call.finished = True
-        call.error = error
+        # Its traceback knows the frames that know the call: a refusal would leave a circle for the collector.
+        call.error = error.with_traceback(None)
         call.reply_lines = JSON_LINES
         self._send(call, error.status, error_body(error, call.request_id), error.code)

@@ -17,6 +17,7 @@ from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
 from mdslite.http import admin, comparison, keys, later, oip, rollouts, views
 from mdslite.http.access import NOBODY
 from mdslite.http.deferred import Deferrals, wants_later
+from mdslite.http.events import EVENTS
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
 from mdslite.http.later import send_reply
 from mdslite.http.ndjson import until_left
@@ -224,6 +225,7 @@ def _predict_operations() -> list[Operation]:
             scope="predict",
             reach="named",
             consumes=(NPY.decode(), OCTETS.decode()),
+            produces=(NPY.decode(), OCTETS.decode(), EVENTS.decode()),
             headers=(
                 ("mdslite-version", "the version that answered"),
                 ("server-timing", "queue, compute and total, in milliseconds"),

@@ -153,7 +153,15 @@ def make_operations() -> list[Operation]:
         declare("GET", "/v2", get_server, group="oip", scope="open"),
         declare("GET", "/v2/health/live", get_live, group="oip", scope="open"),
         declare("GET", "/v2/health/ready", get_ready, group="oip", scope="open", same=(503,)),
-        declare("GET", "/v2/models/stats", get_all_statistics, group="oip", scope="predict", reach="own"),
+        declare(
+            "GET",
+            "/v2/models/stats",
+            get_all_statistics,
+            group="oip",
+            scope="predict",
+            also="read",
+            reach="own",
+        ),
         _of_model(model, get_oip_model),
         _of_model(version, get_oip_version),
         _of_model(f"{model}/ready", get_model_ready, same=(503,)),
@@ -162,7 +170,15 @@ def make_operations() -> list[Operation]:
         _of_model(f"{version}/config", get_version_config),
         _of_model(f"{model}/stats", get_model_statistics),
         _of_model(f"{version}/stats", get_version_statistics),
-        declare("POST", f"{repository}/index", index_repository, group="oip", scope="predict", reach="own"),
+        declare(
+            "POST",
+            f"{repository}/index",
+            index_repository,
+            group="oip",
+            scope="predict",
+            also="read",
+            reach="own",
+        ),
         *(
             declare(
                 "POST",
@@ -199,6 +215,7 @@ def _infer_operations(model: str, version: str) -> list[Operation]:
             scope="predict",
             reach="named",
             consumes=(OCTETS.decode(),),
+            produces=(OCTETS.decode(),),
             headers=(
                 ("mdslite-version", "the version that answered"),
                 ("server-timing", "queue, compute and total, in milliseconds"),
@@ -213,7 +230,9 @@ def _of_model(
     url: str, handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]], *, same: tuple[int, ...] = ()
 ) -> Operation:
     errors = (404,) if same else (404, 503)
-    return declare("GET", url, handler, group="oip", scope="predict", reach="own", errors=errors, same=same)
+    return declare(
+        "GET", url, handler, group="oip", scope="predict", also="read", reach="own", errors=errors, same=same
+    )
 
 
 def _names(call: Call[Any, Any, Any]) -> tuple[str, str]:

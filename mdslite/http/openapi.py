@@ -148,6 +148,7 @@ def _headers(texts: Mapping[str, str]) -> Json:
 
 def _reply(status: int, operation: Operation, schemas: _Schemas) -> Json:
     content: Json = {operation.media_type: {"schema": schemas.of(operation.reply)}}
+    content |= {media_type: {} for media_type in operation.produces}
     if operation.stream is not None:
         line = {"description": "one line", **schemas.of(operation.stream)}
         content[NDJSON] = {"schema": line}

@@ -67,7 +67,7 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 PathT = TypeVar("PathT", bound=msgspec.Struct)
 QueryT = TypeVar("QueryT", bound=msgspec.Struct)
-BodyT = TypeVar("BodyT", bound=msgspec.Struct)
+BodyT = TypeVar("BodyT")  # a struct, or a dict of values
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,9 @@ class Raw:
 class Operation:
     """One entry of the API. `errors` are the statuses that it answers beside those that any request can get;
     `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for;
-    `consumes` what a body may be beside JSON; `headers` the reply's own, with what they say. Without a
-    handler it is answered by an ASGI application that whoever lists it provides.
+    `consumes` what a body may be beside JSON, `produces` what a reply may be when it is asked for; `headers`
+    the reply's own, with what they say. Without a handler it is answered by an ASGI application that whoever
+    lists it provides.
 
     `tagged` says that it heeds If-Match and If-None-Match and that its replies have an ETag, `once` that a
     key can keep it from being done twice.
@@ -140,13 +141,14 @@ class Operation:
     handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]] | None
     path: type[msgspec.Struct]
     query: type[msgspec.Struct]
-    body: type[msgspec.Struct]
+    body: Any
     reply: Any
     errors: tuple[int, ...] = ()
     same: tuple[int, ...] = ()
     stream: Any = None
     media_type: str = JSON
     consumes: tuple[str, ...] = ()
+    produces: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     tagged: bool = False
     once: bool = False

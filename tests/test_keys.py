@@ -1,4 +1,4 @@
-"""Tokens over the admin API: what each scope opens, what one for some models sees, and who is written down."""
+"""Tokens over the admin API: what each scope opens, what one for some models sees, and who is noted."""
 
 from __future__ import annotations
 

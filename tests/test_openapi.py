@@ -38,7 +38,7 @@ def document() -> Json:
 
 @pytest.fixture
 async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
-    """An appliance with one version deployed, one prediction logged and one deferred prediction answered."""
+    """An appliance with one version, one prediction logged, one answered later and one rollout ended."""
     prober = Prober()
     models.mlp(tmp_path / "v1.onnx")
     async with open_box(tmp_path / "store", prober) as box:
@@ -53,10 +53,8 @@ async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
         await caller.post("/projects/p/models/m:predict", {"instances": [[1, 2, 3, 4]]})
         await asyncio.to_thread(box.journal.flush, timeout_s=10)
         number = await box.worker.call(RolloutStore(box.registry).add, "p", "m")
-        ended = Rollout(
-            id=number, project="p", model="m", version="v1", steps=(100.0,), every_s=1.0, gates=(), author="a",
-            reason="", state="promoted",
-        )  # fmt: skip
+        wish = {"steps": (100.0,), "every_s": 1.0, "gates": (), "author": "a", "reason": ""}
+        ended = Rollout(id=number, project="p", model="m", version="v1", state="promoted", **wish)
         data = msgspec.json.encode(ended)
         await box.worker.call(RolloutStore(box.registry).save, number, data, live=False)
         yield caller

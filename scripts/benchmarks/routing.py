@@ -63,12 +63,15 @@ def measure_routing(bench: Bench, effort: Effort, say: Say) -> RoutingCost:
 
 def measure_shadows(bench: Bench, effort: Effort, say: Say) -> list[ShadowCost]:
     """A shadow that takes far longer than its primary gets a share of the traffic, and then all of it."""
-    primary = {"version": "v1", "weight": 100, "spec": {"uri": str(bench.model(TINY))}}
+    primary: dict[str, Any] = {"version": "v1", "weight": 100, "spec": {"uri": str(bench.model(TINY))}}
     costs = []
     for percent in (10, 100):
         say(f"a slow shadow of {percent} % of the traffic, {CONNECTIONS} connections")
         info = {"shadow": True, "shadow_percent": percent}
-        shadow = {"version": "v2", "spec": {"uri": str(bench.model(SLOW)), "service_info": info}}
+        shadow: dict[str, Any] = {
+            "version": "v2",
+            "spec": {"uri": str(bench.model(SLOW)), "service_info": info},
+        }
         with ExitStack() as stack:
             running = [
                 start(stack, bench, TINY, _appliance(bench, f"{name}-{percent}", versions))

@@ -11,9 +11,9 @@ What PyTorch 2.13 was seen to do, which `TorchSession.run` rests on:
 
 from __future__ import annotations
 
-import gc
 import importlib
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -43,6 +43,9 @@ class TorchRuntime:
 
     name = engine.RUNTIME
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # reading a program sets up tracing and symbols: one at a time
+
     def open(self, path: Path, options: LoadOptions) -> TorchSession:
         """Open the model at `path` on the options' device.
 
@@ -56,15 +59,14 @@ class TorchRuntime:
             raise LoadFailed(f"unknown torch setting {unknown[0]!r}: expected {', '.join(sorted(_SETTINGS))}")
         device = _place(torch, options.device)
         try:
-            program = _open_program(torch, model, options.settings, device)
+            with self._lock:
+                program = _open_program(torch, model, options.settings, device)
         except LoadFailed as exc:
             named = exc.message.startswith(model.name)
             message = exc.message if named else f"{model.name}: {exc.message}"
             raise LoadFailed(message, hint=exc.hint) from exc
         except engine.exceptions(torch) as exc:
             raise engine.load_error(exc, model=model.name) from exc
-        finally:
-            gc.collect()  # graphs and modules refer to each other: what is dropped here is large
         default = 1 if model.stat().st_size < _SMALL_BYTES else cores()
         threads = options.settings.get("intra_op_threads") or options.threads or default
         return TorchSession(torch, program, device=options.device, threads=threads)
@@ -149,7 +151,6 @@ class TorchSession:
         self._compute = _closed
         self._is_bounded = bool
         if self._gpu is not None:
-            gc.collect()
             self._gpu.release()
 
     def _run_cpu(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Outputs:

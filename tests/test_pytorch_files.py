@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from mdslite.errors import LoadFailed
@@ -105,6 +106,16 @@ def test_a_child_reports_what_a_model_is(prober: Prober, exported: Path, scripte
         assert (report.signature.rows, report.bounded) == ("free", True)
         assert [one.name for one in report.signature.outputs] == ["output"]
         assert 0 <= report.memory_bytes < 50_000_000
+
+
+def test_the_process_that_forks_stays_single_threaded_with_pytorch_in_it(
+    prober: Prober, scripted: Path
+) -> None:
+    probe(prober, scripted)
+    assert prober.pid is not None
+    zygote = psutil.Process(prober.pid)
+    assert any("libtorch" in one.path for one in zygote.memory_maps())
+    assert zygote.num_threads() == 1
 
 
 def test_a_child_is_told_what_the_file_does_not_say(prober: Prober, tmp_path: Path) -> None:

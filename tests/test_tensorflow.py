@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError, OutOfMemory, Unavailable
@@ -283,6 +284,8 @@ def test_a_child_reports_what_a_model_is(tmp_path: Path) -> None:
         assert (report.signature.rows, report.bounded) == ("free", True)
         assert 0 <= report.memory_bytes < 100_000_000
         assert not probe(tfm.loop(tmp_path / "l")).bounded
+        assert prober.pid is not None
+        assert psutil.Process(prober.pid).num_threads() == 1  # it forks
 
 
 def test_nothing_imports_tensorflow_before_a_model_needs_it() -> None:

@@ -51,6 +51,12 @@ class Gauges:
         yield Gauge(name, about, len(self._door.connections), {"protocol": "http/1.1"})
         yield Gauge(name, about, self._bridge.connections, {"protocol": "h2"})
         yield Gauge("mdslite_open_requests", "Predict requests in progress.", self._door.predictor.books.open)
+        yield Gauge(
+            "mdslite_unauthorized_total",
+            "Requests without a token, or without a good one.",
+            self._door.predictor.access.refused,
+            kind="counter",
+        )
         for reason, count in sorted(self._door.closed_for.items()):
             yield Gauge(
                 "mdslite_http_closed_total",

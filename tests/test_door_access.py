@@ -21,7 +21,10 @@ from doors import ROW, Reply, Site, Wire, open_site, predict, request, run, unti
 from mdslite.client import Client
 from mdslite.errors import InvalidRequest, Unauthorized, Unavailable
 from mdslite.hosts import SOCKET_NAME, short_path
+from mdslite.http.books import Books
 from mdslite.http.local import LocalListener
+from mdslite.serving.samples import Samples
+from mdslite.store.rows import Run
 from mdslite.store.tokens import Rate, Token, digest_of, mint
 
 PREDICT = "/projects/p/models/m:predict"
@@ -434,5 +437,46 @@ def test_a_client_without_a_good_token_is_told_where_it_belongs(tmp_path: Path) 
             assert "MDSLITE_TOKEN" in (error.hint or "")
             assert "unix:DIR" in (error.hint or "")
             await until(lambda: site.issuer.acts)
+
+    run(test())
+
+
+# The request log
+
+
+def test_the_log_names_whose_token_it_was(tmp_path: Path) -> None:
+    runs: list[Run] = []
+
+    async def test() -> None:
+        rows: list[Any] = []
+        books = Books(rows.append, runs.append, strays=Samples(good=0, failed=0))
+        async with open_site(tmp_path, books=books) as site:
+            (one, first), (other, second) = make(name="one"), make(name="other")
+            site.predictor.access.replace([one, other], {})
+            for served in site.fleet.all():
+                served.samples = Samples(good=0, failed=0)
+            async with site.connect() as wire:
+                wire.send(b"".join(predict(headers=bearer(text)) for text in (first, second, first)))
+                assert [(await wire.reply()).status for _ in range(3)] == [200] * 3
+            await ask(site, "http/1.1", fields=bearer(second), body=b"{")
+            await until(lambda: sum(len(run.calls) for run in runs) == 3)
+            (row,) = rows
+            assert (row[-1], row[7]) == ("other", 400)
+
+    run(test())
+    assert {entry.labels.client for entry in runs} == {"one", "other"}
+
+
+def test_a_flood_of_strangers_does_not_fill_the_log_and_is_counted(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as site:
+            site.predictor.access.replace([make()[0]], {})
+            async with site.connect() as wire:
+                for _ in range(40):
+                    wire.send(predict() * 25)
+                    assert [(await wire.reply()).status for _ in range(25)] == [401] * 25
+            assert 600 <= len(site.rows) < 900
+            assert site.predictor.access.refused == 1000
+            assert site.predictor.books.open == 0
 
     run(test())

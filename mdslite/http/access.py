@@ -53,11 +53,13 @@ class Bucket:
 
 
 class Grant:
-    """What one caller may do. `used_at` is when it last entered, in Unix seconds; `is_local` says that it
-    needs no token, as it came by a way that only the store's owner can take."""
+    """What one caller may do. `client` is what the request log calls it; `used_at` is when it last entered,
+    in Unix seconds; `is_local` says that it needs no token, as it came by a way that only the store's owner
+    can take."""
 
     __slots__ = (
         "bucket",
+        "client",
         "expires_at",
         "is_local",
         "model",
@@ -73,6 +75,7 @@ class Grant:
         name: str,
         *,
         token_id: str | None = None,
+        client: str | None = None,
         scopes: Iterable[Scope] = SCOPES,
         project: str | None = None,
         model: str | None = None,
@@ -82,6 +85,7 @@ class Grant:
     ) -> None:
         self.name = name
         self.token_id = token_id
+        self.client = client
         self.scopes = frozenset(scopes)
         self.project = project
         self.model = model
@@ -140,6 +144,7 @@ class Access:
     def __init__(self, *, clock: Callable[[], float] = time) -> None:
         self.required = False
         self.idle = True
+        self.refused = 0  # requests without a token, or without a good one
         self.now = clock
         self._tokens: dict[str, tuple[Token, Grant]] = {}
         self._limits: dict[tuple[str, str], Bucket] = {}
@@ -171,7 +176,11 @@ class Access:
         :raises Unauthorized: no token, or one that is unknown, revoked or expired
         :raises RateLimited: it came too often
         """
-        grant = self.recognise(authorization)
+        try:
+            grant = self.recognise(authorization)
+        except Unauthorized:
+            self.refused += 1
+            raise
         bucket = grant.bucket
         if bucket is not None and (wait_s := bucket.take(now)):
             raise RateLimited(
@@ -258,6 +267,7 @@ def _grant(token: Token, former: Grant | None) -> Grant:
     grant = Grant(
         f"the token {token.name}",
         token_id=token.id,
+        client=token.name,
         scopes=token.scopes,
         project=token.project,
         model=token.model,

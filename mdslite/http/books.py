@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Callable
 from time import perf_counter, time
 
-from mdslite.errors import Overloaded
+from mdslite.errors import Overloaded, Unauthorized
+from mdslite.http.access import Bucket
 from mdslite.http.call import Call
 from mdslite.serving.fleet import Served
 from mdslite.serving.samples import Samples
 from mdslite.store.rows import Labels, Row, Run
+from mdslite.store.tokens import Rate
 
 _LOGGED_TARGET_BYTES = 1024
 _REFUSALS_MAX = 512  # of one run
+_STRANGERS = Rate(600, "m")  # requests without a good token that are logged
 
 
 class Books:
@@ -31,10 +34,11 @@ class Books:
     ) -> None:
         self._append = append
         self._append_run = append_run
-        self._run: Run | None = None  # of the batch that is being answered
+        self._runs: dict[str | None, Run] = {}  # of the batch that is being answered, by client
         self._refusals: Run | None = None  # of this turn of the loop, by one version
         self._refused_by: Served | None = None
         self._strays = strays or Samples()  # of requests that named no version
+        self._strangers = Bucket(_STRANGERS)
         self.open = 0  # calls started and not finished
 
     def record(self, call: Call, status: int, code: str | None, reply: bytes | None) -> None:
@@ -44,6 +48,8 @@ class Books:
         if self._append is None:
             return
         now = perf_counter()
+        if status == Unauthorized.status and self._strangers.take(now):
+            return  # anybody can send more of these than the log should hold
         served = call.served
         where = served or call.route
         samples = served.samples if served is not None else self._strays
@@ -86,27 +92,29 @@ class Books:
                 request,
                 reply,
                 call.spans,
-                None,
+                call.client,
             )
         )
 
     def _record_in_run(self, call: Call, now: float) -> None:
         """Log a good answer together with its batch's others: a third of what a row of its own costs."""
-        run = self._run
+        run = self._runs.get(call.client)
         # The batch's start is one object that all its calls share.
         if run is None or run.started is not call.started_at or run.url is not call.url:
-            self._close_run()
+            if not self._runs:
+                asyncio.get_running_loop().call_soon(self._close_runs)
+            elif run is not None and self._append_run is not None:
+                self._append_run(run)
             served = call.served
             assert served is not None
-            run = self._run = Run(
-                Labels(served.project, served.model, served.version, call.shadow, call.replica, 200, None),
+            run = self._runs[call.client] = Run(
+                Labels(*served.key, call.shadow, call.replica, 200, None, call.client),
                 call.url,
                 started=call.started_at,
                 compute_ms=call.compute_s * 1e3,
                 batch_rows=call.batch_rows,
                 clock_to_unix=time() - now,
             )
-            asyncio.get_running_loop().call_soon(self._close_run)
         run.calls.append(
             (call.request_id, call.arrived_at, call.queued_at, now, call.confidence, call.columns.rows)
         )
@@ -118,29 +126,28 @@ class Books:
             run is None
             or served is not self._refused_by
             or run.url is not call.url
+            or run.labels.client is not call.client
             or len(run.calls) >= _REFUSALS_MAX
         ):
             self._close_refusals()
             assert served is not None
             self._refused_by = served
             run = self._refusals = Run(
-                Labels(
-                    served.project, served.model, served.version, call.shadow, "", Overloaded.status,
-                    Overloaded.code,
-                ),
+                Labels(*served.key, call.shadow, "", Overloaded.status, Overloaded.code, call.client),
                 call.url,
                 started=now,
                 compute_ms=0.0,
                 batch_rows=0,
                 clock_to_unix=time() - now,
-            )  # fmt: skip
+            )
             asyncio.get_running_loop().call_soon(self._close_refusals)
         run.calls.append((call.request_id, call.arrived_at, run.started, now, None, call.columns.rows))
 
-    def _close_run(self) -> None:
-        run, self._run = self._run, None
-        if run is not None and self._append_run is not None:
-            self._append_run(run)
+    def _close_runs(self) -> None:
+        runs, self._runs = self._runs, {}
+        for run in runs.values():
+            if self._append_run is not None:
+                self._append_run(run)
 
     def _close_refusals(self) -> None:
         run, self._refusals = self._refusals, None

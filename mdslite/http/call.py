@@ -54,6 +54,7 @@ class Call(Job):
 
     columns = Columns(0, (), (), "instances")
     authorization = b""  # set where somebody asks for it
+    client: str | None = None  # whose token that was
     admitted = False  # who sent it has been let in before
     route: Route[Served] | None = None
     shadow = False

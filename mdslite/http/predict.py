@@ -215,6 +215,7 @@ class Predictor:
         except Unauthorized:
             call.body = b""  # nothing that a stranger sends is kept
             raise
+        call.client = grant.client
         grant.require("predict")
         route = call.route = self.router.get(call.target) or self._find(call.target, grant)
         call.url = route.url

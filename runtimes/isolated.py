@@ -109,8 +109,12 @@ class IsolatedSession:
             self._served = False
         self._process.end()
         if self._turn.acquire(blocking=False):
-            self._process.channel.close()
+            self._release()
             self._turn.release()
+
+    def _release(self) -> None:
+        self._process.channel.close()
+        self._blocks.forget()
 
     # One turn with the process
 
@@ -140,7 +144,7 @@ class IsolatedSession:
                 with self._state:
                     self._present, self._running = None, False
                     if not self._served:
-                        self._process.channel.close()
+                        self._release()
 
     def _stop(self, handle: Handle) -> None:
         """A handle's word: what it was given to ends, now or when it would begin."""
@@ -253,6 +257,11 @@ class Blocks:
             free = self._make(0, instead_of=self._answers[0].number if full else None)
             self._answers = [*(self._answers[1:] if full else self._answers), free]
         return free
+
+    def forget(self) -> None:
+        """Free them, but for what somebody still reads from."""
+        self._data = None
+        self._answers = []
 
     def grow(self, block: Block, size_bytes: int) -> tuple[Block, Next]:
         """A larger block for answers, and what to say of it; the same block where there is no memory."""

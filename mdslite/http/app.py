@@ -14,7 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
-from mdslite.http import admin, comparison, keys, later, oip, rollouts, views
+from mdslite.http import admin, comparison, keys, later, oip, openai, rollouts, views
 from mdslite.http.access import NOBODY
 from mdslite.http.deferred import Deferrals, wants_later
 from mdslite.http.events import EVENTS
@@ -77,6 +77,7 @@ def make_operations() -> list[Operation]:
     operations = [
         *_predict_operations(),
         *later.make_operations(),
+        *openai.make_operations(),
         *comparison.make_operations(),
         *rollouts.make_operations(),
         *oip.make_operations(),
@@ -226,6 +227,11 @@ def _predict_operations() -> list[Operation]:
             reach="named",
             consumes=(NPY.decode(), OCTETS.decode()),
             produces=(NPY.decode(), OCTETS.decode(), EVENTS.decode()),
+            wishes=(
+                ("mdslite-dtype", "of a body of bytes: float32, bfloat16, ...; by default the model's"),
+                ("mdslite-shape", "of a body of bytes: 8,3,224,224; by default what their number says"),
+                ("mdslite-output", "which output, where Accept asks for a tensor"),
+            ),
             headers=(
                 ("mdslite-version", "the version that answered"),
                 ("server-timing", "queue, compute and total, in milliseconds"),

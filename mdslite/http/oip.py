@@ -216,6 +216,7 @@ def _infer_operations(model: str, version: str) -> list[Operation]:
             reach="named",
             consumes=(OCTETS.decode(),),
             produces=(OCTETS.decode(),),
+            wishes=(("inference-header-content-length", "how long the JSON is, where bytes follow it"),),
             headers=(
                 ("mdslite-version", "the version that answered"),
                 ("server-timing", "queue, compute and total, in milliseconds"),

@@ -18,6 +18,7 @@ _REF = "#/components/schemas/{name}"
 _GROUPS = {
     "predict": "Predictions",
     "oip": "Open Inference Protocol: a model is PROJECT.MODEL",
+    "openai": "Embedding models for clients of OpenAI's API",
     "models": "What is deployed",
     "deployments": "Changing what is deployed, and the history of it",
     "requests": "The request log",
@@ -135,6 +136,9 @@ def _parameters(struct: type[msgspec.Struct], place: Literal["path", "query"]) -
 
 
 def _header_parameters(operation: Operation) -> Iterator[Json]:
+    for name, text in operation.wishes:
+        schema = {"type": "string"}
+        yield {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
     if operation.tagged:
         for name, text in _MATCH.items():
             yield {"name": name, "in": "header", "required": False, "schema": _TAGS, "description": text}

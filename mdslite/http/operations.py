@@ -121,17 +121,16 @@ class Raw:
 class Operation:
     """One entry of the API. `errors` are the statuses that it answers beside those that any request can get;
     `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for;
-    `consumes` what a body may be beside JSON, `produces` what a reply may be when it is asked for; `headers`
-    the reply's own, with what they say. Without a handler it is answered by an ASGI application that whoever
-    lists it provides.
+    `consumes` what a body may be beside JSON, `produces` what a reply may be when that is asked for; `wishes`
+    are headers of the request and `headers` those of the reply, with what they say. Without a handler it is
+    answered by an ASGI application that whoever lists it provides.
 
     `tagged` says that it heeds If-Match and If-None-Match and that its replies have an ETag, `once` that a
     key can keep it from being done twice.
 
     `scope` is what a caller's token must have, None where none is asked for; `also` is another that will do.
-    `reach` says what a token for
-    some projects or models alone may do here: ask for those that the path names, get no more than is its own
-    (the handler sees to that), or nothing, as the operation concerns all."""
+    `reach` says what a token for some projects or models alone may do here: ask for those that the path
+    names, get no more than is its own (the handler sees to that), or nothing, as it concerns all."""
 
     method: Method
     url: str
@@ -149,6 +148,7 @@ class Operation:
     media_type: str = JSON
     consumes: tuple[str, ...] = ()
     produces: tuple[str, ...] = ()
+    wishes: tuple[tuple[str, str], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     tagged: bool = False
     once: bool = False

@@ -62,7 +62,7 @@ class Child:
         self._lock = threading.Lock()
         self._tail = bytearray()
         self._process: subprocess.Popen[bytes] | None = None
-        self._failure: OSError | None = None
+        self._failure: OSError | ValueError | None = None
         self._reaped = False
         self._given_reason: str | None = None
         self._reason: str | None = None
@@ -79,7 +79,8 @@ class Child:
         self._thread.start()
         self._started.wait()
         if self._failure is not None:
-            raise MdsliteError(f"could not start {self.name}: {self._failure.strerror}") from self._failure
+            said = getattr(self._failure, "strerror", None) or self._failure
+            raise MdsliteError(f"could not start {self.name}: {said}") from self._failure
 
     @property
     def pid(self) -> int:
@@ -132,16 +133,18 @@ class Child:
     def _supervise(self) -> None:
         try:
             output, exit_event = self._spawn()
-        except OSError as exc:
+        except (OSError, ValueError) as exc:  # no such program, no descriptor left, a variable without a name
             self._failure = exc
             self._ended.set()
             return
         finally:
             self._started.set()
         try:
-            with exit_event:
-                self._watch(output, exit_event)
-            self._bury(output)
+            try:
+                with exit_event:
+                    self._watch(output, exit_event)
+            finally:
+                self._bury(output)
         finally:
             os.close(output)
             self._ended.set()

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from mdslite.errors import LoadFailed, Unavailable
+from mdslite.errors import LoadFailed, MdsliteError, Unavailable
 from mdslite.process import Child
 from mdslite.runtimes.channel import Channel, Described, Entered, Open, Ready, Refused, Reply
 from mdslite.runtimes.protocol import LoadOptions, PackageReport
@@ -136,9 +136,9 @@ class PackageProcess:
         self.channel = Channel(ours, Reply)
         try:
             self.child.start()
-        except BaseException:
+        except MdsliteError as exc:
             self.channel.close()
-            raise
+            raise LoadFailed(exc.message) from exc
         finally:
             theirs.close()
 

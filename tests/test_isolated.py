@@ -485,6 +485,11 @@ def test_an_import_that_hangs_is_no_description(tmp_path: Path) -> None:
         PythonRuntime().probe(package, LoadOptions(), timeout_s=0.2)
 
 
+def test_a_process_that_cannot_be_started_is_a_failed_load(folder: Path) -> None:
+    with pytest.raises(LoadFailed, match="could not start p/m v1"), opened(folder, env={"A=B": "C"}):
+        pass
+
+
 def test_nothing_is_written_beside_a_package(folder: Path) -> None:
     with opened(folder) as session:
         answers_of(session, "1")

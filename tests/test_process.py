@@ -120,6 +120,13 @@ def test_a_command_that_is_not_there_is_an_error_of_ours() -> None:
     child.close()
 
 
+def test_a_variable_that_has_no_name_is_an_error_of_ours() -> None:
+    child = Child((sys.executable, "-c", ""), name="the child", env={"A=B": "C"})
+    with pytest.raises(MdsliteError, match="could not start the child: illegal environment variable name"):
+        child.start()
+    child.close()
+
+
 @pytest.mark.skipif(not LINUX, reason="Linux tells a child that its parent ended")
 def test_a_child_that_asks_for_it_ends_with_its_parent(tmp_path: Path) -> None:
     inner = (

@@ -28,6 +28,7 @@ SECRETS = ("MDSLITE_", "AWS_")  # beginnings of the names of variables that no c
 # process from its work.
 PACE_S = 0.01
 MEMORY_PACE_S = 0.05
+CLOSE_S = 10.0  # in which the kernel should have ended what was killed
 LAST_WORDS = 200  # characters of the last line that an exit's reason quotes
 _CHUNK_BYTES = 64 << 10
 _PR_SET_PDEATHSIG = 1
@@ -128,7 +129,7 @@ class Child:
         if self._process is not None:
             self.kill("was closed")
             if threading.current_thread() is not self._thread:
-                self._thread.join()
+                self._thread.join(CLOSE_S)
 
     def _supervise(self) -> None:
         try:

@@ -67,7 +67,9 @@ async def ask(
             return Heard(reply.status, reply.headers, msgspec.json.decode(reply.body))
     async with h2_client.connect(site.address) as client:
         head = client.head(target, method="POST", headers=fields, end=False)
-        client.send(head, h2_client.data(head.stream_id, body, end=True))
+        pieces = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
+        client.send(head, *(h2_client.data(head.stream_id, piece) for piece in pieces))
+        client.send(h2_client.data(head.stream_id, end=True))
         answer = await client.answer(head.stream_id)
         return Heard(answer.status, answer.headers, msgspec.json.decode(answer.body))
 
@@ -478,5 +480,20 @@ def test_a_flood_of_strangers_does_not_fill_the_log_and_is_counted(tmp_path: Pat
             assert 600 <= len(site.rows) < 900
             assert site.predictor.access.refused == 1000
             assert site.predictor.books.open == 0
+
+    run(test())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_to_be_answered_later_takes_a_token_and_a_body_that_is_whole(tmp_path: Path, protocol: str) -> None:
+    later = ("prefer", "respond-async")
+
+    async def test() -> None:
+        async with open_site(tmp_path, max_json_bytes=1000) as site:
+            token, text = make()
+            site.predictor.access.replace([token], {})
+            assert (await ask(site, protocol, fields=[later])).status == 401
+            assert (await ask(site, protocol, fields=[later], body=LARGE)).status == 401
+            assert (await ask(site, protocol, fields=[later, *bearer(text)], body=LARGE)).status == 413
 
     run(test())

@@ -202,7 +202,7 @@ class Connection(Receiver):
             request.keep_alive = False
             self.answer_error(request, exc)
             return
-        if not is_predict or (b"prefer" in fields and wants_later(fields)):
+        if not is_predict or (b"prefer" in fields and request.error is None and wants_later(fields)):
             self._exchange = Exchange(self, request, door.app)
             door.run(self._exchange)
             return

@@ -248,11 +248,12 @@ def _keeps_state(name: str) -> LoadFailed:
 
 def _is_bounded(torch: Any, graph: Any) -> bool:
     """Is a run's time a function of its inputs' sizes?"""
+    free_symbols = torch.fx.experimental.symbolic_shapes.free_unbacked_symbols
     for module in graph.modules():
         for node in module.graph.nodes if hasattr(module, "graph") else ():
             branches = isinstance(node.target, torch._ops.HigherOrderOperator)
             if branches and not str(node.target).startswith("wrap_with"):
                 return False
-            if node.meta.get("unbacked_bindings"):
+            if free_symbols(node.meta.get("val")):
                 return False  # a value in the data, which may be the size of what follows
     return True

@@ -417,6 +417,17 @@ def test_an_exported_program_with_branches_is_not_bounded(tmp_path: Path) -> Non
     np.testing.assert_array_equal(session.run({"x": np.ones((1, 2), np.float32)})[0], [[2, 2]])
 
 
+def test_an_exported_program_whose_sizes_are_in_the_data_is_not_bounded(tmp_path: Path) -> None:
+    class Positive(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return torch.nonzero(x > 0)
+
+    session = open_model(tm.export(tmp_path / "m.pt2", Positive(), torch.ones(2, 2)))
+    assert not session.bounded
+    assert session.signature.rows == "none"
+    assert session.run({"x": np.array([[1, -1], [0, 2]], np.float32)})[0].tolist() == [[0, 0], [1, 1]]
+
+
 def test_a_run_that_was_told_to_stop_gives_no_answer(tmp_path: Path) -> None:
     session = open_model(tm.trace(tmp_path / "m.pt", tm.Mlp(), torch.zeros(2, 4)))
     handle = session.handle()

@@ -202,6 +202,10 @@ async def test_a_token_of_one_project_predicts_and_reads_there_alone(box: Box, a
     heard = await mine.post(PREDICT.format("p", "other"), ROW)
     assert heard.status == 404
     assert "q/n" not in heard.body.decode()
+    for url in ("/api/v1/projects/p/models/other", "/v2/models/p.other", "/v2/models/p.other/stats"):
+        assert (await mine.get(url)).status == 404
+        assert "q/n" not in mine.heard.body.decode()
+    assert (await mine.get("/v2/models/q.n")).status == 403
     assert [model["project"] for model in (await mine.get("/api/v1/models")).json] == ["p"]
     assert (await mine.get("/api/v1/models?project=q")).json == []
     assert (await mine.get("/api/v1/projects/p/models/m")).status == 200

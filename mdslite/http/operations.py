@@ -31,6 +31,7 @@ from mdslite.errors import (
     InvalidJson,
     InvalidRequest,
     MdsliteError,
+    NotFound,
     RequestTimeout,
     TooLarge,
     UnsupportedMedia,
@@ -259,7 +260,13 @@ class Endpoint:
             receive=receive,
         )
         assert operation.handler is not None
-        answer = await operation.handler(self._parts, call)
+        try:
+            answer = await operation.handler(self._parts, call)
+        except NotFound as exc:
+            if caller.grant.project is None:
+                raise
+            # Such messages name what there is, which is not for everybody.
+            raise NotFound("there is none of that name among what the token is for") from exc
         if not callable(answer):
             answer = Raw(msgspec.json.encode(answer))
         await answer(send)

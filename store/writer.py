@@ -303,9 +303,17 @@ class _Notes(logging.Handler):
         return lines
 
 
-def main(arguments: Sequence[str]) -> None:
+def _give_way() -> None:
     with contextlib.suppress(OSError):
         os.nice(NICE)
+    # Where the kernel shares its time among sessions first, a session's own niceness counts: this one's, as the
+    # writer is alone in it.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICE))
+
+
+def main(arguments: Sequence[str]) -> None:
+    _give_way()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     notes = _Notes()

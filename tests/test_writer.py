@@ -26,6 +26,7 @@ from mdslite.store.requests import RequestLog
 from mdslite.store.ring import Ring
 from mdslite.store.scribe import launch_writer
 from mdslite.store.tallies import Tally
+from mdslite.store.writer import NICE
 
 WAIT_S = 30.0
 
@@ -87,6 +88,14 @@ def test_signals_that_are_meant_for_the_appliance_leave_the_writer_alone(tmp_pat
         assert journal.close()
     assert ids(tmp_path) == ["after"]
     assert launcher.writers[0].reason == "exited with status 0"
+
+
+def test_the_writer_gives_way_to_others(tmp_path: Path) -> None:
+    launcher = Launcher()
+    with running(tmp_path, launch=launcher) as journal:
+        assert journal.flush(timeout_s=WAIT_S)
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, launcher.writers[0].pid) == min(ours + NICE, 19)
 
 
 def test_a_writer_that_is_killed_is_replaced_and_every_row_is_written_once(tmp_path: Path) -> None:

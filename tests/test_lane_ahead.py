@@ -10,7 +10,7 @@ import pytest
 from lanes import FakeJob, FakeSession, make_lane, until
 
 from mdslite.errors import DeadlineExceeded, Unavailable
-from mdslite.serving import flight
+from mdslite.serving import crew, flight
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate, Priority, Seat
 from mdslite.serving.lane import Lane
@@ -26,8 +26,14 @@ def submit(lane: Lane, *jobs: FakeJob) -> None:
         lane.submit(job, perf_counter())
 
 
-def quick_curve(seconds: float = 1e-3) -> LatencyCurve:
-    """A model whose runs take about as long whatever their rows."""
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run is too long to have a batch behind it, so that a slow machine cannot come between."""
+    monkeypatch.setattr(crew, "AHEAD_S", 1000.0)
+
+
+def flat_curve(seconds: float = 100.0) -> LatencyCurve:
+    """A model whose runs take as long whatever their rows."""
     curve = LatencyCurve()
     for rows in (1, 2, 4, 8, 16, 32):
         curve.observe((1,), rows, seconds)
@@ -41,7 +47,7 @@ def some_jobs(count: int, *, first: int = 1) -> list[FakeJob]:
 async def busy_lane(session: FakeSession, **options: Any) -> tuple[Lane, list[FakeJob]]:
     """A lane of batches of two whose replica computes one and has another: four jobs are with it."""
     session.hold.clear()
-    lane = make_lane(session, batch_size=2, **{"curve": quick_curve(), **options})
+    lane = make_lane(session, batch_size=2, **{"curve": flat_curve(), **options})
     jobs = some_jobs(4)
     submit(lane, *jobs)
     await until(lambda: lane.running == 2 and session.entered.is_set())
@@ -68,7 +74,7 @@ def test_a_busy_replica_is_handed_the_next_full_batch_and_no_more() -> None:
         submit(lane, *more)
         await asyncio.sleep(0)
         assert lane.running == 2
-        assert lane.queue_rows == 3
+        assert lane.queue_rows == 5  # two of them behind the running batch
         assert gate.busy == 1
         session.hold.set()
         await answered(jobs + more)
@@ -83,7 +89,7 @@ def test_part_of_a_batch_waits_in_the_queue_where_more_may_join_it() -> None:
     async def test() -> None:
         session = FakeSession()
         session.hold.clear()
-        lane = make_lane(session, batch_size=2, curve=quick_curve())
+        lane = make_lane(session, batch_size=2, curve=flat_curve())
         jobs = some_jobs(3)
         submit(lane, *jobs)
         await until(session.entered.is_set)
@@ -99,7 +105,7 @@ def test_part_of_a_batch_waits_in_the_queue_where_more_may_join_it() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"curve": quick_curve(0.5)}, id="long runs gain nothing"),
+        pytest.param({"curve": flat_curve(2000.0)}, id="long runs gain nothing"),
         pytest.param({"curve": LatencyCurve()}, id="nothing is known of the run"),
         pytest.param({"priority": Priority.SHADOW}, id="shadow"),
         pytest.param({"priority": Priority.REPLAY}, id="replay"),
@@ -109,7 +115,7 @@ def test_no_batch_waits_behind_another_where(options: dict[str, Any]) -> None:
     async def test() -> None:
         session = FakeSession()
         session.hold.clear()
-        lane = make_lane(session, batch_size=2, **{"curve": quick_curve(), **options})
+        lane = make_lane(session, batch_size=2, **{"curve": flat_curve(), **options})
         jobs = some_jobs(4)
         submit(lane, *jobs)
         await until(session.entered.is_set)
@@ -127,7 +133,7 @@ def test_no_batch_waits_behind_another_while_another_lane_waits_for_the_device()
         session = FakeSession()
         session.hold.clear()
         gate = Gate(slots=1)
-        lane = make_lane(session, gate=gate, batch_size=2, curve=quick_curve())
+        lane = make_lane(session, gate=gate, batch_size=2, curve=flat_curve())
         first, second = some_jobs(2), some_jobs(2, first=3)
         submit(lane, *first)
         await until(session.entered.is_set)
@@ -208,11 +214,10 @@ def test_a_job_that_expires_in_a_waiting_batch_is_504_and_never_computed() -> No
     async def test() -> None:
         session = FakeSession()
         session.hold.clear()
-        lane = make_lane(session, batch_size=2, curve=quick_curve())
+        lane = make_lane(session, batch_size=2, curve=flat_curve(0.05))
         jobs = some_jobs(3)
-        jobs.append(FakeJob([[4.0]], deadline=perf_counter() + 0.05))
+        jobs.append(FakeJob([[4.0]], deadline=perf_counter() + 0.2))
         submit(lane, *jobs)
-        await until(lambda: lane.running == 2)
         with pytest.raises(DeadlineExceeded):
             await jobs[3].answer()
         session.hold.set()
@@ -227,12 +232,12 @@ def test_rows_that_a_waiting_batch_could_not_answer_in_time_are_refused_at_once(
     async def test() -> None:
         session = FakeSession()
         session.hold.clear()
-        lane = make_lane(session, batch_size=2, curve=quick_curve(0.02))
+        lane = make_lane(session, batch_size=2, curve=flat_curve(20.0))
         jobs = some_jobs(2)
         submit(lane, *jobs)
         await until(session.entered.is_set)
         # One run would do it; one behind another one will not.
-        late = [FakeJob([[3.0]], deadline=perf_counter() + 0.03) for _ in range(2)]
+        late = [FakeJob([[3.0]], deadline=perf_counter() + 30) for _ in range(2)]
         submit(lane, *late)
         for job in late:
             with pytest.raises(DeadlineExceeded, match="could not be computed in time"):
@@ -423,7 +428,7 @@ def test_an_idle_replica_begins_with_half_a_batch_while_the_loop_still_reads() -
 def test_a_model_that_gains_by_batches_is_not_begun_with_half_of_one() -> None:
     async def test() -> None:
         session = FakeSession()
-        lane = make_lane(session, batch_size=32, curve=quick_curve(0.01))
+        lane = make_lane(session, batch_size=32, curve=flat_curve(0.01))
         jobs = some_jobs(32)
         submit(lane, *jobs)
         await answered(jobs)

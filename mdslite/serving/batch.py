@@ -51,6 +51,7 @@ class Batch:
 
     __slots__ = (
         "begun",
+        "behind",
         "codec",
         "confidences",
         "error",
@@ -88,6 +89,7 @@ class Batch:
         self.codec = codec
         self.read_confidence = read_confidence
         self.expected_s = expected_s  # what a run should take; 0.0 if that is not known
+        self.behind = False  # handed to a replica that was not done with another one
         self.begun = threading.Lock()  # released when the computing begins
         self.begun.acquire()
         self.revoked = False

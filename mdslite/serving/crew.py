@@ -102,19 +102,20 @@ class Crew:
         now = perf_counter()
         for running in self.flight:
             replica = running.replica
+            ends_at = (running.started_at or now) + running.expected_s
             if (
                 replica is not None
                 and self.rotation.takes_another(replica)
-                and 0.0 < running.expected_s <= AHEAD_S
                 and running.stream is None
+                and 0.0 < running.expected_s <= AHEAD_S
+                and now < ends_at + running.expected_s  # else who knows when it ends
                 and not replica.gate.others_wait(self._seats[replica.gate])
             ):
-                ends_at = (running.started_at or now) + running.expected_s
                 batch = self._form(max(now, ends_at))
-                if batch is None:
-                    return False
-                self._start(batch, replica)
-                return True
+                if batch is not None:
+                    batch.behind = True
+                    self._start(batch, replica)
+                return batch is not None
         return False
 
     # Land

@@ -48,6 +48,14 @@ class Flight:
         """Those that have not begun."""
         return [batch for batch in self._batches if not batch.started_at]
 
+    def waiting_rows(self) -> int:
+        """Rows behind a running batch."""
+        rows = 0
+        for batch in self._batches:
+            if batch.behind and not batch.started_at:
+                rows += batch.rows
+        return rows
+
     def land(self, batch: Batch) -> bool:
         """A batch is back; False when it had been given up."""
         if batch not in self._batches:

@@ -136,11 +136,12 @@ class Lane:
 
     @property
     def queue_rows(self) -> int:
-        return self._queue.rows
+        """Rows that wait, those that wait behind a running batch included."""
+        return self._queue.rows + self._crew.flight.waiting_rows()
 
     @property
     def running(self) -> int:
-        """Batches being computed."""
+        """Batches that are with the replicas."""
         return len(self._crew.flight)
 
     @property
@@ -158,11 +159,12 @@ class Lane:
 
         :raises Overloaded, TooLarge: as `submit`
         """
-        if self._queue.rows + rows <= self.knobs.queue_rows:
+        most = self.knobs.queue_rows - rows
+        if self.queue_rows <= most:
             return
         # An overloaded loop has a thousand requests to read before it hears of a finished batch: look here.
         self.collect()
-        if self._queue.rows + rows <= self.knobs.queue_rows:
+        if self.queue_rows <= most:
             return
         if rows > self.knobs.queue_rows:
             raise TooLarge(
@@ -170,11 +172,11 @@ class Lane:
                 hint="send several smaller requests",
             )
         self.stats.refused += 1
-        size, oldest = self.knobs.batch_size, self._queue.oldest()
+        waiting, size, oldest = self.queue_rows, self.knobs.batch_size, self._queue.oldest()
         batch_s = self.curve.estimate(self._pace.shape(oldest[0])[1], size) if oldest else 0.0
         raise Overloaded(
-            f"{self.name} is overloaded: {self._queue.rows} of {self.knobs.queue_rows} rows are waiting",
-            retry_after_s=max(1, math.ceil(batch_s * self._queue.rows / size)),
+            f"{self.name} is overloaded: {waiting} of {self.knobs.queue_rows} rows are waiting",
+            retry_after_s=max(1, math.ceil(batch_s * waiting / size)),
         )
 
     # Form

@@ -50,17 +50,23 @@ ROOMS: dict[str, frozenset[str]] = {
         "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "
         "runtimes.protocol "
         "runtimes store metrics serving deploy",
+        "rpc": "errors packing tensors oip runtimes.protocol serving http",
         "gauges": "runtimes store metrics serving http",
         "trial": "errors",
         "links": "errors hosts",
-        "client": "errors spec links",
-        "cli": "errors findings fields hosts spec client",
+        "replies": "errors",
+        "retries": "",
+        "payloads": "errors replies",
+        "calls": "payloads replies",
+        "triton": "errors fields",
+        "client": "errors links calls payloads replies retries",
+        "cli": "errors findings fields hosts spec client calls payloads replies",
     }.items()
 }
 UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one
 # What a command may import inside a function: `up` the appliance, `restore` and a `doctor` with nobody to
 # ask the store and the machine. At the top of a module it would slow every other command's start.
-LAZY = {"cli": frozenset({"appliance", "rehearsal", "trial", "store", "runtimes", "runtimes.protocol"})}
+LAZY = {"cli": frozenset({"triton", "appliance", "rehearsal", "trial", "store", "runtimes", "runtimes.protocol"})}
 
 
 @dataclass(frozen=True, slots=True)

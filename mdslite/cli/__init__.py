@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -30,6 +33,7 @@ COMMANDS = {
     "rollout": ("rollout", "rollout", "Step a version up while its gates hold."),
     "init": ("init", "init", "Write a new package, or a deployments file for a model."),
     "verify": ("verify", "verify", "Try a Python package before it is deployed."),
+    "import": ("coming", "coming", "Turn another server's models into a deployments file."),
     "token": ("token", "token", "Make, list and end tokens; limit models."),
     "audit": ("audit", "audit", "List who changed something or was refused."),
     "doctor": ("doctor", "doctor", "Say what is wrong with this machine and its store."),
@@ -82,7 +86,7 @@ def cli(ctx: click.Context) -> None:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end the process: 0 fine, 1 error, 130 interrupted, 2 a dry run with changes."""
-    sys.exit(run(args))
+    _leave(run(args))
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -103,6 +107,17 @@ def run(args: Sequence[str] | None = None) -> int:
     except errors.MdsliteError as exc:
         return _fail(exc)
     return code if isinstance(code, int) else 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process. A model's run that does not end, in a thread that nobody waits for, would be cut off in
+    the middle of C++ as the interpreter goes, which aborts the process: then it goes without."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _fail(error: errors.MdsliteError) -> int:

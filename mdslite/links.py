@@ -8,7 +8,8 @@ import contextlib
 import ipaddress
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -17,7 +18,19 @@ from mdslite import errors
 from mdslite.hosts import SOCKET_NAME, short_path
 
 DEFAULT_URL = "http://127.0.0.1:8500"
+_POOL = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
 UNIX = "unix:"  # before the folder of a store, or the path of its socket
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """What a connection of either kind is made of. `socket` is the path of a store's own, if it is that."""
+
+    base_url: str
+    headers: Mapping[str, str]
+    socket: str | None = None
+    verify: ssl.SSLContext | bool = False
+    trust_env: bool = False
 
 
 def open_link(
@@ -32,12 +45,49 @@ def open_link(
 
     :raises InvalidRequest: the URL is none, or a file holds no certificate
     """
+    link = _describe(url, token, ca_file, cert_file, open_files)
+    return httpx2.Client(
+        base_url=link.base_url,
+        headers=dict(link.headers),
+        transport=None if link.socket is None else httpx2.HTTPTransport(uds=link.socket),
+        verify=link.verify,
+        trust_env=link.trust_env,
+        limits=_POOL,
+    )
+
+
+def open_async_link(
+    url: str,
+    *,
+    token: str | None,
+    ca_file: str | None,
+    cert_file: str | None,
+    open_files: contextlib.ExitStack,
+) -> httpx2.AsyncClient:
+    """What `open_link` does, for asyncio."""
+    link = _describe(url, token, ca_file, cert_file, open_files)
+    return httpx2.AsyncClient(
+        base_url=link.base_url,
+        headers=dict(link.headers),
+        transport=None if link.socket is None else httpx2.AsyncHTTPTransport(uds=link.socket),
+        verify=link.verify,
+        trust_env=link.trust_env,
+        limits=_POOL,
+    )
+
+
+def _describe(
+    url: str,
+    token: str | None,
+    ca_file: str | None,
+    cert_file: str | None,
+    open_files: contextlib.ExitStack,
+) -> _Link:
     headers = {"user-agent": "mdslite"}
     if token:
         headers["authorization"] = f"Bearer {token}"
     if url.startswith(UNIX):
-        transport = httpx2.HTTPTransport(uds=open_files.enter_context(_socket(url)))
-        return httpx2.Client(base_url="http://localhost", headers=headers, transport=transport)
+        return _Link("http://localhost", headers, socket=open_files.enter_context(_socket(url)))
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as exc:
@@ -47,8 +97,7 @@ def open_link(
     # Building a TLS context takes 20 ms, which plain http need not pay: no redirect leads to https.
     verify = _context(ca_file, cert_file) if parsed.scheme == "https" else False
     # A proxy from the environment cannot reach this machine's own loopback.
-    trust_env = not _is_loopback(parsed.host)
-    return httpx2.Client(base_url=parsed, headers=headers, verify=verify, trust_env=trust_env)
+    return _Link(str(parsed), headers, verify=verify, trust_env=not _is_loopback(parsed.host))
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ import httpx2
 import pytest
 from api_server import APPLIED, STEPS, ApiServer
 
-from mdslite import client as client_module
-from mdslite import errors, links
-from mdslite.client import Client, error_from
+from mdslite import errors, links, replies
+from mdslite.client import Client
+from mdslite.replies import error_from
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_prediction_carries_its_headers(client: Client, api: ApiServer) -> Non
     )
 
 
-@pytest.mark.parametrize("kind", sorted(client_module._codes().values(), key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(replies._codes().values(), key=lambda kind: kind.__name__))
 def test_every_code_of_the_error_tree_comes_back_as_its_class(kind: type[errors.MdsliteError]) -> None:
     found = error_from({"error": "what was wrong", "code": kind.code, "hint": "what to do"})
     assert type(found) is kind

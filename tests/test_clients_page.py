@@ -40,7 +40,7 @@ def test_each_example_runs(address: tuple[str, Path], language: str, text: str) 
 
 
 def test_there_are_examples() -> None:
-    assert [language for language, _ in BLOCKS] == ["sh", "python", "python"]
+    assert [language for language, _ in BLOCKS] == ["python", "python", "sh", "python", "python"]
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)", PAGE))

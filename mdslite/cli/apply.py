@@ -156,7 +156,7 @@ def _follow(events: Iterator[Mapping[str, Any]], progress: Progress, url: str) -
 
 
 def _conclude(result: Mapping[str, Any], url: str, *, as_json: bool) -> int:
-    from mdslite.client import error_from
+    from mdslite.replies import error_from
 
     if result["state"] == "failed":
         error = error_from(result)

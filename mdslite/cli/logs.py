@@ -107,7 +107,7 @@ def _local(text: str, now: datetime) -> datetime | None:
 
 def _newest(client: Client, filter: str, limit: int) -> list[Row]:
     """The newest `limit` rows, oldest first, page by page as the appliance hands them out."""
-    from mdslite.client import PAGE_MAX
+    from mdslite.calls import PAGE_MAX
 
     rows: list[Row] = []
     cursor: int | None = None

@@ -62,11 +62,12 @@ def yes_option(command: F) -> F:
 def connect(url: str, *, ca_file: str | None = None) -> Client:
     """Open a client with the token of MDSLITE_TOKEN and the certificate of MDSLITE_CLIENT_CERT, if there are
     any; the caller closes it."""
-    from mdslite.client import Client
+    from mdslite.client import Client, Retries
 
     return Client(
         url,
         token=os.environ.get("MDSLITE_TOKEN"),
         ca_file=ca_file,
         cert_file=os.environ.get("MDSLITE_CLIENT_CERT"),
+        retries=Retries(count=0),  # who types a command wants to know now
     )

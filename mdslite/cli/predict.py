@@ -131,7 +131,7 @@ def _signature(client: Client, target: Target) -> Mapping[str, Any]:
 
 
 def _curl(client: Client, target: Target, data: str | None) -> str:
-    from mdslite.client import predict_path
+    from mdslite.payloads import predict_path
 
     url = client.url + predict_path(target.project, target.model, target.version)
     with_token = bool(os.environ.get("MDSLITE_TOKEN"))

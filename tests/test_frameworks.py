@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import models
@@ -159,3 +160,21 @@ def test_a_type_that_contradicts_the_file_is_refused(
     (folder / "next.yaml").write_text(wrong)
     assert run(["apply", "-f", "next.yaml", "--yes"]) == 1
     assert "says package_type: ONNX, but gather.pt2 is of package type TORCH" in capsys.readouterr().err
+
+
+def test_a_run_that_never_ends_is_answered_replaced_and_left_behind(tmp_path: Path) -> None:
+    tm.script(tmp_path / "turns.pt", tm.Turns())
+    (tmp_path / "deployments.yaml").write_text(
+        "deployments: [{project: demo, model: turns, versions: [{version: v1, spec: {uri: ./turns.pt, "
+        "batch: {prediction_time_ms: 300}, container_parameter: {torch: {inputs: "
+        "[{name: turns, datatype: INT64, shape: [-1]}]}}}}]}]\n"
+    )
+    with up("deployments.yaml", cwd=tmp_path) as live:
+        status, _, body = predict(live, "demo/turns", {"instances": [1 << 60]})
+        assert (status, body["code"]) == (504, "deadline_exceeded")
+        deadline = monotonic() + 90
+        while predict(live, "demo/turns", {"instances": [3]})[0] != 200:
+            assert monotonic() < deadline, "its replica was not replaced"
+        code, said = live.stop()
+    assert "a run did not stop when it was told to" in said
+    assert code == 0

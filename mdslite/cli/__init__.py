@@ -110,8 +110,8 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process. A model's run that does not end, in a thread that nobody waits for, would be cut off in
-    the middle of C++ as the interpreter goes, which aborts the process: then it goes without."""
+    """End the process. A model's run that does not end, in a thread that nobody waits for, would be cut off
+    in the middle of C++ as the interpreter ends, which aborts the process: then it ends without."""
     if any(thread.daemon for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):

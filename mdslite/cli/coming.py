@@ -11,7 +11,13 @@ from mdslite.cli.options import json_option
 from mdslite.errors import Conflict
 
 
-@click.group(name="import")
+@click.group(
+    name="import",
+    epilog="""\b
+Examples:
+  mdslite import triton ./model_repository
+  mdslite import triton ./model_repository --json""",
+)
 def coming() -> None:
     """Turn another server's models into a deployments file."""
 

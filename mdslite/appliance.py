@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
+from typing import TYPE_CHECKING
 
 from mdslite import spec as specs
 from mdslite.deploy.apply import Deployer
@@ -35,7 +36,7 @@ from mdslite.http.books import Books
 from mdslite.http.comparing import Comparisons, Witness
 from mdslite.http.deferred import Deferrals
 from mdslite.http.door import Door, Limits
-from mdslite.http.front import Front, Place
+from mdslite.http.front import Front, Place, shown_host
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
 from mdslite.http.issuer import Issuer
@@ -63,6 +64,9 @@ from mdslite.store.rollouts import RolloutStore
 from mdslite.store.webhooks import Webhooks
 from mdslite.store.worker import Worker
 
+if TYPE_CHECKING:
+    from mdslite.rpc.server import RpcServer
+
 logger = logging.getLogger(__name__)
 
 Announce = Callable[[str], None]
@@ -80,6 +84,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8500
+    grpc_port: int | None = None  # none: no gRPC
     store: Path = Path(".mdslite")
     file: Path | None = None  # a deployments.yaml, or a model
     tls_cert: Path | None = None
@@ -170,6 +175,7 @@ class Appliance:
             )
         )
         self.front = Front(_place(settings), self.door, self.issuer.access)
+        self.rpc: RpcServer | None = None
 
     async def start(self) -> None:
         """Lock the store, listen, load what is deployed, apply the settings' file, say where it serves.
@@ -186,6 +192,7 @@ class Appliance:
         if self.settings.log:
             self.journal.start()
         self.url = await self.front.open()
+        grpc_port = await self._open_rpc()
         for line in self.front.notes:
             self.announce(line)
         for line in self.devices.describe():
@@ -201,11 +208,31 @@ class Appliance:
         self.starting = False
         if self.url.startswith("https:"):
             await self.bridge.warm()  # with TLS, the first client is likely to choose HTTP/2
+        if self.rpc is not None:
+            await self.rpc.serve()
         # What lives now lives long: keep the collector from walking through it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
-        self.announce(f"serving on {self.url}   docs /docs   metrics /metrics")
+        beside = "" if grpc_port is None else f"   gRPC {shown_host(self.settings.host)}:{grpc_port}"
+        self.announce(f"serving on {self.url}   docs /docs   metrics /metrics{beside}")
+
+    async def _open_rpc(self) -> int | None:
+        """Open the gRPC port where there is to be one.
+
+        :raises InvalidRequest: gRPC is not installed, or the port cannot be had
+        """
+        settings = self.settings
+        if settings.grpc_port is None:
+            return None
+        try:
+            from mdslite.rpc.server import RpcServer  # 20 MiB that only who asks for gRPC pays
+        except ImportError as exc:
+            raise InvalidRequest(
+                f"--grpc-port needs gRPC, which is not installed: {exc}", hint="pip install 'mdslite[grpc]'"
+            ) from exc
+        self.rpc = RpcServer(self)
+        return await self.rpc.open(settings.host, settings.grpc_port, self.front.files)
 
     async def _apply_file(self, file: Path) -> None:
         """Apply what `up` was given, unless it is what was applied last."""
@@ -217,11 +244,15 @@ class Appliance:
         """Drain and close: no request that was accepted is lost within the settings' times."""
         settings = self.settings
         self.draining = True
+        if self.rpc is not None:
+            await self.rpc.announce_stop()
         if self.url:
             await asyncio.sleep(settings.drain_grace_s)
         self.front.close()
         await asyncio.gather(
-            self.door.drain(grace_s=settings.drain_s), self.bridge.close(grace_s=settings.drain_s)
+            self.door.drain(grace_s=settings.drain_s),
+            self.bridge.close(grace_s=settings.drain_s),
+            *([] if self.rpc is None else [self.rpc.drain(grace_s=settings.drain_s)]),
         )
         await self.rollouts.close()
         await self.deployer.close(grace_s=settings.drain_s)

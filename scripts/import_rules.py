@@ -50,7 +50,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "
         "runtimes.protocol "
         "runtimes store metrics serving deploy",
-        "rpc": "errors packing tensors oip runtimes.protocol serving http",
+        "rpc": "errors data packing tensors oip runtimes.protocol serving http",
         "gauges": "runtimes store metrics serving http",
         "trial": "errors",
         "links": "errors hosts",

@@ -24,6 +24,7 @@ DEFAULT_STORE = "./.mdslite"
 CERTIFICATE = "tls/cert.pem"  # in the store, where the appliance makes its own
 
 _SERVING = re.compile(r"serving on (?P<url>https?://\S+)")
+_GRPC = re.compile(r"gRPC (?P<place>\S+)")
 _JOIN_WAIT_S = 5.0
 
 
@@ -34,6 +35,7 @@ Examples:
   mdslite up deployments.yaml             # applied first, if it differs from the last apply
   mdslite up                              # whatever the store holds
   mdslite up --port 0                     # any free port; the URL is printed
+  mdslite up --grpc-port 8501             # gRPC beside HTTP
   mdslite up --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
   mdslite up --host 0.0.0.0 --tls-self-signed
 
@@ -46,6 +48,10 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="0: any free one."
 )
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), metavar="PORT",
+    help="Serve gRPC too, on this port; 0: any free one. Needs mdslite[grpc].",
+)  # fmt: skip
 @click.option("--store", type=click.Path(), default=DEFAULT_STORE, show_default=True, metavar="DIR")
 @click.option("--tls-cert", type=click.Path(), metavar="FILE", help="Serve TLS with this certificate (PEM).")
 @click.option("--tls-key", type=click.Path(), metavar="FILE", help="The certificate's key (PEM).")
@@ -70,6 +76,7 @@ def up(
     file: str | None,
     host: str,
     port: int,
+    grpc_port: int | None,
     store: str,
     tls_cert: str | None,
     tls_key: str | None,
@@ -90,6 +97,7 @@ def up(
     settings = Settings(
         host=host,
         port=port,
+        grpc_port=grpc_port,
         store=Path(store),
         file=None if file is None else Path(file),
         tls_cert=None if tls_cert is None else Path(tls_cert),
@@ -145,7 +153,14 @@ class Announcer:
             return
         url = found["url"]
         if self._as_json:
-            where = {"url": url, "docs": f"{url}/docs", "metrics": f"{url}/metrics", "pid": os.getpid()}
+            where: dict[str, Any] = {
+                "url": url,
+                "docs": f"{url}/docs",
+                "metrics": f"{url}/metrics",
+                "pid": os.getpid(),
+            }
+            if (grpc := _GRPC.search(line)) is not None:
+                where["grpc"] = grpc["place"]
             _print(output.json_text(where), sys.stdout)
             return
         _print(line, sys.stdout)

@@ -52,6 +52,7 @@ class Front:
         self._local = LocalListener(place.store, door, access)
         self._port: asyncio.Server | TlsListener | None = None
         self._renewal: Renewal | None = None
+        self.files: TlsFiles | None = None  # of the open port, where it speaks TLS
         self.notes: list[str] = []  # what whoever started it should know
 
     def check_exposure(self) -> None:
@@ -90,6 +91,7 @@ class Front:
         files = place.tls
         if place.self_signed:
             files = await asyncio.to_thread(self._make_certificate)
+        self.files = files
         try:
             if files is None:
                 port = await self._open_plain()
@@ -102,8 +104,7 @@ class Front:
                 hint="choose another with --port, or --port 0 for any free one",
             ) from exc
         await self._local.start()
-        host = f"[{place.host}]" if ":" in place.host else place.host
-        return f"{'http' if files is None else 'https'}://{host}:{port}"
+        return f"{'http' if files is None else 'https'}://{shown_host(place.host)}:{port}"
 
     def close(self) -> None:
         """Accept no more."""
@@ -156,3 +157,8 @@ class Front:
         if left < _WARN_BEFORE:
             when = "has expired" if left < timedelta(0) else f"expires in {left.days} days"
             self.notes.append(f"! the certificate {files.cert} {when}")
+
+
+def shown_host(host: str) -> str:
+    """A host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host

@@ -103,6 +103,12 @@ class Predictor:
             logger.exception("request %s failed", call.request_id)
             self._send_error(call, MdsliteError("internal error"))
 
+    def refuse(self, call: Call, error: MdsliteError) -> None:
+        """End a call of which it cannot be told where it wanted to go."""
+        call.predictor = self
+        self.books.open += 1
+        self._send_error(call, error)
+
     def finish(self, call: Call) -> None:
         """The lane has an answer or an error for a call."""
         if call.sent or (call.error is None and call.lane.codec.streams):

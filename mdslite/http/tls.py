@@ -20,7 +20,7 @@ LOOK_S = 2.0  # how often the files are looked at
 # Forward secrecy and authenticated encryption only: HTTP/2 forbids TLS 1.2's other suites (RFC 9113, 9.2.2).
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _MAKE_PAIR = "for a first try, --tls-self-signed makes a pair"
-_Stamp = tuple[tuple[int, int, int] | None, ...]
+Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class TlsFiles:
     def context(self) -> ssl.SSLContext:
         """:raises InvalidRequest: as `server_context`"""
         return server_context(self.cert, key=self.key, client_ca=self.client_ca)
+
+    def stamp(self) -> Stamp:
+        """What tells these files from those that they replace. A link leads to what it points at."""
+        return tuple(map(_stat, (self.cert, self.key, self.client_ca)))
 
 
 def server_context(cert: Path, *, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
@@ -91,7 +95,7 @@ class Renewal:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._stamp = self._loaded = _stamp_of(files)
+        self._stamp = self._loaded = files.stamp()
         self.context = files.context()
         self._task: asyncio.Task[None] | None = None
 
@@ -106,7 +110,7 @@ class Renewal:
 
     def look(self) -> None:
         """Take in files that have changed and not changed again since the last look."""
-        stamp, before = _stamp_of(self._files), self._stamp
+        stamp, before = self._files.stamp(), self._stamp
         self._stamp = stamp
         if stamp != before or stamp == self._loaded:
             return
@@ -161,11 +165,6 @@ def _check_file(path: Path, option: str, *, marker: str, hint: str) -> None:
     if marker not in text:
         wanted = marker.rstrip("-").lower()
         raise InvalidRequest(f"{option} {path} holds no {wanted}: expected a PEM file", hint=hint)
-
-
-def _stamp_of(files: TlsFiles) -> _Stamp:
-    """What tells a file from the one that it replaces. A link leads to what it points at."""
-    return tuple(map(_stat, (files.cert, files.key, files.client_ca)))
 
 
 def _stat(path: Path | None) -> tuple[int, int, int] | None:

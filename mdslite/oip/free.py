@@ -52,13 +52,13 @@ class FreeMessages(Messages):
         )
 
 
-def take_data(codec: DataCodec, tensors: Sequence[InputTensor]) -> Columns:
-    """A request's one input as data.
+def take_data(codec: DataCodec, tensors: Sequence[InputTensor], *, streamed: bool = False) -> Columns:
+    """A request's one input as data; `streamed` says that its answer may come in pieces.
 
     :raises InvalidRequest: the model streams its answers
     :raises InvalidTensor: there is another input, or its elements are no JSON or do not fit its shape
     """
-    if codec.streams:
+    if codec.streams and not streamed:
         raise InvalidRequest("this model streams its answer: expected a request to its predict URL")
     if [tensor.name for tensor in tensors] != [INPUT]:
         came = ", ".join(f'"{clip(tensor.name)}"' for tensor in tensors[:5]) or "none"

@@ -138,7 +138,7 @@ class Messages:
 
     def _read_new(self, head: bytes, body: Buffer) -> tuple[Plan, Columns]:
         request = parse_request(head)
-        plan = self._plan(request)
+        plan = self.plan(request)
         sizes = [given.size_bytes or 0 for given in request.inputs]
         if sum(sizes) != len(body) - len(head):
             raise _wrong_size(len(body) - len(head), sum(sizes))
@@ -168,10 +168,14 @@ class Messages:
         self._plans[head] = plan
 
     def _read_bare(self, body: Buffer) -> tuple[Plan, Columns]:
-        plan = self._plan(InferRequest(None, (), None, binary=True, timeout_s=math.inf))
+        plan = self.plan(InferRequest(None, (), None, binary=True, timeout_s=math.inf))
         return plan, self.take([self.bare(body)])
 
-    def _plan(self, request: InferRequest) -> Plan:
+    def plan(self, request: InferRequest) -> Plan:
+        """What an answer must know of a request.
+
+        :raises InvalidRequest: it asks for an output that there is not
+        """
         outputs = self._signature.outputs
         places = {spec.name: at for at, spec in enumerate(outputs)}
         if request.outputs is None:

@@ -64,7 +64,7 @@ def parse_request(text: bytes) -> InferRequest:
     return InferRequest(
         identity,
         tuple(_input(one, number) for number, one in enumerate(inputs)),
-        _outputs(message.get("outputs"), binary=binary),
+        read_outputs(message.get("outputs"), binary=binary),
         binary,
         read_timeout(parameters.get("timeout")),
     )
@@ -95,8 +95,7 @@ def _input(tensor: Any, number: int) -> Given:
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
         raise InvalidTensor(f"{where}expected its shape as a list of integers")
     parameters = _parameters(tensor, where)
-    if _SHARED in parameters:
-        raise _no_shared_memory(where)
+    check_place(parameters, where)
     size_bytes = _count(parameters, "binary_data_size", where)
     if ("data" in tensor) == (size_bytes is not None):
         raise InvalidTensor(
@@ -108,7 +107,11 @@ def _input(tensor: Any, number: int) -> Given:
     return Given(name, datatype, tuple(shape), data, size_bytes)
 
 
-def _outputs(outputs: Any, *, binary: bool) -> dict[str, Wanted] | None:
+def read_outputs(outputs: Any, *, binary: bool) -> dict[str, Wanted] | None:
+    """Which outputs are asked for, None for all of them; `binary` says how those go that do not say it.
+
+    :raises InvalidRequest: one of them is asked for twice, or in a way that there is not
+    """
     if outputs is None or outputs == []:
         return None
     if not isinstance(outputs, list):
@@ -122,8 +125,7 @@ def _outputs(outputs: Any, *, binary: bool) -> dict[str, Wanted] | None:
         if name in found:
             raise InvalidRequest(f"{where}asked for twice, expected once")
         parameters = _parameters(output, where)
-        if _SHARED in parameters:
-            raise _no_shared_memory(where)
+        check_place(parameters, where)
         found[name] = Wanted(
             _flag(parameters, "binary_data", where, default=binary),
             _count(parameters, "classification", where) or 0,
@@ -154,8 +156,13 @@ def _count(parameters: dict[str, Any], name: str, where: str) -> int | None:
     return value
 
 
-def _no_shared_memory(where: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{where}shared memory is not served: expected the tensor in the message",
-        hint="binary data after the JSON is the fastest way in",
-    )
+def check_place(parameters: Mapping[str, Any], where: str) -> None:
+    """Pass a tensor that stands in the message itself.
+
+    :raises InvalidRequest: it is in shared memory
+    """
+    if _SHARED in parameters:
+        raise InvalidRequest(
+            f"{where}shared memory is not served: expected the tensor in the message",
+            hint="its raw bytes are the fastest way in",
+        )

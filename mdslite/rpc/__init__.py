@@ -1,0 +1,1 @@
+"""The second port: the Open Inference Protocol and the admin API over gRPC."""

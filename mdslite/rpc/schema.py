@@ -1,0 +1,85 @@
+"""What is said over gRPC: the messages and services of the .proto files beside this module, and the service
+that follows from the admin API's operations.
+
+They stand in a pool of their own: a process that also holds a client's generated classes of the same protocol
+would have two descriptions of one name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+
+from mdslite.errors import InvalidRequest
+from mdslite.http.operations import Operation
+
+INFERENCE = "inference.GRPCInferenceService"
+ADMIN = "mdslite.v1.Admin"
+DESCRIPTORS = "descriptors.binpb"
+_ADMIN_FILE = "mdslite/v1/admin_service.proto"
+
+
+class Schema:
+    """`pool` describes everything; the classes are those of its messages that are made or read by name."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self.pool = descriptor_pool.DescriptorPool()
+        described = descriptor_pb2.FileDescriptorSet.FromString(
+            files("mdslite.rpc").joinpath(DESCRIPTORS).read_bytes()
+        )
+        for file in described.file:
+            self.pool.AddSerializedFile(file.SerializeToString())
+        self.pool.AddSerializedFile(_describe_admin(operations).SerializeToString())
+        self.InferRequest = self.find("inference.ModelInferRequest")
+        self.InferResponse = self.find("inference.ModelInferResponse")
+        self.StreamResponse = self.find("inference.ModelStreamInferResponse")
+        self.AdminRequest = self.find("mdslite.v1.AdminRequest")
+        self.AdminReply = self.find("mdslite.v1.AdminReply")
+
+    def find(self, name: str) -> type[Any]:
+        """The class of a message by its full name."""
+        found: type[Message] = message_factory.GetMessageClass(self.pool.FindMessageTypeByName(name))
+        return found
+
+    def methods(self, service: str) -> dict[str, tuple[type[Any], type[Any]]]:
+        """The classes of each of a service's requests and replies, by the method's name."""
+        described = self.pool.FindServiceByName(service)
+        return {
+            method.name: (
+                message_factory.GetMessageClass(method.input_type),
+                message_factory.GetMessageClass(method.output_type),
+            )
+            for method in described.methods
+        }
+
+
+def parse(kind: type[Any], body: bytes) -> Any:
+    """:raises InvalidRequest: the bytes are no such message"""
+    try:
+        return kind.FromString(body)
+    except DecodeError as exc:
+        raise InvalidRequest(f"the request is no {kind.DESCRIPTOR.full_name}") from exc
+
+
+def rpc_name(operation: Operation) -> str:
+    """`list_models` as `ListModels`."""
+    return "".join(part.capitalize() for part in operation.name.split("_"))
+
+
+def _describe_admin(operations: Sequence[Operation]) -> Any:
+    file = descriptor_pb2.FileDescriptorProto(
+        name=_ADMIN_FILE, package="mdslite.v1", syntax="proto3", dependency=["admin.proto"]
+    )
+    service = file.service.add(name="Admin")
+    for operation in operations:
+        service.method.add(
+            name=rpc_name(operation),
+            input_type=".mdslite.v1.AdminRequest",
+            output_type=".mdslite.v1.AdminReply",
+            server_streaming=operation.stream is not None,
+        )
+    return file

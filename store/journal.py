@@ -34,9 +34,8 @@ FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 5.0
 # Writers that die of the same rows without having written any of them, before these rows are given up.
 FUTILE_MAX = 5
-LAST_WORDS_S = 2.0  # for a writer that closed its socket to end, or for one that was killed
-# Nothing to write: the writer is started only so long after the journal, when others have started too, and is
-# asked so often, for it keeps the folder in order.
+# With nothing to write, the writer is asked for the first time when others have started too, and then so
+# often: it keeps the folder in order.
 QUIET_S = 2.0
 IDLE_ASK_S = 15.0
 _MISTAKES = (TypeError, ValueError, OverflowError, IndexError)
@@ -211,6 +210,10 @@ class Journal:
         )
 
     def _run(self, ring: Ring) -> None:
+        try:
+            self._scribe = Scribe(self._order(), ring, self._launch)
+        except WriterLost as exc:
+            self._mourn(ring, str(exc), futile=False)
         while not self._closing:
             with self._signal:
                 if not self._closing and self._asked == self._answered:
@@ -253,16 +256,13 @@ class Journal:
 
     def _ask(self, ring: Ring, *, now: bool, end: bool, timeout_s: float) -> bool:
         """One question, to a new writer if there is none; False when it was lost over it."""
-        answering = False
         try:
             if self._scribe is None:
-                self._scribe = Scribe(self._order(), ring, self._launch, timeout_s=timeout_s)
-            answering = True
+                self._scribe = Scribe(self._order(), ring, self._launch)
             self._asked_end = ring.end
             report = self._scribe.ask(self._asked_end[0], now=now, end=end, timeout_s=timeout_s)
         except WriterLost as exc:
-            # One that dies before it has answered anything does not die of a row.
-            self._mourn(ring, str(exc), futile=answering)
+            self._mourn(ring, str(exc), futile=exc.worked)
             return False
         self._heed(ring, report)
         return True

@@ -1,11 +1,9 @@
 """The request log's writer: a process of its own that turns the ring's records into hour files and tallies.
 
-    python -P -m mdslite.store.writer RING_FD SOCKET_FD ORDER
-
 A thread that writes slows the event loop down, for they share the interpreter lock, and cannot be told to
 give way to it; a process can. The journal asks, the writer answers. When the journal's process ends without a
-word, the writer writes what is left in the ring and ends too: so it neither dies with its parent nor of the
-signals that are meant for it.
+word, the writer writes what is left in the ring and ends too: so it does not die with its parent. `standby`
+is what it does before.
 """
 
 from __future__ import annotations
@@ -15,9 +13,7 @@ import fcntl
 import gc
 import logging
 import os
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -306,16 +302,14 @@ class _Notes(logging.Handler):
 def _give_way() -> None:
     with contextlib.suppress(OSError):
         os.nice(NICE)
-    # Where the kernel shares its time among sessions first, a session's own niceness counts: this one's, as the
-    # writer is alone in it.
+    # Where the kernel shares its time among sessions first, a session's own niceness counts: this one's, as
+    # the writer is alone in it.
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text(str(NICE))
 
 
 def main(arguments: Sequence[str]) -> None:
     _give_way()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     notes = _Notes()
     logging.getLogger().addHandler(notes)
     gc.freeze()
@@ -323,7 +317,3 @@ def main(arguments: Sequence[str]) -> None:
     ring_fd, socket_fd, order = arguments
     with socket.socket(fileno=int(socket_fd)) as end:
         serve(msgspec.json.decode(order, type=Order), end, Ring(int(ring_fd)), take_notes=notes.take)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -76,6 +76,14 @@ def test_the_writer_imports_only_what_it_needs() -> None:
     )
 
 
+def test_a_writer_without_work_has_imported_next_to_nothing() -> None:
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", "import mdslite.store.standby, sys; print(*sys.modules)"],
+        capture_output=True, text=True, timeout=30, check=True,
+    ).stdout.split()  # fmt: skip
+    assert not {"numpy", "msgspec", "sqlite3", "subprocess", "logging"} & set(told)
+
+
 def test_signals_that_are_meant_for_the_appliance_leave_the_writer_alone(tmp_path: Path) -> None:
     launcher = Launcher()
     with running(tmp_path, launch=launcher) as journal:
@@ -224,6 +232,28 @@ while True:
 """
 
 
+HASTY = """
+import sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from log_rows import row
+from mdslite.store.journal import Journal
+from mdslite.store.scribe import launch_writer
+launched = threading.Event()
+def launch(*things):
+    writer = launch_writer(*things)
+    launched.set()
+    return writer
+journal = Journal(Path(sys.argv[1]), launch=launch, flush_s=60)
+journal.start()
+launched.wait()
+for number in range(1000):
+    journal.append(row(request_id=f"r{number}"))
+print("appended", flush=True)
+threading.Event().wait(60)
+"""
+
+
 def kill_an_appliance(folder: Path, *, flush_s: float, rows: int) -> int:
     """Run a journal in a process of its own, and kill that process; how many rows it had appended."""
     command = [sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent), str(flush_s)]
@@ -253,6 +283,16 @@ def test_an_appliance_that_is_killed_loses_nothing(tmp_path: Path, flush_s: floa
     assert found == [f"r{number}" for number in range(len(found))]
     assert len(found) >= appended
     assert [path.name for path in tmp_path.iterdir()] == ["2026-11-22T12.db"]  # sealed as at any other end
+
+
+def test_rows_are_safe_before_their_writer_has_done_anything(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HASTY, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as appliance:
+        assert appliance.stdout is not None
+        assert appliance.stdout.readline()
+        appliance.kill()
+    until(lambda: len(ids(tmp_path)) == 1000)
+    assert ids(tmp_path) == [f"r{number}" for number in range(1000)]
 
 
 def test_the_next_appliance_waits_for_the_writer_of_one_that_was_killed(tmp_path: Path) -> None:

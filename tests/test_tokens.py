@@ -262,7 +262,8 @@ def test_an_older_registry_gets_the_tables_and_keeps_what_it_has(tmp_path: Path)
         for table in ("tokens", "limits", "audit"):
             db.execute(f"drop table {table}")
         db.execute("delete from _sqlite_migrations where name like '0002%'")
-        assert db.execute("select migration_set from _sqlite_migrations").fetchall() == [(MIGRATION_SET,)]
+        sets = db.execute("select distinct migration_set from _sqlite_migrations").fetchall()
+        assert sets == [(MIGRATION_SET,)]
     registry.open()
     assert [row.digest for row in registry.artifacts()] == ["sha256:1"]
     assert Tokens(registry).all() == []

@@ -40,6 +40,7 @@ from mdslite.http.front import Front, Place, shown_host
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
 from mdslite.http.issuer import Issuer
+from mdslite.http.once import Once
 from mdslite.http.predict import Predictor
 from mdslite.http.tls import TlsFiles
 from mdslite.metrics import Metrics
@@ -137,6 +138,7 @@ class Appliance:
         )
         self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))
         self.issuer = Issuer(self.registry, self.worker, Access())
+        self.once = Once(self.registry, self.worker)
         self.predictor = Predictor(
             self.fleet.router,
             books=Books(self.journal.append, self.journal.append_run) if settings.log else Books(None),

@@ -147,6 +147,30 @@ _ROLLOUT_TABLES = (
 )
 
 
+# A receipt's headers are JSON, a list of pairs; `who` a token's id, or what else the caller is known by.
+_RECEIPT_TABLES = (
+    """
+    create table receipts (
+        who text not null,
+        key text not null,
+        time real not null,
+        fingerprint blob not null,
+        status integer not null,
+        media_type text not null,
+        headers text not null,
+        body blob not null,
+        primary key (who, key)
+    )
+    """,
+    "create index receipts_by_time on receipts (time)",
+)
+
+
+def _create_receipt_tables(db: Database) -> None:
+    for statement in _RECEIPT_TABLES:
+        db.execute(statement)
+
+
 def _create_rollout_tables(db: Database) -> None:
     for statement in _ROLLOUT_TABLES:
         db.execute(statement)
@@ -156,4 +180,5 @@ _STEPS = (
     ("0001_revisions_versions_artifacts_probes", _create_tables),
     ("0002_tokens_limits_audit", _create_access_tables),
     ("0003_rollouts", _create_rollout_tables),
+    ("0004_receipts", _create_receipt_tables),
 )

@@ -26,6 +26,7 @@ from mdslite.http.books import Books
 from mdslite.http.comparing import Comparisons, Witness
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
+from mdslite.http.once import Once
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
@@ -88,6 +89,7 @@ class Box:
         )
         self.deployer = Deployer(self.intake, self.fleet, **deployer)
         self.issuer = Issuer(self.registry, self.worker, Access())
+        self.once = Once(self.registry, self.worker)
         self.predictor = Predictor(
             self.fleet.router,
             books=Books(self.journal.append, self.journal.append_run),

@@ -117,10 +117,14 @@ async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyR
     )
     if NDJSON not in call.accept:
         return await carry_out(parts, call, order)
+    replayed = await parts.once.replay(call)
+    if replayed is not None:
+        return replayed
     feed = Feed()
     task = parts.deployer.begin(order, progress=feed.post)
     task.add_done_callback(lambda _: feed.end())
     task.add_done_callback(lambda _: remark(call.caller, task))
+    parts.deployer.own(parts.once.keep(call, lambda: _last_line(task)), name="receipt")
     if not await feed.begun():
         await asyncio.shield(task)  # what was refused before it began is answered with its own status
     return Lines(_events(feed, task), call.receive)
@@ -258,6 +262,11 @@ def _source(body: PlanBody) -> Source:
     if body.base is None or not os.path.isabs(body.base) or "\0" in body.base:
         raise InvalidRequest(f"base: expected the absolute path of the file's folder, got {body.base!r}")
     return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
+
+
+async def _last_line(task: asyncio.Task[Outcome]) -> Raw:
+    """All that is told again of an apply whose steps were streamed."""
+    return Raw(msgspec.json.encode(views.result_event(await task)) + b"\n", NDJSON)
 
 
 async def _events(feed: Feed, task: asyncio.Task[Outcome]) -> AsyncGenerator[Event, None]:

@@ -142,6 +142,14 @@ def _header_parameters(operation: Operation) -> Iterator[Json]:
     if operation.tagged:
         for name, text in _MATCH.items():
             yield {"name": name, "in": "header", "required": False, "schema": _TAGS, "description": text}
+    if operation.once:
+        yield {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$(?!\n)"},
+            "description": "the same request with the same key is answered, and not carried out again, for a day",
+        }
 
 
 def _headers(texts: Mapping[str, str]) -> Json:

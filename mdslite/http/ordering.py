@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from mdslite.http.schema import ApplyReply, DiffInfo
 from mdslite.store.registry import VersionRow
 
 DEFAULT_AUTHOR = "api"
+Show = Callable[[], Awaitable[Raw]]
 TagOf = Callable[[list[VersionRow], int], str | None]
 
 
@@ -46,17 +47,28 @@ def make_order(
     return Order(source, _author(author, call.caller.grant), reason, expect_revision, wanted)
 
 
-async def carry_out(parts: Parts, call: Call[Any, Any, Any], order: Order) -> ApplyReply | Answer:
-    """Have an order carried out, whether or not its caller stays, and say what became of it."""
-    task = parts.deployer.begin(order)
-    task.add_done_callback(lambda _: remark(call.caller, task))
-    return reply_of(await asyncio.shield(task), call.request_id)
+async def carry_out(
+    parts: Parts, call: Call[Any, Any, Any], order: Order, *, show: Show | None = None
+) -> Answer:
+    """Have an order carried out, whether or not its caller stays, and say what became of it: `show` is the
+    reply to one that was; by default what the revision is."""
+
+    async def work() -> Raw:
+        task = parts.deployer.begin(order)
+        task.add_done_callback(lambda _: remark(call.caller, task))
+        outcome = await task
+        if outcome.error is not None:
+            body = error_body(outcome.error, call.request_id, revision=outcome.revision)
+            return Raw(body, status=outcome.error.status)
+        return Raw(msgspec.json.encode(_applied(outcome))) if show is None else await show()
+
+    replayed = await parts.once.replay(call)
+    if replayed is not None:
+        return replayed
+    return await asyncio.shield(parts.deployer.own(parts.once.keep(call, work), name="change"))
 
 
-def reply_of(outcome: Outcome, request_id: str) -> ApplyReply | Answer:
-    if outcome.error is not None:
-        body = error_body(outcome.error, request_id, revision=outcome.revision)
-        return Raw(body, status=outcome.error.status)
+def _applied(outcome: Outcome) -> ApplyReply:
     assert outcome.plan is not None and outcome.revision is not None and outcome.state != "failed"
     return ApplyReply(
         revision=outcome.revision,

@@ -11,6 +11,7 @@ from mdslite.deploy.rollout import Rollouts
 from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
+from mdslite.http.once import Once
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
@@ -47,6 +48,7 @@ class Parts(Protocol):
     comparisons: Comparisons
     rollouts: Rollouts
     issuer: Issuer
+    once: Once
     registry: Registry
     worker: Worker
     devices: Devices

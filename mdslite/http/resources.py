@@ -12,7 +12,7 @@ from mdslite.errors import InvalidRequest, NotFound
 from mdslite.http import views
 from mdslite.http.conditions import rows_of, tag_of, tagged
 from mdslite.http.operations import Answer, Call, Name, Nothing, Operation, Raw, declare
-from mdslite.http.ordering import carry_out, make_order
+from mdslite.http.ordering import Show, carry_out, make_order
 from mdslite.http.parts import Parts
 from mdslite.http.schema import ApplyReply, Given, ModelPath, VersionInfo, VersionPath
 from mdslite.spec import Spec, from_plain
@@ -64,13 +64,14 @@ async def put_version(
     spec = msgspec.json.decode(call.content)["spec"]
     source = VersionSource(path.project, path.model, path.version, spec)
     before = _mine(await parts.worker.call(parts.registry.current), path)
-    answer = await _change(parts, call, source, f"set {_label(path)}", version=path.version)
-    if not isinstance(answer, ApplyReply):
-        return answer
-    rows = await parts.worker.call(parts.registry.current)
-    tag = tag_of(_mine(rows, path)) or ""
-    body = msgspec.json.encode(_resource(parts, path, rows))
-    return Raw(body, status=200 if before else 201, headers=((b"etag", tag.encode()),))
+
+    async def show() -> Raw:
+        rows = await parts.worker.call(parts.registry.current)
+        tag = tag_of(_mine(rows, path)) or ""
+        body = msgspec.json.encode(_resource(parts, path, rows))
+        return Raw(body, status=200 if before else 201, headers=((b"etag", tag.encode()),))
+
+    return await _change(parts, call, source, f"set {_label(path)}", version=path.version, show=show)
 
 
 async def delete_version(parts: Parts, call: Call[VersionPath, ChangeQuery, Nothing]) -> ApplyReply | Answer:
@@ -116,8 +117,14 @@ def make_operations() -> list[Operation]:
 
 
 async def _change(
-    parts: Parts, call: Call[Any, ChangeQuery, Any], source: Source, what: str, *, version: str | None = None
-) -> ApplyReply | Answer:
+    parts: Parts,
+    call: Call[Any, ChangeQuery, Any],
+    source: Source,
+    what: str,
+    *,
+    version: str | None = None,
+    show: Show | None = None,
+) -> Answer:
     project, model = call.path.project, call.path.model
     order = make_order(
         call,
@@ -126,7 +133,7 @@ async def _change(
         reason=call.query.reason or what,
         tag_of=lambda rows, latest: tag_of(rows_of(rows, project, model, version)),
     )
-    return await carry_out(parts, call, order)
+    return await carry_out(parts, call, order, show=show)
 
 
 def _resource(parts: Parts, path: VersionPath, rows: list[VersionRow]) -> VersionResource:

@@ -1,5 +1,5 @@
-"""What requests with a key came to, kept in the registry for a day, so that one that is sent again is answered
-and not carried out twice. Bounded: the oldest go first.
+"""What requests with a key came to, kept in the registry for a day, so that one that is sent again is
+answered and not carried out twice. Bounded: the oldest go first.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Receipts:
         now = self._clock()
         with self._registry.writing() as db:
             db.execute(
-                "insert or replace into receipts (who, key, time, fingerprint, status, media_type, headers, body)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert or replace into receipts (who, key, time, fingerprint, status, media_type, headers,"
+                " body) values (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     who,
                     key,

@@ -476,5 +476,6 @@ def test_the_tables_are_made_by_recorded_migrations(registry: Registry) -> None:
         "0001_revisions_versions_artifacts_probes",
         "0002_tokens_limits_audit",
         "0003_rollouts",
+        "0004_receipts",
     ]
     reader.close()

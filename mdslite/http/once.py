@@ -95,6 +95,5 @@ def _name(call: Call[Any, Any, Any]) -> tuple[str, str] | None:
 
 def _fingerprint(call: Call[Any, Any, Any]) -> bytes:
     query = msgspec.json.encode(call.query)
-    return hashlib.sha256(
-        b"\n".join((call.method.encode(), call.target.encode(), query, call.content))
-    ).digest()
+    parts = call.method.encode(), call.target.encode(), query, call.content
+    return hashlib.sha256(b"\n".join(parts)).digest()

@@ -148,7 +148,7 @@ def _header_parameters(operation: Operation) -> Iterator[Json]:
             "in": "header",
             "required": False,
             "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$(?!\n)"},
-            "description": "the same request with the same key is answered, and not carried out again, for a day",
+            "description": "for a day, the same request with the same key is answered and not carried out again",
         }
 
 

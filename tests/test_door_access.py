@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import pwd
 import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -329,7 +330,7 @@ def test_the_owner_is_known_by_the_socket_whatever_the_request_says(tmp_path: Pa
                 assert (await speak(path, predict(headers=fields))).status == 200
             # What the appliance tells such callers apart by opens nothing to anybody else.
             made = site.predictor.access._headers
-            assert list(made) == ["local user root" if os.getuid() == 0 else f"local user {os.getlogin()}"]
+            assert list(made) == [f"local user {pwd.getpwuid(os.getuid()).pw_name}"]
             for name in ("Local x", "Local ", "local user root"):
                 assert (await site.ask(predict(headers=[("Authorization", name)]))).status == 401
 

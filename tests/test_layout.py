@@ -70,6 +70,12 @@ def test_the_wheel_holds_every_module_of_every_room(wheel: Path) -> None:
     assert held == expected_modules()
 
 
+def test_the_wheel_holds_what_describes_grpc(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if name.startswith("mdslite/rpc/")}
+    assert {"mdslite/rpc/descriptors.binpb", "mdslite/rpc/inference.proto", "mdslite/rpc/admin.proto"} <= held
+
+
 def test_the_wheel_brings_two_top_level_names(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}

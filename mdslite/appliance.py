@@ -33,6 +33,7 @@ from mdslite.gauges import Gauges
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
+from mdslite.http.bulletin import Bulletin
 from mdslite.http.comparing import Comparisons, Witness
 from mdslite.http.deferred import Deferrals
 from mdslite.http.door import Door, Limits
@@ -139,6 +140,7 @@ class Appliance:
         self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))
         self.issuer = Issuer(self.registry, self.worker, Access())
         self.once = Once(self.registry, self.worker)
+        self.bulletin = Bulletin()
         self.predictor = Predictor(
             self.fleet.router,
             books=Books(self.journal.append, self.journal.append_run) if settings.log else Books(None),

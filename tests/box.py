@@ -23,6 +23,7 @@ from mdslite.errors import LoadFailed
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
+from mdslite.http.bulletin import Bulletin
 from mdslite.http.comparing import Comparisons, Witness
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
@@ -90,6 +91,7 @@ class Box:
         self.deployer = Deployer(self.intake, self.fleet, **deployer)
         self.issuer = Issuer(self.registry, self.worker, Access())
         self.once = Once(self.registry, self.worker)
+        self.bulletin = Bulletin()
         self.predictor = Predictor(
             self.fleet.router,
             books=Books(self.journal.append, self.journal.append_run),

@@ -125,7 +125,7 @@ async def test_every_get_answers_with_a_documented_status_and_type(document: Jso
         "name": "p.m",
     }
     for method, url, operation in operations(document):
-        if method == "GET":
+        if method == "GET" and "text/event-stream" not in operation["responses"]["200"]["content"]:
             heard = await caller.get(url.format(**values) + QUERIES.get(url, ""))
             assert heard.status == 200, (url, heard.body)
             assert heard.headers["content-type"] in operation["responses"]["200"]["content"], url

@@ -13,10 +13,10 @@ from time import time
 import msgspec
 
 from mdslite import spec as specs
-from mdslite.deploy.events import Event, Feed
+from mdslite.deploy.events import Event, Feed, FetchEvent, InstallEvent, StepEvent
 from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source
 from mdslite.errors import InvalidRequest, NotFound
-from mdslite.http import resources, views
+from mdslite.http import news, resources, views
 from mdslite.http.access import Grant
 from mdslite.http.conditions import revision_tag, rows_of, tag_of, tagged
 from mdslite.http.ndjson import Lines
@@ -121,7 +121,12 @@ async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyR
     if replayed is not None:
         return replayed
     feed = Feed()
-    task = parts.deployer.begin(order, progress=feed.post)
+
+    def tell(event: FetchEvent | InstallEvent | StepEvent) -> None:
+        feed.post(event)
+        parts.bulletin.progress(event)
+
+    task = parts.deployer.begin(order, progress=tell)
     task.add_done_callback(lambda _: feed.end())
     task.add_done_callback(lambda _: remark(call.caller, task))
     parts.deployer.own(parts.once.keep(call, lambda: _last_line(task)), name="receipt")
@@ -183,6 +188,7 @@ def make_operations() -> list[Operation]:
         # Who predicts may know what the model takes.
         declare("GET", model, get_model, group="models", errors=(404,), also="predict", tagged=True),
         *resources.make_operations(),
+        *news.make_operations(),
         declare("GET", f"{model}/versions/{{version}}/output", get_output, group="models", errors=(404,)),
         declare("POST", f"{root}/plan", plan, group="deployments", errors=_NOT_APPLIED, reach="own"),
         declare(

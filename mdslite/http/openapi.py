@@ -148,7 +148,7 @@ def _header_parameters(operation: Operation) -> Iterator[Json]:
             "in": "header",
             "required": False,
             "schema": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$(?!\n)"},
-            "description": "for a day, the same request with the same key is answered and not carried out again",
+            "description": "for a day, a request that comes again with its key is answered, not carried out",
         }
 
 

@@ -54,7 +54,7 @@ async def carry_out(
     reply to one that was; by default what the revision is."""
 
     async def work() -> Raw:
-        task = parts.deployer.begin(order)
+        task = parts.deployer.begin(order, progress=parts.bulletin.progress)
         task.add_done_callback(lambda _: remark(call.caller, task))
         outcome = await task
         if outcome.error is not None:

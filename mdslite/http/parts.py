@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.rollout import Rollouts
+from mdslite.http.bulletin import Bulletin
 from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
@@ -49,6 +50,7 @@ class Parts(Protocol):
     rollouts: Rollouts
     issuer: Issuer
     once: Once
+    bulletin: Bulletin
     registry: Registry
     worker: Worker
     devices: Devices

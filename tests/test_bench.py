@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import measure_limit
 from benchmarks.load import Load
 from benchmarks.models import TINY, WIDE, Workload, make_body, write_model
+from benchmarks.packages import UNRELATED, LaneCost, Neighbour, Restart
 from benchmarks.report import Results, find_targets, render, to_plain
+from benchmarks.spam import name_load, read_answers, spam_contenders, write_body
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
 from benchmarks.turns import Effort, Turns
@@ -169,3 +173,82 @@ def test_a_server_that_never_answers_is_shown_with_what_it_said(tmp_path: Path) 
     broken = Contender("broken", "Broken", ["sh", "-c", "echo the reason; exit 3"], "/")
     with pytest.raises(RuntimeError, match="the reason"), Running(broken, body=body, folder=tmp_path / "run"):
         pass
+
+
+def test_what_a_lane_adds_is_held_against_the_plain_loop() -> None:
+    def lanes(inline_us: float, isolated_us: float) -> Results:
+        return Results(MACHINE, lanes=[LaneCost("64 floats", 1.0, inline_us, 32.0, isolated_us, 32.0)])
+
+    assert list(verdicts(lanes(16.0, 26.0)).values()) == ["PASS", "PASS"]
+    assert list(verdicts(lanes(16.1, 26.1)).values()) == ["short", "short"]
+
+
+def test_a_restart_may_take_two_seconds_more_than_a_load() -> None:
+    assert set(verdicts(Results(MACHINE, restart=Restart(3.0, 1.0))).values()) == {"PASS"}
+    assert set(verdicts(Results(MACHINE, restart=Restart(2.9, 0.8))).values()) == {"short"}
+
+
+def test_a_neighbour_that_lost_a_request_is_short() -> None:
+    def neighbour(ratio: float, failed: int) -> Results:
+        return Results(MACHINE, neighbour=Neighbour(900.0, 500.0, 450.0, ratio, 0.9, 0.9, failed))
+
+    assert set(verdicts(neighbour(0.8, 0)).values()) == {"PASS"}
+    assert set(verdicts(neighbour(0.79, 0)).values()) == {"short"}
+    assert set(verdicts(neighbour(0.9, 1)).values()) == {"short"}
+
+
+def test_what_burns_says_how_much_of_a_core_it_had() -> None:
+    command = [sys.executable, "-c", UNRELATED, "0.05"]
+    burnt = float(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert 0 < burnt < 1.5
+
+
+def test_the_spam_filter_has_batches_of_as_many_requests_everywhere(tmp_path: Path) -> None:
+    for texts in (1, 8):
+        folder = tmp_path / str(texts)
+        folder.mkdir()
+        found = spam_contenders(Bench(folder, Path("mdslite"), Path("python")), folder, texts)
+        assert [each.name for each in found] == ["mdslite", "inline", "mosec", "litserve", "bentoml"]
+        assert found[2].environment["BATCH_REQUESTS"] == found[3].environment["BATCH_REQUESTS"] == "32"
+        assert found[4].environment["BATCH_TEXTS"] == str(32 * texts)
+        for isolation in ("process", "inline"):
+            (deployment,) = json.loads((folder / f"{isolation}.yaml").read_text())["deployments"]
+            spec = deployment["versions"][0]["spec"]
+            assert (spec["isolation"], spec["batch"]) == (isolation, {"batch_size": 32 * texts})
+        assert len(json.loads(write_body(folder, texts).read_bytes())["instances"]) == texts
+
+
+def test_the_spam_filter_is_measured_without_those_who_are_not_installed(tmp_path: Path) -> None:
+    found = spam_contenders(Bench(tmp_path, Path("mdslite")), tmp_path, 1)
+    assert [each.name for each in found] == ["mdslite", "inline", "mosec"]
+
+
+def test_the_class_of_the_example_answers_the_same_under_the_others(tmp_path: Path) -> None:
+    environment = spam_contenders(Bench(tmp_path, Path("mdslite")), tmp_path, 1)[2].environment
+    texts = json.loads(write_body(tmp_path, 3).read_bytes())["instances"]
+    code = (
+        "import json, sys; from benchmarks.servers.spam_filter import SpamFilter; "
+        "print(json.dumps(SpamFilter().answer_requests(json.loads(sys.argv[1]))))"
+    )
+    command = [sys.executable, "-c", code, json.dumps([texts[:1], texts[1:]])]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, env=dict(environment)).stdout)
+    assert [len(answers) for answers in found] == [1, 2]
+    assert all(answer["label"] in ("spam", "ham") for answers in found for answer in answers)
+
+
+def test_an_answer_is_read_with_and_without_its_object() -> None:
+    assert read_answers(b'{"predictions": [1, 2]}') == read_answers(b"[1, 2]") == [1, 2]
+
+
+def test_the_spam_filter_stands_in_the_table_and_among_the_targets() -> None:
+    spam = [
+        Cell(name_load(1), 32, name, label, 900.0, 1.0, 2.0, 30.0, 0, ratio, 2 << 20)
+        for name, label, ratio in (
+            ("mdslite", "mdslite", 1.0),
+            ("inline", "mdslite, inline", 0.7),
+            ("mosec", "Mosec", 0.9),
+        )
+    ]
+    results = Results(MACHINE, spam=spam)
+    assert list(verdicts(results).values()) == ["short"]
+    assert "| spam filter, 1 text | 32          | mdslite, inline" in render(results)

@@ -19,13 +19,15 @@ from benchmarks.contenders import Bench
 from benchmarks.forms import measure_forms
 from benchmarks.journal import count_log, measure_log_cost
 from benchmarks.limit import measure_limit
+from benchmarks.packages import measure_lanes, measure_neighbour
 from benchmarks.report import WORKLOADS, Results, render, to_plain
 from benchmarks.routing import measure_routing, measure_shadows
+from benchmarks.spam import measure_spam
 from benchmarks.start import measure_start
 from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Effort
 
-PARTS = ("throughput", "limit", "log", "forms", "routing", "start", "changes")
+PARTS = ("throughput", "limit", "log", "forms", "routing", "start", "changes", "packages", "spam")
 COMPARED = ("onnxruntime-gpu", "onnxruntime", "mosec", "uvicorn", "hypercorn", "starlette")
 BUSY_LOAD = 0.5
 
@@ -37,8 +39,10 @@ def main() -> int:
     busy = os.getloadavg()[0]
     if busy > BUSY_LOAD:
         say(f"other programs are at work here (load average {busy:.1f}): the figures will be noisy")
+    frameworks = options.frameworks if options.frameworks and options.frameworks.exists() else None
     with tempfile.TemporaryDirectory(prefix="mdslite-bench-") as folder:
-        complete = measure(results, Bench(Path(folder), options.mdslite), effort, options.only or PARTS)
+        bench = Bench(Path(folder), options.mdslite, frameworks)
+        complete = measure(results, bench, effort, options.only or PARTS)
     print(json.dumps(to_plain(results), indent=2) if options.json else render(results))
     return 0 if complete else 1
 
@@ -46,6 +50,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="mdslite beside others, measured.")
     parser.add_argument("--mdslite", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--frameworks", type=lambda given: Path(given).absolute(), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     parser.add_argument("--quick", action="store_true", help="one turn of 2 s each")
@@ -87,8 +92,15 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
     def changes() -> None:
         results.changes = measure_changes(bench, effort, say)
 
+    def packages() -> None:
+        results.lanes, results.restart = measure_lanes(bench, effort, say)
+        results.neighbour = measure_neighbour(bench, effort, say)
+
+    def spam() -> None:
+        results.spam = measure_spam(bench, effort, say)
+
     complete = True
-    for part in (throughput, limit, log, forms, routing, start, changes):
+    for part in (throughput, limit, log, forms, routing, start, changes, packages, spam):
         if part.__name__ not in parts:
             continue
         try:

@@ -31,10 +31,12 @@ MEMORY_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where this run keeps its files, and which mdslite it measures."""
+    """Where this run keeps its files, and which mdslite it measures; `frameworks` is the Python that has
+    LitServe and BentoML, None where they are not installed."""
 
     folder: Path
     mdslite: Path
+    frameworks: Path | None = None
 
     def model(self, workload: Workload, *, seed: int = 7) -> Path:
         file = self.folder / f"{workload.name}-{seed}.onnx"

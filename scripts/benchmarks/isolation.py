@@ -3,31 +3,48 @@
 Runs in mdslite's own environment: `python scripts/benchmarks/isolation.py [--json] [--seconds S]`. A turn
 calls the class's method in a plain loop, then the same class inline, then isolated, on the same 32 data, and
 copies these data twice, as they are on their way to a process and back; the middle of all turns counts.
-Inline and isolated sessions take JSON texts and give JSON texts, or arrays for arrays.
+Inline and isolated sessions take JSON texts and give JSON texts, or arrays for arrays. Then the same through
+lanes, as requests come: 32 jobs of one datum each, from the first one's submission to the last one's answer.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import math
 import os
 import signal
 import statistics
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from mdslite.data import DataCodec
+from mdslite.errors import MdsliteError
+from mdslite.runtimes.devices import Devices
+from mdslite.runtimes.isolated import IsolatedSession
 from mdslite.runtimes.protocol import DataFeeds, DataSession, LoadOptions
 from mdslite.runtimes.python import PythonRuntime
+from mdslite.serving.fleet import Fleet, Served
+from mdslite.serving.lane import Lane
+from mdslite.serving.loader import LoadRequest
+from mdslite.serving.queue import Job
+from mdslite.spec import Spec
+from mdslite.tensors import Columns
 
 ROWS = 32
+RESTART_LIMIT_S = 30.0
+RETRY_S = 0.005
+PROBE_LIMIT_S = 60.0
+WARM_BURSTS = 20
 # Answers each row with a small dict; arrays with themselves, so that each tensor crosses both ways.
 PACKAGE = """
 import mds
@@ -62,11 +79,23 @@ class Crossing:
 
 
 @dataclass(frozen=True, slots=True)
-class Restart:
-    """Seconds from a crash to the first answer of a new process, opened at once."""
+class LaneCost:
+    """Microseconds a datum of 32 requests that come at once; `rows` is how many shared a batch."""
 
-    noticed_s: float
+    data: str
+    loop_us: float
+    inline_us: float
+    inline_rows: float
+    isolated_us: float
+    isolated_rows: float
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Seconds from a crash to the first answer of the new process, and how long a load took before."""
+
     serving_s: float
+    load_s: float
 
 
 def measure_crossings(package: Path, *, seconds: float) -> list[Crossing]:
@@ -89,35 +118,54 @@ def measure_crossings(package: Path, *, seconds: float) -> list[Crossing]:
         isolated.close()
 
 
-def measure_restart(package: Path, *, restarts: int) -> Restart:
-    """The middle of so many crashes."""
-    runtime = PythonRuntime()
-    noticed, serving = [], []
+async def measure_lanes(package: Path, *, seconds: float) -> list[LaneCost]:
+    """Each kind of data for `seconds`."""
+    rng = np.random.default_rng(7)
+    floats = [rng.random(64, np.float32) for _ in range(ROWS)]
+    lists = [one.tolist() for one in floats]
+    texts = [json.dumps(one).encode() for one in lists]
+    async with _serving(package, "inline") as inline, _serving(package, "process") as isolated:
+        return [
+            await _measure_lanes("64 floats, JSON", texts, lists, inline, isolated, seconds),
+            await _measure_lanes("64 floats, array", floats, floats, inline, isolated, seconds),
+        ]
+
+
+async def measure_restart(package: Path, *, restarts: int) -> Restart:
+    """The middle of so many crashes, each the first of its version: later ones wait longer by design."""
+    serving, loads = [], []
     for _ in range(restarts):
-        session = runtime.open(package, LoadOptions())
-        ended = threading.Event()
-        session.watch(lambda reason, ended=ended: ended.set())
-        begun = perf_counter()
-        os.kill(session.pid, signal.SIGKILL)
-        if not ended.wait(10):
-            raise RuntimeError("the end of a process was not noticed")
-        noticed.append(perf_counter() - begun)
-        session.close()
-        fresh = runtime.open(package, LoadOptions())
-        fresh.run(_feeds([b"[1]"]))
-        serving.append(perf_counter() - begun)
-        fresh.close()
-    return Restart(statistics.median(noticed), statistics.median(serving))
+        async with _serving(package, "process") as served:
+            await _answer(served, [b"[1]"])
+            begun = perf_counter()
+            os.kill(_process_id(served), signal.SIGKILL)
+            while True:
+                if perf_counter() - begun > RESTART_LIMIT_S:
+                    raise RuntimeError("a package that crashed did not come back")
+                try:
+                    await _answer(served, [b"[1]"])
+                except MdsliteError:
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    break
+            serving.append(perf_counter() - begun)
+            loads.append(served.load_s)
+    return Restart(statistics.median(serving), statistics.median(loads))
 
 
-def render(crossings: Sequence[Crossing], restart: Restart) -> str:
+def render(crossings: Sequence[Crossing], lanes: Sequence[LaneCost], restart: Restart) -> str:
     heads = "".join(f"{head:>10}" for head in ("loop", "inline", "isolated", "added", "copies"))
     lines = [f"{'at batch 32, us a datum':26}{heads}"]
     for one in crossings:
         figures = (one.loop_us, one.inline_us, one.isolated_us, one.added_us, one.copies_us)
         lines.append(f"{one.data:26}{''.join(f'{figure:10.1f}' for figure in figures)}")
-    noticed, serving = f"{restart.noticed_s * 1000:.0f} ms", f"{restart.serving_s:.2f} s"
-    lines.append(f"a crash is noticed after {noticed}, and a new process answers {serving} after it")
+    lines.append("through a lane")
+    for lane in lanes:
+        columns = (lane.loop_us, lane.inline_us, lane.isolated_us, lane.isolated_us - lane.loop_us)
+        lines.append(f"{lane.data:26}{''.join(f'{column:10.1f}' for column in columns)}")
+    lines.append(
+        f"a new process answers {restart.serving_s:.2f} s after a crash; loading takes {restart.load_s:.2f} s"
+    )
     return "\n".join(lines)
 
 
@@ -131,12 +179,14 @@ def main() -> int:
         package = Path(folder) / "bench.py"
         package.write_text(PACKAGE)
         crossings = measure_crossings(package, seconds=options.seconds)
-        restart = measure_restart(package, restarts=options.restarts)
+        lanes = asyncio.run(measure_lanes(package, seconds=options.seconds))
+        restart = asyncio.run(measure_restart(package, restarts=options.restarts))
     if options.json:
         found = [asdict(one) | {"added_us": one.added_us} for one in crossings]
-        print(json.dumps({"crossings": found, "restart": asdict(restart)}, indent=2))
+        plain = {"crossings": found, "lanes": [asdict(one) for one in lanes], "restart": asdict(restart)}
+        print(json.dumps(plain, indent=2))
     else:
-        print(render(crossings, restart))
+        print(render(crossings, lanes, restart))
     return 0
 
 
@@ -176,6 +226,110 @@ def _measure(
             times.append(perf_counter() - begun)
     loop, inside, outside, copies = (statistics.median(times) * 1e6 / ROWS for times in took)
     return Crossing(name, loop, inside, outside, copies)
+
+
+async def _measure_lanes(
+    name: str,
+    data: Sequence[Any],
+    values: Sequence[Any],
+    inline: Served,
+    isolated: Served,
+    seconds: float,
+) -> LaneCost:
+    predict = _Plain().predict
+    for _ in range(WARM_BURSTS):
+        await _answer(inline, data)
+        await _answer(isolated, data)
+    loops: list[float] = []
+    inside: list[tuple[float, float]] = []
+    outside: list[tuple[float, float]] = []
+    until = perf_counter() + seconds
+    while perf_counter() < until:
+        begun = perf_counter()
+        for value in values:
+            predict(value)
+        loops.append(perf_counter() - begun)
+        inside.append(await _answer(inline, data))
+        outside.append(await _answer(isolated, data))
+    loop, inline_s, isolated_s = (
+        statistics.median(times) / len(data)
+        for times in (loops, [took for took, _ in inside], [took for took, _ in outside])
+    )
+    return LaneCost(
+        name,
+        loop * 1e6,
+        inline_s * 1e6,
+        statistics.fmean(rows for _, rows in inside),
+        isolated_s * 1e6,
+        statistics.fmean(rows for _, rows in outside),
+    )
+
+
+class _Burst:
+    """Jobs that come at once; `done` when the last of them is answered."""
+
+    def __init__(self, columns: Sequence[Columns]) -> None:
+        self.left = len(columns)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.jobs = [_BurstJob(one, self) for one in columns]
+
+
+class _BurstJob(Job):
+    deadline = math.inf
+
+    def __init__(self, columns: Columns, burst: _Burst) -> None:
+        self.columns = columns
+        self._burst = burst
+
+    def resolved(self) -> None:
+        self._burst.left -= 1
+        if not self._burst.left and not self._burst.done.done():
+            self._burst.done.set_result(None)
+
+
+async def _answer(served: Served, data: Sequence[Any]) -> tuple[float, float]:
+    """Seconds until requests of one datum each are answered, and how many of them shared a batch.
+
+    :raises MdsliteError: one of them failed
+    """
+    codec = served.codec
+    assert isinstance(codec, DataCodec)
+    take = codec.take if isinstance(data[0], np.ndarray) else codec.from_data
+    burst = _Burst([take([one]) for one in data])
+    begun = perf_counter()
+    for job in burst.jobs:
+        served.lane.submit(job, perf_counter())
+    await burst.done
+    took_s = perf_counter() - begun
+    for job in burst.jobs:
+        if job.error is not None:
+            raise job.error
+    return took_s, statistics.fmean(job.batch_rows for job in burst.jobs)
+
+
+def _process_id(served: Served) -> int:
+    """Of the only replica of a package that is isolated."""
+    assert isinstance(served.lane, Lane)
+    session = served.lane.replicas[0].session
+    assert isinstance(session, IsolatedSession)
+    return session.pid
+
+
+@asynccontextmanager
+async def _serving(package: Path, isolation: Literal["process", "inline"]) -> AsyncIterator[Served]:
+    """The package as the appliance serves it, behind no HTTP."""
+    runtime = PythonRuntime()
+    report = await asyncio.to_thread(runtime.probe, package, LoadOptions(), timeout_s=PROBE_LIMIT_S)
+    devices = Devices(reason="packages compute on the CPU")
+    fleet = Fleet(runtimes={runtime.name: runtime}, devices=devices, cores=os.cpu_count() or 1)
+    spec = Spec(uri=str(package), isolation=isolation)
+    request = LoadRequest("bench", isolation, "v1", spec, "sha256:0", package, report, runtime.name, "MDS")
+    try:
+        served = await fleet.load(request)
+        fleet.switch(added=[served])
+        yield served
+    finally:
+        await fleet.close(grace_s=10)
 
 
 class _Plain:

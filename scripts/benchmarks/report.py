@@ -12,6 +12,7 @@ from benchmarks.forms import FormCost
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import Limit
 from benchmarks.models import TINY, WIDE, Workload
+from benchmarks.packages import LaneCost, Neighbour, Restart
 from benchmarks.routing import RoutingCost, ShadowCost
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
@@ -37,6 +38,10 @@ class Results:
     shadows: list[ShadowCost] = field(default_factory=list)
     start: Start | None = None
     changes: list[Change] = field(default_factory=list)
+    lanes: list[LaneCost] = field(default_factory=list)
+    restart: Restart | None = None
+    neighbour: Neighbour | None = None
+    spam: list[Cell] = field(default_factory=list)
 
     def find(self, workload: Workload, connections: int, contender: str) -> Cell | None:
         wanted = (workload.name, connections, contender)
@@ -66,6 +71,8 @@ def find_targets(results: Results) -> list[Target]:
         *_routing_targets(results),
         *_start_targets(results),
         *_change_targets(results),
+        *_package_targets(results),
+        *_spam_targets(results),
     ]
 
 
@@ -136,6 +143,38 @@ def _change_targets(results: Results) -> Iterator[Target]:
         yield Target(f"{change.kind} under load, p99", "<= 2 x", p99, change.ratio <= 2)
 
 
+def _package_targets(results: Results) -> Iterator[Target]:
+    for lane in results.lanes:
+        ways = (
+            ("inline", 15, lane.inline_us, lane.inline_rows),
+            ("isolated", 25, lane.isolated_us, lane.isolated_rows),
+        )
+        for name, most_us, took_us, rows in ways:
+            added_us = took_us - lane.loop_us
+            what = f"a lane adds to an {name} predict, a datum at batch 32, {lane.data}"
+            measured = f"{added_us:.1f} us (batches of {rows:.0f})"
+            yield Target(what, f"<= {most_us} us", measured, added_us <= most_us)
+    if restart := results.restart:
+        measured = f"{restart.serving_s:.2f} s (load {restart.load_s:.2f} s)"
+        reached = restart.serving_s <= 2 + restart.load_s
+        yield Target("a package that crashed serves again", "<= 2 s + load", measured, reached)
+    if beside := results.neighbour:
+        what = "ONNX beside a package that burns a core, to beside an unrelated process that does"
+        speeds = f"{beside.unrelated_per_s:,.0f} to {beside.package_per_s:,.0f} requests/s"
+        shares = f"{beside.unrelated_burnt:.2f} and {beside.package_burnt:.2f} of a core burnt"
+        failed = f", {beside.failed} failed" if beside.failed else ""
+        measured = f"{beside.ratio:.2f} x ({speeds}; {shares}{failed})"
+        yield Target(what, ">= 0.8 x", measured, beside.ratio >= 0.8 and not beside.failed)
+
+
+def _spam_targets(results: Results) -> Iterator[Target]:
+    for cell in results.spam:
+        if cell.contender not in ("mdslite", "inline"):
+            yield _at_least(
+                f"{cell.workload}, {cell.connections} connections, to {cell.label}", 1, cell.ratio
+            )
+
+
 def to_plain(results: Results) -> dict[str, Any]:
     """The object that --json prints."""
     targets = [asdict(target) | {"verdict": target.verdict} for target in find_targets(results)]
@@ -146,7 +185,7 @@ def render(results: Results) -> str:
     """Markdown, so that it can be quoted as it is."""
     machine = results.machine
     parts = [f"{machine['cores']} cores ({machine['cpu']}), load generator included; {machine['versions']}"]
-    if results.cells or results.limits:
+    if results.cells or results.limits or results.spam:
         parts.append(_table(THROUGHPUT_HEAD, list(_throughput_rows(results)), left=3))
     targets = find_targets(results)
     if targets:
@@ -158,17 +197,21 @@ def render(results: Results) -> str:
 def _throughput_rows(results: Results) -> Iterator[tuple[str, ...]]:
     for workload in WORKLOADS:
         for cell in results.cells:
-            if cell.workload != workload.name:
-                continue
-            speed = f"{cell.requests_per_s:,.0f}" + (f" ({cell.failed} failed)" if cell.failed else "")
-            ratio = "" if cell.contender == "mdslite" else f"{cell.ratio:.2f} x"
-            costs = (f"{cell.p50_ms:.2f}", f"{cell.p99_ms:.2f}", f"{cell.cpu_us:.0f}")
-            memory = f"{cell.memory_bytes / MIB:.0f}"
-            yield (workload.label, str(cell.connections), cell.label, speed, *costs, memory, ratio)
+            if cell.workload == workload.name:
+                yield (workload.label, *_cell_columns(cell))
         if limit := results.limits.get(workload.name):
             threads = "1 thread" if limit.threads == 1 else f"{limit.threads} threads"
             label = f"bare onnxruntime, batches of {limit.best_batch_rows}, {threads}"
             yield (workload.label, "none", label, f"{limit.best_rows_per_s:,.0f}", "", "", "", "", "")
+    for cell in results.spam:
+        yield (cell.workload, *_cell_columns(cell))
+
+
+def _cell_columns(cell: Cell) -> tuple[str, ...]:
+    speed = f"{cell.requests_per_s:,.0f}" + (f" ({cell.failed} failed)" if cell.failed else "")
+    ratio = "" if cell.contender == "mdslite" else f"{cell.ratio:.2f} x"
+    costs = (f"{cell.p50_ms:.2f}", f"{cell.p99_ms:.2f}", f"{cell.cpu_us:.0f}")
+    return (str(cell.connections), cell.label, speed, *costs, f"{cell.memory_bytes / MIB:.0f}", ratio)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.contenders import Bench, contenders
 from benchmarks.models import Workload
-from benchmarks.turns import CONNECTIONS, Effort, Say, start, take_turns
+from benchmarks.turns import CONNECTIONS, Effort, Say, Turns, start, take_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +35,21 @@ def measure_throughput(bench: Bench, workload: Workload, effort: Effort, say: Sa
         for connections in CONNECTIONS:
             say(f"{workload.label}, {connections} connections")
             ours, *others = take_turns(bench, workload, running, effort, connections=connections)
-            cells += [
-                Cell(
-                    workload=workload.name,
-                    connections=connections,
-                    contender=turns.contender.name,
-                    label=turns.contender.label,
-                    requests_per_s=turns.requests_per_s,
-                    p50_ms=turns.p50_ms,
-                    p99_ms=turns.p99_ms,
-                    cpu_us=turns.cpu_us,
-                    failed=turns.failed,
-                    ratio=ours.faster_than(turns),
-                    memory_bytes=turns.memory_bytes,
-                )
-                for turns in (ours, *others)
-            ]
+            cells += [make_cell(workload.name, connections, turns, ours) for turns in (ours, *others)]
     return cells
+
+
+def make_cell(workload: str, connections: int, turns: Turns, ours: Turns) -> Cell:
+    return Cell(
+        workload=workload,
+        connections=connections,
+        contender=turns.contender.name,
+        label=turns.contender.label,
+        requests_per_s=turns.requests_per_s,
+        p50_ms=turns.p50_ms,
+        p99_ms=turns.p99_ms,
+        cpu_us=turns.cpu_us,
+        failed=turns.failed,
+        ratio=ours.faster_than(turns),
+        memory_bytes=turns.memory_bytes,
+    )

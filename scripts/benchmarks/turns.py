@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.contenders import Bench, Contender, Meter, Running
 from benchmarks.load import Load, run_load
@@ -74,7 +75,11 @@ def take_turns(
     bench: Bench, workload: Workload, running: Sequence[Running], effort: Effort, *, connections: int
 ) -> list[Turns]:
     """Give every server `effort.rounds` turns under the same load, after a warm-up each."""
-    body = bench.body(workload)
+    return send_in_turns(bench.body(workload), running, effort, connections=connections)
+
+
+def send_in_turns(body: Path, running: Sequence[Running], effort: Effort, *, connections: int) -> list[Turns]:
+    """The same with any body."""
     loads: list[list[Load]] = [[] for _ in running]
     cpu_s: list[list[float]] = [[] for _ in running]
     peaks = [0 for _ in running]

@@ -66,7 +66,9 @@ ROOMS: dict[str, frozenset[str]] = {
 UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one
 # What a command may import inside a function: `up` the appliance, `restore` and a `doctor` with nobody to
 # ask the store and the machine. At the top of a module it would slow every other command's start.
-LAZY = {"cli": frozenset({"triton", "appliance", "rehearsal", "trial", "store", "runtimes", "runtimes.protocol"})}
+LAZY = {
+    "cli": frozenset({"triton", "appliance", "rehearsal", "trial", "store", "runtimes", "runtimes.protocol"})
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,11 @@ is served all the same, with a curve that its first requests teach.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError
@@ -21,19 +24,27 @@ from mdslite.tensors import Codec, Key
 WARM_S = 30.0
 CALIBRATE_S = 0.25
 _REPEATS = 3
+_QUICK_S = 0.005
+_WORTH = 1.4  # several threads must be so many times as quick as one
 
 
 def load_options(
-    spec: Spec, device: Device, *, runtime: str, label: str, handler: str | None = None
+    spec: Spec,
+    device: Device,
+    *,
+    runtime: str,
+    label: str,
+    handler: str | None = None,
+    threads: int | None = None,
 ) -> LoadOptions:
-    """How one replica's session is opened as the spec wants it."""
+    """How one replica's session is opened as the spec wants it; `threads` is for a spec that does not say."""
     cpu = spec.resource.cpu
     env = dict(spec.container.env)
     if device.kind == "cuda":
         env.setdefault("CUDA_VISIBLE_DEVICES", str(device.index))
     return LoadOptions(
         device=device,
-        threads=None if cpu is None else max(1, round(cpu)),
+        threads=threads if cpu is None else max(1, round(cpu)),
         settings=runtime_settings(runtime, spec.container_parameter),
         isolation=spec.isolation or "process",
         env=env,
@@ -43,24 +54,56 @@ def load_options(
     )
 
 
-def open_warm(
-    open_session: Callable[[], Session], *, signature: Signature, curve: LatencyCurve, rows_max: int
-) -> tuple[Session, Outputs | None]:
-    """Open a session, warm it and fill `curve` for 1 to `rows_max` rows; also gives a warm run's outputs.
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """A session that is ready to serve, what is known of its run times, and what a warm-up run answered."""
+
+    session: Session
+    curve: LatencyCurve
+    sample: Outputs | None
+    seconds: Mapping[int, float]  # the least that a run took, by its rows
+
+
+def open_warm(open_session: Callable[[], Session], *, signature: Signature, rows_max: int) -> Warm:
+    """Open a session, warm it and measure it for 1 to `rows_max` rows.
 
     :raises LoadFailed: it could not be opened, or its warm-up did not end
     """
     session = open_session()
     try:
-        return session, _calibrate(session, signature, curve, rows_max)
+        return _measure(session, signature, rows_max)
     except BaseException:
         session.close()
         raise
 
 
-def _calibrate(session: Session, signature: Signature, curve: LatencyCurve, rows_max: int) -> Outputs | None:
+def open_fitting(
+    open_session: Callable[[int | None], Session], *, signature: Signature, rows_max: int
+) -> Warm:
+    """As `open_warm`, with the threads that the runtime chooses (None) or with one, if more hardly pay.
+
+    Each further thread takes a core from other models and from the event loop, which has to read and answer
+    what the model computes. Only quick models are tried twice.
+    """
+    many = open_warm(partial(open_session, None), signature=signature, rows_max=rows_max)
+    if many.session.threads == 1 or max(many.seconds.values(), default=_QUICK_S) >= _QUICK_S:
+        return many
+    try:
+        one = open_warm(partial(open_session, 1), signature=signature, rows_max=rows_max)
+    except BaseException:
+        many.session.close()
+        raise
+    rows = max(many.seconds)
+    left = many if one.seconds.get(rows, math.inf) < many.seconds[rows] * _WORTH else one
+    left.session.close()
+    return one if left is many else many
+
+
+def _measure(session: Session, signature: Signature, rows_max: int) -> Warm:
     """Time runs of 1, 2, 4, ... rows for CALIBRATE_S at most; the least of a few repeats counts."""
+    curve = LatencyCurve()
     sample = None
+    seconds: dict[int, float] = {}
     counted = int(signature.rows != "none")
     rows = 1
     begun = perf_counter()
@@ -72,12 +115,12 @@ def _calibrate(session: Session, signature: Signature, curve: LatencyCurve, rows
         try:
             # The first run of a size allocates: it warms and does not count.
             sample = _run_bounded(session, feeds)
-            best = min(_timed(session, feeds) for _ in range(_REPEATS))
+            seconds[rows] = min(_timed(session, feeds) for _ in range(_REPEATS))
         except ModelError:
-            return sample
-        curve.observe(Codec.bucket(key), rows, best)
+            break
+        curve.observe(Codec.bucket(key), rows, seconds[rows])
         rows *= 2
-    return sample
+    return Warm(session, curve, sample, seconds)
 
 
 def _run_bounded(session: Session, feeds: dict) -> Outputs:  # type: ignore[type-arg]

@@ -23,7 +23,7 @@ from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.kinds import cpu_build
 from mdslite.runtimes.protocol import DataSession, Device, Outputs, ProbeReport, Runtime, Session
 from mdslite.serving.batch import Confidence
-from mdslite.serving.calibrate import load_options, open_warm
+from mdslite.serving.calibrate import Warm, load_options, open_fitting, open_warm
 from mdslite.serving.confidence import confidence_reader
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
@@ -196,23 +196,13 @@ class Loader:
         return await self._load_tensors(request, places)
 
     async def _load_tensors(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
-        runtime = self.runtimes[request.runtime]
         report = request.report
-        spec = request.spec
-        curve = LatencyCurve()
-        options = partial(load_options, spec, runtime=request.runtime, label=request.label)
         sessions: list[Session] = []
-        rows_max = make_knobs(spec, report).batch_size
-        open_session = _opener(runtime, request.path, options)
         try:
-            first, sample = await asyncio.to_thread(
-                open_warm,
-                partial(open_session, places[0]),
-                signature=report.signature,
-                curve=curve,
-                rows_max=rows_max,
-            )
+            warm = await asyncio.to_thread(self._open_first, request, places[0])
+            first = warm.session
             sessions.append(first)
+            open_session = self._opener(request, threads=first.threads)
             for device in places[1:]:
                 sessions.append(await asyncio.to_thread(open_session, device))
             # The probe's signature, not the session's: it has seen how the outputs' rows follow the inputs'.
@@ -225,8 +215,8 @@ class Loader:
                 request,
                 sessions,
                 codec=codec,
-                curve=curve,
-                sample=sample,
+                curve=warm.curve,
+                sample=warm.sample,
                 gate=self.gate,
                 width=first.threads if on_cpu else 1,
                 inline_s=self.inline_s if on_cpu and report.bounded else 0.0,
@@ -235,7 +225,23 @@ class Loader:
             for session in sessions:
                 session.close()
             raise
-        return Loaded(codec, station.lane, (station,), first.provider, _labels(sessions), sample)
+        return Loaded(codec, station.lane, (station,), first.provider, _labels(sessions), warm.sample)
+
+    def _open_first(self, request: LoadRequest, device: Device) -> Warm:
+        signature, rows_max = request.report.signature, make_knobs(request.spec, request.report).batch_size
+        if request.runtime == "ONNXRUNTIME" and device.kind == "cpu" and request.spec.resource.cpu is None:
+            return open_fitting(
+                lambda threads: self._opener(request, threads=threads)(device),
+                signature=signature,
+                rows_max=rows_max,
+            )
+        return open_warm(partial(self._opener(request), device), signature=signature, rows_max=rows_max)
+
+    def _opener(self, request: LoadRequest, *, threads: int | None = None) -> OpenSession:
+        options = partial(
+            load_options, request.spec, runtime=request.runtime, label=request.label, threads=threads
+        )
+        return _opener(self.runtimes[request.runtime], request.path, options)
 
     async def _load_pipeline(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
         """A pipeline: each handler is loaded like a package, the other nodes are called by their routes."""

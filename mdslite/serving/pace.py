@@ -13,7 +13,7 @@ from mdslite.serving.batch import RowCodec
 from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
 from mdslite.tensors import Key
 
-_LOOP_S = 40e-6  # about what the loop itself spends on a request
+_LOOP_S = 60e-6  # about what the loop itself spends on a request
 _SHAPES_MAX = 1024
 
 Bucket = tuple[int, ...]

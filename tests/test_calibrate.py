@@ -1,0 +1,135 @@
+"""How a version's first session is measured, and how many threads it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from lanes import DOUBLER, FakeSession
+
+from mdslite.errors import LoadFailed, ModelError
+from mdslite.serving import calibrate
+from mdslite.serving.calibrate import open_fitting, open_warm
+from mdslite.tensors import Codec
+
+BUCKET = Codec.bucket(((1,),))
+
+
+class Clock:
+    """A time that passes only when a session computes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(calibrate, "perf_counter", clock)
+    return clock
+
+
+class TimedSession(FakeSession):
+    """Takes `seconds(rows)` of the clock for a run."""
+
+    def __init__(self, clock: Clock, seconds: Callable[[int], float], *, threads: int = 1) -> None:
+        super().__init__()
+        self.threads = threads
+        self._clock = clock
+        self._seconds = seconds
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], handle: Any = None) -> list[Any]:
+        self._clock.now += self._seconds(len(feeds["x"]))
+        return super().run(feeds, handle)
+
+
+def test_a_session_is_measured_for_rows_up_to_a_full_batch(clock: Clock) -> None:
+    session = TimedSession(clock, lambda rows: 1e-3 + rows * 1e-4)
+    warm = open_warm(lambda: session, signature=DOUBLER, rows_max=8)
+    assert warm.session is session
+    assert list(warm.seconds) == [1, 2, 4, 8]
+    assert warm.curve.estimate(BUCKET, 8) == pytest.approx(1.8e-3)
+    assert warm.sample is not None
+    assert len(warm.sample[0]) == 8
+
+
+def test_measuring_a_slow_model_ends_after_one_size(clock: Clock) -> None:
+    warm = open_warm(lambda: TimedSession(clock, lambda rows: 1.0), signature=DOUBLER, rows_max=32)
+    assert list(warm.seconds) == [1]
+
+
+def test_a_model_that_refuses_made_up_inputs_is_served_without_a_curve(clock: Clock) -> None:
+    def refuse(rows: np.ndarray[Any, Any]) -> None:
+        raise ModelError("index out of range")
+
+    warm = open_fitting(lambda threads: FakeSession(fail=refuse), signature=DOUBLER, rows_max=8)
+    assert warm.sample is None
+    assert warm.curve.estimate(BUCKET, 1) == 0.0
+    assert not warm.session.closed  # type: ignore[attr-defined]
+
+
+def test_a_session_that_fails_to_warm_is_closed(clock: Clock) -> None:
+    def fail(rows: np.ndarray[Any, Any]) -> None:
+        raise LoadFailed("no")
+
+    session = FakeSession(fail=fail)
+    with pytest.raises(LoadFailed):
+        open_warm(lambda: session, signature=DOUBLER, rows_max=8)
+    assert session.closed
+
+
+class Threads:
+    """Opens sessions with two threads, or one; `speed_up` is what the second one brings."""
+
+    def __init__(self, clock: Clock, *, row_s: float, speed_up: float) -> None:
+        self.opened: list[TimedSession] = []
+        self._clock = clock
+        self._row_s = row_s
+        self._speed_up = speed_up
+
+    def __call__(self, threads: int | None) -> TimedSession:
+        row_s = self._row_s if threads == 1 else self._row_s / self._speed_up
+        self.opened.append(TimedSession(self._clock, lambda rows: rows * row_s, threads=threads or 2))
+        return self.opened[-1]
+
+
+@pytest.mark.parametrize(
+    ("row_s", "speed_up", "threads", "tries"),
+    [
+        pytest.param(25e-6, 1.1, 1, 2, id="a second thread that hardly helps is left to others"),
+        pytest.param(25e-6, 1.8, 2, 2, id="one that pays is kept"),
+        pytest.param(5e-3, 1.1, 2, 1, id="a slow model is not opened twice"),
+    ],
+)
+def test_a_quick_model_gets_as_many_threads_as_pay(
+    clock: Clock, row_s: float, speed_up: float, threads: int, tries: int
+) -> None:
+    opener = Threads(clock, row_s=row_s, speed_up=speed_up)
+    warm = open_fitting(opener, signature=DOUBLER, rows_max=32)
+    assert warm.session.threads == threads
+    assert len(opener.opened) == tries
+    assert [session.closed for session in opener.opened] == [
+        session is not warm.session for session in opener.opened
+    ]
+    used = row_s if threads == 1 else row_s / speed_up
+    assert warm.curve.estimate(BUCKET, 16 if tries == 2 else 1) == pytest.approx(
+        used * (16 if tries == 2 else 1)
+    )
+
+
+def test_the_first_session_is_closed_when_the_second_cannot_be_opened(clock: Clock) -> None:
+    opener = Threads(clock, row_s=25e-6, speed_up=1.1)
+
+    def open_session(threads: int | None) -> TimedSession:
+        if threads == 1:
+            raise LoadFailed("no")
+        return opener(threads)
+
+    with pytest.raises(LoadFailed):
+        open_fitting(open_session, signature=DOUBLER, rows_max=32)
+    assert opener.opened[0].closed

@@ -24,7 +24,7 @@ from mdslite.serving.replica import CHECK_LIMIT_S, Replica
 from mdslite.serving.rotation import Rotation
 
 AHEAD_S = 0.02  # longer runs gain nothing from a batch that waits behind them
-BEGIN_WAIT_S = 500e-6
+BEGIN_WAIT_S = 200e-6  # a hand-over takes about half of it
 
 
 class Crew:
@@ -131,10 +131,11 @@ class Crew:
         return True
 
     def take_back(self) -> None:
-        """Take what has not begun away from busy replicas while another one is idle."""
+        """Take what waits behind running batches away while another replica is idle."""
         if self.rotation.idle:
             for batch in self.flight.waiting():
-                self._withdraw(batch)
+                if batch.behind:
+                    self._withdraw(batch)
 
     def _withdraw(self, batch: Batch) -> None:
         replica = batch.replica

@@ -112,9 +112,9 @@ def test_a_writer_that_is_killed_is_replaced_and_every_row_is_written_once(tmp_p
 
     def keep_killing() -> None:
         chance = random.Random(1)
-        for known in range(8):
+        for known in range(4):
             until(lambda known=known: len(launcher.writers) > known)
-            if known % 4:  # in the midst of its work; else of its imports
+            if known:  # in the midst of its work; else of its imports
                 written = journal.statistics().written
                 until(lambda written=written: journal.statistics().written > written)
             stop.wait(chance.random() * 0.05)
@@ -124,8 +124,8 @@ def test_a_writer_that_is_killed_is_replaced_and_every_row_is_written_once(tmp_p
     killer = threading.Thread(target=keep_killing)
     with running(tmp_path, launch=launcher, observers=[heard.append], flush_s=0.005) as journal:
         killer.start()
-        while not stop.wait(0.002):
-            for _ in range(20):
+        while not stop.wait(0.005):
+            for _ in range(10):
                 journal.append(row(request_id=f"r{sent}"))
                 sent += 1
         killer.join()
@@ -135,7 +135,7 @@ def test_a_writer_that_is_killed_is_replaced_and_every_row_is_written_once(tmp_p
     assert ids(tmp_path) == [f"r{number}" for number in range(sent)]
     assert (found.written, found.dropped, found.pending) == (sent, 0, 0)
     assert requests(heard) == sent
-    assert found.restarts >= 8
+    assert found.restarts >= 4
 
 
 def test_a_writer_that_falls_silent_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,9 @@ def test_rows_are_safe_before_their_writer_has_done_anything(tmp_path: Path) -> 
         assert appliance.stdout is not None
         assert appliance.stdout.readline()
         appliance.kill()
-    until(lambda: len(ids(tmp_path)) == 1000)
+    # It may be met while the file is made or sealed, and is then left out of an answer.
+    until(lambda: len(RequestLog(tmp_path).query(wanted(now=NOON), limit=1000).rows) == 1000)
+    await_the_orphan(tmp_path)
     assert ids(tmp_path) == [f"r{number}" for number in range(1000)]
 
 

@@ -312,6 +312,39 @@ def test_answers_of_another_number_or_form_are_errors(tmp_path: Path) -> None:
     run(test())
 
 
+def test_what_is_no_json_or_no_success_is_never_passed_on(tmp_path: Path) -> None:
+    """A body that is one datum passes as it came, so nothing else would look at what comes back."""
+    told: Any = None
+
+    async def test() -> None:
+        nonlocal told
+        async with (
+            listening(lambda: told) as port,
+            gateway(tmp_path, EndpointInfo(url=f"http://127.0.0.1:{port}")) as (near, _),
+        ):
+
+            async def ask(answer: tuple[int, bytes], body: bytes = b'{"x": 1}') -> Any:
+                nonlocal told
+                told = answer
+                return await near.ask(predict(body=body, target=GATEWAY))
+
+            assert (await ask((200, b'{"y": [1, null]}'))).json == {"y": [1, None]}
+            for nonsense in (b"", b"{not json", b"<html>hi</html>", b'{"y": 1} z', b'"\xff"'):
+                reply = await ask((200, nonsense))
+                assert (reply.status, reply.code) == (500, "model_error"), nonsense
+                assert reply.json["error"] == "the endpoint did not answer with JSON"
+            reply = await ask((200, b'{"predictions": ["\xff"]}'), b'{"instances": [1]}')
+            assert (reply.status, reply.code) == (500, "model_error")
+            for body in (b'{"x": 1}', b'{"instances": [1]}'):
+                reply = await ask((302, b""), body)
+                assert (reply.status, reply.code) == (500, "model_error")
+                assert "answered 302" in reply.json["error"]
+            reply = await ask((500, b"<html>oops</html>"))
+            assert reply.json["error"] == "the endpoint answered 500 and did not say why"
+
+    run(test())
+
+
 # The pool
 
 

@@ -125,7 +125,7 @@ class RemoteLane:
             question = self._speech.ask(job.columns)
             async with asyncio.timeout_at(self._loop_time(job.deadline)):
                 answer = await self._ask(job, question)
-            if answer.status >= 400:
+            if not 200 <= answer.status < 300:
                 raise blame(answer)
             outputs = self._speech.understand(answer, job.columns)
             job.pieces = [(0, outputs)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +44,7 @@ _ERRORS: Mapping[int, type[MdsliteError]] = {
 }
 _RETRY_AFTER_MAX_S = 60.0
 _MESSAGE_CHARS = 500
+_KIND_CHARS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,9 @@ class PredictSpeech:
 
     def understand(self, answer: Answer, columns: Columns) -> Outputs:
         if columns.form == "value":
-            return [Answers([answer.body])]
+            return [Answers([_read_json(answer)])]
         try:
+            answer.body.decode()  # the decoder does not look into what it leaves as it is
             predictions = _PREDICTIONS.decode(answer.body).predictions
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise ModelError('the endpoint did not answer with {"predictions": [...]}') from exc
@@ -132,6 +135,18 @@ class _Predictions(msgspec.Struct):
 
 
 _PREDICTIONS = msgspec.json.Decoder(_Predictions)
+_JSON = msgspec.json.Decoder(msgspec.Raw)
+
+
+def _read_json(answer: Answer) -> bytes:
+    try:
+        answer.body.decode()
+        _JSON.decode(answer.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        kind = answer.headers.get("content-type", "")[:_KIND_CHARS]
+        came = "" if not kind or is_json(plain_type(kind.encode())) else f": {kind} came"
+        raise ModelError(f"the endpoint did not answer with JSON{came}") from exc
+    return answer.body
 
 
 class InferSpeech:
@@ -197,18 +212,18 @@ def read_metadata(answer: Answer) -> Signature:
 
 
 def blame(answer: Answer) -> MdsliteError:
-    """What an endpoint's error means to who asked here."""
-    try:
-        told = orjson.loads(answer.body)
-        message = str(told["error"])[:_MESSAGE_CHARS]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = f"status {answer.status}"
+    """What an endpoint's answer without success means to who asked here."""
+    if answer.status < 400:
+        return ModelError(f"the endpoint answered {answer.status}, which leads elsewhere and is not followed")
+    message, alone = "it did not say why", f"the endpoint answered {answer.status} and did not say why"
+    with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+        message = alone = str(orjson.loads(answer.body)["error"])[:_MESSAGE_CHARS]
     kind = _ERRORS.get(answer.status)
     after_s = _retry_after(answer)
     if kind is Overloaded:
         return Overloaded(f"the endpoint is overloaded: {message}", retry_after_s=after_s)
     if kind is not None:
-        return kind(message)
+        return kind(alone)
     if answer.status in (401, 403):
         return Unavailable(f"the endpoint refuses us: {message}", retry_after_s=after_s)
     if answer.status == NotFound.status:

@@ -33,10 +33,10 @@ from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.deadline import Deadline
 from mdslite.serving.gate import Priority
 from mdslite.serving.knobs import Knobs, LaneStats
-from mdslite.serving.pace import Bucket, Pace
 from mdslite.serving.queue import Job, RowQueue, Slice, halves
 from mdslite.serving.replica import CHECK_LIMIT_S, Replica
 from mdslite.serving.streams import Stream
+from mdslite.serving.tempo import Bucket, Tempo
 from mdslite.tensors import Key
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Lane:
         self._done = self._crew.done
         self._pumping = False
         self._ripe = False  # half a batch has come together since the last look
-        self._pace = Pace(curve, codec, inline_s=inline_s, wake=self._wake, loop=self._loop)
+        self._tempo = Tempo(curve, codec, inline_s=inline_s, wake=self._wake, loop=self._loop)
         self._expiry = Deadline(self._loop, self._sweep)
         self._empty: asyncio.Event | None = None
 
@@ -122,7 +122,7 @@ class Lane:
             self._ripe = True
         if job.deadline < self._expiry.at:
             self._expiry.set(job.deadline)
-        self._pace.arrived(rows)
+        self._tempo.arrived(rows)
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -173,7 +173,7 @@ class Lane:
             )
         self.stats.refused += 1
         waiting, size, oldest = self.queue_rows, self.knobs.batch_size, self._queue.oldest()
-        batch_s = self.curve.estimate(self._pace.shape(oldest[0])[1], size) if oldest else 0.0
+        batch_s = self.curve.estimate(self._tempo.shape(oldest[0])[1], size) if oldest else 0.0
         raise Overloaded(
             f"{self.name} is overloaded: {waiting} of {self.knobs.queue_rows} rows are waiting",
             retry_after_s=max(1, math.ceil(batch_s * waiting / size)),
@@ -199,7 +199,7 @@ class Lane:
                     return
                 full = rows >= self.knobs.batch_size
                 limit = job.queued_at + self.knobs.batch_timeout_s
-                if not full and self._crew.rotation.idle and self._pace.holds_back(key, rows, limit=limit):
+                if not full and self._crew.rotation.idle and self._tempo.holds_back(key, rows, limit=limit):
                     return
             if not (self._crew.admit() or (full and self._crew.run_ahead())):
                 return
@@ -215,7 +215,7 @@ class Lane:
         if oldest is None or not self._crew.rotation.idle:
             return
         key, rows = oldest[0], min(self._queue.waiting(oldest[0]), self.knobs.batch_size)
-        if self._pace.halves_pay(key, rows) and not self._runs_inline(key, rows):
+        if self._tempo.halves_pay(key, rows) and not self._runs_inline(key, rows):
             pumping = self._pumping
             self._pump()
             self._pumping |= pumping
@@ -225,7 +225,7 @@ class Lane:
         """The next batch, which can begin at the time `at`, after refusing what would come too late."""
         while (taken := self._queue.take(self.knobs.batch_size)) is not None:
             key, slices = taken
-            sizes, bucket = self._pace.shape(key)
+            sizes, bucket = self._tempo.shape(key)
             rows = sum(stop - start for _, start, stop in slices)
             ready_at = at + self.curve.estimate(bucket, rows)
             kept = [one for one in slices if one[0].deadline >= ready_at and not one[0].finished]
@@ -256,7 +256,7 @@ class Lane:
     def _runs_inline(self, key: Key, rows: int) -> bool:
         crew = self._crew
         may = crew.priority is Priority.PRIMARY and crew.rotation.working
-        return bool(may) and self._pace.is_quick(key, rows)
+        return bool(may) and self._tempo.is_quick(key, rows)
 
     def _wake(self) -> None:
         if not self._pumping:
@@ -314,7 +314,7 @@ class Lane:
         if not batch.slices:
             return  # all of them left before it began
         seconds = batch.seconds if batch.stream is None else batch.stream.first_s or batch.seconds
-        self.curve.observe(self._pace.shape(batch.key)[1], batch.rows, seconds)
+        self.curve.observe(self._tempo.shape(batch.key)[1], batch.rows, seconds)
         self.stats.ran(batch.rows, batch.seconds)
         batch.answer(replica.name, self._fail_job)
 
@@ -441,7 +441,7 @@ class Lane:
 
     def close(self) -> None:
         """Answer what is left with 503 and end the replicas' threads."""
-        self._pace.cancel()
+        self._tempo.cancel()
         self._expiry.set(math.inf)
         for job in self._jobs():
             if not job.finished:

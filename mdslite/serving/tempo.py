@@ -19,7 +19,7 @@ _SHAPES_MAX = 1024
 Bucket = tuple[int, ...]
 
 
-class Pace:
+class Tempo:
     """Decisions about rows of one shape. `wake` has the lane look again next turn."""
 
     def __init__(

@@ -38,8 +38,8 @@ MAX_BACKOFF_S = 5.0
 ORPHAN_S = 10.0  # how long a disk that takes nothing is waited for when the appliance is gone
 ORPHAN_PAUSE_S = 0.25
 MAX_NOTES = 20
-# Bursts of writing happen in the time that predictions leave, but for a quarter of a busy processor: no row is
-# to be lost for want of time either.
+# Bursts of writing happen in the time that predictions leave, but for a quarter of a busy processor: no row
+# is to be lost for want of time either.
 NICE = 5
 GC_THRESHOLD = (100_000, 20, 20)  # it makes many small lists and no cycles
 _MISTAKES = (TypeError, ValueError, OverflowError)

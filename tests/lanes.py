@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import Lane
 from mdslite.serving.queue import Job
 from mdslite.serving.replica import Replica
-from mdslite.tensors import Codec, Columns, Key
+from mdslite.tensors import Codec, Columns
 
 DOUBLER = Signature(
     (TensorSpec("x", "FP32", (None, None)),), (TensorSpec("y", "FP32", (None, None)),), "free"
@@ -194,25 +194,6 @@ class GivenRuntime:
 
     def open(self, path: Path, options: LoadOptions) -> Any:
         return self.session
-
-
-class FreeCodec:
-    """What a lane must know of free data."""
-
-    signature = DATA_SIGNATURE
-    row_errors = True
-
-    def __init__(self, *, streams: bool = False) -> None:
-        self.streams = streams
-
-    def row_sizes(self, key: Key) -> tuple[int, ...]:
-        return (0,)
-
-    def bucket(self, key: Key) -> tuple[int, ...]:
-        return ()
-
-    def feeds(self, columns: Sequence[Any], key: Key, rows: int) -> DataFeeds:
-        return {"data": columns[0], "confidence": None, "tensors": False}
 
 
 class DataJob(FakeJob):

@@ -6,8 +6,9 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import DataJob, FakeData, FreeCodec, make_lane, until
+from lanes import DataJob, FakeData, make_lane, until
 
+from mdslite.data import DataCodec
 from mdslite.errors import DeadlineExceeded, MdsliteError, Unavailable
 from mdslite.serving.lane import Lane
 
@@ -17,7 +18,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 def data_lane(*sessions: FakeData, **options: Any) -> Lane:
-    return make_lane(*sessions, codec=FreeCodec(), **options)
+    return make_lane(*sessions, codec=DataCodec(), **options)
 
 
 def submit(lane: Lane, *jobs: DataJob) -> None:

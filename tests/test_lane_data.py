@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import BAD, DataJob, FakeData, FreeCodec, make_lane
+from lanes import BAD, DataJob, FakeData, make_lane
 
+from mdslite.data import DataCodec, read_confidences
 from mdslite.errors import ModelError
 from mdslite.runtimes.protocol import Answers, DataFeeds
 from mdslite.serving.lane import Lane
@@ -19,10 +20,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 def data_lane(*sessions: Any, **options: Any) -> Lane:
-    def read_confidence(outputs: Any) -> Any:
-        return outputs[0].confidences
-
-    return make_lane(*sessions, codec=FreeCodec(), read_confidence=read_confidence, **options)
+    return make_lane(*sessions, codec=DataCodec(), read_confidence=read_confidences, **options)
 
 
 def submit(lane: Lane, *jobs: DataJob) -> None:

@@ -7,8 +7,9 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import DataJob, FakeGenerator, FreeCodec, make_lane, until
+from lanes import DataJob, FakeGenerator, make_lane, until
 
+from mdslite.data import DataCodec
 from mdslite.errors import ClientClosed, DeadlineExceeded, ModelError, Unavailable
 from mdslite.serving import flight
 from mdslite.serving.lane import Lane
@@ -20,7 +21,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 def stream_lane(*sessions: FakeGenerator, **options: Any) -> Lane:
-    return make_lane(*sessions, codec=FreeCodec(streams=True), **{"batch_size": 1, **options})
+    return make_lane(*sessions, codec=DataCodec(streams=True), **{"batch_size": 1, **options})
 
 
 def submit(lane: Lane, *jobs: DataJob) -> None:

@@ -498,3 +498,20 @@ def test_to_be_answered_later_takes_a_token_and_a_body_that_is_whole(tmp_path: P
             assert (await ask(site, protocol, fields=[later, *bearer(text)], body=LARGE)).status == 413
 
     run(test())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_was_let_in_is_answered_later_without_the_token(tmp_path: Path, protocol: str) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as site:
+            await site.deferrals.start()
+            token, text = make("predict", rate=Rate(2, "h"))
+            site.predictor.access.replace([token], {})
+            accepted = await ask(site, protocol, fields=[("prefer", "respond-async"), *bearer(text)])
+            assert accepted.status == 202
+            reply = await site.ask(
+                request("GET", f"{accepted.headers['location']}?wait_s=20", headers=bearer(text))
+            )
+            assert (reply.status, reply.json) == (200, {"predictions": [ROW]})
+
+    run(test())

@@ -17,6 +17,7 @@ from lanes import FakeData, GivenRuntime
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
 from mdslite.serving.loader import LoadRequest
 from mdslite.spec import Spec
+from mdslite.store.tokens import Rate, Token, digest_of, mint
 
 
 class Embedder(FakeData):
@@ -128,5 +129,22 @@ def test_a_model_that_gives_no_embedding_is_named_as_such(tmp_path: Path) -> Non
         async with serving(tmp_path, '{"label": "x", "n": %s, "m": 1}') as site:
             reply = await embed(site, input="hey")
             assert (reply.status, reply.json["code"]) == (422, "unprocessable")
+
+    run(test())
+
+
+def test_a_token_opens_the_embeddings(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(tmp_path) as site:
+            token_id, text = mint()
+            token = Token(
+                id=token_id, digest=digest_of(text.encode()), name="ci", scopes=("predict",), project="p",
+                model=None, rate=Rate(1, "h"), created_at=0.0, created_by="ann",
+            )  # fmt: skip
+            site.predictor.access.replace([token], {})
+            headers = [("content-type", "application/json"), ("authorization", f"Bearer {text}")]
+            body = json.dumps({"model": "p.e", "input": "hey"}).encode()
+            reply = await site.ask(request("POST", "/v1/embeddings", body, headers=headers))
+            assert (reply.status, reply.json["data"][0]["embedding"]) == (200, [3.0, 3.5])
 
     run(test())

@@ -202,6 +202,7 @@ class Predictor:
             resolve,
         )
         call.authorization = found.get(b"authorization", b"")
+        call.admitted = admitted
         call.fields = found
         call.on_piece = take
         self.adopt(call)

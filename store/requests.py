@@ -40,7 +40,8 @@ class LoggedBody(msgspec.Struct, frozen=True):
 
 
 class NodeSpan(msgspec.Struct, frozen=True):
-    """What one node of a pipeline did for a request; `started_ms` counts from the request's arrival."""
+    """What one node of a pipeline did for a request; `started_ms` counts from the request's arrival.
+    `upstream_ms` is there for what is served elsewhere, `spans` for what is a pipeline itself."""
 
     node: str
     started_ms: float
@@ -48,6 +49,10 @@ class NodeSpan(msgspec.Struct, frozen=True):
     compute_ms: float | None = None
     version: str | None = None
     error: str | None = None
+    rows: int | None = None
+    batch_rows: int | None = None
+    upstream_ms: float | None = None
+    spans: tuple[NodeSpan, ...] | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -211,10 +211,10 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
-def side(version: str) -> Side:
+def side(version: str, *, shadow: bool = False) -> Side:
     return Side(
         version=version,
-        shadow=False,
+        shadow=shadow,
         requests=1,
         errors=0,
         error_rate=None,
@@ -248,3 +248,31 @@ def test_the_verdict_calls_a_difference_what_the_interval_shows_to_be_one() -> N
         "confidence: not enough requests to tell",
         "agreement: 9 of 10 answers, so at least 59.5 % of all",
     ]
+
+
+def test_a_shadow_that_waits_behind_all_others_is_not_called_slower_for_it() -> None:
+    waits = Figure(value=9.0, low=8.0, high=10.0)
+    difference = Differences(
+        error_rate=None, latency_ms=waits, p50_ratio=None, p99_ratio=None, confidence=None
+    )
+
+    def told(compute: Figure | None, *, turned: bool = False) -> str:
+        agreement = Agreement(
+            primary="v1",
+            shadow="v2",
+            pairs=9,
+            compared=9,
+            agreed=9,
+            rate=None,
+            compute_ms=compute,
+            confidence=None,
+        )
+        sides = side("v1"), side("v2", shadow=True)
+        return judge(sides[::-1] if turned else sides, difference, agreement)[1]
+
+    assert (
+        told(Figure(value=0.1, low=-0.1, high=0.3)) == "compute: no difference that these requests could show"
+    )
+    assert told(Figure(value=2.0, low=1.0, high=3.0)) == "compute: v2 computes longer than v1"
+    assert told(Figure(value=2.0, low=1.0, high=3.0), turned=True) == "compute: v1 computes less long than v2"
+    assert told(None) == "compute: not enough requests to tell"

@@ -18,6 +18,7 @@ import pytest
 from log_rows import HOUR_S, NOON, Clock, files, row, running, wanted
 
 from mdslite.errors import StoreError
+from mdslite.serving.spans import Span, write_spans
 from mdslite.store.hourfile import MAX_SERIES, MAX_URLS, OTHER_URL
 from mdslite.store.journal import Journal
 from mdslite.store.requests import Entry, LoggedBody, NodeSpan, RequestLog
@@ -81,6 +82,21 @@ def test_every_field_is_kept(tmp_path: Path) -> None:
         NodeSpan("first", 0.5, queue_ms=0.1, compute_ms=2.0, version="v1"),
         NodeSpan("second", 2.75, error="model_error"),
     )
+
+
+def test_all_that_a_span_says_is_read_again(tmp_path: Path) -> None:
+    inner, outer = Span(begun_s=0.0), Span(begun_s=0.0)
+    inner.rows, inner.batch_rows, inner.upstream_ms = 2, 4, 1.5
+    outer.rows, outer.batch_rows = 1, 3
+    outer.inner = write_spans([('"far"', inner)])
+    with running(tmp_path) as journal:
+        journal.append(row(spans=write_spans([('"whole"', outer)])))
+        assert journal.flush()
+        (entry,) = read(tmp_path)
+    assert entry.spans is not None and entry.spans[0].spans is not None
+    (whole,), (far,) = entry.spans, entry.spans[0].spans
+    assert (whole.node, whole.rows, whole.batch_rows, whole.upstream_ms) == ("whole", 1, 3, None)
+    assert (far.node, far.rows, far.batch_rows, far.upstream_ms, far.spans) == ("far", 2, 4, 1.5, None)
 
 
 @pytest.mark.parametrize("spans", ["no JSON", '[{"name": "first"}]', f'["{"x" * MAX_SPANS_CHARS}"]'])

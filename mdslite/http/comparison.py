@@ -169,9 +169,14 @@ def judge(sides: tuple[Side, Side], difference: Differences, agreement: Agreemen
     """What the figures say, a line each; what they leave open is said, too."""
     first, second = sides
     lines = []
+    latency = ("latency", difference.latency_ms, "is slower", "is faster")
+    if (
+        first.shadow != second.shadow
+    ):  # a shadow waits behind all others: only what it computes can be compared
+        latency = ("compute", _compute(second, agreement), "computes longer", "computes less long")
     for what, figure, more, less in (
         ("error rate", difference.error_rate, "fails more often", "fails less often"),
-        ("latency", difference.latency_ms, "is slower", "is faster"),
+        latency,
         ("confidence", difference.confidence, "is surer", "is less sure"),
     ):
         if figure is None or figure.low is None or figure.high is None:
@@ -189,6 +194,17 @@ def judge(sides: tuple[Side, Side], difference: Differences, agreement: Agreemen
             f"so at least {math.floor(low * 1000) / 10:g} % of all"
         )
     return lines
+
+
+def _compute(second: Side, agreement: Agreement | None) -> Figure | None:
+    """How much longer the second version computes than the first."""
+    if agreement is None or agreement.compute_ms is None:
+        return None
+    figure = agreement.compute_ms
+    if agreement.shadow == second.version:
+        return figure
+    low, high = (None if end is None else -end for end in (figure.high, figure.low))
+    return Figure(value=-figure.value, low=low, high=high)
 
 
 def _choose(found: list[Evidence], version: str) -> Evidence:

@@ -46,3 +46,10 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)", PAGE))
 def test_links_lead_somewhere(link: str) -> None:
     assert link.startswith("http") or (ROOT / "docs" / link).is_file()
+
+
+def test_the_log_has_what_the_examples_read_of_it() -> None:
+    fields = (ROOT / "docs" / "request-log.md").read_text()
+    read = re.findall(r'row\["(\w+)"\]', PAGE)
+    assert read
+    assert [name for name in read if f"`{name}`" not in fields] == []

@@ -9,15 +9,23 @@ from msgspec import Meta
 
 from mdslite.errors import Forbidden
 from mdslite.http.caller import Caller
-from mdslite.http.operations import Call, Name, Nothing, Operation, declare
+from mdslite.http.operations import FORMS, Call, Name, Nothing, Operation, declare
 from mdslite.http.parts import Parts
 from mdslite.http.schema import Given, Limit, ModelPath, Time, Value
 from mdslite.store.tokens import Rate, Scope, Wish
 
+_RATE = r"^[1-9]\d{0,6}/[smh]$(?!\n)"
+_SPAN = r"^[1-9]\d{0,4}[mhdwy]$(?!\n)"
+_TOKEN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}$(?!\n)"
+FORMS |= {
+    _RATE: "a rate such as 100/s, 6000/m or 50/h",
+    _SPAN: "a span such as 30m, 12h, 30d, 2w or 1y",
+    _TOKEN_NAME: "1 to 63 letters, digits, _, ., @ or -, the first one a letter or digit",
+}
 RateText = Annotated[
     str,
     Meta(
-        pattern=r"^[1-9]\d{0,6}/[smh]$(?!\n)",
+        pattern=_RATE,
         description="requests per second, minute or hour, all of them at once if need be",
         examples=["100/s", "6000/m"],
     ),
@@ -26,9 +34,7 @@ ScopeName = Annotated[
     Scope,
     Meta(description="predict: predictions; read: what GET answers, metrics and logs; admin: everything"),
 ]
-TokenName = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}$(?!\n)", description="up to 63 characters")
-]
+TokenName = Annotated[str, Meta(pattern=_TOKEN_NAME, description="up to 63 characters")]
 
 
 class TokenPath(Given, frozen=True, kw_only=True):
@@ -51,7 +57,7 @@ class TokenBody(Given, frozen=True, kw_only=True):
     model: Annotated[Name | None, Meta(description="for this model of the project alone")] = None
     rate: RateText | None = None
     expires: Annotated[
-        Annotated[str, Meta(pattern=r"^[1-9]\d{0,4}[mhdwy]$(?!\n)", examples=["30d"])] | None,
+        Annotated[str, Meta(pattern=_SPAN, examples=["30d"])] | None,
         Meta(description="how long it is good for; without it for ever"),
     ] = None
 

@@ -54,12 +54,11 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 # `$` also matches before a last newline in Python, hence the lookahead.
-Name = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)", description="letters, digits, _ and -, up to 63"
-    ),
-]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)"
+Name = Annotated[str, msgspec.Meta(pattern=_NAME, description="letters, digits, _ and -, up to 63")]
+
+# What a text was expected to be, in words, by its pattern.
+FORMS = {_NAME: "1 to 63 letters, digits, _ or -, the first one no _ or -"}
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -389,8 +388,10 @@ def _plain(exc: msgspec.ValidationError) -> str:
     """`Expected int - at $.limit` as `limit: expected int`."""
     what, _, where = str(exc).partition(" - at `")
     place = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
-    if "matching regex" in what:  # only names have one
-        what = "Expected 1 to 63 letters, digits, _ or -, the first one no _ or -"
+    what, _, pattern = what.partition(" matching regex ")
+    if pattern:
+        words = (words for form, words in FORMS.items() if repr(form) == pattern)
+        what = f"Expected {next(words, None) or f'text like {pattern}'}"
     what = what.replace("`", "")
     return f"{place}: {what[:1].lower()}{what[1:]}" if place else f"{what[:1].lower()}{what[1:]}"
 

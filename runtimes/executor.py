@@ -21,6 +21,8 @@ from mdslite.runtimes.loops import Failed, LoopThread
 from mdslite.runtimes.protocol import Answers, Datum
 from mdslite.runtimes.tracebacks import blame, exception_text, write_traceback
 
+ANSWER_BYTES_MAX = 16 * 1024 * 1024  # of JSON
+
 _CONFIDENCE = "confidence"
 _PROBABILITIES = "probabilities"
 _HEALTHY = frozenset({"ok", "healthy", "up", "pass", "ready", "serving"})
@@ -99,7 +101,7 @@ class Executor:
                 items = self._start(rows.values[0])
                 for item in items:
                     value = item if self._post is None else _single(self._post, item)
-                    last, sure = encode(value), find_confidence(value, confidence)
+                    last, sure = _bounded(encode(value)), find_confidence(value, confidence)
                     _pass(emit, last)
             finally:
                 if items is not None:
@@ -253,7 +255,7 @@ class _Rows:
                 if tensors and isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
                     answers[place] = _native(value)
                 else:
-                    answers[place] = encode(value)
+                    answers[place] = _bounded(encode(value))
                     confidences[place] = find_confidence(value, confidence)
             except MdsliteError as exc:
                 answers[place] = exc
@@ -261,6 +263,16 @@ class _Rows:
                 answers[place] = blame(exc)
         answers.confidences = confidences
         return answers
+
+
+def _bounded(text: bytes) -> bytes:
+    """An answer that may go on: whoever joins it into a reply holds up all others for as long as it is long.
+
+    :raises ModelError: it is too long
+    """
+    if len(text) > ANSWER_BYTES_MAX:
+        raise ModelError(f"an answer of {len(text)} bytes; expected at most {ANSWER_BYTES_MAX}")
+    return text
 
 
 def find_confidence(value: Any, path: str | None) -> float | None:

@@ -70,7 +70,7 @@ prepare_environment() {
     if ! (cd "$root" && "$folder/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1) |
         show_progress >"$folder/install.log"; then
         tail -n 20 "$folder/install.log" >&2
-        fail "installing failed; all that pip said is in $folder/install.log" "check the network, then run $0 again"
+        fail "installing failed; all that pip said is in $folder/install.log" "look there; if it could not download something, check the network, and run $0 again"
     fi
     printf '%s\n' "$wanted" >>"$folder/.prepared"
     say "prepared in $((SECONDS - started)) s"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from box import Box, GatedRuntime, PickyRuntime, deployments, file_order, open_box, undo_order
 from doors import Deployed, open_site
 
+from mdslite.deploy import intake
 from mdslite.deploy.events import FetchEvent, StepEvent
 from mdslite.deploy.orders import Order, Outcome, WeightsSource
 from mdslite.deploy.plan import Action
@@ -27,7 +29,7 @@ from mdslite.errors import (
     Unprocessable,
 )
 from mdslite.runtimes.prober import Prober
-from mdslite.runtimes.protocol import ProbeReport
+from mdslite.runtimes.protocol import LoadOptions, ProbeReport
 
 pytestmark = pytest.mark.anyio
 
@@ -176,6 +178,37 @@ async def test_a_version_that_fails_its_probe_leaves_the_old_ones_serving(
     failed = (await box.revisions())[-1]
     assert (failed.id, failed.state) == (2, "failed")
     assert failed.error is not None and failed.error.startswith("p/m v3: ")
+
+
+class CountingProber(Prober):
+    """Counts what it is asked."""
+
+    asked = 0
+
+    def probe(self, runtime: str, path: Path, options: LoadOptions, *, timeout_s: float) -> ProbeReport:
+        self.asked += 1
+        return super().probe(runtime, path, options, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(("slow_s", "asked"), [(0.0, 1), (60.0, 2)])
+async def test_a_probe_that_failed_slowly_is_believed_for_a_while(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, slow_s: float, asked: int
+) -> None:
+    monkeypatch.setattr(intake, "FAILURE_SLOW_S", slow_s)
+    models.truncated(folder / "bad.onnx")
+    said = set()
+    with closing(CountingProber()) as prober:
+        async with open_box(folder / "store", prober) as box:
+            for _ in range(2):
+                with pytest.raises(LoadFailed, match="p/m v1: ") as caught:
+                    await apply(box, folder, "v1, uri: bad.onnx")
+                said.add((caught.value.message, caught.value.hint))
+            assert (prober.asked, len(said)) == (asked, 1)
+
+            monkeypatch.setattr(intake, "FAILURE_KEPT_S", 0.0)
+            with pytest.raises(LoadFailed):
+                await apply(box, folder, "v1, uri: bad.onnx")
+            assert prober.asked == asked + 1
 
 
 async def test_when_one_version_fails_to_load_the_loaded_ones_are_closed_again(

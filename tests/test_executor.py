@@ -26,6 +26,7 @@ from mdslite.errors import (
     OutOfMemory,
     Unavailable,
 )
+from mdslite.runtimes import executor as executors
 from mdslite.runtimes.encoding import encode
 from mdslite.runtimes.executor import Executor, build, find_confidence
 
@@ -247,6 +248,19 @@ class TestBatches:
         found = make(Wrong).run(texts(1, 2, 3))
         assert len(found) == 3
         assert all(isinstance(one, ModelError) and said in one.message for one in found)
+
+    def test_that_are_too_long_fail_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(executors, "ANSWER_BYTES_MAX", 10)
+
+        class Long:
+            @mds.predict
+            def predict(self, data: int) -> str:
+                return "x" * data
+
+        assert read(make(Long).run(texts(8, 9))) == [
+            "x" * 8,
+            "model_error: an answer of 11 bytes; expected at most 10",
+        ]
 
     @pytest.mark.parametrize("returned", [(1, 2), np.array([1, 2]), np.array([[1], [2]])])
     def test_may_come_back_as_tuples_and_arrays(self, returned: Any) -> None:

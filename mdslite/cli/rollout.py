@@ -88,6 +88,8 @@ def rollout(
         output.write_json(found)
         return 0
     _write(found)
+    if found["state"] == "running" and not found["gates"]:
+        output.note("no gates: nothing but you will stop it")
     if found["state"] == "running":
         output.note(addressed_to(url, f"watch it: mdslite rollout {target.project}/{target.model}"))
     return 0

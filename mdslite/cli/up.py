@@ -64,7 +64,7 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Also answer to this Host. Repeatable.")
 @click.option(
     "--allow-internal", multiple=True, metavar="HOST[:PORT]",
-    help="Let model URIs lead to this internal address. Repeatable.",
+    help="Let model URIs and webhooks lead to this internal address. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--drain-grace", type=click.FloatRange(min=0), metavar="SECONDS",

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from mdslite.store.worker import Worker
 
 PROBE_TIMEOUT_S = 60.0
+# A failure that took so long to find is believed for so long.
+FAILURE_SLOW_S = 5.0
+FAILURE_KEPT_S = 120.0
 REPORT_S = 0.1  # between two reports on one artifact
 
 
@@ -69,6 +72,7 @@ class Intake:
     allow_internal: Collection[str] = ()
     probe_timeout_s: float = PROBE_TIMEOUT_S
     installs: Installs = field(default_factory=Installs)
+    failures: dict[tuple[str, bytes], tuple[float, str, str | None]] = field(default_factory=dict)
 
     async def admit(
         self, deployments: Deployments, progress: Progress
@@ -151,6 +155,22 @@ class Intake:
         return report
 
     def _probe(self, kind: Kind, path: Path, options: LoadOptions) -> ProbeReport:
+        """Ask a disposable child, which may take a minute to find that a model never opens: an apply that
+        follows its plan is not made to wait for that again."""
+        key = str(path), msgspec.json.encode(options)
+        failed = self.failures.get(key)
+        if failed is not None and monotonic() - failed[0] < FAILURE_KEPT_S:
+            raise LoadFailed(failed[1], hint=failed[2])
+        started = monotonic()
+        try:
+            return self._probe_anew(kind, path, options)
+        except LoadFailed as exc:
+            if monotonic() - started > FAILURE_SLOW_S:
+                self.failures.clear()  # one is enough: the plan's, for the apply
+                self.failures[key] = (monotonic(), exc.message, exc.hint)
+            raise
+
+    def _probe_anew(self, kind: Kind, path: Path, options: LoadOptions) -> ProbeReport:
         def probe(handler: str | None) -> ProbeReport:
             return self.prober.probe(
                 kind.runtime, path, replace(options, handler=handler), timeout_s=self.probe_timeout_s

@@ -286,6 +286,9 @@ class Rollouts:
                 rollout.state = "paused"
                 await self._settle(rollout, f"paused at {_share(rollout)}, as it cannot be told: {why}")
             else:
+                left = _span(round(rollout.since + PATIENCE * rollout.every_s - now))
+                gates = ", ".join(one.gate for one in still_open)
+                rollout.message = f"at {_share(rollout)}, waiting for {gates}, for {left} more at most"
                 await self._save(rollout)
             return
         if rollout.at + 1 == len(rollout.steps):

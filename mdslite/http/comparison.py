@@ -208,10 +208,10 @@ def _compute(second: Side, agreement: Agreement | None) -> Figure | None:
 
 
 def _choose(found: list[Evidence], version: str) -> Evidence:
-    """A version's evidence as primary, or as a shadow where it answered nothing else."""
+    """A version's evidence as primary or as a shadow: whichever it answered more as."""
     mine = [one for one in found if one.version == version]
     nothing = Evidence(version, False, 0, 0, np.empty(0), np.empty(0))
-    return max(mine, key=lambda one: (not one.shadow and one.requests > 0, one.requests), default=nothing)
+    return max(mine, key=lambda one: one.requests, default=nothing)
 
 
 def _side(one: Evidence) -> Side:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import time
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -149,7 +150,7 @@ def _info(one: Rollout) -> RolloutInfo:
         share=one.steps[one.at],
         every_s=one.every_s,
         since=time_text(one.since),
-        until=time_text(one.since + one.every_s) if runs else None,
+        until=time_text(one.since + one.every_s) if runs and one.since + one.every_s > time() else None,
         gates=list(one.gates),
         findings=[FindingInfo(gate=it.gate, state=it.state, text=it.text) for it in one.findings],
         author=one.author,

@@ -159,7 +159,9 @@ class RemoteLane:
                 self._fail(endpoint, exc.reason)
                 again = (self._repeats or not exc.sent) and len(tried) < TRIES_MAX
                 if not (again and len(tried) < len(self.pool.endpoints) and self.pool.may_retry()):
-                    raise Unavailable(f"{endpoint.url}: {exc.reason}", retry_after_s=1) from exc
+                    # Where the endpoint is and how it failed is the log's to say, not the caller's to know.
+                    logger.warning("%s: %s: %s", self.name, endpoint.url, exc.reason)
+                    raise Unavailable("the model's endpoint gave no answer", retry_after_s=1) from exc
                 continue
             finally:
                 self.pool.end(endpoint)

@@ -140,5 +140,4 @@ class Pool:
     def _why_not(self) -> str:
         if not self.endpoints:
             return "no endpoint was found"
-        failed = ", ".join(f"{one.url}: {one.reason}" for one in self.endpoints[:3] if one.reason)
-        return f"no endpoint could take the request ({failed})" if failed else "no endpoint is left to try"
+        return "no endpoint could take the request"

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from mdslite.errors import InvalidRequest, Unauthorized, Unavailable
 from mdslite.http.access import Access
@@ -29,6 +29,7 @@ from mdslite.http.tls import TlsFiles
 from mdslite.rpc.calls import InferService
 from mdslite.rpc.credentials import Certificates
 from mdslite.rpc.operations import AdminRpc, make_oip_rpcs
+from mdslite.rpc.public import PublicCalls
 from mdslite.rpc.schema import ADMIN, INFERENCE, Schema, rpc_name
 from mdslite.rpc.statuses import refuse
 
@@ -78,7 +79,6 @@ class RpcServer:
             options=make_options(max_body_bytes=max_body_bytes), maximum_concurrent_rpcs=CALLS_MAX
         )
         self._server.add_generic_rpc_handlers((self._make_methods(operations),))
-        self._add_public()
 
     async def open(self, host: str, port: int, files: TlsFiles | None) -> int:
         """Listen, and answer that nothing is served yet; returns the port.
@@ -122,12 +122,17 @@ class RpcServer:
         found[f"/{INFERENCE}/ModelInfer"] = unary(self._infer.infer)
         found[f"/{INFERENCE}/ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._infer.stream)
         public = {f"/{INFERENCE}/{name}" for name in _OPEN}
+        for path, handler in self._make_public().items():
+            found[path] = handler
+            public.add(path)
         for operation in operations:
             rpc = AdminRpc(operation, self._parts, self._schema)
             path = f"/{ADMIN}/{rpc_name(operation)}"
             found[path] = unary(rpc.answer) if operation.stream is None else streamed(rpc.stream)
             if operation.scope is None:
                 public.add(path)
+        calls = PublicCalls()
+        found |= {path: calls.bound(found[path]) for path in public}
         return Methods(found, public, self._parts.issuer.access, self._refuse_stranger)
 
     async def _refuse_stranger(self, method: str, error: Unauthorized, context: Any) -> None:
@@ -138,15 +143,31 @@ class RpcServer:
         self._parts.issuer.record(caller.act(method.rpartition("/")[2], method, error.status, request_id))
         await refuse(context, error, request_id)
 
-    def _add_public(self) -> None:
+    def _make_public(self) -> dict[str, Any]:
         """What tells a stranger what there is: health checks and reflection."""
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        collected = _Collector()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, collected)
         for module in (health_pb2, reflection_pb2):
             described = descriptor_pb2.FileDescriptorProto()
             module.DESCRIPTOR.CopyToProto(described)
             self._schema.pool.AddSerializedFile(described.SerializeToString())
         names = (INFERENCE, ADMIN, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, pool=self._schema.pool)
+        described_by = reflection.aio.ReflectionServicer(names, pool=self._schema.pool)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described_by, collected)
+        return collected.methods
+
+
+class _Collector:
+    """Stands for a server where generated code adds what it serves."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """The same methods, not by name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        self.methods |= {f"/{service}/{name}": one for name, one in handlers.items()}
 
 
 class Methods(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -53,6 +54,21 @@ def is_internal(text: str) -> bool:
         if inner is not None:
             return is_internal(str(inner))
     return not address.is_global or address.is_multicast or address in _MACHINERY
+
+
+def is_machinery(host: str) -> bool:
+    """Tell whether a host is written as an address that answers only the machine itself, as those do where
+    clouds keep a machine's credentials. Names are not looked up."""
+    text = _plain_host(host).partition("%")[0]
+    with suppress(OSError):  # the system reads numbers such as 0xa9fea9fe as addresses too
+        text = socket.inet_ntoa(socket.inet_aton(text))
+    try:
+        address: _Address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        address = _embedded(address) or address
+    return address.is_link_local or address in _MACHINERY
 
 
 def resolve_host(host: str, port: int) -> list[str]:

@@ -171,6 +171,8 @@ def test_a_repository_becomes_versions_and_notes(tmp_path: Path) -> None:
         "double: max_queue_size",
         "double: the parameter other has no meaning",
         "double: model_warmup",
+        "scale: Triton clients of it change",
+        "chain: Triton clients of it change",
         "odd: the backend dali does not exist here",
     ):
         assert words in notes

@@ -14,6 +14,7 @@ from mdslite.triton.packages import write_ensemble, write_package
 from mdslite.triton.repository import TritonModel
 
 # Fields that say how Triton does what is done otherwise here, or not at all.
+_CLIENTS = "Triton clients of it change: here it takes one input, `instances`, of its inputs by name"
 _IGNORED = {
     "batch_input": "batch_input: inputs made of the batch's shape do not exist here",
     "batch_output": "batch_output: outputs cut by the batch's shape do not exist here",
@@ -67,6 +68,7 @@ def _versions(
     if model.backend == "ensemble":
         uri = write_ensemble(model, project=project, names=names, target=target, remark=remark)
         if uri is not None:
+            remark(_CLIENTS)
             yield {"version": "1", "spec": {"uri": str(uri), "isolation": "inline"}}
         return
     if model.backend not in ("onnxruntime", "python", "pytorch", "tensorflow"):
@@ -75,6 +77,8 @@ def _versions(
     if not model.files:
         remark("no version has a model's file: it is left out")
         return
+    if model.backend == "python":
+        remark(_CLIENTS)
     shared = _spec(model, remark)
     latest = max(model.files)
     for number, file in sorted(model.files.items()):

@@ -37,6 +37,7 @@ from mdslite.spec import (
     EndpointInfo,
     Spec,
 )
+from mdslite.store.addresses import is_machinery
 from mdslite.tensors import Codec
 
 FIRST_LOOK_S = 10.0
@@ -108,6 +109,11 @@ def check_infos(infos: tuple[EndpointInfo, ...]) -> EndpointInfo:
             raise LoadFailed(f"endpoints_infos: expected an http(s) URL, got {info.url!r}")
         if parts.query or parts.fragment or parts.username:
             raise LoadFailed(f"endpoints_infos: expected a URL without user or query, got {info.url!r}")
+        if is_machinery(parts.hostname):
+            raise LoadFailed(
+                f"endpoints_infos: {parts.hostname} is a link-local address, as of a cloud's metadata;"
+                " expected one that serves models"
+            )
         if info.protocol != infos[0].protocol:
             raise LoadFailed("endpoints_infos: all endpoints of a version speak one protocol")
         for name, value in info.options.items():

@@ -31,15 +31,17 @@ class PublicCalls:
     def bound(self, handler: Any) -> Any:
         """The same method as `handler`, as a stream of messages: of such, grpc.aio tells when it begins and
         not only when its message is there."""
-        answers = handler.stream_unary or handler.stream_stream or handler.unary_unary or handler.unary_stream
+        answers: Any = (
+            handler.stream_unary or handler.stream_stream or handler.unary_unary or handler.unary_stream
+        )
         ask = answers if handler.request_streaming else self._first(answers)
         make = (
             grpc.stream_stream_rpc_method_handler
             if handler.response_streaming
             else grpc.stream_unary_rpc_method_handler
         )
-        many = handler.request_streaming and handler.response_streaming
-        bounded = self._counted_stream(ask) if many else self._counted(ask)
+        both_stream = handler.request_streaming and handler.response_streaming
+        bounded = self._counted_stream(answers) if both_stream else self._counted(ask)
         return make(bounded, handler.request_deserializer, handler.response_serializer)
 
     def _first(self, answer: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:

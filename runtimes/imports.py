@@ -58,7 +58,7 @@ class Modules(MetaPathFinder):
         for finder in (self, self._exposed):
             if finder in sys.meta_path:
                 sys.meta_path.remove(finder)
-        for name, module in list(sys.modules.items()):
+        for name, module in sys.modules.copy().items():  # other threads import meanwhile
             if self.holds(name) or self.holds(str(getattr(module, "__name__", ""))):
                 del sys.modules[name]
 

@@ -108,7 +108,8 @@ def test_a_shadow_that_fails_is_logged_and_nobody_hears_of_it(tmp_path: Path, fa
         async with shadowed(tmp_path, Broken()) as (site, served, _):
             for _ in range(3):
                 assert (await site.ask(predict())).json == {"predictions": [ROW]}
-            await until(lambda: len(shadows_of(site)) + served.shadows_dropped == 3)
+            # One whose replica is lost takes no part until that is built again.
+            await until(lambda: len(shadows_of(site)) == 3 or (shadows_of(site) and not served.lane.replicas))
             assert {row["status"] for row in shadows_of(site)} == {failure.status}
             assert [row["status"] for row in site.logged if not row["shadow"]] == [200] * 3
 
@@ -146,7 +147,8 @@ def test_copies_that_wait_are_bounded(tmp_path: Path) -> None:
                 copy(calls[0], 200)
             assert shadows.waiting == WAITING_MAX
             assert served.shadows_dropped == 5
-            await until(lambda: len(shadows_of(site)) == WAITING_MAX)
+            # The lane has a bound of its own: what it has no room for is counted too.
+            await until(lambda: len(shadows_of(site)) + served.shadows_dropped == WAITING_MAX + 5)
 
     run(test())
 

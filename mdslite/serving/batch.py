@@ -65,6 +65,7 @@ class Batch:
         "row_errors",
         "row_sizes",
         "rows",
+        "rows_gone",
         "seconds",
         "slices",
         "started_at",
@@ -90,6 +91,7 @@ class Batch:
         self.read_confidence = read_confidence
         self.expected_s = expected_s  # what a run should take; 0.0 if that is not known
         self.behind = False  # handed to a replica that was not done with another one
+        self.rows_gone = 0  # rows of it whose callers left while it waited behind another
         self.begun = threading.Lock()  # released when the computing begins
         self.begun.acquire()
         self.revoked = False

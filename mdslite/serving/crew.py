@@ -137,6 +137,13 @@ class Crew:
                 if batch.behind:
                     self._withdraw(batch)
 
+    def stop_idle(self) -> None:
+        """See to the end of what nobody waits for any more, be it computed or still behind another batch."""
+        for batch in self.flight.waiting():
+            if batch.behind and all(job.finished for job, _, _ in batch.slices):
+                self._withdraw(batch)
+        self.flight.stop_idle()
+
     def _withdraw(self, batch: Batch) -> None:
         replica = batch.replica
         assert replica is not None

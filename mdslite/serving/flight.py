@@ -53,7 +53,7 @@ class Flight:
         rows = 0
         for batch in self._batches:
             if batch.behind and not batch.started_at:
-                rows += batch.rows
+                rows += batch.rows - batch.rows_gone
         return rows
 
     def land(self, batch: Batch) -> bool:
@@ -72,6 +72,8 @@ class Flight:
     def stop_idle(self) -> None:
         """See to the end of the runs that nobody waits for any more."""
         for batch in self._batches:
+            if batch.behind and not batch.started_at:
+                batch.rows_gone = sum(stop - start for job, start, stop in batch.slices if job.finished)
             # One that has not begun is not stopped: that could hit the run before it. It will not run anyway.
             begun = batch.started_at and batch.stopper is None
             if begun and all(job.finished for job, _, _ in batch.slices):

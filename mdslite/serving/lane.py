@@ -352,7 +352,7 @@ class Lane:
         self._queue.discard(job)
         if job.stream is not None:
             job.stream.close()
-        self._crew.flight.stop_idle()
+        self._crew.stop_idle()
         self._settle()
 
     # Replicas

@@ -24,6 +24,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "mistakes": "errors document",
         "fields": "errors",
         "advice": "errors document fields",
+        "planning": "fields",
         "graph": "",
         "pipelines": "errors document mistakes fields graph",
         "drawing": "graph",
@@ -60,7 +61,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "calls": "payloads replies",
         "triton": "errors fields",
         "client": "errors links calls payloads replies retries",
-        "cli": "errors findings fields hosts spec client calls payloads replies",
+        "cli": "errors findings fields planning hosts spec client calls payloads replies",
     }.items()
 }
 UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one

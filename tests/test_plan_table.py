@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mdslite.cli.plan_table import render_plan
+from mdslite.planning import render_plan
 from mdslite.deploy.plan import State, Wanted, make_plan, to_plain
 from mdslite.spec import (
     Batch,

@@ -107,7 +107,7 @@ def change(
 
 
 def write_plan(plan: Mapping[str, Any]) -> None:
-    from mdslite.cli.plan_table import render_plan
+    from mdslite.planning import render_plan
 
     if plan["models"]:
         output.write(render_plan(plan))

@@ -113,7 +113,7 @@ def _summary(counts: Json) -> str:
 
 
 def _write_revision(found: Json) -> None:
-    from mdslite.cli.plan_table import render_plan
+    from mdslite.planning import render_plan
 
     fields = {
         "revision": found["id"],

@@ -21,6 +21,7 @@ PAGE_MAX = 1000  # what the appliance hands out in one page
 CONNECT_WAIT_S = 5.0
 REPLY_WAIT_S = 30.0
 PREDICT_WAIT_S = 600.0  # beyond any sensible prediction_time_ms: the appliance's own 504 comes first
+EVENTS_WAIT_S = 45.0  # three heartbeats of the stream
 LOAD_WAIT_S = 3600.0  # the longest silence while artifacts are fetched and models load
 
 T = TypeVar("T")
@@ -53,15 +54,15 @@ def status() -> Ask[Json]:
     return _get("/api/v1/status")
 
 
-def models(project: str | None = None) -> Ask[list[Json]]:
-    """Every model and its versions, with the traffic of the last minute."""
-    return _list("/api/v1/models", project=project)
+def models(project: str | None = None, *, at: float | None = None) -> Ask[list[Json]]:
+    """Every model and its versions, with the traffic of the last minute; or those that were deployed at the
+    unix time `at`."""
+    return _list("/api/v1/models", project=project, at=_iso(at))
 
 
 def model(project: str, model: str, *, at: float | None = None) -> Ask[Json]:
     """One model's versions now, or those that served at the unix time `at`."""
-    moment = None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
-    return _get(_model(project, model), at=moment)
+    return _get(_model(project, model), at=_iso(at))
 
 
 def version(project: str, model: str, version: str) -> Ask[Json]:
@@ -141,6 +142,33 @@ def change_rollout(project: str, model: str, action: str) -> Ask[Json]:
     return _send("POST", f"{_model(project, model)}/rollout/action", {"action": action})
 
 
+def rollouts(*, limit: int | None = None) -> Ask[list[Json]]:
+    """All rollouts, those that have ended too, the newest first."""
+    return _list("/api/v1/rollouts", limit=limit)
+
+
+def load(project: str, model: str) -> Ask[Json]:
+    """Load the versions of a deployed model that are not in memory."""
+    return _send("POST", f"{_repository(project, model)}/load", {}, wait_s=LOAD_WAIT_S)
+
+
+def unload(project: str, model: str) -> Ask[Json]:
+    """Take a model's versions out of memory, until they are loaded again."""
+    return _send("POST", f"{_repository(project, model)}/unload", {}, wait_s=LOAD_WAIT_S)
+
+
+def devices_history(*, since: float | None = None, until: float | None = None) -> Ask[Json]:
+    """What the devices and the queues were at: by the second for an hour, by the minute for a day."""
+    return _get("/api/v1/devices/history", since=since, until=until)
+
+
+def events(last: str | None = None) -> Lines[str]:
+    """The lines of the stream of events (server-sent events), going on after the event with the id `last`."""
+    headers = {"accept": "text/event-stream", **({"last-event-id": last} if last else {})}
+    ask = Ask("GET", "/api/v1/events", _read_nothing, headers=headers, wait_s=EVENTS_WAIT_S, repeatable=True)
+    return Lines(ask, str)
+
+
 def revisions(*, limit: int | None = None, before: int | None = None) -> Ask[list[Json]]:
     """Revisions, newest first; `before` continues after the last one of the page before."""
     return _list("/api/v1/revisions", limit=limit, before=before)
@@ -186,6 +214,23 @@ def undo(revision: int | None = None, *, reason: str | None = None) -> Lines[Jso
 def logs(filter: str = "", *, limit: int | None = None, before: int | None = None) -> Ask[Json]:
     """One page of the request log, newest first: `rows`, and `next` to hand in as `before`."""
     return _get("/api/v1/logs", filter=filter or None, limit=limit, before=before)
+
+
+def histogram(filter: str = "", *, interval_s: float | None = None, by: str | None = None) -> Ask[Json]:
+    """Requests by time, a series for each version or value of `by`; `since` and `until` are the filter's."""
+    return _get("/api/v1/logs/histogram", filter=filter or None, interval_s=interval_s, by=by)
+
+
+def percentiles(filter: str = "") -> Ask[Json]:
+    """How many, how fast and how sure: by version."""
+    return _get("/api/v1/logs/percentiles", filter=filter or None)
+
+
+def alerts(
+    *, since: float | None = None, limit: int | None = None, before: int | None = None
+) -> Ask[list[Json]]:
+    """What was found to drift, newest first."""
+    return _list("/api/v1/alerts", since=since, limit=limit, before=before)
 
 
 def follow_logs(filter: str = "") -> Lines[Json]:
@@ -323,6 +368,14 @@ def _present(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dump(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body).encode()
+
+
+def _iso(moment: float | None) -> str | None:
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
+
+
+def _repository(project: str, model: str) -> str:
+    return f"/v2/repository/models/{quote(f'{project}.{model}', safe='')}"
 
 
 def _model(project: str, model: str) -> str:

@@ -25,6 +25,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "fields": "errors",
         "advice": "errors document fields",
         "planning": "fields",
+        "pictures": "",
+        "contents": "pictures",
         "graph": "",
         "pipelines": "errors document mistakes fields graph",
         "drawing": "graph",
@@ -61,14 +63,17 @@ ROOMS: dict[str, frozenset[str]] = {
         "calls": "payloads replies",
         "triton": "errors fields",
         "client": "errors links calls payloads replies retries",
-        "cli": "errors findings fields planning hosts spec client calls payloads replies",
+        "cli": "errors findings fields planning contents pictures hosts spec client calls payloads replies",
+        "tui": "errors client calls payloads planning replies links drawing",
     }.items()
 }
 UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one
 # What a command may import inside a function: `up` the appliance, `restore` and a `doctor` with nobody to
 # ask the store and the machine. At the top of a module it would slow every other command's start.
 LAZY = {
-    "cli": frozenset({"triton", "appliance", "rehearsal", "trial", "store", "runtimes", "runtimes.protocol"})
+    "cli": frozenset(
+        {"triton", "appliance", "rehearsal", "trial", "store", "runtimes", "runtimes.protocol", "tui"}
+    )
 }
 
 

@@ -61,8 +61,9 @@ ROOMS: dict[str, frozenset[str]] = {
         "retries": "",
         "payloads": "errors replies",
         "calls": "payloads replies",
+        "label_calls": "calls replies",
         "triton": "errors fields",
-        "client": "errors links calls payloads replies retries",
+        "client": "errors links calls label_calls payloads replies retries",
         "cli": "errors findings fields planning contents pictures hosts spec client calls payloads replies",
         "tui": "errors client calls payloads planning replies links drawing",
     }.items()

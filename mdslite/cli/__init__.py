@@ -27,6 +27,7 @@ COMMANDS = {
     "show": ("show", "show", "Show a model or a version in full."),
     "predict": ("predict", "predict", "Ask a model for a prediction."),
     "logs": ("logs", "logs", "Search the request log, or follow it."),
+    "dash": ("dash", "dash", "Watch and drive it from this terminal."),
     "history": ("history", "history", "List revisions, newest first."),
     "undo": ("history", "undo", "Go back to an earlier revision."),
     "compare": ("compare", "compare", "Show two versions beside each other."),

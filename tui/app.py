@@ -1,0 +1,211 @@
+"""The dashboard's application: its panes, the keys that work in all of them, and the tick that has what is seen
+drawn anew. Knows of each pane only where it is; each is imported when it is first shown.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, ClassVar
+
+import msgspec
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+
+from mdslite.tui.bars import Footer, Tabs
+from mdslite.tui.canvas import Canvas, Pane
+from mdslite.tui.feed import Feed
+from mdslite.tui.header import HEIGHT, Header
+from mdslite.tui.ink import Ink
+from mdslite.tui.snapshot import SPANS_S, Snapshot, View
+
+REPAINT_S = 0.25
+
+# name -> (title, module, class)
+PANES = {
+    "deploy": ("Deploy", "mdslite.tui.deploy", "Deploy"),
+}
+
+
+class DashApp(App[None]):
+    """A dashboard on a feed. `read_only` refuses whatever would change the appliance."""
+
+    CSS = f"""
+    Screen {{ layers: base; background: $background; }}
+    Header {{ height: {HEIGHT}; }}
+    Tabs {{ height: 1; }}
+    Footer {{ height: 1; }}
+    #body {{ height: 1fr; }}
+    """
+    ENABLE_COMMAND_PALETTE = False
+    TITLE = "mdslite"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(number), f"show('{name}')", title, show=False)
+            for number, (name, (title, _, _)) in enumerate(PANES.items(), 1)
+        ),
+        Binding("[", "rewind(-1)", "back in time"),
+        Binding("]", "rewind(1)", "forward", show=False),
+        Binding("{", "rewind(-10)", "far back in time", show=False),
+        Binding("}", "rewind(10)", "far forward", show=False),
+        Binding(".", "live", "live", show=False),
+        Binding("+,=", "zoom(-1)", "zoom in", show=False),
+        Binding("-", "zoom(1)", "zoom out", show=False),
+        Binding("<,comma", "pan(-1)", "pan the histogram back", show=False),
+        Binding(">", "pan(1)", "pan it forward", show=False),
+        Binding("p", "pause", "pause", show=False),
+        Binding("!", "guard", "read-only", show=False),
+        Binding("R", "retry", "ask anew", show=False),
+        Binding("escape", "dismiss", "back", show=False),
+        Binding("q,ctrl+c", "quit", "quit", priority=False),
+    ]
+
+    def __init__(
+        self, feed: Feed, *, ink: Ink | None = None, read_only: bool = False, tick: bool = True
+    ) -> None:
+        super().__init__()
+        self.feed = feed
+        self.ink = ink or Ink()
+        self.read_only = read_only
+        self.locked = read_only  # asked for on the command line: `!` does not end it
+        self.said: tuple[str, str, float] = ("", "", 0.0)
+        self._ticks = tick
+        self._seen: Snapshot | None = None
+
+    # What is shown
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.feed.snapshot
+
+    @property
+    def view(self) -> View:
+        return self.feed.snapshot.view
+
+    @property
+    def pane(self) -> Pane | None:
+        return next(iter(self.query(f"#body > #{self.view.pane}").results(Pane)), None)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return {name: title for name, (title, _, _) in PANES.items()}
+
+    def shown_bindings(self) -> list[Binding]:
+        """The keys that the footer lists: the pane's own, then those that work everywhere."""
+        found = []
+        for owner in (self.pane, self):
+            for binding in Binding.make_bindings(owner.BINDINGS if owner is not None else []):
+                if binding.show and all(one.action != binding.action for one in found):
+                    found.append(binding)
+        return found
+
+    def compose(self) -> ComposeResult:
+        yield Header()
+        yield Tabs()
+        yield Container(id="body")
+        yield Footer()
+
+    async def on_mount(self) -> None:
+        await self.action_show(self.view.pane)
+        self.run_worker(self.feed.run(), name="feed", exit_on_error=True)
+        if self._ticks:
+            self.set_interval(REPAINT_S, self.tick)
+
+    def tick(self) -> None:
+        """Draw what has changed since the last time."""
+        snapshot = self.feed.snapshot
+        if snapshot is not self._seen:
+            self._seen = snapshot
+            self.repaint()
+
+    def repaint(self) -> None:
+        for canvas in self.screen_stack[0].query(Canvas):
+            if canvas.display:
+                canvas.repaint()
+
+    def look(self, **changes: Any) -> None:
+        """Change what is looked at, and show that at once."""
+        self.feed.look(msgspec.structs.replace(self.view, **changes))
+        self.repaint()
+
+    def say(self, text: str, role: str = "") -> None:
+        """A line at the bottom for a while: what became of something."""
+        self.said = (text, role, self.snapshot.clock)
+        self.repaint()
+
+    def may_change(self) -> bool:
+        """False, and said, where nothing may be changed."""
+        if self.read_only:
+            self.say(
+                "read-only: nothing was changed (! lets you)" if not self.locked else "read-only", "warn"
+            )
+        elif self.view.moment is not None:
+            self.say("this is the past: . goes back to now", "warn")
+        return not self.read_only and self.view.moment is None
+
+    # Keys
+
+    async def action_show(self, name: str) -> None:
+        """Show a pane."""
+        body = self.query_one("#body")
+        if not self.query(f"#body > #{name}"):
+            _, module, kind = PANES[name]
+            pane = getattr(importlib.import_module(module), kind)(id=name)
+            await body.mount(pane)
+        for pane in body.query(Pane):
+            pane.display = pane.id == name
+        self.look(pane=name)
+        if (shown := self.pane) is not None:
+            shown.focus()
+            shown.shown()
+
+    def action_rewind(self, steps: int) -> None:
+        now, step_s = self.snapshot.clock, max(1.0, self.view.span_s / 60)
+        moment = (self.view.moment or now) + steps * step_s
+        self.look(moment=None if moment >= now else moment, until=None)
+
+    def action_live(self) -> None:
+        self.look(moment=None, until=None, brush=None, paused=False)
+
+    def action_zoom(self, steps: int) -> None:
+        """In to the brush, where there is one; else to the next round span."""
+        view = self.view
+        if steps < 0 and view.brush is not None:
+            start, stop = view.brush
+            fitting = next((one for one in SPANS_S if one >= stop - start), SPANS_S[-1])
+            self.look(span_s=float(fitting), until=min(self.snapshot.now, (start + stop + fitting) / 2))
+            return
+        at = min(range(len(SPANS_S)), key=lambda one: abs(SPANS_S[one] - view.span_s))
+        self.look(span_s=float(SPANS_S[min(len(SPANS_S) - 1, max(0, at + steps))]))
+
+    def action_pan(self, steps: int) -> None:
+        view, now = self.view, self.snapshot.now
+        until = (view.until or now) + steps * view.span_s / 4
+        self.look(until=None if until >= now else until)
+
+    def action_pause(self) -> None:
+        self.look(paused=not self.view.paused)
+
+    def action_guard(self) -> None:
+        if self.locked:
+            self.say("started with --read-only: start it again without", "warn")
+            return
+        self.read_only = not self.read_only
+        self.say(
+            "read-only: keys that change something do nothing" if self.read_only else "changes are possible"
+        )
+
+    def action_retry(self) -> None:
+        self.feed.hurry()
+
+    def action_dismiss(self) -> None:
+        """Back by one: what the pane has open, the brush, the model that is picked out, the filter."""
+        view = self.view
+        if self.pane is not None and self.pane.dismiss():
+            self.repaint()
+        elif view.brush is not None:
+            self.look(brush=None)
+        elif view.model is not None:
+            self.look(model=None)
+        elif view.filter:
+            self.look(filter="")

@@ -1,0 +1,132 @@
+"""The first screen: what is deployed and how its traffic goes, the histogram of requests, the log's end."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+
+from mdslite.tui import messages
+from mdslite.tui.canvas import Pane
+from mdslite.tui.deployments import Entry, entries_of, table_lines
+from mdslite.tui.details import detail_lines
+from mdslite.tui.histogram import bars_that_fit, histogram_lines, read_stack
+from mdslite.tui.lines import Line, beside, bottom, fill, sided
+from mdslite.tui.snapshot import Snapshot
+from mdslite.tui.tail import tail_lines
+
+_PANEL = 46  # columns of the panel beside the table
+_WIDE = 126  # from here on there is one
+
+
+class Deploy(Pane):
+    title = "Deploy"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "open"),
+        Binding("up,k", "move(-1)", "up", show=False),
+        Binding("down,j", "move(1)", "down", show=False),
+        Binding("home,g", "move(-100000)", "first", show=False),
+        Binding("end,G", "move(100000)", "last", show=False),
+        Binding("left", "brush(-1)", "brush back", show=False),
+        Binding("right", "brush(1)", "brush forward", show=False),
+        Binding("shift+left,H", "widen(-1)", "widen the brush back", show=False),
+        Binding("shift+right,L", "widen(1)", "widen it forward", show=False),
+    ]
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.cursor = 0
+        self.first = 0
+
+    def caption(self, snapshot: Snapshot) -> str:
+        count = len(entries_of(snapshot))
+        return f"{min(self.cursor + 1, count)}/{count}" if count else ""
+
+    def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
+        return pane_lines(width, height, snapshot, cursor=self._clamp(snapshot))
+
+    @property
+    def entry(self) -> Entry | None:
+        """What the cursor stands on."""
+        entries = entries_of(self.dash.snapshot)
+        return entries[min(self.cursor, len(entries) - 1)] if entries else None
+
+    def shown(self) -> None:
+        self.dash.look(bars=bars_that_fit(self.size.width or self.dash.size.width))
+
+    def action_move(self, steps: int) -> None:
+        self.cursor = self._clamp(self.dash.snapshot, steps)
+        self.repaint()
+
+    def action_open(self) -> None:
+        """A model alone; then, of a version, its requests."""
+        entry = self.entry
+        if entry is None:
+            return
+        if self.dash.view.model != entry.model_key:
+            self.dash.look(model=entry.model_key)
+
+    def action_brush(self, steps: int) -> None:
+        stack = read_stack(self.dash.snapshot.histogram, shadows=True)
+        if stack is None:
+            return
+        brush = self.dash.view.brush
+        step_s = steps * stack.interval_s
+        if brush is None:
+            start = stack.until - stack.interval_s * (2 if steps < 0 else 1)
+            brush = (start, start + stack.interval_s)
+        else:
+            brush = (brush[0] + step_s, brush[1] + step_s)
+        if brush[0] >= stack.since and brush[1] <= stack.until + stack.interval_s:
+            self.dash.look(brush=brush)
+
+    def action_widen(self, steps: int) -> None:
+        stack = read_stack(self.dash.snapshot.histogram, shadows=True)
+        if stack is None:
+            return
+        brush = self.dash.view.brush or (stack.until - stack.interval_s, stack.until)
+        if steps < 0:
+            brush = (max(stack.since, brush[0] - stack.interval_s), brush[1])
+        else:
+            brush = (brush[0], min(stack.until, brush[1] + stack.interval_s))
+        self.dash.look(brush=brush)
+
+    def on_resize(self, event: object) -> None:
+        super().on_resize(event)  # type: ignore[arg-type]
+        self.dash.look(bars=bars_that_fit(self.size.width))
+
+    def _clamp(self, snapshot: Snapshot, steps: int = 0) -> int:
+        return max(0, min(len(entries_of(snapshot)) - 1, self.cursor + steps))
+
+
+def pane_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int = 0) -> list[Line]:
+    """The pane, or what takes its place."""
+    said = messages.whole_pane(width - 2, snapshot)
+    if said is not None:
+        return [*sided(fill(said, width - 2, height - 1), width), bottom(width)]
+    stale = messages.banner(snapshot)
+    if stale is not None:
+        return [*deploy_lines(width, height - 1, snapshot, cursor=cursor), stale]
+    return deploy_lines(width, height, snapshot, cursor=cursor)
+
+
+def deploy_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int = 0) -> list[Line]:
+    """The whole pane, divided among table, histogram and log by what there is room for."""
+    count = len(entries_of(snapshot))
+    histogram = 0 if height < 12 else max(7, min(16, height // 3))
+    tail = 0 if height < 18 else max(4, height - histogram - max(count + 2, 6))
+    table = height - histogram - tail
+    wide = width >= _WIDE
+    inner = width - 2 - (_PANEL if wide else 0)
+    lines = table_lines(inner, table - 1, snapshot, cursor=cursor)
+    if wide:
+        panel = detail_lines(_PANEL - 2, table - 1, snapshot, cursor=cursor)
+        lines = beside(
+            fill(lines, inner, table - 1), [[("│ ", "frame"), *line] for line in panel], width=inner
+        )
+    found = [*sided(fill(lines, width - 2, table - 1), width), bottom(width)]
+    if histogram:
+        found += histogram_lines(width, histogram, snapshot)
+    if tail:
+        found += tail_lines(width, tail, snapshot)
+    return found

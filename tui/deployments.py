@@ -1,0 +1,145 @@
+"""What is deployed as a table: a line for each version, with what it is, how it is and how its traffic goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mdslite.tui import figures
+from mdslite.tui.clean import clean
+from mdslite.tui.lines import Align, Line, fit
+from mdslite.tui.snapshot import Json, Snapshot
+from mdslite.tui.traffic import Figures, figures_of
+
+STATES = {
+    "ready": ("●", "good"),
+    "loading": ("◌", "warn"),
+    "draining": ("◌", "warn"),
+    "unhealthy": ("✖", "bad"),
+    "failed": ("✖", "bad"),
+    "unloaded": ("○", "dim"),
+    "past": ("·", "dim"),
+    "gone": ("·", "dim"),
+}
+_BAR = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line: a version of a model; `first` is it the model's first one, `rollout` what steps it up."""
+
+    project: str
+    model: str
+    version: Json
+    first: bool
+    total_weight: float
+    rollout: Json | None
+
+    @property
+    def model_key(self) -> tuple[str, str]:
+        return self.project, self.model
+
+    @property
+    def name(self) -> str:
+        return f"{self.project}/{self.model}@{self.version['version']}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    title: str
+    width: int
+    align: Align
+    text: Callable[[Entry, Figures], str]
+    drops_below: int  # the width of a table under which it is left out
+
+
+_COLUMNS = (
+    _Column("RPS", 6, "right", lambda one, flow: figures.rate(flow.rps), 0),
+    _Column("P50", 6, "right", lambda one, flow: figures.milliseconds(flow.p50_ms), 76),
+    _Column("P95", 6, "right", lambda one, flow: figures.milliseconds(flow.p95_ms), 106),
+    _Column("P99", 6, "right", lambda one, flow: figures.milliseconds(flow.p99_ms), 56),
+    _Column("ERR%", 6, "right", lambda one, flow: figures.percent(flow.error_rate, 2), 48),
+    _Column("CONF", 5, "right", lambda one, flow: figures.confidence(flow.confidence), 70),
+    _Column("C10", 5, "right", lambda one, flow: figures.confidence(flow.low_confidence), 110),
+    _Column("QUEUE", 6, "right", lambda one, flow: figures.count(one.version.get("queue_rows")), 98),
+    _Column("~VRAM", 6, "right", lambda one, flow: figures.size(one.version.get("memory_bytes")), 64),
+    _Column("PROVIDER", 10, "left", lambda one, flow: _provider(one.version), 120),
+)
+
+
+def entries_of(snapshot: Snapshot) -> list[Entry]:
+    """The lines, by model, shadows below those who answer."""
+    found = []
+    running = {
+        (one["project"], one["model"], one["version"]): one
+        for one in snapshot.rollouts
+        if one["state"] in ("running", "paused")
+    }
+    for model in sorted(snapshot.models or [], key=lambda one: (one["project"], one["model"])):
+        key = (model["project"], model["model"])
+        versions = sorted(model["versions"], key=lambda one: (one["shadow"], one["state"] == "draining"))
+        total = sum(one["weight"] for one in versions if not one["shadow"])
+        for at, version in enumerate(versions):
+            rollout = running.get((*key, version["version"]))
+            found.append(Entry(*key, version, at == 0, total, rollout))
+    return found
+
+
+def table_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int) -> list[Line]:
+    """The head and the lines around the cursor."""
+    entries = entries_of(snapshot)
+    columns = [one for one in _COLUMNS if width >= one.drops_below]
+    fixed = 2 + 7 + 6 + _BAR + 1 + 12 + sum(one.width + 1 for one in columns)
+    bar = _BAR if width >= 72 else 0
+    name = max(8, min(26, width - fixed + (_BAR + 1 if not bar else 0)))
+    room = max(1, height - 1)
+    first = max(0, min(cursor - room // 2, len(entries) - room))
+    lines: list[Line] = [_head(name, bar, columns)]
+    for at in range(first, min(len(entries), first + room)):
+        lines.append(_line(entries[at], snapshot, name, bar, columns, chosen=at == cursor))
+    return lines
+
+
+def _head(name: int, bar: int, columns: list[_Column]) -> Line:
+    text = f"  {'NAME':<{name}} {'VER':<6} {'WEIGHT':<{6 + bar}} {'STATE':<11}"
+    for one in columns:
+        text += " " + (one.title.rjust(one.width) if one.align == "right" else one.title.ljust(one.width))
+    return [(text, "head")]
+
+
+def _line(
+    entry: Entry, snapshot: Snapshot, name: int, bar: int, columns: list[_Column], *, chosen: bool
+) -> Line:
+    version = entry.version
+    flow = figures_of(snapshot, entry.project, entry.model, version)
+    sign, role = STATES.get(version["state"], ("·", ""))
+    shadow = version["shadow"]
+    weight = "S" if shadow else f"{version['weight']:g}"
+    share = version["weight"] / entry.total_weight if entry.total_weight and not shadow else 0.0
+    line: Line = [
+        ("▸ " if chosen else "  ", "key"),
+        (fit(_name(entry), name), "bold" if entry.first else "shadow" if shadow else ""),
+        (" " + fit(version["version"], 6), ""),
+        (f" {weight:>5} ", "shadow" if shadow else ""),
+        ("░" + " " * (bar - 1) if shadow and bar else figures.bar(share, bar), "shadow" if shadow else "bar"),
+        (f" {sign} {fit(version['state'], 9)}", role),
+    ]
+    for one in columns:
+        wrong = one.title == "ERR%" and bool(flow.error_rate)
+        line.append((" " + fit(one.text(entry, flow), one.width, one.align), "bad" if wrong else ""))
+    return [(text, f"{how} bold" if chosen and "bold" not in how else how) for text, how in line]
+
+
+def _name(entry: Entry) -> str:
+    if entry.first:
+        return clean(entry.model if entry.project == "default" else f"{entry.project}/{entry.model}")
+    if entry.version["shadow"]:
+        return "  └ shadow"
+    if entry.rollout is not None:
+        return f"  └ rollout {entry.rollout['share']:g}%"
+    return "  └"
+
+
+def _provider(version: Json) -> str:
+    provider = str(version.get("provider") or "").removesuffix("ExecutionProvider")
+    return clean(provider or version.get("runtime") or figures.NONE)

@@ -1,0 +1,102 @@
+"""Which figures of its traffic a version has: those of the last minute, or, for a part of the past that was
+chosen, those of the request log. Draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mdslite.tui.snapshot import Json, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """All versions that answer their callers, together. The percentiles are the slowest version's, as those
+    of parts make none of the whole."""
+
+    rps: float
+    p50_ms: float | None
+    p99_ms: float | None
+    error_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    rps: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    error_rate: float | None = None
+    confidence: float | None = None
+    low_confidence: float | None = None
+
+
+def from_log(snapshot: Snapshot) -> bool:
+    """Are the figures to be read from the log, rather than those of the last minute?"""
+    view = snapshot.view
+    return view.brush is not None or view.moment is not None or bool(view.filter)
+
+
+def figures_of(snapshot: Snapshot, project: str, model: str, version: Json) -> Figures:
+    """The figures of one version for what is looked at."""
+    group = _group(snapshot, project, model, version["version"])
+    sure = (group or {}).get("confidence") or {}
+    slow = (group or {}).get("latency_ms") or {}
+    if not from_log(snapshot):
+        return Figures(
+            rps=version.get("rps"),
+            p50_ms=version.get("p50_ms"),
+            p95_ms=slow.get("p95"),
+            p99_ms=version.get("p99_ms"),
+            error_rate=version.get("error_rate"),
+            confidence=sure.get("p50"),
+            low_confidence=sure.get("p10"),
+        )
+    found = snapshot.percentiles
+    if found is None:
+        return Figures()
+    if group is None:
+        return Figures(rps=0.0)
+    length_s = max(1e-3, found.get("until", 0.0) - found.get("since", 0.0))
+    return Figures(
+        rps=group["count"] / length_s,
+        p50_ms=slow.get("p50"),
+        p95_ms=slow.get("p95"),
+        p99_ms=slow.get("p99"),
+        error_rate=group["errors"] / group["count"] if group["count"] else None,
+        confidence=sure.get("p50"),
+        low_confidence=sure.get("p10"),
+    )
+
+
+def add_up(snapshot: Snapshot) -> Total | None:
+    """None while nothing is known."""
+    if snapshot.models is None:
+        return None
+    found = [
+        figures_of(snapshot, model["project"], model["model"], version)
+        for model in snapshot.models
+        for version in model["versions"]
+        if not version.get("shadow")
+    ]
+    rps = sum(one.rps or 0.0 for one in found)
+    failed = sum((one.error_rate or 0.0) * (one.rps or 0.0) for one in found)
+    return Total(
+        rps=rps,
+        p50_ms=_most(one.p50_ms for one in found),
+        p99_ms=_most(one.p99_ms for one in found),
+        error_rate=failed / rps if rps else None,
+    )
+
+
+def _most(values: Iterable[float | None]) -> float | None:
+    return max((one for one in values if one is not None), default=None)
+
+
+def _group(snapshot: Snapshot, project: str, model: str, version: str) -> Json | None:
+    for group in (snapshot.percentiles or {}).get("groups", []):
+        if (group.get("project"), group.get("model"), group.get("version")) == (project, model, version):
+            found: Json = group
+            return found
+    return None

@@ -56,7 +56,7 @@ def make_rows(count: int, *, start: float | None = None, span_s: float = 10.0) -
                 f"v{version}", version == 7, "/projects/mail/models/spam:predict", 500 if failed else 200,
                 "model_error" if failed else None, chance.expovariate(0.5), chance.random(), chance.random(),
                 None, 1, chance.randrange(1, 33), chance.random(), f"local/{version % 2}", b"x" * 200,
-                b"y" * 60, None, None,
+                b"y" * 60, None, None, None,
             )
         )  # fmt: skip
     return rows
@@ -79,7 +79,7 @@ def make_runs(rows: list[Row], size: int) -> list[Run]:
             batch_rows=size,
             clock_to_unix=0.0,
         )
-        run.calls += [(row[1], row[0], row[0], row[0] + 0.002, row[15], 1) for row in some]
+        run.calls += [(row[1], row[0], row[0], row[0] + 0.002, row[15], 1, None) for row in some]
         runs.append(run)
     return runs
 
@@ -89,7 +89,7 @@ def measure_append(rows: list[Row]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), ring_bytes=1 << 30, flush_s=1e6)
         journal.start()
-        plain = [(*row[:17], None, None, None, None) for row in rows[:10_000]]
+        plain = [(*row[:17], None, None, None, None, None) for row in rows[:10_000]]
 
         def append_rows() -> None:
             for row in plain:
@@ -119,6 +119,7 @@ def measure_writer(what: str, records: list[bytes], count: int) -> None:
     gc.set_threshold(*GC_THRESHOLD)
     print(f"the writer's side, {what}, blocks of {BLOCK} rows (processor time)")
     budget = BodyBudget()
+    budget.grant(0, 0.0)
     metrics = Metrics()
     steps = ("from the ring", "to columns", "tallies", "ids", "rows and rollups written", "metrics added up")
     spent = dict.fromkeys(steps, 0.0)
@@ -130,7 +131,7 @@ def measure_writer(what: str, records: list[bytes], count: int) -> None:
             clocks = [time.thread_time()]
             part = [unpack(record) for record in records[start : start + size]]
             clocks.append(time.thread_time())
-            block = build_block(part, budget=budget, now_s=time.monotonic())
+            block = build_block(part, budget=budget)
             clocks.append(time.thread_time())
             counted = tally(block)
             clocks.append(time.thread_time())
@@ -244,12 +245,13 @@ def measure_reading(count: int) -> None:
         folder = Path(name)
         recorder = Recorder(folder, max_age_s=1e9, max_bytes=1 << 50)
         recorder.open()
-        budget = BodyBudget(per_second=0.1, errors_per_second=0.1)
+        budget = BodyBudget()
         for at in range(0, 24 * hourly, BLOCK):
             times = (midnight + (at + number) * 3600 / hourly for number in range(BLOCK))
             part = [(when, *pattern[(at + n) % len(pattern)][1:]) for n, when in enumerate(times)]
-            records = [unpack(pack_row(row)) for row in part]
-            recorder.write(recorder.number(build_block(records, budget=budget, now_s=at * 3600 / hourly)))
+            records = [unpack(pack_row(row, bodies=n % 100 == 0)) for n, row in enumerate(part)]
+            budget.grant(0, at * 3600 / hourly)
+            recorder.write(recorder.number(build_block(records, budget=budget)))
         recorder.close()
         size_bytes = sum(path.stat().st_size for path in folder.iterdir())
         print(f"reading {24 * hourly:,} rows over 24 hours, {size_bytes / (24 * hourly):.1f} bytes a row")

@@ -7,7 +7,7 @@ few bodies that are kept. Rollups, metrics and the hour files all read the same 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -17,13 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdslite.store.bodies import Body, BodyBudget
+from mdslite.store.redaction import redact_spans
 from mdslite.store.rows import (
+    KEEPING,
     MAX_ENDPOINT_CHARS,
     MAX_ID_CHARS,
     MAX_NAME_CHARS,
     MAX_SPANS_CHARS,
     MAX_URL_CHARS,
     RECORD_FIELDS,
+    SPANS,
+    TRACE_ID,
+    TRACE_ID_BYTES,
     Labels,
     Record,
     Run,
@@ -59,6 +64,7 @@ class Block:
     batch_rows: Ints
     bodies: tuple[Body, ...]
     spans: tuple[tuple[int, str], ...]  # row of the block, and its spans
+    traces: tuple[tuple[int, bytes], ...]  # row of the block, and its trace's id
 
     @cached_property
     def ended_us(self) -> Ints:
@@ -66,8 +72,8 @@ class Block:
         return np.rint((self.time + self.latency_ms / 1e3) * 1e6).astype(np.int64)
 
 
-def build_block(records: Sequence[Record | Run], *, budget: BodyBudget, now_s: float) -> Block:
-    """Turn rows and runs into columns. `now_s` is monotonic: the budget of bodies is spent by it.
+def build_block(records: Sequence[Record | Run], *, budget: BodyBudget) -> Block:
+    """Turn rows and runs into columns, and spend what is granted on their bodies.
 
     :raises TypeError, ValueError, OverflowError: a row is not as `Row` says, or a run not as `Run` does;
         nothing was spent of the budget
@@ -89,8 +95,9 @@ def build_block(records: Sequence[Record | Run], *, budget: BodyBudget, now_s: f
         labels=known,
         urls=tuple(clean(url, MAX_URL_CHARS) for url in urls),
         request_ids=tuple(chain.from_iterable(part["ids"] for part in parts)),
-        spans=tuple((at, row[19]) for at, row in enumerate(rows) if _is_kept(row[19])),
-        bodies=budget.choose(rows, known, columns["label"][: len(rows)], now_s=now_s),
+        spans=tuple(_spans(rows)),
+        traces=tuple(_traces(rows, runs)),
+        bodies=budget.choose(rows, known, columns["label"][: len(rows)]),
         **columns,
     )
     return _in_order(block, records) if rows and runs else block
@@ -111,7 +118,7 @@ def _row_columns(
         raise ValueError("a row has too few or too many fields")
     (
         time, ids, project, model, version, shadow, url, status, code, latency, queue, compute, upstream,
-        row_counts, batch_rows, confidence, endpoint, _, _, _, client, _, _,
+        row_counts, batch_rows, confidence, endpoint, _, _, _, client, _, _, _, _,
     ) = zip(*rows, strict=True)  # fmt: skip
     keys = zip(project, model, version, shadow, endpoint, status, code, client, strict=True)
     return {
@@ -137,7 +144,7 @@ def _run_columns(
     def spread(values: Iterable[float], dtype: type) -> NDArray[Any]:
         return np.repeat(np.array(list(values), dtype=dtype), counts)
 
-    ids, arrived, queued, answered, confidence, rows = zip(
+    ids, arrived, queued, answered, confidence, rows, _ = zip(
         *chain.from_iterable(run.calls for run in runs), strict=True
     )
     started, came = _floats(arrived), _floats(queued)
@@ -180,6 +187,7 @@ def _in_order(block: Block, records: Sequence[Record | Run]) -> Block:
             )
         ),
         spans=tuple(sorted((int(rank[at]), spans) for at, spans in block.spans)),
+        traces=tuple(sorted((int(rank[at]), trace_id) for at, trace_id in block.traces)),
         **columns,
     )
 
@@ -196,8 +204,24 @@ def _floats(values: Iterable[float | None]) -> Floats:
     return column
 
 
-def _is_kept(spans: str | None) -> bool:
-    return spans is not None and len(spans) <= MAX_SPANS_CHARS  # half of them would be no JSON
+def _spans(rows: Sequence[Record]) -> Iterator[tuple[int, str]]:
+    for at, row in enumerate(rows):
+        spans, keeping = row[SPANS], row[KEEPING]
+        if spans is None or len(spans) > MAX_SPANS_CHARS:  # half of them would be no JSON
+            continue
+        if keeping is not None and keeping[1]:
+            spans = redact_spans(spans)
+        if spans is not None:
+            yield at, spans
+
+
+def _traces(rows: Sequence[Record], runs: Sequence[Run]) -> Iterator[tuple[int, bytes]]:
+    found = chain((row[TRACE_ID] for row in rows), (call[-1] for run in runs for call in run.calls))
+    for at, trace_id in enumerate(found):
+        if trace_id is not None:
+            if type(trace_id) is not bytes or len(trace_id) != TRACE_ID_BYTES:
+                raise ValueError("a trace's id is not 16 bytes")
+            yield at, trace_id
 
 
 def _clean_labels(key: tuple[Any, ...]) -> Labels:

@@ -25,6 +25,7 @@ from mdslite.store.rows import Labels
 MAX_SERIES = 1024
 MAX_URLS = 4096
 OTHER_URL = "(other)"
+SAMPLED_BYTES = "sampled_body_bytes"  # a fact: of the log's own sample, not of bodies that a rule asked for
 _INSERT_ROWS = 256  # of one INSERT
 
 _ENTRY_COLUMNS = (
@@ -33,6 +34,7 @@ _ENTRY_COLUMNS = (
 )  # fmt: skip
 
 _SPANS = "CREATE TABLE spans (id INTEGER PRIMARY KEY REFERENCES entries(id), spans TEXT NOT NULL);"
+_TRACES = "CREATE TABLE traces (id INTEGER PRIMARY KEY REFERENCES entries(id), trace_id BLOB NOT NULL);"
 _VIEW = """
 CREATE VIEW requests AS
 SELECT
@@ -41,9 +43,9 @@ SELECT
   e.request_id, s.project, s.model, s.version, s.shadow, u.url, s.status, s.code,
   e.latency_us / 1e3 AS latency_ms, e.queue_us / 1e3 AS queue_ms, e.compute_us / 1e3 AS compute_ms,
   e.upstream_us / 1e3 AS upstream_ms, e.rows, e.batch_rows, e.confidence, s.endpoint, b.request, b.reply,
-  p.spans, s.client
+  p.spans, s.client, nullif(lower(hex(t.trace_id)), '') AS trace_id
 FROM entries e JOIN series s ON s.id = e.series_id JOIN urls u ON u.id = e.url_id
-LEFT JOIN bodies b ON b.id = e.id LEFT JOIN spans p ON p.id = e.id;
+LEFT JOIN bodies b ON b.id = e.id LEFT JOIN spans p ON p.id = e.id LEFT JOIN traces t ON t.id = e.id;
 """
 SCHEMA = f"""
 CREATE TABLE series (
@@ -59,9 +61,10 @@ CREATE TABLE entries (
 );
 CREATE TABLE bodies (
   id INTEGER PRIMARY KEY REFERENCES entries(id), request, reply, request_bytes INTEGER NOT NULL,
-  reply_bytes INTEGER NOT NULL
+  reply_bytes INTEGER NOT NULL, redacted INTEGER NOT NULL DEFAULT 0
 );
 {_SPANS}
+{_TRACES}
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 {rollups.SCHEMA}
 {_VIEW}
@@ -69,14 +72,12 @@ INSERT INTO facts VALUES ('max_lag_us', 0);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-# The first schema knew neither spans nor clients.
-_UPGRADE = f"""
-ALTER TABLE series ADD COLUMN client TEXT;
-{_SPANS}
-DROP VIEW requests;
-{_VIEW}
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
+# The first schema knew neither spans nor clients, the second neither traces nor redaction.
+_UPGRADES = {
+    1: f"ALTER TABLE series ADD COLUMN client TEXT; {_SPANS}",
+    2: f"ALTER TABLE bodies ADD COLUMN redacted INTEGER NOT NULL DEFAULT 0; {_TRACES}",
+}
+_ADD_FACT = "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
 _MARK = "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 _TABLES = {"series", "urls", "entries", "bodies", "facts", "seconds", "minutes", "requests"}
 
@@ -99,6 +100,7 @@ class HourFile:
         self.path = path
         self.start = start
         self.last_id = 0
+        self.sampled_bytes = 0
         self._connection: sqlite3.Connection | None = None
         self._series: dict[Labels, int] = {}
         self._urls: dict[str, int] = {}
@@ -114,7 +116,7 @@ class HourFile:
             if version:
                 self._check()
                 if version != SCHEMA_VERSION:
-                    self._connection.executescript(f"BEGIN IMMEDIATE; {_UPGRADE} COMMIT;")
+                    self._connection.executescript(_upgrade(version))
                 self._load()
             else:
                 self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
@@ -149,6 +151,7 @@ class HourFile:
         except sqlite3.Error as exc:
             raise translated(exc, self.path.name, write=True) from exc
         self.last_id = int(ids[part][-1])
+        self.sampled_bytes += _sampled(block, part)
 
     def seal(self) -> None:
         """Make it a plain file without companions, when no reader holds it just now; then close it."""
@@ -192,6 +195,7 @@ class HourFile:
         (self._max_lag_us,) = connection.execute(
             "SELECT value FROM facts WHERE name = 'max_lag_us'"
         ).fetchone()
+        self.sampled_bytes = read_sampled(connection)
 
     def _insert_entries(self, block: Block, ids: Ints, part: slice, series_ids: Ints) -> None:
         connection = self._opened()
@@ -224,17 +228,26 @@ class HourFile:
 
     def _insert_extras(self, block: Block, ids: Ints, part: slice) -> None:
         connection = self._opened()
+        bodies = [body for body in block.bodies if part.start <= body.index < part.stop]
         connection.executemany(
-            "INSERT INTO bodies VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO bodies VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (int(ids[body.index]), body.request, body.reply, body.request_bytes, body.reply_bytes)
-                for body in block.bodies
-                if part.start <= body.index < part.stop
+                (
+                    int(ids[body.index]), body.request, body.reply, body.request_bytes, body.reply_bytes,
+                    body.redacted,
+                )
+                for body in bodies
             ],
-        )
+        )  # fmt: skip
+        if sampled := _sampled(block, part):
+            connection.execute(_ADD_FACT, (SAMPLED_BYTES, sampled))
         connection.executemany(
             "INSERT INTO spans VALUES (?, ?)",
             [(int(ids[at]), spans) for at, spans in block.spans if part.start <= at < part.stop],
+        )
+        connection.executemany(
+            "INSERT INTO traces VALUES (?, ?)",
+            [(int(ids[at]), trace_id) for at, trace_id in block.traces if part.start <= at < part.stop],
         )
 
     def _series_ids(self, block: Block) -> Ints:
@@ -254,6 +267,26 @@ def read_mark(connection: sqlite3.Connection) -> Mark | None:
     """The mark that was written last."""
     facts = dict(connection.execute("SELECT name, value FROM facts WHERE name IN ('ring', 'position')"))
     return Mark(facts["ring"], facts["position"]) if len(facts) == 2 else None
+
+
+def _sampled(block: Block, part: slice) -> int:
+    return sum(
+        body.size_bytes for body in block.bodies if body.sampled and part.start <= body.index < part.stop
+    )
+
+
+def read_sampled(connection: sqlite3.Connection) -> int:
+    """How many bytes of the log's sample of bodies the file holds; of older schemas that is not known."""
+    found = connection.execute("SELECT value FROM facts WHERE name = ?", (SAMPLED_BYTES,)).fetchone()
+    return 0 if found is None else int(found[0])
+
+
+def _upgrade(version: int) -> str:
+    steps = " ".join(sql for old, sql in _UPGRADES.items() if old >= version)
+    return (
+        f"BEGIN IMMEDIATE; {steps} DROP VIEW requests; {_VIEW} "
+        f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    )
 
 
 def _numbered(

@@ -22,7 +22,7 @@ from mdslite.errors import MdsliteError, StorageFull, StoreCorrupt, StoreError
 
 HOUR_S = 3600
 APPLICATION_ID = 0x6D64736C  # "mdsl", in every hour file's header
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 COMPANIONS = ("-wal", "-shm", "-journal")
 
 _NAME = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2})(\.set-aside-\d+)?\.db")

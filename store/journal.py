@@ -21,7 +21,7 @@ from pathlib import Path
 from mdslite.errors import StoreError
 from mdslite.store.letters import Order, Report
 from mdslite.store.ring import RING_BYTES, Ring
-from mdslite.store.rows import ROW_FIELDS, Row, Run, pack_row, pack_run
+from mdslite.store.rows import REPLY, REQUEST, ROW_FIELDS, SAMPLED, Keeping, Row, Run, pack_row, pack_run
 from mdslite.store.scribe import Launch, Scribe, WriterLost, launch_writer
 from mdslite.store.tallies import Tally
 
@@ -51,7 +51,10 @@ class JournalStatistics:
     written: int
     dropped: int  # no room for them, or nobody could write them
     malformed: int  # not as `Row` says: a mistake of the caller
-    bodiless: int  # rows whose bodies were left out because too much was waiting
+    bodiless: int  # rows whose bodies were left out: too much was waiting, or the files had no room for them
+    bodies: int  # rows whose bodies were written
+    size_bytes: int  # of the files, as last seen
+    sampled_bytes: int  # of the log's own sample of bodies in them
     restarts: int  # of the writer
     set_aside: tuple[str, ...]  # names of unusable files found since the start
     trouble: str | None  # why nothing is written just now
@@ -61,8 +64,8 @@ class Journal:
     """Call `start` once, `append` and `append_run` from one thread, `close` at the end.
 
     `ring_bytes` bounds what waits in memory. `max_age_s` and `max_bytes` are the retention of the folder,
-    `bodies_per_s` and `error_bodies_per_s` how many bodies a version it keeps. Observers are called in the
-    journal's thread.
+    `sample_bytes` what the bodies in it may take that no rule of a version's own asks for. Observers are
+    called in the journal's thread.
     """
 
     def __init__(
@@ -73,8 +76,7 @@ class Journal:
         ring_bytes: int = RING_BYTES,
         max_age_s: float = 7 * 86400.0,
         max_bytes: int = 4 << 30,
-        bodies_per_s: float = 2.0,
-        error_bodies_per_s: float = 50.0,
+        sample_bytes: int = 1 << 30,
         observers: Sequence[Observer] = (),
         launch: Launch = launch_writer,
     ) -> None:
@@ -82,7 +84,7 @@ class Journal:
         self._flush_s = flush_s
         self._ring_bytes = ring_bytes
         self._retention = (max_age_s, max_bytes)
-        self._body_rates = (bodies_per_s, error_bodies_per_s)
+        self._sample_bytes = sample_bytes
         self._observers = tuple(observers)
         self._launch = launch
         self._number = secrets.randbits(62)
@@ -98,6 +100,8 @@ class Journal:
         self._asked_end = (0, 0)  # of what the writer was asked to write: position and rows
         self._settled = self._counted = 0  # positions
         self._written = self._lost = self._malformed = 0
+        self._bodies = self._left_out = 0
+        self._size_bytes = self._sampled_bytes = 0
         self._restarts = 0
         self._futile = 0
         self._set_aside: tuple[str, ...] = ()
@@ -130,8 +134,9 @@ class Journal:
         self._thread = threading.Thread(target=self._run, args=(ring,), name="mdslite-journal", daemon=True)
         self._thread.start()
 
-    def append(self, row: Row) -> None:
-        """Hand over one row without ever waiting; when there is no room it is dropped and counted."""
+    def append(self, row: Row, keeping: Keeping = SAMPLED) -> None:
+        """Hand over one row without ever waiting; when there is no room it is dropped and counted.
+        `keeping` says how its bodies are kept, if it has any."""
         ring = self._ring
         if ring is None or not self._is_open:
             self._refused += 1
@@ -139,8 +144,8 @@ class Journal:
         try:
             # When much waits, bodies are the first to go: they are most of it.
             roomy = ring.waiting_bytes * 2 < ring.size
-            record = pack_row(row, bodies=roomy)
-            if not roomy and (row[17] or row[18]):
+            record = pack_row(row, keeping, bodies=roomy)
+            if not roomy and (row[REQUEST] or row[REPLY]):
                 self._bodiless += 1
         except _MISTAKES as exc:
             self._unpackable += 1
@@ -203,7 +208,10 @@ class Journal:
             written=self._written,
             dropped=self._refused + self._lost,
             malformed=self._malformed + self._unpackable,
-            bodiless=self._bodiless,
+            bodiless=self._bodiless + self._left_out,
+            bodies=self._bodies,
+            size_bytes=self._size_bytes,
+            sampled_bytes=self._sampled_bytes,
             restarts=self._restarts,
             set_aside=self._set_aside,
             trouble=self._trouble,
@@ -274,7 +282,7 @@ class Journal:
             self._settled,
             self._counted,
             *self._retention,
-            *self._body_rates,
+            self._sample_bytes,
         )
 
     def _heed(self, ring: Ring, report: Report) -> None:
@@ -286,6 +294,9 @@ class Journal:
         self._written += report.written
         self._lost += report.lost
         self._malformed += report.malformed
+        self._bodies += report.bodies
+        self._left_out += report.bodies_left_out
+        self._size_bytes, self._sampled_bytes = report.size_bytes, report.sampled_bytes
         self._trouble = report.trouble
         self._set_aside += tuple(report.set_aside)
         self._backoff_s = FIRST_BACKOFF_S

@@ -25,8 +25,7 @@ class Order(msgspec.Struct, frozen=True):
     counted: int  # before it, all is counted
     max_age_s: float
     max_bytes: int
-    bodies_per_s: float
-    error_bodies_per_s: float
+    sample_bytes: int  # of bodies that no rule asked for, in all files
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):
@@ -46,6 +45,10 @@ class Report(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     written: int  # rows
     lost: int  # rows
     malformed: int  # rows
+    bodies: int  # kept
+    bodies_left_out: int  # chosen, but there was no room for them
+    size_bytes: int  # of the log's files, when the folder was last looked at
+    sampled_bytes: int  # of the log's own sample of bodies in them
     trouble: str | None
     set_aside: list[str]
     notes: list[str]  # what a person should read

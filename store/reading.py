@@ -33,15 +33,16 @@ _WATCH_STEPS = 500_000  # of SQLite's machine between two looks at the clock: ab
 _SELECT = (
     "e.id, e.lag_us, e.request_id, e.series_id, u.url, e.latency_us, e.queue_us, e.compute_us, "
     "e.upstream_us, e.rows, e.batch_rows, e.confidence, b.request, b.reply, b.request_bytes, b.reply_bytes, "
-    "p.spans"
+    "p.spans, t.trace_id"
 )
-# What a file of the first schema lacks, as empty as it is.
-_STAND_INS = (
-    "PRAGMA query_only = 0",
-    "CREATE TEMP VIEW series AS SELECT *, NULL AS client FROM main.series",
-    "CREATE TEMP VIEW spans AS SELECT NULL AS id, NULL AS spans WHERE 0",
-    "PRAGMA query_only = 1",
-)
+# What files of the first and of the second schema lack, as empty as it is.
+_STAND_INS = {
+    1: (
+        "CREATE TEMP VIEW series AS SELECT *, NULL AS client FROM main.series",
+        "CREATE TEMP VIEW spans AS SELECT NULL AS id, NULL AS spans WHERE 0",
+    ),
+    2: ("CREATE TEMP VIEW traces AS SELECT NULL AS id, NULL AS trace_id WHERE 0",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,10 @@ class HourReader(AbstractContextManager["HourReader"]):
             self._connection.execute("BEGIN")
             version = check_kind(self._connection, self.path.name)
             self._fresh = not version
-            for statement in _STAND_INS if version == 1 else ():
+            self._connection.execute("PRAGMA query_only = 0")
+            for statement in _stand_ins(version):
                 self._connection.execute(statement)
+            self._connection.execute("PRAGMA query_only = 1")
         except BaseException as exc:
             self._close()
             if isinstance(exc, sqlite3.Error):
@@ -240,6 +243,11 @@ class HourReader(AbstractContextManager["HourReader"]):
             self._connection = None
 
 
+def _stand_ins(version: int) -> list[str]:
+    """What has to be made for a file to be read as one of today's; nothing for a file without a schema."""
+    return [one for old, statements in _STAND_INS.items() if 0 < version <= old for one in statements]
+
+
 def _entries_query(
     wanted: Filter, series: list[int] | None, urls: list[int] | None, newest: bool
 ) -> tuple[str, list[Any]]:
@@ -260,7 +268,7 @@ def _entries_query(
             values.append(round(moment * 1e6))
     return (
         f"SELECT {_SELECT} FROM {first} CROSS JOIN urls u ON u.id = e.url_id {last} "
-        "LEFT JOIN spans p ON p.id = e.id "
+        "LEFT JOIN spans p ON p.id = e.id LEFT JOIN traces t ON t.id = e.id "
         f"WHERE {' AND '.join(conditions)} ORDER BY {walked} {'DESC' if newest else 'ASC'} LIMIT ?",
         values,
     )

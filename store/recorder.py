@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from mdslite.errors import MdsliteError, StoreCorrupt
 from mdslite.store.blocks import Block, Ints
-from mdslite.store.hourfile import HourFile, Mark, read_mark
+from mdslite.store.hourfile import HourFile, Mark, read_mark, read_sampled
 from mdslite.store.hours import (
     HOUR_S,
     connect,
@@ -68,6 +69,7 @@ class Recorder:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.set_aside: tuple[str, ...] = ()  # names of the files set aside since the start
+        self.size_bytes = 0  # of all files, when the folder was last looked at
         self._folder = folder
         self._max_age_s = max_age_s
         self._max_bytes = max_bytes
@@ -77,6 +79,7 @@ class Recorder:
         self._used = False  # since the last `tidy`
         self._last_id = 0
         self._marks: list[Mark] = []
+        self._sampled: dict[Path, int] = {}  # bytes of the log's sample of bodies, by file
         self._clocks = (0.0, 0.0)  # wall and monotonic at the last `tidy`
         self._trusted_from_s = 0.0
 
@@ -87,9 +90,17 @@ class Recorder:
         """
         self._clocks = (self._clock(), self._monotonic())
         self._trusted_from_s = self._monotonic() + DISTRUST_S
-        ends = [_end(hour.path) for hour in list_hours(self._folder) if not hour.set_aside]
-        self._last_id = max((last_id for last_id, _ in ends), default=0)
-        self._marks = [mark for _, mark in ends if mark is not None]
+        hours = list_hours(self._folder)
+        ends = {hour.path: _end(hour.path) for hour in hours if not hour.set_aside}
+        self._last_id = max((end.last_id for end in ends.values()), default=0)
+        self._marks = [end.mark for end in ends.values() if end.mark is not None]
+        self._sampled = {path: end.sampled_bytes for path, end in ends.items()}
+        self.size_bytes = sum(hour.size_bytes for hour in hours)
+
+    @property
+    def sampled_bytes(self) -> int:
+        """How much of the log's sample of bodies the files hold."""
+        return sum(self._sampled.values())
 
     def position(self, ring: int) -> int:
         """How much of a ring was written before `open`."""
@@ -135,6 +146,7 @@ class Recorder:
                 self._drop_file()  # its dictionaries may be ahead of the disk
                 raise
             self._used = True
+            self._sampled[file.path] = file.sampled_bytes
             waiting.parts.popleft()
 
     def tidy(self) -> None:
@@ -157,6 +169,8 @@ class Recorder:
         ):
             remove(hour.path)
             hours.remove(hour)
+            self._sampled.pop(hour.path, None)
+        self.size_bytes = sum(hour.size_bytes for hour in hours)
         for hour in hours:
             if not hour.sealed and hour.start != current and not hour.set_aside:
                 self._settle(hour.path)
@@ -192,6 +206,7 @@ class Recorder:
 
     def _put_aside(self, path: Path, reason: StoreCorrupt) -> None:
         target = set_aside(path)
+        self._sampled.pop(path, None)
         self.set_aside = (*self.set_aside, target.name)
         _log.warning("%s; it is now %s and the log goes on in a new file", reason, target.name)
 
@@ -217,14 +232,22 @@ class Recorder:
         return monotonic >= self._trusted_from_s
 
 
-def _end(path: Path) -> tuple[int, Mark | None]:
-    """The last id of a file, and how far it tells of a ring."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where a file ends, how far it tells of a ring, and what it holds of the sample of bodies."""
+
+    last_id: int = 0
+    mark: Mark | None = None
+    sampled_bytes: int = 0
+
+
+def _end(path: Path) -> _End:
     try:
         connection = connect(path)
         try:
             (found,) = connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
-            return int(found), read_mark(connection)
+            return _End(int(found), read_mark(connection), read_sampled(connection))
         finally:
             connection.close()
     except sqlite3.Error:  # it is met again, and named, when it is to be written or read
-        return 0, None
+        return _End()

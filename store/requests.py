@@ -80,6 +80,7 @@ class Entry(msgspec.Struct, frozen=True):
     reply: LoggedBody | None
     spans: tuple[NodeSpan, ...] | None
     client: str | None  # the name of the token that the caller showed
+    trace_id: str | None = None  # of the caller's trace (W3C), 32 hex digits
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -347,7 +348,7 @@ def _entries(rows: Sequence[tuple[Any, ...]], labels: dict[int, Labels]) -> list
 def _entry(row: tuple[Any, ...], labels: Labels) -> Entry:
     (
         number, lag_us, request_id, _, url, latency_us, queue_us, compute_us, upstream_us, rows, batch_rows,
-        confidence, request, reply, request_bytes, reply_bytes, spans,
+        confidence, request, reply, request_bytes, reply_bytes, spans, trace_id,
     ) = row  # fmt: skip
     return Entry(
         id=number,
@@ -372,6 +373,7 @@ def _entry(row: tuple[Any, ...], labels: Labels) -> Entry:
         reply=_body(reply, reply_bytes),
         spans=_spans(spans),
         client=labels.client,
+        trace_id=None if trace_id is None else trace_id.hex(),
     )
 
 

@@ -29,20 +29,25 @@ Row: TypeAlias = tuple[
     bytes | None,  # reply body
     str | None,  # spans: what each node of a pipeline did, as JSON
     str | None,  # client: the name of the token that the caller showed
+    bytes | None,  # trace_id: of the caller's trace, 16 bytes
 ]
 ROW_FIELDS = (
     "time", "request_id", "project", "model", "version", "shadow", "url", "status", "code",
     "latency_ms", "queue_ms", "compute_ms", "upstream_ms", "rows", "batch_rows", "confidence", "endpoint",
-    "request", "reply", "spans", "client",
+    "request", "reply", "spans", "client", "trace_id",
 )  # fmt: skip
 
-# Where the bodies stand, in a row and in its record.
+# Where these stand, in a row and in its record.
 REQUEST: Final = 17
 REPLY: Final = 18
+SPANS: Final = 19
+TRACE_ID: Final = 21
 
-# A row on its way to the writer: its fields, its bodies cut, then the sizes of the whole bodies.
+# A row on its way to the writer: its fields, its bodies cut, how they are kept (a `Keeping`, or None as long
+# as it is SAMPLED), then the sizes of the whole bodies.
 Record: TypeAlias = tuple[Any, ...]
-RECORD_FIELDS: Final = len(ROW_FIELDS) + 2
+RECORD_FIELDS: Final = len(ROW_FIELDS) + 3
+KEEPING: Final = len(ROW_FIELDS)
 _RUN_FIELDS = 7
 
 MAX_URL_CHARS = 2048
@@ -50,7 +55,21 @@ MAX_ID_CHARS = 128
 MAX_NAME_CHARS = 64
 MAX_ENDPOINT_CHARS = 256
 MAX_SPANS_CHARS = 16 * 1024
-MAX_BODY_BYTES = 4096  # of either body that go further than the event loop
+MAX_BODY_BYTES = 4096  # of either body, unless the version's rule says otherwise
+TRACE_ID_BYTES = 16
+# What is to be redacted goes whole, for a part of a JSON text is none; longer bodies are not kept then.
+REDACTED_BYTES = 256 * 1024
+
+
+class Keeping(NamedTuple):
+    """How the bodies of a version's requests are kept."""
+
+    max_bytes: int = MAX_BODY_BYTES  # of either body
+    redact: tuple[str, ...] = ()  # names of fields whose values are not kept
+    asked: bool = False  # a rule of the version's own chose them, so they are no part of the log's sample
+
+
+SAMPLED: Final = Keeping()
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -74,7 +93,8 @@ class Run:
     """Good answers of one batch whose bodies nobody keeps: what they share, and a tuple each for the rest.
 
     The event loop fills `calls` and then hands the run over whole. A call is (request_id, arrived, queued,
-    answered, confidence, rows), its times seconds of the clock of which `clock_to_unix` leads to unix time.
+    answered, confidence, rows, trace_id), its times seconds of the clock of which `clock_to_unix` leads to
+    unix time.
     """
 
     __slots__ = ("batch_rows", "calls", "clock_to_unix", "compute_ms", "labels", "started", "url")
@@ -95,20 +115,22 @@ class Run:
         self.compute_ms = compute_ms
         self.batch_rows = batch_rows
         self.clock_to_unix = clock_to_unix
-        self.calls: list[tuple[str, float, float, float, float | None, int]] = []
+        self.calls: list[tuple[str, float, float, float, float | None, int, bytes | None]] = []
 
 
-def pack_row(row: Row, *, bodies: bool = True) -> bytes:
+def pack_row(row: Row, keeping: Keeping = SAMPLED, *, bodies: bool = True) -> bytes:
     """A row as a record for the writer: its bodies cut, their whole sizes behind it.
 
     :raises TypeError, ValueError, OverflowError, IndexError: the row is not as `Row` says
     """
     request, reply = (row[REQUEST], row[REPLY]) if bodies else (None, None)
+    limit = REDACTED_BYTES + 1 if keeping.redact else keeping.max_bytes
     cut = (
-        None if request is None else bytes(request[:MAX_BODY_BYTES]),
-        None if reply is None else bytes(reply[:MAX_BODY_BYTES]),
+        None if request is None else bytes(request[:limit]),
+        None if reply is None else bytes(reply[:limit]),
     )
-    record = (*row[:REQUEST], *cut, *row[REPLY + 1 :], len(request or b""), len(reply or b""))
+    told = None if keeping is SAMPLED else keeping
+    record = (*row[:REQUEST], *cut, *row[REPLY + 1 :], told, len(request or b""), len(reply or b""))
     try:
         return _pack(record)
     except UnicodeEncodeError:  # a lone surrogate

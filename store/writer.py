@@ -71,7 +71,8 @@ class Writer:
         self._ring = ring
         self._ring_number = order.ring
         self._monotonic = monotonic
-        self._bodies = BodyBudget(per_second=order.bodies_per_s, errors_per_second=order.error_bodies_per_s)
+        # An hour may not fill the log with bodies: the one before it is to stay.
+        self._bodies = BodyBudget(sample_bytes=order.sample_bytes, hour_bytes=order.max_bytes // 2)
         self._recorder = Recorder(
             Path(order.folder),
             max_age_s=order.max_age_s,
@@ -110,7 +111,7 @@ class Writer:
                 self._backoff_s = FIRST_BACKOFF_S
         while self._counted < head:
             portion = self._read(self._counted, head)
-            self._count(build(portion.records, budget=_NO_BODIES, now_s=0.0)[0], portion)
+            self._count(build(portion.records, budget=_NO_BODIES)[0], portion)
         self._tidy()
 
     def report(self, notes: Sequence[str] = ()) -> Report:
@@ -123,12 +124,17 @@ class Writer:
             written=self._written,
             lost=self._lost,
             malformed=self._malformed,
+            bodies=self._bodies.kept,
+            bodies_left_out=self._bodies.left_out,
+            size_bytes=self._recorder.size_bytes,
+            sampled_bytes=self._recorder.sampled_bytes,
             trouble=self._trouble,
             set_aside=list(aside),
             notes=list(notes),
             tallies=self._tallies,
         )
         self._written = self._lost = self._malformed = 0
+        self._bodies.kept = self._bodies.left_out = 0
         self._tallies = []
         return found
 
@@ -142,13 +148,14 @@ class Writer:
             return self._write(waiting, end)
         portion = self._read(self.settled, head)
         if portion.end <= self._known:
-            block, malformed = build(portion.records, budget=_NO_BODIES, now_s=0.0)
+            block, malformed = build(portion.records, budget=_NO_BODIES)
             self._count(block, portion)
             self._written += block.count if block is not None else 0
             self._malformed += malformed
             self.settled = portion.end
             return True
-        block, malformed = build(portion.records, budget=self._bodies, now_s=self._monotonic())
+        self._bodies.grant(self._recorder.sampled_bytes, self._monotonic())
+        block, malformed = build(portion.records, budget=self._bodies)
         self._malformed += malformed
         self._count(block, portion)
         if block is None:
@@ -209,22 +216,22 @@ class Writer:
         self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
 
 
-_NO_BODIES = BodyBudget(per_second=0, errors_per_second=0)
+_NO_BODIES = BodyBudget()  # nothing is granted to it
 
 
-def build(records: Sequence[Record | Run], *, budget: BodyBudget, now_s: float) -> tuple[Block | None, int]:
+def build(records: Sequence[Record | Run], *, budget: BodyBudget) -> tuple[Block | None, int]:
     """A block of all records that are sound, and how many rows are not."""
     with contextlib.suppress(*_MISTAKES):
-        return build_block(records, budget=budget, now_s=now_s), 0
+        return build_block(records, budget=budget), 0
     sound, malformed = [], 0
     for record in records:
         try:
-            build_block([record], budget=_NO_BODIES, now_s=now_s)
+            build_block([record], budget=_NO_BODIES)
             sound.append(record)
         except _MISTAKES as exc:
             malformed += count_rows(record)
             _log.warning("a row of the request log is malformed: %s", exc)
-    return (build_block(sound, budget=budget, now_s=now_s) if sound else None), malformed
+    return (build_block(sound, budget=budget) if sound else None), malformed
 
 
 def serve(

@@ -74,6 +74,7 @@ def row(**fields: Any) -> Row:
         "reply": None,
         "spans": None,
         "client": None,
+        "trace_id": None,
     }
     assert not fields.keys() - values.keys()
     return tuple((values | fields)[name] for name in ROW_FIELDS)
@@ -81,7 +82,9 @@ def row(**fields: Any) -> Row:
 
 def block(*rows: Row | Run) -> Block:
     records = [one if isinstance(one, Run) else unpack(pack_row(one)) for one in rows]
-    return build_block(records, budget=BodyBudget(), now_s=0.0)
+    budget = BodyBudget()
+    budget.grant(0, 0.0)
+    return build_block(records, budget=budget)
 
 
 def counted(*rows: Row | Run) -> Tally:

@@ -464,7 +464,7 @@ def test_the_log_names_whose_token_it_was(tmp_path: Path) -> None:
             await ask(site, "http/1.1", fields=bearer(second), body=b"{")
             await until(lambda: sum(len(run.calls) for run in runs) == 3)
             (row,) = rows
-            assert (row[-1], row[7]) == ("other", 400)
+            assert (row[-2], row[7]) == ("other", 400)
 
     run(test())
     assert {entry.labels.client for entry in runs} == {"one", "other"}

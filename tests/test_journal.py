@@ -169,7 +169,7 @@ def run_of(count: int, *, version: str = "v1", begun: float = 100.0) -> Run:
     for number in range(count):
         queued = begun - 0.001
         run.calls.append(
-            (f"{version}-{number}", queued - number / 1000, queued, begun + 0.002, number / 10 or None, 1)
+            (f"{version}-{number}", queued - number / 1000, queued, begun + 0.002, number / 10 or None, 1, None)
         )
     return run
 
@@ -378,47 +378,8 @@ def test_bodies_are_cut_and_say_how_long_they_were(tmp_path: Path) -> None:
     assert odd.request.content == "a" + "ä" * 2047  # the character that the cut would halve is left out
 
 
-def test_a_budget_a_version_keeps_errors_and_some_others(tmp_path: Path) -> None:
-    clock = Clock()
-
-    def count_kept(text: str) -> int:
-        return sum(entry.request is not None for entry in read(tmp_path, text))
-
-    with running(tmp_path, clock, bodies_per_s=2, error_bodies_per_s=5) as journal:
-        for number in range(200):
-            journal.append(row(version=f"v{number % 2}", status=200, request=b"body"))
-        for _ in range(20):
-            journal.append(row(version="v0", status=500, request=b"body"))
-        assert journal.flush()
-        assert count_kept("version=v0 status=200") == 2
-        assert count_kept("version=v1 status=200") == 2
-        assert count_kept("status=500") == 5
-        clock.pass_by(1)
-        for _ in range(10):
-            journal.append(row(version="v0", request=b"later"))
-        assert journal.flush()
-        assert count_kept("version=v0 status=200") == 4
-        clock.pass_by(3600)
-        for _ in range(10):
-            journal.append(row(version="v0", request=b"much later"))
-        assert journal.flush()
-        assert count_kept("version=v0 status=200") == 6  # an idle hour saves nothing up
-
-
-def test_a_budget_below_one_a_second_saves_up(tmp_path: Path) -> None:
-    clock = Clock()
-    with running(tmp_path, clock, bodies_per_s=0.125, error_bodies_per_s=0) as journal:
-        for number in range(31):
-            journal.append(row(request_id=f"r{number}", request=b"body"))
-            journal.append(row(request_id=f"e{number}", request=b"body", status=400))
-            assert journal.flush()
-            clock.pass_by(1)
-        kept = [entry.request_id for entry in read(tmp_path) if entry.request]
-    assert kept == ["r0", "r8", "r16", "r24"]
-
-
 def test_bodies_are_the_first_to_go_when_much_waits(tmp_path: Path) -> None:
-    with running(tmp_path, ring_bytes=4 * PAGE, flush_s=60, bodies_per_s=100) as journal:
+    with running(tmp_path, ring_bytes=4 * PAGE, flush_s=60) as journal:
         for number in range(10):
             journal.append(row(request_id=f"r{number}", request=b"x" * PAGE, reply=b"y" * 50))
         found = journal.statistics()
@@ -623,20 +584,22 @@ def test_an_unusable_file_is_set_aside_and_named(tmp_path: Path, kind: str) -> N
     assert (tmp_path / "2026-11-22T12.set-aside-2.db").exists()
 
 
-def age(file: Path) -> None:
-    """Make it what the first schema was."""
+def age(file: Path, version: int = 1) -> None:
+    """Make it what an earlier schema was."""
+    first = "DROP TABLE spans; ALTER TABLE series DROP COLUMN client;" if version == 1 else ""
     with closing(sqlite3.connect(file)) as db:
         db.executescript(
-            "DROP VIEW requests; DROP TABLE spans; ALTER TABLE series DROP COLUMN client;"
+            f"DROP VIEW requests; {first} DROP TABLE traces; ALTER TABLE bodies DROP COLUMN redacted;"
             "DELETE FROM facts WHERE name != 'max_lag_us'; CREATE VIEW requests AS SELECT id FROM entries;"
-            "PRAGMA user_version = 1"
+            f"PRAGMA user_version = {version}"
         )
 
 
-def test_a_file_of_the_first_schema_is_read_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_earlier_schema_is_read_and_goes_on(tmp_path: Path, version: int) -> None:
     fill_hours(tmp_path, 2, rows=3)
     for name in files(tmp_path):
-        age(tmp_path / name)
+        age(tmp_path / name, version)
     assert [(entry.client, entry.spans) for entry in read(tmp_path)] == [(None, None)] * 6
     assert len(read(tmp_path, "client!=alice")) == 6
     assert read(tmp_path, "client=alice") == []
@@ -647,7 +610,7 @@ def test_a_file_of_the_first_schema_is_read_and_goes_on(tmp_path: Path) -> None:
     assert [entry.request_id for entry in read(tmp_path, "client=alice")] == ["new"]
     assert len(ids(tmp_path)) == 7
     assert sql(tmp_path / "2026-11-22T12.db", "SELECT count(*) FROM requests WHERE spans IS NULL") == [(3,)]
-    assert sql(tmp_path / "2026-11-22T11.db", "PRAGMA user_version") == [(1,)]  # nobody touches what is over
+    assert sql(tmp_path / "2026-11-22T11.db", "PRAGMA user_version") == [(version,)]  # nobody touches what is over
 
 
 def test_a_file_of_the_first_schema_that_is_damaged_is_set_aside(tmp_path: Path) -> None:

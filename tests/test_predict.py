@@ -339,6 +339,7 @@ def test_the_log_is_told_all_about_a_prediction(tmp_path: Path) -> None:
                 "reply": reply.body,
                 "spans": None,
                 "client": None,
+                "trace_id": None,
             }
             assert row["upstream_ms"] is None
 

@@ -64,7 +64,7 @@ TRAFFIC = make_traffic()
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> RequestLog:
     folder = tmp_path_factory.mktemp("log")
-    with running(folder, bodies_per_s=1e6, error_bodies_per_s=1e6) as journal:
+    with running(folder) as journal:
         for one in TRAFFIC:
             journal.append(one)
         assert journal.flush()

@@ -93,6 +93,7 @@ class Books:
                 reply,
                 call.spans,
                 call.client,
+                None if call.trace is None else call.trace.trace_id,
             )
         )
 
@@ -116,7 +117,15 @@ class Books:
                 clock_to_unix=time() - now,
             )
         run.calls.append(
-            (call.request_id, call.arrived_at, call.queued_at, now, call.confidence, call.columns.rows)
+            (
+                call.request_id,
+                call.arrived_at,
+                call.queued_at,
+                now,
+                call.confidence,
+                call.columns.rows,
+                None if call.trace is None else call.trace.trace_id,
+            )
         )
 
     def _record_refusal(self, call: Call, now: float) -> None:
@@ -141,7 +150,10 @@ class Books:
                 clock_to_unix=time() - now,
             )
             asyncio.get_running_loop().call_soon(self._close_refusals)
-        run.calls.append((call.request_id, call.arrived_at, run.started, now, None, call.columns.rows))
+        trace_id = None if call.trace is None else call.trace.trace_id
+        run.calls.append(
+            (call.request_id, call.arrived_at, run.started, now, None, call.columns.rows, trace_id)
+        )
 
     def _close_runs(self) -> None:
         runs, self._runs = self._runs, {}

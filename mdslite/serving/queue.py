@@ -8,6 +8,7 @@ from typing import Any
 
 from mdslite.errors import MdsliteError
 from mdslite.serving.streams import Stream
+from mdslite.serving.trace import Trace
 from mdslite.tensors import Columns, Key
 
 # Rows `[start, stop)` of a job, as they take part in one batch.
@@ -40,6 +41,7 @@ class Job:
     stream: Stream | None = None  # while it runs, where a lane answers in pieces
     within: tuple[str, ...] = ()  # the pipelines that it comes through, the outermost first
     spans: str | None = None  # what each node of a pipeline did, as JSON
+    trace: Trace | None = None  # that its caller is in, or that begins here
 
     def resolved(self) -> None:
         """Called once, on the event loop, when the job has its answer or its error."""

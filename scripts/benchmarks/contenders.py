@@ -181,9 +181,10 @@ class Running:
         times = [process.cpu_times() for process in self._tree()]
         return float(sum(each.user + each.system for each in times))
 
-    def resident_bytes(self) -> int:
-        """The resident set sizes of the process and its children."""
-        return sum(process.memory_info().rss for process in self._tree())
+    def held_bytes(self) -> int:
+        """The memory of the process and its children: a page that several share is counted once (PSS), for the
+        resident sizes of processes that were forked from one another add up to more than the machine lost."""
+        return sum(process.memory_full_info().pss for process in self._tree())
 
     def _tree(self) -> list[psutil.Process]:
         assert self._process is not None

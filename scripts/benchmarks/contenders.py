@@ -182,8 +182,8 @@ class Running:
         return float(sum(each.user + each.system for each in times))
 
     def held_bytes(self) -> int:
-        """The memory of the process and its children: a page that several share is counted once (PSS), for the
-        resident sizes of processes that were forked from one another add up to more than the machine lost."""
+        """The memory of the process and its children. A page that several share is counted once (PSS): the
+        resident sizes of forked processes add up to more than the machine lost."""
         return sum(process.memory_full_info().pss for process in self._tree())
 
     def _tree(self) -> list[psutil.Process]:

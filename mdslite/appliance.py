@@ -30,6 +30,7 @@ from mdslite.deploy.orders import FileSource, Order
 from mdslite.deploy.rollout import Rollouts
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
+from mdslite.history import History
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
@@ -129,6 +130,7 @@ class Appliance:
             devices=self.devices,
             cores=cores(),
         )
+        self.history = History(self.devices.readings, lambda: sum(one.queue_rows for one in self.fleet.all()))
         intake = Intake(
             self.registry,
             self.worker,
@@ -195,6 +197,7 @@ class Appliance:
             await asyncio.to_thread(autosave, self.settings.store)
         if self.settings.log:
             self.journal.start()
+        self.history.start()
         self.url = await self.front.open()
         grpc_port = await self._open_rpc()
         for line in self.front.notes:
@@ -270,7 +273,9 @@ class Appliance:
         """Close what is open, started or not, without waiting for anybody's requests."""
         await self.rollouts.close()
         await self.deferrals.close()
+        await self.labeling.close()
         await self.comparisons.close()
+        await self.history.close()
         await asyncio.to_thread(self.journal.close)
         await asyncio.to_thread(self.prober.close)
         self.issuer.close()

@@ -52,8 +52,9 @@ ROOMS: dict[str, frozenset[str]] = {
         "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
         "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "
         "runtimes.protocol "
-        "runtimes store metrics serving deploy",
+        "runtimes store history metrics serving deploy",
         "rpc": "errors data packing tensors oip runtimes.protocol serving http",
+        "history": "runtimes",
         "gauges": "runtimes store metrics serving http",
         "trial": "errors",
         "links": "errors hosts",
@@ -65,7 +66,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "triton": "errors fields",
         "client": "errors links calls label_calls payloads replies retries",
         "cli": "errors findings fields planning contents pictures hosts spec client calls payloads replies",
-        "tui": "errors client calls payloads planning replies links drawing",
+        "tui": "errors client calls contents payloads pictures planning replies links drawing",
     }.items()
 }
 UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one

@@ -20,6 +20,7 @@ from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order, RevisionSource
 from mdslite.deploy.rollout import Rollouts
 from mdslite.errors import LoadFailed
+from mdslite.history import History
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
@@ -81,6 +82,7 @@ class Box:
         self.request_log = RequestLog(store / "log")
         self.devices = Devices(reason="tests compute on the CPU")
         self.fleet = Fleet(runtimes={"ONNXRUNTIME": runtime}, devices=self.devices, cores=2)
+        self.history = History(self.devices.readings, lambda: sum(one.queue_rows for one in self.fleet.all()))
         self.intake = Intake(
             self.registry,
             self.worker,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,6 @@ from mdslite.cli.options import json_option, url_option
 
 if TYPE_CHECKING:
     from mdslite.client import AsyncClient
-    from mdslite.tui.snapshot import Snapshot
 
 SIZE = (80, 24)  # of the first screen as text, where nobody says how large
 
@@ -42,16 +41,10 @@ def dash(once: bool, read_only: bool, ascii: bool, as_json: bool, url: str) -> i
     import asyncio
 
     if as_json:
-        from mdslite.tui.snapshot import to_plain
-
-        output.write_json(to_plain(asyncio.run(_look(url))))
+        output.write_json(asyncio.run(_look(url)))
         return 0
     if once or not (sys.stdout.isatty() and sys.stdin.isatty()):
-        from mdslite.tui.once import screen_text
-
-        columns, lines = shutil.get_terminal_size(SIZE)
-        snapshot = asyncio.run(_look(url))
-        output.write(screen_text(snapshot, columns, lines, ascii=ascii, read_only=read_only))
+        output.write(asyncio.run(_draw(url, read_only=read_only, ascii=ascii)))
         return 0
     return asyncio.run(_run(url, read_only=read_only, ascii=ascii))
 
@@ -67,12 +60,26 @@ async def _run(url: str, *, read_only: bool, ascii: bool) -> int:
         return app.return_code or 0
 
 
-async def _look(url: str) -> Snapshot:
+async def _look(url: str) -> dict[str, Any]:
     """:raises MdsliteError: the appliance does not answer, or not to us"""
     from mdslite.tui.feed import LiveFeed
+    from mdslite.tui.snapshot import to_plain
 
     async with _connect(url) as client:
-        return await LiveFeed(client).once()
+        return to_plain(await LiveFeed(client).once())
+
+
+async def _draw(url: str, *, read_only: bool, ascii: bool) -> str:
+    """:raises MdsliteError: the appliance does not answer, or not to us"""
+    from mdslite.tui.feed import LiveFeed
+    from mdslite.tui.histogram import bars_that_fit
+    from mdslite.tui.once import screen_text
+    from mdslite.tui.snapshot import View
+
+    columns, lines = shutil.get_terminal_size(SIZE)
+    async with _connect(url) as client:
+        snapshot = await LiveFeed(client, view=View(bars=bars_that_fit(columns))).once()
+    return screen_text(snapshot, columns, lines, ascii=ascii, read_only=read_only)
 
 
 def _connect(url: str) -> AsyncClient:

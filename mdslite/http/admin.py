@@ -14,9 +14,9 @@ import msgspec
 
 from mdslite import spec as specs
 from mdslite.deploy.events import Event, Feed, FetchEvent, InstallEvent, StepEvent
-from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source
+from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
 from mdslite.errors import InvalidRequest, NotFound
-from mdslite.http import news, resources, views
+from mdslite.http import news, past, resources, views
 from mdslite.http.access import Grant
 from mdslite.http.conditions import revision_tag, rows_of, tag_of, tagged
 from mdslite.http.ndjson import Lines
@@ -45,13 +45,11 @@ from mdslite.http.schema import (
     Status,
     VersionPath,
 )
-from mdslite.store.filters import Filter, parse
 from mdslite.store.moments import parse_moment
 from mdslite.store.registry import Revision, VersionRow
-from mdslite.store.requests import Entry
 
-FOLLOW_S = 0.25  # as often as the journal writes
 _PAGE = 200
+_WISHES = ("source", "revision", "weights", "remove")
 _NOT_APPLIED = (404, 409, 422, 507)
 
 
@@ -62,10 +60,17 @@ async def get_status(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Sta
 
 
 async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -> list[ModelInfo] | Answer:
-    """Every model and its versions, with the traffic of the last minute"""
+    """Every model and its versions, with the traffic of the last minute; or what was deployed at a time"""
+    query, grant = call.query, call.caller.grant
+    if query.at is not None:
+        at = parse_moment(query.at, now=time())
+        then = await parts.worker.call(parts.registry.at_time, at)
+        revision = await _revision_at(parts, at)
+        number = revision.id if revision else 0
+        return past.past_models(then, at=at, revision=number, project=query.project, grant=grant)
     rows = await parts.worker.call(parts.registry.current)
     latest = await parts.worker.call(parts.registry.latest)
-    found = views.models_of(parts, rows, project=call.query.project, grant=call.caller.grant)
+    found = views.models_of(parts, rows, project=query.project, grant=grant)
     return tagged(found, revision_tag(latest.id if latest else 0), call.headers)
 
 
@@ -189,6 +194,7 @@ def make_operations() -> list[Operation]:
         declare("GET", model, get_model, group="models", errors=(404,), also="predict", tagged=True),
         *resources.make_operations(),
         *news.make_operations(),
+        *past.make_operations(),
         declare("GET", f"{model}/versions/{{version}}/output", get_output, group="models", errors=(404,)),
         declare("POST", f"{root}/plan", plan, group="deployments", errors=_NOT_APPLIED, reach="own"),
         declare(
@@ -243,6 +249,9 @@ async def _check_reach(grant: Grant, source: Source) -> None:
     """
     if grant.project is None:
         return
+    if isinstance(source, WeightsSource | VersionSource):
+        grant.require_model(source.project, source.model)
+        return
     if not isinstance(source, FileSource) or source.prune:
         grant.require_all()
         return
@@ -251,19 +260,17 @@ async def _check_reach(grant: Grant, source: Source) -> None:
         grant.require_model(deployment.project, deployment.model)
 
 
-def _within(grant: Grant, text: str) -> str:
-    """A filter of the request log that finds what is the grant's to know. What narrows it stands first, where
-    nothing of the caller's text, such as an open quote, can take it in."""
-    terms = [f"{name}={value}" for name in ("project", "model") if (value := getattr(grant, name))]
-    return " ".join([*terms, text])
-
-
 def _source(body: PlanBody) -> Source:
-    if (body.source is None) == (body.revision is None):
-        given = "both" if body.source is not None else "none"
-        raise InvalidRequest(f"expected source or revision, got {given} of them")
+    given = [name for name in _WISHES if getattr(body, name) is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "none of them"
+        raise InvalidRequest(f"expected one of {', '.join(_WISHES)}; got {got}")
     if body.revision is not None:
         return RevisionSource(body.revision)
+    if body.weights is not None:
+        return WeightsSource(body.weights.project, body.weights.model, body.weights.weights)
+    if body.remove is not None:
+        return VersionSource(body.remove.project, body.remove.model, body.remove.version, None)
     assert body.source is not None
     if body.base is None or not os.path.isabs(body.base) or "\0" in body.base:
         raise InvalidRequest(f"base: expected the absolute path of the file's folder, got {body.base!r}")

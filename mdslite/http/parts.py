@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.rollout import Rollouts
+from mdslite.history import History
 from mdslite.http.bulletin import Bulletin
 from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
@@ -54,6 +55,7 @@ class Parts(Protocol):
     registry: Registry
     worker: Worker
     devices: Devices
+    history: History
     metrics: Metrics
     journal: Journal
     request_log: RequestLog

@@ -54,6 +54,10 @@ class ReadyQuery(Given, frozen=True, kw_only=True):
 
 class ModelsQuery(Given, frozen=True, kw_only=True):
     project: Annotated[Name | None, Meta(description="only this project's models")] = None
+    at: Annotated[
+        str | None,
+        Meta(description="what was deployed then: ISO 8601 (UTC unless it says otherwise), or Unix seconds"),
+    ] = None
 
 
 class AtQuery(Given, frozen=True, kw_only=True):
@@ -68,20 +72,23 @@ class RevisionsQuery(Given, frozen=True, kw_only=True):
     before: Annotated[RevisionNumber | None, Meta(description="only revisions older than this one")] = None
 
 
-class LogsQuery(Given, frozen=True, kw_only=True):
-    filter: Annotated[
-        str,
-        Meta(
-            max_length=4096,
-            description="conditions that must all hold, such as: model=digits status>=400 since=15m",
-        ),
-    ] = ""
-    limit: Limit = 100
-    before: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="`next` of the page before")] = None
-    follow: Annotated[bool, Meta(description="stream rows as they are logged, as NDJSON")] = False
-
-
 # Bodies
+
+
+class WeightsWish(Given, frozen=True, kw_only=True):
+    """Other weights for some versions of a model; those that are not named keep theirs."""
+
+    project: Name
+    model: Name
+    weights: dict[Name, Annotated[float, Meta(ge=0, description="relative weight, 0 or more")]]
+
+
+class RemovalWish(Given, frozen=True, kw_only=True):
+    """One version to delete."""
+
+    project: Name
+    model: Name
+    version: Name
 
 
 class PlanBody(Given, frozen=True, kw_only=True):
@@ -97,6 +104,8 @@ class PlanBody(Given, frozen=True, kw_only=True):
         RevisionOrNone | Literal["previous"] | None,
         Meta(description="go back to the state after it; previous is the state before the latest one"),
     ] = None
+    weights: WeightsWish | None = None
+    remove: RemovalWish | None = None
 
 
 class ApplyBody(PlanBody, frozen=True, kw_only=True):

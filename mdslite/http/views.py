@@ -67,7 +67,7 @@ def status_of(parts: Parts, revision: int) -> Status:
                 temperature_c=reading.temperature_c,
                 power_w=reading.power_w,
             )
-            for reading in parts.devices.readings()
+            for reading in parts.history.readings()
         ],
         ready=is_ready(parts),
         draining=parts.draining,

@@ -41,6 +41,7 @@ from mdslite.fields import (
     make_name,
     parse_memory,
 )
+from mdslite.logrules import Log, Some
 from mdslite.mistakes import convert
 from mdslite.settings import ContainerParameter, OnnxSettings, TensorflowSettings, TorchSettings
 from mdslite.targets import Match, Sticky
@@ -62,6 +63,7 @@ __all__ = [
     "Deployment",
     "Deployments",
     "EndpointInfo",
+    "Log",
     "OnnxSettings",
     "Operator",
     "OperatorConfigs",
@@ -69,6 +71,7 @@ __all__ = [
     "Resource",
     "RuntimeType",
     "ServiceInfo",
+    "Some",
     "SourceType",
     "Spec",
     "TensorflowSettings",
@@ -197,6 +200,7 @@ class Spec(_Value, frozen=True):
     isolation: Literal["process", "inline"] | None = None
     confidence: Confidence | None = None
     compare: Compare | None = None
+    log: Log = Log()
 
     @property
     def container(self) -> ContainerParameter:

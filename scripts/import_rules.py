@@ -34,7 +34,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "intervals": "",
         "uris": "errors document fields",
         "settings": "",
-        "spec": "errors targets uris document mistakes advice fields settings",
+        "logrules": "",
+        "spec": "errors targets uris document mistakes advice fields settings logrules",
         "hosts": "",
         "wire": "",
         "mds": "",
@@ -47,7 +48,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "store": "errors findings spec wire process",
         "recent": "errors store",
         "metrics": "errors store recent",
-        "serving": "errors mds targets spec graph pipelines packing tensors data oip "
+        "serving": "errors mds targets logrules spec graph pipelines packing tensors data oip "
         "runtimes.protocol runtimes store",
         "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
         "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "

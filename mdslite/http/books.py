@@ -11,7 +11,7 @@ from mdslite.http.access import Bucket
 from mdslite.http.call import Call
 from mdslite.serving.fleet import Served
 from mdslite.serving.samples import Samples
-from mdslite.store.rows import Labels, Row, Run
+from mdslite.store.rows import SAMPLED, Labels, Row, Run
 from mdslite.store.tokens import Rate
 
 _LOGGED_TARGET_BYTES = 1024
@@ -27,7 +27,7 @@ class Books:
 
     def __init__(
         self,
-        append: Callable[[Row], None] | None,
+        append: Callable[..., None] | None,
         append_run: Callable[[Run], None] | None = None,
         *,
         strays: Samples | None = None,
@@ -54,8 +54,9 @@ class Books:
         where = served or call.route
         samples = served.samples if served is not None else self._strays
         begun = call.started_at
-        if samples.due(now, failed=status != 200):
+        if call.is_due(samples, now, failed=status != 200):
             request: bytes | None = call.body
+            reply = call.logged_reply(reply)
         elif code == Overloaded.code and served is not None and self._append_run is not None:
             self._record_refusal(call, now)
             return
@@ -70,32 +71,35 @@ class Books:
             return
         else:
             request = reply = None
-        self._append(
-            (
-                time() - (now - call.arrived_at),
-                call.request_id,
-                where.project if where else None,
-                where.model if where else None,
-                where.version if where else None,
-                call.shadow,
-                call.url or call.target[:_LOGGED_TARGET_BYTES].decode("latin-1"),
-                status,
-                code,
-                (now - call.arrived_at) * 1e3,
-                (begun - call.queued_at) * 1e3 if begun else 0.0,
-                call.compute_s * 1e3,
-                call.upstream_ms,
-                call.columns.rows,
-                call.batch_rows,
-                call.confidence,
-                call.replica,
-                request,
-                reply,
-                call.spans,
-                call.client,
-                None if call.trace is None else call.trace.trace_id,
-            )
+        trace_id = None if call.trace is None else call.trace.trace_id
+        row: Row = (
+            time() - (now - call.arrived_at),
+            call.request_id,
+            where.project if where else None,
+            where.model if where else None,
+            where.version if where else None,
+            call.shadow,
+            call.url or call.target[:_LOGGED_TARGET_BYTES].decode("latin-1"),
+            status,
+            code,
+            (now - call.arrived_at) * 1e3,
+            (begun - call.queued_at) * 1e3 if begun else 0.0,
+            call.compute_s * 1e3,
+            call.upstream_ms,
+            call.columns.rows,
+            call.batch_rows,
+            call.confidence,
+            call.replica,
+            request,
+            reply,
+            call.spans,
+            call.client,
+            trace_id,
         )
+        if samples.keeping is SAMPLED:
+            self._append(row)
+        else:
+            self._append(row, samples.keeping)
 
     def _record_in_run(self, call: Call, now: float) -> None:
         """Log a good answer together with its batch's others: a third of what a row of its own costs."""

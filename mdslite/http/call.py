@@ -14,6 +14,7 @@ from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.fleet import Served
 from mdslite.serving.queue import Job
 from mdslite.serving.router import Route
+from mdslite.serving.samples import Samples
 from mdslite.tensors import Columns
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Call(Job):
     reply_lines = JSON_LINES
     on_piece: Callable[[Call, bytes], None]  # set by whoever can send an answer in pieces
     sent = b""  # the first of the pieces, for the log
+    kept = False  # its bodies are in the log, if there is room for them
 
     def __init__(
         self,
@@ -103,6 +105,15 @@ class Call(Job):
         if self.lane is not None and not self.finished:
             self.lane.cancel(self)
             self.predictor.books.record(self, ClientClosed.status, ClientClosed.code, None)
+
+    def is_due(self, samples: Samples, now: float, *, failed: bool) -> bool:
+        """Are the bodies of this request, which has been answered, for the log?"""
+        due = self.kept = samples.due(now, failed=failed, confidence=self.confidence)
+        return due
+
+    def logged_reply(self, reply: bytes | None) -> bytes | None:
+        """The reply as the log keeps it; `reply` is what was sent."""
+        return reply
 
     def timing(self, now: float) -> str:
         """The value of `server-timing`, in milliseconds."""

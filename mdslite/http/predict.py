@@ -29,6 +29,7 @@ from mdslite.http.reading import MAX_BODY_BYTES, MAX_JSON_BYTES, Reader
 from mdslite.http.shadows import Shadows
 from mdslite.serving.fleet import Served
 from mdslite.serving.router import Route, Router
+from mdslite.serving.trace import TRACEPARENT, read_trace
 from mdslite.tensors import Columns
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class Predictor:
         """
         call.predictor = self
         self.books.open += 1
+        if TRACEPARENT in call.fields:
+            call.trace = read_trace(call.fields)
         try:
             if self.access.idle or call.admitted:
                 route = call.route = self.router.get(call.target) or self._find(call.target)

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from time import perf_counter
 
 from mdslite.errors import MdsliteError
+from mdslite.http.answers import encode
 from mdslite.http.books import Books
 from mdslite.http.call import Call
 from mdslite.http.reading import Reader
 from mdslite.serving.fleet import Served
+from mdslite.serving.samples import Samples
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +54,27 @@ class ShadowCall(Call):
         self.fields = primary.fields
         self.form = primary.form
         self.request_id = primary.request_id  # what links the two in the log
+        self.trace = primary.trace
         self.arrived_at = perf_counter()
         self._finished = finished
 
     def resolved(self) -> None:
         self._finished(self)
+
+    def is_due(self, samples: Samples, now: float, *, failed: bool) -> bool:
+        return samples.due_copy(
+            now, failed=failed, confidence=self.confidence, primary=self.primary.kept and not samples.never
+        )
+
+    def logged_reply(self, reply: bytes | None) -> bytes | None:
+        """Its answer goes to nobody and so was never put into words."""
+        if self.error is not None or self.lane is None or self.lane.codec.streams:
+            return None
+        try:
+            return encode(self)
+        except Exception:
+            logger.exception("a shadow's answer to request %s could not be encoded", self.request_id)
+            return None
 
     def emitted(self, piece: bytes) -> None:
         """A shadow's stream is run to its end and not kept."""

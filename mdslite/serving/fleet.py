@@ -63,7 +63,7 @@ class Served:
         self.load_s = 0.0
         self.loaded_at = time()
         self.shadows_dropped = 0  # copies that there was no room for
-        self.samples = Samples()
+        self.samples = Samples(spec.log)
         self.sample: Outputs | None = None  # what a warm-up run answered
         self.stations: tuple[Station, ...] = ()
         self.report: ProbeReport
@@ -93,6 +93,8 @@ class Served:
 
         :raises LoadFailed: it does not fit the model that is loaded
         """
+        if spec.log != self.spec.log:
+            self.samples = Samples(spec.log)
         self.spec = spec
         if self.loaded:
             self.lane.knobs, read_confidence = self.behaviour(spec)

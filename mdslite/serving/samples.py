@@ -1,32 +1,98 @@
 """Which requests keep their bodies on the way to the request log: decided before they are held on to.
 
-The log has a budget of bodies and would drop nearly all of them a quarter of a second later; held so long,
+The log has room for few bodies and would drop nearly all of them a quarter of a second later; held so long,
 every request's bytes would come from memory that no cache knows any more.
 """
 
 from __future__ import annotations
 
-GOOD_PER_SECOND = 2
+from random import random
+
+from mdslite.logrules import Log, Some
+from mdslite.store.rows import SAMPLED, Keeping
+
+GOOD_PER_SECOND = 10
 FAILED_PER_SECOND = 50
+
+_ALL, _NONE = Some(share=1.0), Some()
+_ERRORS = Some(errors=True)
+_NEVER = float("-inf")
 
 
 class Samples:
-    """The first few good and failed requests of one version in each second."""
+    """By a version's own rule; without one, a share of its good answers that makes so many a second, and the
+    first failed ones of each second. `keeping` is what the log is to do with the bodies."""
 
-    def __init__(self, *, good: int = GOOD_PER_SECOND, failed: int = FAILED_PER_SECOND) -> None:
+    def __init__(
+        self, rule: Log | None = None, *, good: int = GOOD_PER_SECOND, failed: int = FAILED_PER_SECOND
+    ) -> None:
+        rule = rule or Log()
+        asked = rule.bodies is not None
+        keeping = Keeping(rule.max_bytes, rule.redact, asked)
+        self.keeping = SAMPLED if keeping == SAMPLED else keeping
+        self.never = rule.bodies == "never"
+        self._rule = _some(rule) if asked else None
+        self._sure = _NEVER
+        if self._rule is not None and self._rule.below_confidence is not None:
+            self._sure = self._rule.below_confidence
+        # The sample of a second:
         self._good = good
         self._failed = failed
         self._good_left = good
         self._failed_left = failed
-        self._until = 0.0
+        self._gap = 0.0  # between two good answers that are taken: up to twice this many are passed over
+        self._skip = 0
+        self._seen = 0  # good ones in this second
+        self._since = 0.0
 
-    def due(self, now: float, *, failed: bool) -> bool:
+    def due(self, now: float, *, failed: bool, confidence: float | None = None) -> bool:
         """Take this one? `now` is seconds of a clock that never goes back."""
-        if now >= self._until:
-            self._until = now + 1.0
-            self._good_left, self._failed_left = self._good, self._failed
+        if self._rule is not None:
+            return self._is_asked(failed, confidence)
+        if now >= self._since + 1.0:
+            self._turn(now)
         if failed:
             self._failed_left -= 1
             return self._failed_left >= 0
+        self._seen += 1
+        if self._skip > 0:
+            self._skip -= 1
+            return False
         self._good_left -= 1
+        self._skip = int(random() * self._gap * 2 + 0.5) if self._gap else 0
         return self._good_left >= 0
+
+    def due_copy(self, now: float, *, failed: bool, confidence: float | None, primary: bool) -> bool:
+        """Take a shadow's answer? By the log's own sample where its primary's was taken, so that both are
+        there to be compared."""
+        if self._rule is not None:
+            return self._is_asked(failed, confidence)
+        return primary or (failed and self.due(now, failed=True))
+
+    def _is_asked(self, failed: bool, confidence: float | None) -> bool:
+        rule = self._rule
+        assert rule is not None
+        return (
+            (failed and rule.errors)
+            or (confidence is not None and confidence < self._sure)
+            or (rule.share > 0 and random() < rule.share)
+        )
+
+    def _turn(self, now: float) -> None:
+        """A new second: so many are passed over as the last one's rate asks for."""
+        rate = self._seen / min(now - self._since, 60.0) if self._since else 0.0
+        self._gap = max(0.0, rate / self._good - 1.0) if self._good else 0.0
+        self._since, self._seen = now, 0
+        self._good_left, self._failed_left = self._good, self._failed
+
+
+def _some(rule: Log) -> Some:
+    match rule.bodies:
+        case "all":
+            return _ALL
+        case "errors":
+            return _ERRORS
+        case Some() as some:
+            return some
+        case _:
+            return _NONE

@@ -147,6 +147,7 @@ class RemoteLane:
     async def _ask(self, job: Job, question: Question) -> Answer:
         """Ask one endpoint, and others where that is safe and the budget allows it."""
         tried: list[Endpoint] = []
+        told = [] if job.trace is None else job.trace.headers()
         while True:
             endpoint = self.pool.pick(tried)
             tried.append(endpoint)
@@ -154,7 +155,7 @@ class RemoteLane:
             job.started_at = perf_counter()
             self.pool.begin(endpoint)
             try:
-                answer = await self._wires.post(endpoint.address, question)
+                answer = await self._wires.post(endpoint.address, question, more=told)
             except Unanswered as exc:
                 self._fail(endpoint, exc.reason)
                 again = (self._repeats or not exc.sent) and len(tried) < TRIES_MAX

@@ -50,10 +50,15 @@ class Wires:
         self._headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
         self._closing: asyncio.Task[None] | None = None
 
-    async def post(self, address: Address, question: Question) -> Answer:
-        """:raises Unanswered: no answer came, or one that is too long"""
+    async def post(
+        self, address: Address, question: Question, *, more: Sequence[tuple[bytes, bytes]] = ()
+    ) -> Answer:
+        """`more` are header fields beside the question's own.
+
+        :raises Unanswered: no answer came, or one that is too long
+        """
         length = (b"content-length", b"%d" % len(question.body))
-        headers = [*question.headers, length]
+        headers = [*question.headers, *more, length]
         return await self._ask("POST", address, question.path, headers, question.body)
 
     async def get(self, address: Address, path: str) -> Answer:

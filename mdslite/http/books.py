@@ -39,12 +39,18 @@ class Books:
         self._refused_by: Served | None = None
         self._strays = strays or Samples()  # of requests that named no version
         self._strangers = Bucket(_STRANGERS)
-        self.open = 0  # calls started and not finished
+        self.started = 0  # calls; a copy for a shadow is none
+        self._ended = 0
+
+    @property
+    def open(self) -> int:
+        """Calls started and not finished."""
+        return self.started - self._ended
 
     def record(self, call: Call, status: int, code: str | None, reply: bytes | None) -> None:
         """Close a call's books: the request log gets its row."""
         if not call.shadow:
-            self.open -= 1
+            self._ended += 1
         if self._append is None:
             return
         now = perf_counter()

@@ -65,7 +65,7 @@ class Predictor:
         Every outcome goes to `call.reply`.
         """
         call.predictor = self
-        self.books.open += 1
+        self.books.started += 1
         if TRACEPARENT in call.fields:
             call.trace = read_trace(call.fields)
         try:
@@ -109,7 +109,7 @@ class Predictor:
     def refuse(self, call: Call, error: MdsliteError) -> None:
         """End a call of which it cannot be told where it wanted to go."""
         call.predictor = self
-        self.books.open += 1
+        self.books.started += 1
         self._send_error(call, error)
 
     def finish(self, call: Call) -> None:

@@ -1,10 +1,12 @@
-"""The dashboard's application: its panes, the keys that work in all of them, and the tick that has what is seen
-drawn anew. Knows of each pane only where it is; each is imported when it is first shown.
+"""The dashboard's application: its panes, the keys that work in all of them, and the tick that has what is
+seen drawn anew. Knows of each pane only where it is; each is imported when it is first shown.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import msgspec
@@ -24,6 +26,7 @@ REPAINT_S = 0.25
 # name -> (title, module, class)
 PANES = {
     "deploy": ("Deploy", "mdslite.tui.deploy", "Deploy"),
+    "requests": ("Requests", "mdslite.tui.requests", "Requests"),
 }
 
 
@@ -31,7 +34,7 @@ class DashApp(App[None]):
     """A dashboard on a feed. `read_only` refuses whatever would change the appliance."""
 
     CSS = f"""
-    Screen {{ layers: base; background: $background; }}
+    Screen {{ layers: base above; background: $background; }}
     Header {{ height: {HEIGHT}; }}
     Tabs {{ height: 1; }}
     Footer {{ height: 1; }}
@@ -57,6 +60,10 @@ class DashApp(App[None]):
         Binding("!", "guard", "read-only", show=False),
         Binding("R", "retry", "ask anew", show=False),
         Binding("escape", "dismiss", "back", show=False),
+        Binding("slash", "prompt('/')", "filter"),
+        Binding("colon", "prompt(':')", "command"),
+        Binding("ctrl+p", "prompt('>')", "palette"),
+        Binding("question_mark,f1", "help", "help"),
         Binding("q,ctrl+c", "quit", "quit", priority=False),
     ]
 
@@ -69,6 +76,7 @@ class DashApp(App[None]):
         self.read_only = read_only
         self.locked = read_only  # asked for on the command line: `!` does not end it
         self.said: tuple[str, str, float] = ("", "", 0.0)
+        self.typed: dict[str, list[str]] = {}  # into the line at the bottom, by its sign
         self._ticks = tick
         self._seen: Snapshot | None = None
 
@@ -92,7 +100,7 @@ class DashApp(App[None]):
 
     def shown_bindings(self) -> list[Binding]:
         """The keys that the footer lists: the pane's own, then those that work everywhere."""
-        found = []
+        found: list[Binding] = []
         for owner in (self.pane, self):
             for binding in Binding.make_bindings(owner.BINDINGS if owner is not None else []):
                 if binding.show and all(one.action != binding.action for one in found):
@@ -142,6 +150,27 @@ class DashApp(App[None]):
         elif self.view.moment is not None:
             self.say("this is the past: . goes back to now", "warn")
         return not self.read_only and self.view.moment is None
+
+    def refocus(self) -> None:
+        """Give the keys back to the pane."""
+        if self.pane is not None:
+            self.pane.focus()
+
+    def use_theme(self, name: str) -> None:
+        """Draw everything in other colours.
+
+        :raises ValueError: there is no such theme
+        """
+        self.ink.use(name)
+        self.theme = self.ink.canvas
+        for canvas in self.query(Canvas):
+            canvas.forget()
+
+    def run_choice(self, run: Callable[[], Any]) -> None:
+        """Do what was picked in the palette."""
+        done = run()
+        if inspect.isawaitable(done):
+            self.run_worker(_finish(done), name="choice", exit_on_error=True)
 
     # Keys
 
@@ -195,6 +224,17 @@ class DashApp(App[None]):
             "read-only: keys that change something do nothing" if self.read_only else "changes are possible"
         )
 
+    def action_prompt(self, sign: str, text: str = "") -> None:
+        """Open the line at the bottom."""
+        from mdslite.tui.prompting import open_prompt
+
+        open_prompt(self, sign, text)
+
+    def action_help(self) -> None:
+        from mdslite.tui.help import Help, sections_of
+
+        self.push_screen(Help(sections_of(self.BINDINGS, PANES)))
+
     def action_retry(self) -> None:
         self.feed.hurry()
 
@@ -209,3 +249,7 @@ class DashApp(App[None]):
             self.look(model=None)
         elif view.filter:
             self.look(filter="")
+
+
+async def _finish(done: Awaitable[Any]) -> None:
+    await done

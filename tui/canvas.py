@@ -1,5 +1,5 @@
-"""The widget that everything is drawn with: lines of parts in, strips out, and only those rows are sent to the
-terminal that changed. It draws when it is told to, which is four times a second and when a key was pressed.
+"""The widget that everything is drawn with: lines of parts in, strips out, and only those rows are sent to
+the terminal that changed. It draws when it is told to: four times a second, and when a key was pressed.
 """
 
 from __future__ import annotations

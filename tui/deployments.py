@@ -1,4 +1,4 @@
-"""What is deployed as a table: a line for each version, with what it is, how it is and how its traffic goes."""
+"""What is deployed as a table: a line a version, with what it is, how it is and how its traffic goes."""
 
 from __future__ import annotations
 

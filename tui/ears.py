@@ -38,8 +38,8 @@ class Ears:
         self._last = ""
 
     async def run(self) -> None:
-        """Listen until cancelled. Without events all is asked for now and then anyway, so a stream that cannot
-        be had is no failure."""
+        """Listen until cancelled. Without events all is asked for now and then anyway, so a stream that
+        cannot be had is no failure."""
         while True:
             await self._open.wait()
             with suppress(errors.MdsliteError):

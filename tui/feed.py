@@ -1,5 +1,5 @@
-"""Where a dashboard gets what it shows: one task asks an appliance for each thing as often as that thing is worth
-it, hears its events, and keeps the newest answers as one `Snapshot`. Draws nothing, and nothing waits for it.
+"""Where a dashboard gets what it shows: one task asks an appliance for each thing as often as that is worth
+it, hears its events, and keeps the newest answers as one `Snapshot`. Draws nothing; nothing waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mdslite import errors
 from mdslite.calls import Ask, Lines
 from mdslite.client import AsyncClient
 from mdslite.tui.ears import Ears
-from mdslite.tui.snapshot import Connection, Json, Snapshot, View
+from mdslite.tui.snapshot import Connection, Json, Reach, Snapshot, View
 from mdslite.tui.sources import SOURCES, Kept, Source
 
 FIRST_WAIT_S = 0.25  # before an appliance that does not answer is tried again; then twice as long each time
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Feed(Protocol):
-    """What a dashboard needs of whoever feeds it: an appliance, a recording, or a snapshot that stands still."""
+    """What a dashboard needs of whoever feeds it: an appliance, a recording, or one snapshot for ever."""
 
     @property
     def snapshot(self) -> Snapshot: ...
@@ -54,11 +54,11 @@ class LiveFeed:
     """Feeds from an appliance. `clock` tells the time that is shown."""
 
     def __init__(
-        self, client: AsyncClient, *, clock: Callable[[], float] = time, view: View = View()
-    ) -> None:  # noqa: B008
+        self, client: AsyncClient, *, clock: Callable[[], float] = time, view: View | None = None
+    ) -> None:
         self._client = client
         self._clock = clock
-        self._view = view
+        self._view = view = view or View()
         self._kept = Kept()
         self._due: dict[str, float] = {}
         self._moved = asyncio.Event()
@@ -166,12 +166,11 @@ class LiveFeed:
             self._ears.open()
         self._publish()
 
-    def _lose(self, state: Any, exc: errors.MdsliteError) -> float:
+    def _lose(self, state: Reach, exc: errors.MdsliteError) -> float:
         self._ears.close()
         self._failures += 1
-        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(10, self._failures - 1)) * random.uniform(
-            0.8, 1.2
-        )
+        longest_s: float = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(10, self._failures - 1))
+        wait_s = longest_s * random.uniform(0.8, 1.2)
         since = self._connection.since if self._connection.state == state else self._clock()
         self._connection = Connection(
             state=state,

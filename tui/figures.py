@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-NONE = "–"
+NONE = "-"
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _LEFT = " ▏▎▍▌▋▊▉█"
 

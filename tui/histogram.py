@@ -59,7 +59,7 @@ def histogram_lines(width: int, height: int, snapshot: Snapshot) -> list[Line]:
         start, stop = (figures.clock(one) for one in view.brush)
         keys = [
             (f"{cut(about, 30)}  ", "bold"),
-            (f"{start}–{stop}", "mark"),
+            (f"{start} to {stop}", "mark"),
             ("  esc", "key"),
             (" all", "dim"),
         ]

@@ -1,5 +1,5 @@
-"""The things that a dashboard asks an appliance for: each with how often, of what of the view it depends on, and
-what becomes of the answer. Sends nothing by itself and knows no time.
+"""The things that a dashboard asks an appliance for: each with how often, of what of the view it depends on,
+and what becomes of the answer. Sends nothing by itself and knows no time.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ class ListSource:
 
 
 def interval_of(view: View) -> float:
-    """How long one bar of the histogram is: a round time of which the span has as many as there is room for."""
+    """How long one bar of the histogram is: a round time, so that there is room for all of the span."""
     least = view.span_s / max(8, view.bars)
     return next((one for one in _ROUND_S if one >= least), _ROUND_S[-1])
 
@@ -315,7 +315,7 @@ def iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat()
 
 
-_ROUND_S = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 10_800.0)  # fmt: skip
+_ROUND_S = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 10_800.0)
 
 # The first one shows whether the appliance answers.
 SOURCES: tuple[Source, ...] = (

@@ -42,6 +42,7 @@ from mdslite.http.front import Front, Place, shown_host
 from mdslite.http.guard import AllowList
 from mdslite.http.h2 import Http2Bridge
 from mdslite.http.issuer import Issuer
+from mdslite.http.labeling import Labeling
 from mdslite.http.once import Once
 from mdslite.http.predict import Predictor
 from mdslite.http.tls import TlsFiles
@@ -57,6 +58,7 @@ from mdslite.runtimes.venvs import Environments
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.backup import autosave
+from mdslite.store.candidates import CandidateStore
 from mdslite.store.comparisons import ComparisonStore
 from mdslite.store.deferred import DeferredStore
 from mdslite.store.journal import Journal
@@ -153,6 +155,14 @@ class Appliance:
         )
         self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
         self.predictor.shadows.compare = self.comparisons.observe
+        self.labeling = Labeling(
+            self.registry,
+            self.worker,
+            CandidateStore(store / "candidates.db"),
+            log=self.request_log,
+            comparisons=self.comparisons,
+            fleet=self.fleet,
+        )
         self.rollouts = Rollouts(
             RolloutStore(self.registry),
             self.worker.call,
@@ -208,6 +218,7 @@ class Appliance:
         if self.settings.file is not None:
             await self._apply_file(self.settings.file)
         await self.comparisons.open()
+        await self.labeling.start()
         await self.rollouts.start()
         await self.deferrals.start()
         for served in self.fleet.all():

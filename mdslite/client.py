@@ -18,7 +18,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import httpx2
 
-from mdslite import calls
+from mdslite import calls, label_calls
 from mdslite.calls import CONNECT_WAIT_S, Ask, Lines
 from mdslite.links import DEFAULT_URL, network_error, open_async_link, open_link
 from mdslite.payloads import Prediction
@@ -143,6 +143,19 @@ class Client:
     audit = _asking(calls.audit)
     doctor = _asking(calls.doctor)
     backup = _asking(calls.backup)
+    label_queue = _asking(label_calls.label_queue)
+    labels = _asking(label_calls.labels)
+    label = _asking(label_calls.label)
+    put_label = _asking(label_calls.put_label)
+    undo_label = _asking(label_calls.undo_label)
+    label_accuracy = _asking(label_calls.label_accuracy)
+    labeling = _asking(label_calls.labeling)
+    put_labeling = _asking(label_calls.put_labeling)
+    forget_labels = _asking(label_calls.forget_labels)
+    replay = _asking(label_calls.replay)
+    replays = _asking(label_calls.replays)
+    replay_progress = _asking(label_calls.replay_progress)
+    cancel_replay = _asking(label_calls.cancel_replay)
 
     def needs_token(self) -> bool:
         return bool(self.status().get("needs_token"))
@@ -290,6 +303,19 @@ class AsyncClient:
     audit = _asking_later(calls.audit)
     doctor = _asking_later(calls.doctor)
     backup = _asking_later(calls.backup)
+    label_queue = _asking_later(label_calls.label_queue)
+    labels = _asking_later(label_calls.labels)
+    label = _asking_later(label_calls.label)
+    put_label = _asking_later(label_calls.put_label)
+    undo_label = _asking_later(label_calls.undo_label)
+    label_accuracy = _asking_later(label_calls.label_accuracy)
+    labeling = _asking_later(label_calls.labeling)
+    put_labeling = _asking_later(label_calls.put_labeling)
+    forget_labels = _asking_later(label_calls.forget_labels)
+    replay = _asking_later(label_calls.replay)
+    replays = _asking_later(label_calls.replays)
+    replay_progress = _asking_later(label_calls.replay_progress)
+    cancel_replay = _asking_later(label_calls.cancel_replay)
 
     async def needs_token(self) -> bool:
         return bool((await self.status()).get("needs_token"))

@@ -151,6 +151,17 @@ class ComparisonStore:
             ).fetchall()
         return [(row[0], Disagreement(pair, *row[1:])) for row in rows]
 
+    def disagreed(self, after: int | None, *, limit: int) -> list[tuple[int, Disagreement]]:
+        """Disagreements of all pairs that came after a number, the oldest first; without one, the newest."""
+        with sqlite_errors(self.path):
+            rows = self._open.execute(
+                "select * from (select id, project, model, primary_version, shadow_version, time, request_id,"
+                " request, primary_reply, shadow_reply from disagreements where ?1 is null or id > ?1"
+                " order by case when ?1 is null then -id else id end limit ?2) order by id",
+                (after, limit),
+            ).fetchall()
+        return [(row[0], Disagreement(Pair(*row[1:5]), *row[5:])) for row in rows]
+
     def close(self) -> None:
         if self._db is not None:
             self._db.close()

@@ -176,9 +176,83 @@ def _create_rollout_tables(db: Database) -> None:
         db.execute(statement)
 
 
+# A label's `data` is a compressed copy of its request and answers (see labels.py); `label` what it is now,
+# NULL after everything was taken back. What each version answered stands apart, to be counted.
+_LABEL_TABLES = (
+    """
+    create table labels (
+        id integer primary key,
+        project text not null,
+        model text not null,
+        version text not null,
+        reason text not null,
+        label text,
+        changes integer not null,
+        data blob not null
+    )
+    """,
+    "create index labels_by_model on labels (project, model, label)",
+    """
+    create table label_changes (
+        id integer primary key autoincrement,
+        label_id integer not null references labels (id),
+        label text not null,
+        note text not null,
+        author text not null,
+        time real not null,
+        undone_by text,
+        undone_at real
+    )
+    """,
+    "create index label_changes_by_label on label_changes (label_id, id)",
+    """
+    create table label_answers (
+        label_id integer not null references labels (id),
+        version text not null,
+        shadow integer not null,
+        answer text,
+        primary key (label_id, version)
+    ) without rowid
+    """,
+    """
+    create table label_rules (
+        project text not null,
+        model text not null,
+        rules text not null,
+        primary key (project, model)
+    )
+    """,
+)
+
+_REPLAY_TABLES = (
+    """
+    create table replays (
+        id integer primary key autoincrement,
+        project text not null,
+        model text not null,
+        live integer not null,
+        data blob not null
+    )
+    """,
+    "create index replays_by_live on replays (live, id)",
+)
+
+
+def _create_label_tables(db: Database) -> None:
+    for statement in _LABEL_TABLES:
+        db.execute(statement)
+
+
+def _create_replay_tables(db: Database) -> None:
+    for statement in _REPLAY_TABLES:
+        db.execute(statement)
+
+
 _STEPS = (
     ("0001_revisions_versions_artifacts_probes", _create_tables),
     ("0002_tokens_limits_audit", _create_access_tables),
     ("0003_rollouts", _create_rollout_tables),
     ("0004_receipts", _create_receipt_tables),
+    ("0005_labels", _create_label_tables),
+    ("0006_replays", _create_replay_tables),
 )

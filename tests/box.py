@@ -28,6 +28,7 @@ from mdslite.http.bulletin import Bulletin
 from mdslite.http.comparing import Comparisons, Witness
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
+from mdslite.http.labeling import Labeling
 from mdslite.http.once import Once
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
@@ -37,6 +38,7 @@ from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import LoadOptions, Runtime, Session
 from mdslite.serving.fleet import Fleet
 from mdslite.store.artifacts import ArtifactStore
+from mdslite.store.candidates import CandidateStore
 from mdslite.store.comparisons import ComparisonStore
 from mdslite.store.deferred import DeferredStore
 from mdslite.store.journal import Journal
@@ -102,6 +104,16 @@ class Box:
         self.deferrals = Deferrals(DeferredStore(store / "deferred.db"), self.predictor, Webhooks())
         self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
         self.predictor.shadows.compare = self.comparisons.observe
+        self.labeling = Labeling(
+            self.registry,
+            self.worker,
+            CandidateStore(store / "candidates.db"),
+            log=self.request_log,
+            comparisons=self.comparisons,
+            fleet=self.fleet,
+            look_s=3600,  # the tests say when
+            settle_s=0,
+        )
         self.rollouts = Rollouts(
             RolloutStore(self.registry),
             self.worker.call,
@@ -152,6 +164,7 @@ async def open_box(
     await box.worker.call(box.registry.open)
     await box.issuer.open()
     await box.comparisons.open()
+    await box.labeling.start()
     box.journal.start()
     try:
         if resume:
@@ -161,6 +174,7 @@ async def open_box(
         await box.rollouts.close()
         await box.deployer.close(grace_s=10)
         await box.deferrals.close()
+        await box.labeling.close()
         await box.comparisons.close()
         await box.fleet.close(grace_s=10)
         await asyncio.to_thread(box.journal.close)

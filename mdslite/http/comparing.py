@@ -89,6 +89,15 @@ class Comparisons:
 
         return await self._worker.call(look)
 
+    async def disagreed(self, after: int | None, *, limit: int) -> list[tuple[int, Disagreement]]:
+        """Disagreements of all pairs that came after a number, the oldest first; without one, the newest."""
+
+        def look() -> list[tuple[int, Disagreement]]:
+            self._flush()
+            return self._store.disagreed(after, limit=limit)
+
+        return await self._worker.call(look)
+
     async def close(self) -> None:
         if self._flushing is not None:
             self._flushing.cancel()

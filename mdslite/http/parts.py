@@ -13,6 +13,7 @@ from mdslite.http.bulletin import Bulletin
 from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
 from mdslite.http.issuer import Issuer
+from mdslite.http.labeling import Labeling
 from mdslite.http.once import Once
 from mdslite.http.predict import Predictor
 from mdslite.metrics import Metrics
@@ -48,6 +49,7 @@ class Parts(Protocol):
     predictor: Predictor
     deferrals: Deferrals
     comparisons: Comparisons
+    labeling: Labeling
     rollouts: Rollouts
     issuer: Issuer
     once: Once

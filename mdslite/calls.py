@@ -216,9 +216,24 @@ def logs(filter: str = "", *, limit: int | None = None, before: int | None = Non
     return _get("/api/v1/logs", filter=filter or None, limit=limit, before=before)
 
 
+def logged(number: int) -> Ask[Json]:
+    """One logged request by its `id`: `row`, its shadows or its primary in `related`, its `label`."""
+    return _get(f"/api/v1/logs/{number}")
+
+
 def histogram(filter: str = "", *, interval_s: float | None = None, by: str | None = None) -> Ask[Json]:
     """Requests by time, a series for each version or value of `by`; `since` and `until` are the filter's."""
     return _get("/api/v1/logs/histogram", filter=filter or None, interval_s=interval_s, by=by)
+
+
+def log_row(id: int) -> Ask[Json]:
+    """One `row` of the request log, and the `related` ones of the same request."""
+    return _get(f"/api/v1/logs/{id}")
+
+
+def top(field: str, filter: str = "", *, limit: int | None = None) -> Ask[Json]:
+    """The most frequent values of a field, such as `code` or `reply.label`, with their shares."""
+    return _get("/api/v1/logs/top", field=field, filter=filter or None, limit=limit)
 
 
 def percentiles(filter: str = "") -> Ask[Json]:

@@ -1,8 +1,8 @@
 """The filter language of the request log: from a line of text to terms, and from terms to SQL. Owns no file.
 
 A filter is terms side by side, all of which must hold: `model=spam version!=v2 status>=400 confidence<0.6
-latency_ms>20 shadow text~"refund" since=15m`. Names go before the operator, values after it, quoted when they
-hold spaces. Values only ever reach SQL as parameters.
+latency_ms>20 shadow text~"refund" request.amount>100 reply.label=spam since=15m`. Names go before the
+operator, values after it, quoted when they hold spaces. Values only ever reach SQL as parameters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_TERMS = 32
 class FilterField:
     """A name that a filter may use: what its values are, and the table and column where they stand."""
 
-    kind: Literal["text", "flag", "integer", "number", "body", "moment"]
+    kind: Literal["text", "flag", "integer", "number", "body", "path", "moment"]
     table: Literal["series", "urls", "entries", "bodies", ""]
     column: str
     scale: float = 1.0  # from the filter's unit to the column's
@@ -61,8 +61,10 @@ _OPERATORS: dict[str, tuple[str, ...]] = {
     "integer": ("=", "!=", "<", "<=", ">", ">="),
     "number": ("=", "!=", "<", "<=", ">", ">="),
     "body": ("~", "!~"),
+    "path": ("=", "!=", "~", "!~", "<", "<=", ">", ">="),
     "moment": ("=",),
 }
+BODIES = ("request", "reply")
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 # What people write who know other languages, and what it is called here.
 _OTHER_NAMES = {
@@ -71,9 +73,17 @@ _OTHER_NAMES = {
     "queue": "queue_ms", "compute": "compute_ms", "upstream": "upstream_ms", "batch": "batch_rows",
     "conf": "confidence", "path": "url", "error": "code",
 }  # fmt: skip
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_NAME = re.compile(r"(?:request|reply)\.[^\s=!<>~\"']+|[A-Za-z_][A-Za-z0-9_.]*")
 _OPERATOR = re.compile(r"\s*(!=|!~|<=|>=|=|<|>|~)\s*")
 _BARE = re.compile(r"[^\s\"']+")
+
+
+def find_field(name: str) -> FilterField | None:
+    """What a name stands for; `request.amount` and `reply.label` are fields within a body."""
+    body, dot, path = name.partition(".")
+    if dot and body in BODIES and path and ".." not in f".{path}.":
+        return FilterField("path", "bodies", body)
+    return FIELDS.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +107,17 @@ class Filter:
         """The condition on one table, with its parameters in order; None when there is none."""
         conditions, values = [], []
         for term in self.terms:
-            if FIELDS[term.field].table == table:
+            if field_of(term).table == table:
                 sql, parameters = _condition(term)
                 conditions.append(sql)
                 values += parameters
         return (" AND ".join(conditions), values) if conditions else None
+
+
+def field_of(term: Term) -> FilterField:
+    found = find_field(term.field)
+    assert found is not None  # the reader lets no other in
+    return found
 
 
 def parse(text: str, *, now: float) -> Filter:
@@ -143,15 +159,16 @@ class _Reader:
         name = match[0]
         self.at = match.end()
         operator = _OPERATOR.match(self.text, self.at)
+        of = find_field(name)
         if operator is None:
-            if name not in FIELDS or FIELDS[name].kind != "flag":
+            if of is None or of.kind != "flag":
                 _refuse(start, *_bare_word(name))
             self._add(Term(name, "=", True, start + 1))
             return
-        if name not in FIELDS:
+        if of is None:
             _refuse(start, f"there is no field {name!r}", _closest(name))
         self.at = operator.end()
-        if operator[1] not in (allowed := _OPERATORS[FIELDS[name].kind]):
+        if operator[1] not in (allowed := _OPERATORS[of.kind]):
             place = operator.start(1)
             _refuse(place, f"{name} does not take {operator[1]!r}", f"{name} takes {' '.join(allowed)}")
         value_at = self.at
@@ -205,7 +222,8 @@ class _Reader:
 
 
 def _typed(name: str, value: str, at: int) -> str | float | bool:
-    kind = FIELDS[name].kind
+    of = find_field(name)
+    kind = of.kind if of is not None else "text"
     if kind == "flag":
         if value.lower() not in _FLAGS:
             _refuse(at, f"{name} is true or false, got {value!r}", f"write {name} or {name}=false")
@@ -223,7 +241,14 @@ def _typed(name: str, value: str, at: int) -> str | float | bool:
 
 
 def _condition(term: Term) -> Sql:
-    of = FIELDS[term.field]
+    of = field_of(term)
+    if of.kind == "path":
+        # A function of ours, which readers give to SQLite; the NULL check saves its call.
+        path = term.field.partition(".")[2]
+        return (
+            f"{of.column} IS NOT NULL AND body_holds({of.column}, ?, ?, ?)",
+            [path, term.operator, str(term.value)],
+        )
     if of.kind == "body":
         inner = "(ifnull(request LIKE ? ESCAPE '\\', 0) OR ifnull(reply LIKE ? ESCAPE '\\', 0))"
         pattern = _like(str(term.value))
@@ -249,8 +274,8 @@ def _bare_word(word: str) -> tuple[str, str]:
             f"{word!r} is not part of the language",
             "terms side by side must all hold; use != or !~ for not",
         )
-    if word in FIELDS:
-        allowed = " ".join(_OPERATORS[FIELDS[word].kind])
+    if (of := find_field(word)) is not None:
+        allowed = " ".join(_OPERATORS[of.kind])
         return f"{word} needs an operator and a value", f"{word} takes {allowed}"
     if near := _near(word):
         return f"{word!r} is neither a term nor a flag", f"did you mean {near}?"
@@ -285,4 +310,4 @@ def field_names() -> Sequence[str]:
     return tuple(FIELDS)
 
 
-_FIELDS_HINT = f"fields: {' '.join(FIELDS)}"
+_FIELDS_HINT = f"fields: {' '.join(FIELDS)} request.NAME reply.NAME"

@@ -8,7 +8,7 @@ dictionaries without end.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,8 @@ import numpy as np
 from mdslite.errors import StoreCorrupt
 from mdslite.store import rollups
 from mdslite.store.blocks import Block, Ints
+from mdslite.store.chunks import ChunkWriter
+from mdslite.store.columns import HASH, Array, hash_ids
 from mdslite.store.hours import APPLICATION_ID, SCHEMA_VERSION, check_kind, connect, translated
 from mdslite.store.rows import Labels
 
@@ -104,6 +106,7 @@ class HourFile:
         self._connection: sqlite3.Connection | None = None
         self._series: dict[Labels, int] = {}
         self._urls: dict[str, int] = {}
+        self._chunks: ChunkWriter | None = None
         self._max_lag_us = 0
 
     def open(self) -> None:
@@ -124,6 +127,8 @@ class HourFile:
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 2000;"
                 "PRAGMA journal_size_limit = 8388608; PRAGMA temp_store = MEMORY; PRAGMA secure_delete = OFF"
             )
+            self._chunks = ChunkWriter(self._connection)
+            self._chunks.open()
         except sqlite3.Error as exc:
             self.close()
             raise translated(exc, self.path.name, write=True) from exc
@@ -157,6 +162,10 @@ class HourFile:
         """Make it a plain file without companions, when no reader holds it just now; then close it."""
         try:
             connection = self._opened()
+            if self._chunks is not None:
+                connection.execute("BEGIN IMMEDIATE")
+                self._chunks.write()
+                connection.execute("COMMIT")
             connection.execute("PRAGMA busy_timeout = 200")
             connection.execute("PRAGMA journal_mode = DELETE").fetchone()
         except sqlite3.Error as exc:
@@ -199,29 +208,20 @@ class HourFile:
 
     def _insert_entries(self, block: Block, ids: Ints, part: slice, series_ids: Ints) -> None:
         connection = self._opened()
-        url_ids = self._url_ids(block)
-        lag_us = ids - np.rint(block.time * 1e6).astype(np.int64)
-        for start in range(part.start, part.stop, _INSERT_ROWS):
-            here = slice(start, min(start + _INSERT_ROWS, part.stop))
-            columns: list[Iterable[Any]] = [
-                ids[here].tolist(),
-                lag_us[here].tolist(),
-                series_ids[here.start - part.start : here.stop - part.start].tolist(),
-                url_ids[block.url[here]].tolist(),
-                block.request_ids[here],
-                # Whole numbers as doubles: the column's affinity stores them as integers, NaN as NULL.
-                np.rint(block.latency_ms[here] * 1e3).tolist(),
-                np.rint(block.queue_ms[here] * 1e3).tolist(),
-                np.rint(block.compute_ms[here] * 1e3).tolist(),
-                block.rows[here].tolist(),
-                block.batch_rows[here].tolist(),
-                block.confidence[here].tolist(),
+        columns = _columns(block, ids, part, series_ids, self._url_ids(block))
+        request_ids = block.request_ids[part]
+        absent = np.isnan(columns["upstream_us"]).all()
+        names = _ENTRY_COLUMNS[:-1] if absent else _ENTRY_COLUMNS
+        for start in range(0, len(request_ids), _INSERT_ROWS):
+            here = slice(start, start + _INSERT_ROWS)
+            parts: list[Sequence[Any]] = [
+                request_ids[here] if name == "request_id" else columns[name][here].tolist() for name in names
             ]
-            if not np.isnan(block.upstream_ms[here]).all():
-                columns.append(np.rint(block.upstream_ms[here] * 1e3).tolist())
-            values = list(chain.from_iterable(zip(*columns, strict=True)))
-            connection.execute(_insert(here.stop - here.start, len(columns)), values)
-        greatest = int(lag_us[part].max())
+            values = list(chain.from_iterable(zip(*parts, strict=True)))
+            connection.execute(_insert(len(parts[0]), len(names)), values)
+        if self._chunks is not None:
+            self._chunks.add({**columns, HASH: hash_ids(request_ids)})
+        greatest = int(columns["lag_us"].max())
         if greatest > self._max_lag_us:
             connection.execute("UPDATE facts SET value = ? WHERE name = 'max_lag_us'", (greatest,))
             self._max_lag_us = greatest
@@ -261,6 +261,24 @@ class HourFile:
 
     def _add_url(self, number: int, url: str) -> None:
         self._opened().execute("INSERT INTO urls VALUES (?, ?)", (number, url))
+
+
+def _columns(block: Block, ids: Ints, part: slice, series_ids: Ints, url_ids: Ints) -> dict[str, Array]:
+    """The numbers of `entries`. Whole ones that may be absent are doubles: the columns' affinity stores them
+    as integers, NaN as NULL."""
+    return {
+        "id": ids[part],
+        "lag_us": ids[part] - np.rint(block.time[part] * 1e6).astype(np.int64),
+        "series_id": series_ids,
+        "url_id": url_ids[block.url[part]],
+        "latency_us": np.rint(block.latency_ms[part] * 1e3),
+        "queue_us": np.rint(block.queue_ms[part] * 1e3),
+        "compute_us": np.rint(block.compute_ms[part] * 1e3),
+        "rows": block.rows[part],
+        "batch_rows": block.batch_rows[part],
+        "confidence": block.confidence[part],
+        "upstream_us": np.rint(block.upstream_ms[part] * 1e3),
+    }
 
 
 def read_mark(connection: sqlite3.Connection) -> Mark | None:

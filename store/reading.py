@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdslite.errors import DeadlineExceeded, StoreCorrupt
+from mdslite.store.bodyfields import body_holds
+from mdslite.store.columns import ID, Columns
 from mdslite.store.filters import Filter, Sql
 from mdslite.store.hours import check_kind, connect, translated
 from mdslite.store.rows import Labels
 
-Source = Literal["minutes", "seconds", "entries"]
-
 MAX_ID = 2**62
 
+_MAPPED_BYTES = 1 << 31
 _WATCH_STEPS = 500_000  # of SQLite's machine between two looks at the clock: about 5 ms
 
 _SELECT = (
@@ -35,6 +36,13 @@ _SELECT = (
     "e.upstream_us, e.rows, e.batch_rows, e.confidence, b.request, b.reply, b.request_bytes, b.reply_bytes, "
     "p.spans, t.trace_id"
 )
+_BODIES_JOIN = "LEFT JOIN bodies b ON b.id = e.id "
+_JOINS = (
+    f"CROSS JOIN urls u ON u.id = e.url_id {_BODIES_JOIN}LEFT JOIN spans p ON p.id = e.id "
+    "LEFT JOIN traces t ON t.id = e.id"
+)
+_BATCH_ROWS = 16_384
+_FETCH_ROWS = 500
 # What files of the first and of the second schema lack, as empty as it is.
 _STAND_INS = {
     1: (
@@ -61,14 +69,16 @@ class Span:
 
 
 class HourReader(AbstractContextManager["HourReader"]):
-    """`late` says whether the query has used up its time; it is asked now and then.
+    """`late` says whether the query has used up its time; it is asked now and then. `mapped` reads twice as
+    fast, but a disk's fault ends the process.
 
     :raises StoreCorrupt, StoreError: the file cannot be read
     :raises DeadlineExceeded: from any method
     """
 
-    def __init__(self, path: Path, *, late: Callable[[], bool]) -> None:
+    def __init__(self, path: Path, *, late: Callable[[], bool], mapped: bool = False) -> None:
         self.path = path
+        self._mapped = mapped
         self._late = late
         self._connection: sqlite3.Connection | None = None
         self._fresh = False  # just made: it has no tables yet
@@ -77,6 +87,9 @@ class HourReader(AbstractContextManager["HourReader"]):
         try:
             self._connection = connect(self.path)
             self._connection.set_progress_handler(self._late, _WATCH_STEPS)
+            self._connection.create_function("body_holds", 4, body_holds, deterministic=True)
+            if self._mapped:
+                self._connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
             self._connection.execute("BEGIN")
             version = check_kind(self._connection, self.path.name)
             self._fresh = not version
@@ -101,66 +114,106 @@ class HourReader(AbstractContextManager["HourReader"]):
         if self._fresh:
             return None
         # One minimum or maximum a SELECT is a look at the table's end; two of them read all of it.
-        ((min_id, max_id),) = self._all("SELECT (SELECT min(id) FROM entries), (SELECT max(id) FROM entries)")
+        ((min_id, max_id),) = self.all("SELECT (SELECT min(id) FROM entries), (SELECT max(id) FROM entries)")
         if min_id is None:
             return None
-        ((since, until),) = self._all(
+        ((since, until),) = self.all(
             "SELECT (SELECT min(second) FROM seconds), (SELECT max(second) FROM seconds) + 1"
         )
-        ((lag_us,),) = self._all("SELECT value FROM facts WHERE name = 'max_lag_us'")
+        ((lag_us,),) = self.all("SELECT value FROM facts WHERE name = 'max_lag_us'")
         return Span(self.path, min_id, max_id, since, until, lag_us)
 
     def labels(self) -> dict[int, Labels]:
         """The label set behind each series number."""
         return {
             number: Labels(project, model, version, bool(shadow), *more)
-            for number, project, model, version, shadow, *more in self._all(
+            for number, project, model, version, shadow, *more in self.all(
                 "SELECT id, project, model, version, shadow, endpoint, status, code, client FROM series"
             )
         }
 
-    def entries(
-        self, span: Span, wanted: Filter, *, after: int = 0, before: int = MAX_ID, limit: int, newest: bool
+    def walk(
+        self, span: Span, wanted: Filter, *, low: int, high: int, limit: int, newest: bool
     ) -> list[tuple[Any, ...]]:
-        """Rows of _SELECT with ids (after, before) that pass the filter: the newest, or the oldest, first."""
-        series = self._numbers("series", wanted)
-        urls = self._numbers("urls", wanted)
-        if series == [] or urls == []:
-            return []
-        low, high = after + 1, before
-        if wanted.since is not None:
-            low = max(low, int(wanted.since * 1e6))
-        if wanted.until is not None:
-            high = min(high, int(wanted.until * 1e6) + span.max_lag_us + 1)
-        found: list[tuple[Any, ...]] = []
-        ranges = self._ranges(span, low, high, _minutes_condition(wanted, series))
-        for start, stop in reversed(ranges) if newest else ranges:
-            sql, values = _entries_query(wanted, series, urls, newest)
-            found += self._all(sql, [start, stop, *values, limit - len(found)])
-            if len(found) >= limit:
-                break
-        return found
+        """Rows of _SELECT with ids [low, high) that pass the filter: the newest, or the oldest, first. Reads
+        row by row, the columns of the file are not looked at."""
+        return list(self._walk(_SELECT, _JOINS, span, wanted, low=low, high=high, limit=limit, newest=newest))
+
+    def columns(
+        self, names: Sequence[str], span: Span, wanted: Filter, *, low: int, high: int, newest: bool
+    ) -> Iterator[Columns]:
+        """The same rows' columns, by the names of `entries`, some rows at a time."""
+        select = ", ".join(f"e.{name}" for name in dict.fromkeys((ID, *names)))
+        while low < high:
+            rows = list(
+                self._walk(select, "", span, wanted, low=low, high=high, limit=_BATCH_ROWS, newest=newest)
+            )
+            if rows:
+                found = np.array(rows, dtype=np.float64)
+                numbers = dict(zip(dict.fromkeys((ID, *names)), found.T, strict=True))
+                yield {**numbers, ID: found[:, 0].astype(np.int64)}
+            if len(rows) < _BATCH_ROWS:
+                return
+            low, high = (low, rows[-1][0]) if newest else (rows[-1][0] + 1, high)
+
+    def fetch(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Rows of _SELECT by their ids, in that order."""
+        found: dict[int, tuple[Any, ...]] = {}
+        for start in range(0, len(ids), _FETCH_ROWS):
+            some = ids[start : start + _FETCH_ROWS]
+            sql = f"SELECT {_SELECT} FROM entries e {_JOINS} WHERE e.id IN ({','.join('?' * len(some))})"
+            found.update((row[0], row) for row in self.all(sql, some))
+        return [found[number] for number in ids if number in found]
+
+    def chunks(self) -> list[tuple[int, int, int]]:
+        """The first and last id and the number of rows of each chunk, rising; see `chunks`."""
+        return self.all("SELECT id, last_id, rows FROM chunks ORDER BY id") if self._chunked() else []
+
+    def bounds(self, field: str) -> list[tuple[int, str, float | None, float | None]]:
+        """Of each chunk the type and the least and greatest value of a column."""
+        return self.all("SELECT chunk, type, low, high FROM columns WHERE field = ?", [field])
+
+    def column(self, field: str, chunk: int) -> bytes:
+        """One column of a chunk, as it is stored."""
+        rows = self.all("SELECT data FROM columns WHERE field = ? AND chunk = ?", [field, chunk])
+        return bytes(rows[0][0]) if rows else b""
+
+    def request_ids(self, ids: NDArray[np.int64]) -> Iterator[str]:
+        """The request's ids of rows."""
+        numbers = ids.tolist()
+        for start in range(0, len(numbers), _FETCH_ROWS):
+            some = numbers[start : start + _FETCH_ROWS]
+            sql = f"SELECT request_id FROM entries WHERE id IN ({','.join('?' * len(some))})"
+            yield from (text for (text,) in self.all(sql, some))
+
+    def bodies(self, ids: NDArray[np.int64], columns: str) -> Iterator[tuple[Any, ...]]:
+        """(id, what `columns` say) of the rows of these rising ids that have bodies."""
+        if not len(ids):
+            return
+        sought = set(ids.tolist())
+        sql = f"SELECT id, {columns} FROM bodies WHERE id >= ? AND id <= ?"
+        for row in self.all(sql, [int(ids[0]), int(ids[-1])]):
+            if row[0] in sought:
+                yield row
 
     def counts(
-        self, wanted: Filter, *, start: float, stop: float, interval_s: float, source: Source
+        self, wanted: Filter, *, start: float, stop: float, interval_s: float, source: str
     ) -> list[tuple[int, int, int]]:
-        """(bucket, series number, count) of the arrivals [start, stop), buckets counted from `start`."""
-        series = self._numbers("series", wanted)
+        """(bucket, series number, count) of the arrivals [start, stop) by the rollups `source`, buckets
+        counted from `start`."""
+        series = self.numbers("series", wanted)
         if series == []:
             return []
-        only = _among("series_id", series)
-        if source == "entries":
-            return self._entry_counts(wanted, only, start, stop, interval_s)
         time = "minute" if source == "minutes" else "second"
-        return self._all(
+        return self.all(
             f"SELECT ({time} - ?) / ?, series_id, sum(count) FROM {source} "
-            f"WHERE {time} >= ? AND {time} < ? AND {only} GROUP BY 1, 2",
+            f"WHERE {time} >= ? AND {time} < ? AND {_among('series_id', series)} GROUP BY 1, 2",
             [int(start), int(interval_s), int(start), int(stop)],
         )
 
     def series_counts(self, series: Sequence[int], *, since: float, until: float) -> dict[int, int]:
         """Requests of each series that arrived in [since, until), to the second."""
-        rows = self._all(
+        rows = self.all(
             "SELECT series_id, sum(count) FROM seconds WHERE second >= ? AND second < ? "
             f"AND {_among('series_id', list(series))} GROUP BY 1",
             [int(since), math.ceil(until)],
@@ -171,7 +224,7 @@ class HourReader(AbstractContextManager["HourReader"]):
         self, series: Sequence[int], *, since: float, until: float, span: Span, every: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Latencies in microseconds and confidences (NaN where there is none) of one row in `every`."""
-        rows = self._all(
+        rows = self.all(
             "SELECT latency_us, confidence FROM entries WHERE id >= ? AND id < ? AND id % ? = 0 "
             f"AND {_among('series_id', list(series))}",
             [int(since * 1e6), int(until * 1e6) + span.max_lag_us + 1, every],
@@ -179,23 +232,65 @@ class HourReader(AbstractContextManager["HourReader"]):
         found = np.array(rows, dtype=np.float64).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 
-    def _entry_counts(
-        self, wanted: Filter, only: str, start: float, stop: float, interval_s: float
-    ) -> list[tuple[int, int, int]]:
-        conditions, values = [only, _among("url_id", self._numbers("urls", wanted))], []
-        tables = "entries e"
-        for table in ("entries", "bodies"):
-            if (condition := wanted.on(table)) is not None:
-                conditions.append(condition[0])
-                values += condition[1]
-                tables = "bodies b CROSS JOIN entries e ON e.id = b.id" if table == "bodies" else tables
-        start_us, stop_us = round(start * 1e6), round(stop * 1e6)
-        return self._all(
-            f"SELECT CAST((e.id - lag_us - ?) / ? AS INTEGER), series_id, count(*) FROM {tables} "
-            f"WHERE e.id >= ? AND e.id - lag_us >= ? AND e.id - lag_us < ? AND {' AND '.join(conditions)} "
-            "GROUP BY 1, 2",
-            [start_us, interval_s * 1e6, start_us, start_us, stop_us, *values],
-        )
+    def numbers(self, table: str, wanted: Filter) -> list[int] | None:
+        """The numbers in a dictionary that pass the filter; None when all do."""
+        condition = wanted.on(table)
+        if condition is None:
+            return None
+        sql, values = condition
+        return [number for (number,) in self.all(f"SELECT id FROM {table} WHERE {sql}", values)]
+
+    def all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """What a statement finds.
+
+        :raises DeadlineExceeded, StoreError: it took too long; the file cannot be read
+        """
+        if self._connection is None:
+            raise StoreCorrupt(f"{self.path.name} is not open")
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+                raise _too_late() from exc
+            raise translated(exc, self.path.name, write=False) from exc
+
+    def check_time(self) -> None:
+        """:raises DeadlineExceeded: the query has used up its time"""
+        if self._late():
+            raise _too_late()
+
+    def _chunked(self) -> bool:
+        return bool(self.all("SELECT 1 FROM sqlite_schema WHERE name = 'chunks'"))
+
+    def _walk(
+        self,
+        select: str,
+        joins: str,
+        span: Span,
+        wanted: Filter,
+        *,
+        low: int,
+        high: int,
+        limit: int,
+        newest: bool,
+    ) -> Iterator[tuple[Any, ...]]:
+        series = self.numbers("series", wanted)
+        urls = self.numbers("urls", wanted)
+        if series == [] or urls == []:
+            return
+        if wanted.since is not None:
+            low = max(low, int(wanted.since * 1e6))
+        if wanted.until is not None:
+            high = min(high, int(wanted.until * 1e6) + span.max_lag_us + 1)
+        ranges = self._ranges(span, low, high, _minutes_condition(wanted, series))
+        left = limit
+        for start, stop in reversed(ranges) if newest else ranges:
+            sql, values = _entries_query(select, joins, wanted, series, urls, newest)
+            rows = self.all(sql, [start, stop, *values, left])
+            yield from rows
+            left -= len(rows)
+            if left <= 0:
+                break
 
     def _ranges(self, span: Span, low: int, high: int, condition: Sql | None) -> list[tuple[int, int]]:
         """Ranges [start, stop) of ids, rising, whose minutes meet the condition on the minute rollups."""
@@ -204,9 +299,7 @@ class HourReader(AbstractContextManager["HourReader"]):
             return [(low, high)] if low < high else []
         ranges: list[tuple[int, int]] = []
         sql, values = condition
-        for (minute,) in self._all(
-            f"SELECT DISTINCT minute FROM minutes WHERE {sql} ORDER BY minute", values
-        ):
+        for (minute,) in self.all(f"SELECT DISTINCT minute FROM minutes WHERE {sql} ORDER BY minute", values):
             start = max(low, minute * 1_000_000)
             stop = min(high, (minute + 60) * 1_000_000 + span.max_lag_us + 1)
             if start >= stop:
@@ -216,26 +309,6 @@ class HourReader(AbstractContextManager["HourReader"]):
             else:
                 ranges.append((start, stop))
         return ranges
-
-    def _numbers(self, table: str, wanted: Filter) -> list[int] | None:
-        """The numbers in a dictionary that pass the filter; None when all do."""
-        condition = wanted.on(table)
-        if condition is None:
-            return None
-        sql, values = condition
-        return [number for (number,) in self._all(f"SELECT id FROM {table} WHERE {sql}", values)]
-
-    def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        if self._connection is None:
-            raise StoreCorrupt(f"{self.path.name} is not open")
-        try:
-            return self._connection.execute(sql, values).fetchall()
-        except sqlite3.Error as exc:
-            if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
-                raise DeadlineExceeded(
-                    "the query of the request log took too long", hint="narrow it, for example with since=15m"
-                ) from exc
-            raise translated(exc, self.path.name, write=False) from exc
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -248,13 +321,25 @@ def _stand_ins(version: int) -> list[str]:
     return [one for old, statements in _STAND_INS.items() if 0 < version <= old for one in statements]
 
 
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "the query of the request log took too long", hint="narrow it, for example with since=15m"
+    )
+
+
 def _entries_query(
-    wanted: Filter, series: list[int] | None, urls: list[int] | None, newest: bool
+    select: str,
+    joins: str,
+    wanted: Filter,
+    series: list[int] | None,
+    urls: list[int] | None,
+    newest: bool,
 ) -> tuple[str, list[Any]]:
     """A walk along ids; CROSS JOIN keeps SQLite from walking a dictionary instead."""
     in_bodies = wanted.on("bodies")
     first = "bodies b CROSS JOIN entries e ON e.id = b.id" if in_bodies else "entries e"
-    last = "" if in_bodies else "LEFT JOIN bodies b ON b.id = e.id"
+    if in_bodies:
+        joins = joins.replace(_BODIES_JOIN, "")
     walked = "b.id" if in_bodies else "e.id"
     conditions = [f"{walked} >= ?", f"{walked} < ?", _among("e.series_id", series), _among("e.url_id", urls)]
     values: list[Any] = []
@@ -267,8 +352,7 @@ def _entries_query(
             conditions.append(f"e.id - e.lag_us {operator} ?")
             values.append(round(moment * 1e6))
     return (
-        f"SELECT {_SELECT} FROM {first} CROSS JOIN urls u ON u.id = e.url_id {last} "
-        "LEFT JOIN spans p ON p.id = e.id LEFT JOIN traces t ON t.id = e.id "
+        f"SELECT {select} FROM {first} {joins} "
         f"WHERE {' AND '.join(conditions)} ORDER BY {walked} {'DESC' if newest else 'ASC'} LIMIT ?",
         values,
     )

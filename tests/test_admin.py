@@ -12,7 +12,7 @@ import pytest
 from box import Box, Caller, GatedRuntime, deployments, open_box
 
 from mdslite.errors import RequestTimeout
-from mdslite.http import schema
+from mdslite.http import log_schema, schema
 from mdslite.http.access import Access
 from mdslite.http.app import PredictEndpoint, create_app
 from mdslite.http.call import Reply
@@ -573,7 +573,7 @@ async def test_the_request_log_is_searched_page_by_page(box: Box, caller: Caller
     await caller.post(PREDICT, {"instances": [["x"]]}, **JSON)
     await asyncio.to_thread(box.journal.flush)
     heard = (await caller.get("/api/v1/logs?filter=status%3D200&limit=3")).json
-    page = msgspec.convert(heard, schema.LogsReply)
+    page = msgspec.convert(heard, log_schema.LogsReply)
     assert [row.request_id for row in page.rows] == ["r-4", "r-3", "r-2"]
     assert page.rows[0].version == "v1"
     rest = (await caller.get(f"/api/v1/logs?filter=status%3D200&limit=3&before={page.next}")).json

@@ -23,7 +23,10 @@ pytestmark = pytest.mark.anyio
 
 Json = dict[str, Any]
 PREDICTION = "x" * 24
-QUERIES = {"/api/v1/projects/{project}/models/{model}/comparison": "?first=v1&second=v2"}
+QUERIES = {
+    "/api/v1/projects/{project}/models/{model}/comparison": "?first=v1&second=v2",
+    "/api/v1/logs/top": "?field=version",
+}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,7 @@ async def test_every_get_answers_with_a_documented_status_and_type(document: Jso
         "prediction": PREDICTION,
         "name": "p.m",
     }
+    values["id"] = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
     for method, url, operation in operations(document):
         if method == "GET" and "text/event-stream" not in operation["responses"]["200"]["content"]:
             heard = await caller.get(url.format(**values) + QUERIES.get(url, ""))
@@ -140,6 +144,7 @@ async def test_replies_hold_what_their_schemas_say(caller: Caller) -> None:
         "prediction": PREDICTION,
         "name": "p.m",
     }
+    values["id"] = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
     for operation in make_operations():
         if operation.method == "GET" and operation.media_type == "application/json":
             heard = await caller.get(operation.url.format(**values) + QUERIES.get(operation.url, ""))

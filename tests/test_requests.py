@@ -1,11 +1,10 @@
-"""The request log's reading end: pages, following and histograms, against what the rows themselves say."""
+"""The request log's reading end: pages and following, against what the rows themselves say."""
 
 from __future__ import annotations
 
 import operator
 import random
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +14,10 @@ import pytest
 from log_rows import HOUR_S, NOON, row, running, wanted
 
 from mdslite.errors import DeadlineExceeded, InvalidRequest
+from mdslite.store.histograms import make_histogram
 from mdslite.store.hours import list_hours
 from mdslite.store.journal import ROW_FIELDS, Row
-from mdslite.store.requests import MAX_BUCKETS, MAX_HISTOGRAM_SERIES, MAX_LIMIT, Entry, RequestLog
+from mdslite.store.requests import MAX_LIMIT, Entry, RequestLog
 
 START = NOON - 3 * HOUR_S
 FIELD = {name: number for number, name in enumerate(ROW_FIELDS)}
@@ -245,102 +245,6 @@ def test_a_log_that_is_not_there_is_empty(tmp_path: Path) -> None:
     log = RequestLog(tmp_path / "nothing")
     assert log.query(wanted()).rows == ()
     assert log.tail(wanted()).next == 0
-    assert log.histogram(wanted(), since=NOON - 60, until=NOON, interval_s=60).series == ()
-
-
-# Histograms
-
-
-@pytest.mark.parametrize(
-    ("text", "interval_s", "source"),
-    [
-        ("", 60, "minutes"),
-        ("", 900, "minutes"),
-        ("", 7, "seconds"),
-        ("status>=400", 3600, "minutes"),
-        ("version=v2 shadow=false", 1, "seconds"),
-        ("version=nothing", 60, "minutes"),
-        ("latency_ms>5", 60, "entries"),
-        ("url~q=1 status=200", 300, "entries"),
-        ("text~refund confidence>0.5", 300, "entries"),
-        ("", 0.5, "entries"),
-    ],
-)
-def test_a_histogram_counts_what_the_rows_say(
-    log: RequestLog, text: str, interval_s: float, source: str
-) -> None:
-    since, until = START + 1800.25, START + 1800.25 + min(HOUR_S, interval_s * 5000)
-    found = log.histogram(
-        wanted(text), since=since, until=until, interval_s=interval_s, by=["version", "status"]
-    )
-    assert (found.source, found.interval_s) == (source, interval_s)
-    assert found.start <= since < found.start + interval_s
-    assert found.start + found.buckets * interval_s >= until
-    expected: Counter[tuple[str | None, int, int]] = Counter()
-    for entry in log.query(wanted(text), limit=MAX_LIMIT).rows:
-        bucket = int((entry.time - found.start) // interval_s)
-        if 0 <= bucket < found.buckets:
-            expected[entry.version, entry.status, bucket] += 1
-    counted = {
-        (series.labels["version"], series.labels["status"], bucket): count
-        for series in found.series
-        for bucket, count in enumerate(series.counts)
-        if count
-    }
-    assert counted == dict(expected)
-    assert [series.total for series in found.series] == [sum(series.counts) for series in found.series]
-    assert all(len(series.counts) == found.buckets for series in found.series)
-
-
-def test_the_rollups_and_the_rows_agree(log: RequestLog) -> None:
-    window = {"since": START, "until": NOON, "interval_s": 300.0}
-    from_rollups = log.histogram(wanted(), **window)
-    from_rows = log.histogram(wanted("latency_ms>=0"), **window)
-    assert (from_rollups.source, from_rows.source) == ("minutes", "entries")
-    assert from_rollups.series == from_rows.series
-    assert sum(series.total for series in from_rollups.series) == len(TRAFFIC)
-
-
-def test_the_greatest_series_come_first_and_the_rest_is_summed_up(tmp_path: Path) -> None:
-    with running(tmp_path) as journal:
-        for number in range(MAX_HISTOGRAM_SERIES + 10):
-            for _ in range(MAX_HISTOGRAM_SERIES + 10 - number):
-                journal.append(row(version=f"v{number:03}"))
-        assert journal.flush()
-        found = RequestLog(tmp_path).histogram(
-            wanted(), since=NOON, until=NOON + 60, interval_s=60, by=["version"]
-        )
-    assert [series.labels["version"] for series in found.series] == [
-        f"v{number:03}" for number in range(MAX_HISTOGRAM_SERIES)
-    ]
-    assert found.other == (sum(range(1, 11)),)
-
-
-def test_a_filters_own_window_narrows_the_histogram(log: RequestLog) -> None:
-    found = log.histogram(
-        wanted("since=2026-11-22T10:00 until=2026-11-22T11:00"), since=START, until=NOON, interval_s=60
-    )
-    assert (found.start, found.buckets) == (NOON - 2 * HOUR_S, 60)
-
-
-@pytest.mark.parametrize(
-    ("window", "by", "says"),
-    [
-        ((NOON, NOON, 60.0), ["version"], "empty"),
-        ((NOON, NOON - 1, 60.0), ["version"], "empty"),
-        ((NOON, NOON + 1, 0.0), ["version"], "above 0"),
-        ((NOON, NOON + 1, float("nan")), ["version"], "above 0"),
-        ((0.0, NOON, 1.0), ["version"], f"at most {MAX_BUCKETS}"),
-        ((NOON, NOON + 1, 1.0), ["versions"], "no label"),
-        ((NOON, NOON + 1, 1.0), ["count"], "no label"),
-    ],
-)
-def test_a_histogram_that_makes_no_sense_is_refused(
-    log: RequestLog, window: tuple[float, float, float], by: list[str], says: str
-) -> None:
-    since, until, interval_s = window
-    with pytest.raises(InvalidRequest, match=says):
-        log.histogram(wanted(), since=since, until=until, interval_s=interval_s, by=by)
 
 
 # Faults
@@ -359,7 +263,8 @@ def test_an_unreadable_hour_is_left_out_and_named(tmp_path: Path) -> None:
     page = log.query(wanted())
     assert (names(page.rows), page.skipped) == (["h2", "h0"], broken)
     assert log.tail(wanted(), after=0).skipped == broken
-    found = log.histogram(wanted(), since=NOON, until=NOON + 4 * HOUR_S, interval_s=3600)
+    whole = wanted("since=2026-11-22T12:00 until=2026-11-22T16:00")
+    found = make_histogram(log, whole, interval_s=3600)
     assert (found.series[0].counts, found.skipped) == ((1, 0, 1, 0), broken)
 
 

@@ -30,8 +30,6 @@ from mdslite.http.schema import (
     BackupBody,
     BackupReply,
     FindingInfo,
-    LogsQuery,
-    LogsReply,
     ModelInfo,
     ModelPath,
     ModelsQuery,
@@ -157,17 +155,6 @@ async def get_revision(parts: Parts, call: Call[RevisionPath, Nothing, Nothing])
     return tagged(detail, revision_tag(found.id), call.headers)
 
 
-async def list_requests(parts: Parts, call: Call[Nothing, LogsQuery, Nothing]) -> LogsReply | Answer:
-    """Search the request log, newest first, or follow it as NDJSON"""
-    query = call.query
-    wanted = parse(_within(call.caller.grant, query.filter), now=time())
-    if query.follow:
-        end = await asyncio.to_thread(parts.request_log.tail, wanted)
-        return Lines(_follow(parts, call.caller.grant, wanted, end.next), call.receive)
-    page = await asyncio.to_thread(parts.request_log.query, wanted, limit=query.limit, before=query.before)
-    return LogsReply(rows=page.rows, next=page.next, skipped=page.skipped)
-
-
 async def backup(parts: Parts, call: Call[Nothing, Nothing, BackupBody]) -> BackupReply:
     """Copy the store into one file while it serves"""
     path = call.body.path
@@ -217,7 +204,6 @@ def make_operations() -> list[Operation]:
             errors=(404, 412),
             tagged=True,
         ),
-        declare("GET", f"{root}/logs", list_requests, group="requests", stream=Entry, reach="own"),
         declare("POST", f"{root}/backup", backup, group="appliance", errors=(409, 422, 507)),
         declare("GET", f"{root}/doctor", doctor, group="appliance"),
     ]
@@ -286,19 +272,6 @@ async def _events(feed: Feed, task: asyncio.Task[Outcome]) -> AsyncGenerator[Eve
     async for event in feed:
         yield event
     yield views.result_event(await asyncio.shield(task))
-
-
-async def _follow(
-    parts: Parts, grant: Grant, wanted: Filter, cursor: int | None
-) -> AsyncGenerator[Entry, None]:
-    """Rows as they are written, until the appliance drains or the reader's token ends."""
-    while not parts.draining and parts.issuer.access.holds(grant):
-        page = await asyncio.to_thread(parts.request_log.tail, wanted, after=cursor)
-        cursor = page.next
-        for row in page.rows:
-            yield row
-        if not page.rows:
-            await asyncio.sleep(FOLLOW_S)
 
 
 def _back_up(store: Path, path: str | None, log: bool) -> BackupReply:

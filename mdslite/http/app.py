@@ -14,7 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
-from mdslite.http import admin, comparison, keys, labels, later, oip, openai, rollouts, views
+from mdslite.http import admin, comparison, keys, labels, later, logs, oip, openai, rollouts, views
 from mdslite.http.access import NOBODY
 from mdslite.http.deferred import Deferrals, wants_later
 from mdslite.http.events import EVENTS
@@ -80,6 +80,7 @@ def make_operations() -> list[Operation]:
         *openai.make_operations(),
         *comparison.make_operations(),
         *rollouts.make_operations(),
+        *logs.make_operations(),
         *labels.make_operations(),
         *oip.make_operations(),
         *admin.make_operations(),

@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Meta
 
 from mdslite.http.operations import Name
-from mdslite.store.requests import Entry
 
 PAGE_MAX = 1000
 REVISION_MAX = 2**63 - 1  # what the registry can count to
@@ -92,7 +91,8 @@ class RemovalWish(Given, frozen=True, kw_only=True):
 
 
 class PlanBody(Given, frozen=True, kw_only=True):
-    """A deployments file (`source`, with its `base`), or a `revision` to go back to: one of the two."""
+    """One of these: a deployments file (`source`, with its `base`), a `revision` to go back to, `weights`, or
+    one version to `remove`."""
 
     source: Annotated[str | None, Meta(description="the text of a deployments.yaml")] = None
     file: Annotated[str, Meta(max_length=4096, description="what messages call it")] = "deployments.yaml"
@@ -374,15 +374,6 @@ class RevisionDetail(RevisionInfo, frozen=True, kw_only=True):
 
     source: str
     versions: list[DeployedInfo]
-
-
-class LogsReply(Value, frozen=True, kw_only=True):
-    """A page, newest first. `next` goes into `before` for the page after it, null on the last one; `skipped`
-    names files of the log that could not be read."""
-
-    rows: tuple[Entry, ...]
-    next: int | None
-    skipped: tuple[str, ...]
 
 
 class BackupReply(Value, frozen=True, kw_only=True):

@@ -1,0 +1,100 @@
+"""An hour's rows a second time, in columns, for questions about all of them. Owns the tables `chunks` and
+`columns` of a file that is being written, and what is still to go into them.
+
+`entries` stays the log: whatever is in no chunk yet is read from there. A chunk is written together with the
+row that completes it, the last one of an hour when the file is sealed. A file that comes without them, of an
+earlier version of this program, gets its chunks when it is written again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import numpy as np
+
+from mdslite.store.columns import FIELDS, HASH, ID, Array, Columns, hash_ids, join, pack
+
+CHUNK_ROWS = 16_384
+CATCH_UP_CHUNKS = 16  # at a time, about half a second's work: the journal waits for the writer
+# A chunk's id is that of its first row; its ids are stored as their distances from it.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY, last_id INTEGER NOT NULL, rows INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS columns (
+  field TEXT NOT NULL, chunk INTEGER NOT NULL REFERENCES chunks(id), type TEXT NOT NULL, low REAL, high REAL,
+  data BLOB NOT NULL, PRIMARY KEY (field, chunk)
+);
+"""
+_IN_ENTRIES = tuple(name for name in FIELDS if name != HASH)
+
+
+class ChunkWriter:
+    """Used from the writer's one thread, within its transactions; a fresh one whenever the file is opened."""
+
+    def __init__(self, connection: sqlite3.Connection, *, chunk_rows: int = CHUNK_ROWS) -> None:
+        self._connection = connection
+        self._chunk_rows = chunk_rows
+        self._parts: list[Columns] = []
+        self._rows = 0
+        self._behind = False  # rows were written before, and are in no chunk
+
+    def open(self) -> None:
+        self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        ((first,),) = self._connection.execute("SELECT coalesce(max(last_id), 0) FROM chunks")
+        found = self._connection.execute("SELECT 1 FROM entries WHERE id > ? LIMIT 1", (first,))
+        self._behind = found.fetchone() is not None
+
+    def add(self, columns: Columns) -> None:
+        """Take rows that have just been written to `entries`, by the names of FIELDS."""
+        if not self._behind:
+            self._parts.append(columns)
+        self._rows += len(columns[ID])
+        if self._rows >= self._chunk_rows:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is in no chunk yet; of what earlier writers left, some at a time."""
+        if self._behind:
+            self._catch_up()
+        elif self._rows:
+            self._write_parts(join(self._parts, FIELDS))
+        self._parts, self._rows = [], 0
+
+    def _catch_up(self) -> None:
+        """Read from `entries` what earlier writers left."""
+        ((last_id,),) = self._connection.execute("SELECT coalesce(max(last_id), 0) FROM chunks")
+        for _ in range(CATCH_UP_CHUNKS):
+            columns = read_entries(self._connection, last_id, self._chunk_rows)
+            if not columns:
+                self._behind = False
+                return
+            self._write_chunk(columns)
+            last_id = int(columns[ID][-1])
+
+    def _write_parts(self, columns: Columns) -> None:
+        for start in range(0, len(columns[ID]), self._chunk_rows):
+            self._write_chunk({name: columns[name][start : start + self._chunk_rows] for name in FIELDS})
+
+    def _write_chunk(self, columns: Columns) -> None:
+        ids = columns[ID]
+        chunk = int(ids[0])
+        self._connection.execute("INSERT INTO chunks VALUES (?, ?, ?)", (chunk, int(ids[-1]), len(ids)))
+        for name in FIELDS:
+            packed = pack(ids - chunk if name == ID else columns[name])
+            self._connection.execute(
+                "INSERT INTO columns VALUES (?, ?, ?, ?, ?, ?)",
+                (name, chunk, packed.type, packed.low, packed.high, packed.data),
+            )
+
+
+def read_entries(connection: sqlite3.Connection, after: int, limit: int) -> dict[str, Array]:
+    """The columns of the first rows behind an id; nothing when there is none."""
+    rows: Sequence[tuple[object, ...]] = connection.execute(
+        f"SELECT request_id, {', '.join(_IN_ENTRIES)} FROM entries WHERE id > ? ORDER BY id LIMIT ?",
+        (after, limit),
+    ).fetchall()
+    if not rows:
+        return {}
+    request_ids, *numbers = zip(*rows, strict=True)
+    found = {name: np.array(some, dtype=np.float64) for name, some in zip(_IN_ENTRIES, numbers, strict=True)}
+    return {**found, ID: found[ID].astype(np.int64), HASH: hash_ids([str(one) for one in request_ids])}

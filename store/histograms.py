@@ -1,0 +1,195 @@
+"""Hits over time, stacked by what answered: from the rollups where a filter asks for names alone, else from
+the rows. Owns no file."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
+import numpy as np
+
+from mdslite.errors import InvalidRequest
+from mdslite.store.columns import ID, Array
+from mdslite.store.filters import Filter
+from mdslite.store.reading import HourReader, Span
+from mdslite.store.requests import RequestLog
+from mdslite.store.rows import Labels
+from mdslite.store.scan import HourScan
+
+By: TypeAlias = Literal["version", "status", "code", "endpoint", "client", "model"]
+Source: TypeAlias = Literal["minutes", "seconds", "entries"]
+
+BYS: tuple[str, ...] = get_args(By)
+MAX_BUCKETS = 10_000
+MAX_SERIES = 50
+DEFAULT_WINDOW_S = 86_400.0
+DEFAULT_BUCKETS = 120
+ROUND_S = (
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 604_800,
+)  # fmt: skip
+
+
+class HistogramSeries(msgspec.Struct, frozen=True):
+    """What one version, or with another `by` all with one `value`, answered in each interval. `errors` are
+    those of `counts` whose status was 400 or above."""
+
+    project: str | None
+    model: str | None
+    version: str | None
+    shadow: bool | None
+    value: str | int | None
+    counts: tuple[int, ...]
+    errors: tuple[int, ...]
+    total: int
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Arrivals within [since, until), unix seconds: the window asked for, widened to whole intervals.
+    `counts[n]` are those of [since + n * interval_s, since + (n + 1) * interval_s). The greatest series come
+    first; those past a bound are summed up in `other`. `source` is what was counted: rollups, or rows.
+    `skipped` names files that could not be read."""
+
+    interval_s: float
+    since: float
+    until: float
+    by: By
+    source: Source
+    series: tuple[HistogramSeries, ...]
+    other: tuple[int, ...] | None
+    skipped: tuple[str, ...]
+
+
+def make_histogram(
+    log: RequestLog,
+    wanted: Filter,
+    *,
+    interval_s: float | None = None,
+    by: By = "version",
+    clock: Callable[[], float] = time.time,
+) -> Histogram:
+    """Count the rows that pass in the filter's own window: by default the last day, or what there is of it.
+    Without an interval, a round one is chosen that makes at most DEFAULT_BUCKETS.
+
+    :raises InvalidRequest: the interval makes no sense, or too many of them
+    :raises DeadlineExceeded: the query took longer than the log's bound
+    """
+    since, until = _find_window(log, wanted, clock())
+    if interval_s is None:
+        interval_s = choose_interval(until - since)
+    start, buckets = _cut(since, until, interval_s)
+    stop = start + buckets * interval_s
+    widened = dataclasses.replace(wanted, since=start, until=stop)
+    source = _source(wanted, interval_s)
+    totals: dict[tuple[object, ...], Array] = {}
+
+    def visit(hour: HourReader, span: Span) -> None:
+        labels = hour.labels()
+        if source == "entries":
+            counted = _count_rows(hour, span, widened, len(labels), buckets, interval_s)
+        else:
+            counted = np.zeros((len(labels), buckets), dtype=np.int64)
+            for bucket, series, count in hour.counts(
+                wanted, start=start, stop=stop, interval_s=interval_s, source=source
+            ):
+                counted[series, bucket] += count
+        for series in np.flatnonzero(counted.any(axis=1)).tolist():
+            both = totals.setdefault(_key(labels[series], by), np.zeros((2, buckets), dtype=np.int64))
+            both[0] += counted[series]
+            if labels[series].status >= 400:
+                both[1] += counted[series]
+
+    skipped = log.each(visit, since=start, until=stop)
+    ranked = sorted(totals.items(), key=lambda item: (-int(item[1][0].sum()), str(item[0])))
+    rest = [both[0] for _, both in ranked[MAX_SERIES:]]
+    return Histogram(
+        interval_s=interval_s,
+        since=start,
+        until=stop,
+        by=by,
+        source=source,
+        series=tuple(_series(key, both, by) for key, both in ranked[:MAX_SERIES]),
+        other=tuple(np.sum(rest, axis=0).tolist()) if rest else None,
+        skipped=skipped,
+    )
+
+
+def choose_interval(window_s: float) -> float:
+    """The smallest round interval that makes no more than DEFAULT_BUCKETS of a window."""
+    return next((float(one) for one in ROUND_S if window_s / one <= DEFAULT_BUCKETS), float(ROUND_S[-1]))
+
+
+def _find_window(log: RequestLog, wanted: Filter, now: float) -> tuple[float, float]:
+    until = now if wanted.until is None else wanted.until
+    if wanted.since is not None:
+        return wanted.since, until
+    since = until - DEFAULT_WINDOW_S
+    first = log.first_time()
+    return (max(since, min(first, until - 1)) if first is not None else since), until
+
+
+def _cut(since: float, until: float, interval_s: float) -> tuple[float, int]:
+    """The start of the first interval, and how many there are."""
+    if not 0 < interval_s < 1e9:
+        raise InvalidRequest(f"interval_s is {interval_s:g}, expected a number above 0")
+    if not since < until:
+        raise InvalidRequest("the window is empty: since is not before until")
+    start = since // interval_s * interval_s
+    buckets = -int(-(until - start) // interval_s)
+    if buckets > MAX_BUCKETS:
+        least = next(
+            (one for one in ROUND_S if (until - since) / one < MAX_BUCKETS),
+            (until - since) / (MAX_BUCKETS - 1),
+        )
+        raise InvalidRequest(
+            f"{buckets} intervals of {interval_s:g} s, expected at most {MAX_BUCKETS}",
+            hint=f"an interval of {least:g} s fits this window",
+        )
+    return start, buckets
+
+
+def _source(wanted: Filter, interval_s: float) -> Source:
+    if any(wanted.on(table) is not None for table in ("urls", "entries", "bodies")) or interval_s % 1:
+        return "entries"
+    return "seconds" if interval_s % 60 else "minutes"
+
+
+def _count_rows(
+    hour: HourReader, span: Span, wanted: Filter, series: int, buckets: int, interval_s: float
+) -> Array:
+    """Rows by series and interval; the filter's window is that of the intervals."""
+    assert wanted.since is not None
+    start_us, interval_us = round(wanted.since * 1e6), interval_s * 1e6
+    counted = np.zeros((series, buckets), dtype=np.int64)
+    for part in HourScan(hour, span, wanted).columns("lag_us", "series_id"):
+        if not len(part[ID]):
+            continue
+        # A difference of microseconds is exact as a double.
+        bucket = ((part[ID] - start_us - part["lag_us"]) / interval_us).astype(np.intp)
+        np.minimum(bucket, buckets - 1, out=bucket)
+        first, last = int(bucket.min()), int(bucket.max())
+        width = last - first + 1
+        flat = part["series_id"].astype(np.intp) * width + (bucket - first)
+        found = np.bincount(flat, minlength=series * width).reshape(series, width)
+        counted[:, first : last + 1] += found
+    return counted
+
+
+def _key(labels: Labels, by: By) -> tuple[object, ...]:
+    if by == "version":
+        return labels.project, labels.model, labels.version, labels.shadow
+    return (labels.project, labels.model) if by == "model" else (getattr(labels, by),)
+
+
+def _series(key: tuple[object, ...], both: Array, by: By) -> HistogramSeries:
+    named = dict(zip(("project", "model", "version", "shadow"), key, strict=False)) if len(key) > 1 else {}
+    return msgspec.convert(
+        {
+            "project": None, "model": None, "version": None, "shadow": None, **named,
+            "value": key[-1] if by not in ("version", "model") else named[by],
+            "counts": both[0].tolist(), "errors": both[1].tolist(), "total": int(both[0].sum()),
+        },
+        HistogramSeries,
+    )  # fmt: skip

@@ -1,0 +1,235 @@
+"""All rows of an hour that pass a filter, as columns or as a page. Owns nothing.
+
+What stands in chunks is judged chunk by chunk: by the least and greatest value of each column first, then by
+arrays. The rest, and whatever is asked of bodies, is left to SQLite.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from mdslite.errors import StoreCorrupt
+from mdslite.store.columns import HASH, ID, Array, Columns, hash_id, unpack
+from mdslite.store.filters import FIELDS, Filter, Term
+from mdslite.store.reading import MAX_ID, HourReader, Span
+
+Verdict: TypeAlias = Array | bool  # of a chunk's rows, or of all of them at once
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    id: int  # of its first row
+    last_id: int
+    rows: int
+
+
+class HourScan:
+    """The rows of an open hour with ids (after, before) that pass a filter."""
+
+    def __init__(
+        self, hour: HourReader, span: Span, wanted: Filter, *, after: int = 0, before: int = MAX_ID
+    ) -> None:
+        self._hour = hour
+        self._span = span
+        self._wanted = wanted
+        self._low = after + 1
+        self._high = before
+        self._stats: dict[str, dict[int, tuple[str, float | None, float | None]]] = {}
+        self._loaded: tuple[int, dict[str, Array]] = (0, {})
+        self._tables: dict[str, Array] = {}
+
+    def columns(self, *names: str, newest: bool = False) -> Iterator[Columns]:
+        """Columns of these names and `id`, some rows at a time; rising ids, or falling parts."""
+        chunks, end = self._chunks()
+        tail = self._hour.columns(
+            names, self._span, self._wanted, low=max(self._low, end), high=self._high, newest=newest
+        )
+        if newest:
+            yield from tail
+        for chunk in reversed(chunks) if newest else chunks:
+            passed = self._judge(chunk)
+            if passed is False:
+                continue
+            found = {name: self._column(chunk, name) for name in dict.fromkeys((ID, *names))}
+            if passed is not True:
+                found = {name: values[passed] for name, values in found.items()}
+            yield found
+        if not newest:
+            yield from tail
+
+    def page(self, *, limit: int, newest: bool) -> list[tuple[Any, ...]]:
+        """Rows as `HourReader.walk` gives them."""
+        chunks, end = self._chunks() if self._wanted.terms else ([], 0)
+        low = max(self._low, end)
+        found: list[tuple[Any, ...]] = []
+        if newest:
+            found = self._walk(low, limit, newest)
+        ids: list[int] = []
+        for chunk in reversed(chunks) if newest else chunks:
+            left = limit - len(found) - len(ids)
+            if left <= 0:
+                break
+            passed = self._judge(chunk)
+            if passed is False:
+                continue
+            some = self._column(chunk, ID)
+            if passed is not True:
+                some = some[passed]
+            ids += (some[::-1] if newest else some)[:left].tolist()
+        found += self._hour.fetch(ids)
+        if not newest and len(found) < limit:
+            found += self._walk(low, limit - len(found), newest)
+        return found
+
+    def _walk(self, low: int, limit: int, newest: bool) -> list[tuple[Any, ...]]:
+        return self._hour.walk(self._span, self._wanted, low=low, high=self._high, limit=limit, newest=newest)
+
+    def _chunks(self) -> tuple[list[Chunk], int]:
+        """The chunks that hold ids of the scan, and the first id behind all chunks. None of them where bodies
+        are asked for: few rows have some, and SQLite goes from there."""
+        if self._wanted.on("bodies") is not None:
+            return [], 0
+        found = [Chunk(*row) for row in self._hour.chunks()]
+        end = found[-1].last_id + 1 if found else 0
+        return [one for one in found if one.last_id >= self._low and one.id < self._high], end
+
+    def _judge(self, chunk: Chunk) -> Verdict:
+        self._hour.check_time()
+        verdicts: list[Array] = []
+        for verdict in self._verdicts(chunk):
+            if verdict is False:
+                return False
+            if verdict is not True:
+                verdicts.append(verdict)
+        if not verdicts:
+            return True
+        together = verdicts[0]
+        for other in verdicts[1:]:
+            together = together & other
+        return together if together.any() else False
+
+    def _verdicts(self, chunk: Chunk) -> Iterator[Verdict]:
+        """From the cheapest on."""
+        for table, field in (("series", "series_id"), ("urls", "url_id")):
+            if self._wanted.on(table) is not None:
+                yield self._listed(chunk, table, field)
+        if chunk.id < self._low or chunk.last_id >= self._high:
+            ids = self._column(chunk, ID)
+            yield (ids >= self._low) & (ids < self._high)
+        yield self._arrived(chunk)
+        for term in self._wanted.terms:
+            if term.field == "request_id":
+                yield self._called(chunk, term)
+            elif FIELDS[term.field].table == "entries":
+                of = FIELDS[term.field]
+                yield self._compared(chunk, of.column, term.operator, float(term.value) * of.scale)
+
+    def _listed(self, chunk: Chunk, table: str, field: str) -> Verdict:
+        """Whether the rows' number in a dictionary is among those that pass."""
+        _, low, high = self._bounds(chunk, field)
+        if low is None or high is None:
+            return False
+        passing = self._passing(table, int(high) + 1)
+        if not (some := passing[int(low) : int(high) + 1]).any():
+            return False
+        return True if some.all() else passing[self._column(chunk, field).astype(np.intp, copy=False)]
+
+    def _passing(self, table: str, size: int) -> Array:
+        """For each number of a dictionary whether its text passes."""
+        known = self._tables.get(table)
+        if known is None or len(known) < size:
+            numbers = self._hour.numbers(table, self._wanted) or []
+            known = np.zeros(max([size, *(number + 1 for number in numbers)]), dtype=np.bool_)
+            known[numbers] = True
+            self._tables[table] = known
+        return known
+
+    def _arrived(self, chunk: Chunk) -> Verdict:
+        """Whether the rows arrived within the filter's time."""
+        since, until = self._wanted.since, self._wanted.until
+        _, least, greatest = self._bounds(chunk, "lag_us")
+        if (since is None and until is None) or least is None or greatest is None:
+            return True
+        since_us = -MAX_ID if since is None else round(since * 1e6)
+        until_us = MAX_ID if until is None else round(until * 1e6)
+        first, last = chunk.id - int(greatest), chunk.last_id - int(least)
+        if last < since_us or first >= until_us:
+            return False
+        if first >= since_us and last < until_us:
+            return True
+        arrived = self._column(chunk, ID) - self._column(chunk, "lag_us").astype(np.int64)
+        return (arrived >= since_us) & (arrived < until_us)
+
+    def _compared(self, chunk: Chunk, field: str, sign: str, value: float) -> Verdict:
+        kind, low, high = self._bounds(chunk, field)
+        if low is None or high is None:
+            return False  # a comparison with what is absent never holds
+        known = _known(sign, low, high, value)
+        if known is False or (known is True and not kind.endswith("?")):
+            return known
+        values = self._column(chunk, field)
+        # A double on the right: a narrower column is compared in doubles, as SQLite does.
+        found = _COMPARE[sign](values, np.float64(value))
+        return found & ~np.isnan(values) if sign == "!=" and kind.endswith("?") else found
+
+    def _called(self, chunk: Chunk, term: Term) -> Verdict:
+        """By the checksum of the rows' own ids first; SQLite reads the texts."""
+        asked = Filter(terms=(term,))
+        if term.operator in ("=", "!="):
+            same = self._column(chunk, HASH) == hash_id(str(term.value))
+            if not same.any():
+                return term.operator == "!="
+            asked = Filter(terms=(Term(term.field, "=", term.value, term.position),))
+        rows = [
+            row[ID]
+            for row in self._hour.columns(
+                (), self._span, asked, low=chunk.id, high=chunk.last_id + 1, newest=False
+            )
+        ]
+        found = np.isin(self._column(chunk, ID), np.concatenate(rows)) if rows else np.zeros(chunk.rows, bool)
+        return ~found if term.operator == "!=" else found
+
+    def _bounds(self, chunk: Chunk, field: str) -> tuple[str, float | None, float | None]:
+        if field not in self._stats:
+            self._stats[field] = {number: (kind, *ends) for number, kind, *ends in self._hour.bounds(field)}
+        try:
+            return self._stats[field][chunk.id]
+        except KeyError as exc:
+            raise StoreCorrupt(f"{self._hour.path.name}: a chunk has no column {field}") from exc
+
+    def _column(self, chunk: Chunk, field: str) -> Array:
+        if self._loaded[0] != chunk.id:
+            self._loaded = (chunk.id, {})
+        columns = self._loaded[1]
+        if field not in columns:
+            kind, low, _ = self._bounds(chunk, field)
+            try:
+                values = unpack(kind, low, self._hour.column(field, chunk.id), chunk.rows)
+            except (ValueError, TypeError) as exc:
+                raise StoreCorrupt(f"{self._hour.path.name}: the column {field} is damaged") from exc
+            columns[field] = values.astype(np.int64) + chunk.id if field == ID else values
+        return columns[field]
+
+
+def _known(sign: str, low: float, high: float, value: float) -> bool | None:
+    """What a comparison of all numbers of [low, high] with a value comes to, None when they differ."""
+    if sign in ("=", "!="):
+        if not low <= value <= high:
+            return sign == "!="
+        return sign == "=" if low == high else None
+    ends = {_COMPARE[sign](low, value), _COMPARE[sign](high, value)}
+    return ends.pop() if len(ends) == 1 else None

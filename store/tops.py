@@ -1,0 +1,245 @@
+"""The most frequent values of a field, with their shares. Owns no file."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from mdslite.errors import InvalidRequest
+from mdslite.store.bodyfields import Scalar, read_values
+from mdslite.store.columns import ID, Array
+from mdslite.store.filters import FIELDS, Filter, FilterField, find_field
+from mdslite.store.reading import HourReader, Span
+from mdslite.store.requests import RequestLog
+from mdslite.store.scan import HourScan
+
+DEFAULT_LIMIT = 10
+MAX_TEXTS = 200_000  # request ids, and distinct values of a body's field, that are held at once
+_MAX_COUNTED = 1 << 20  # whole numbers below it are counted in a table
+
+
+class TopValue(msgspec.Struct, frozen=True):
+    """`share` is that of the rows which have a value."""
+
+    value: str | int | float | bool | None
+    count: int
+    share: float
+
+
+class TopValues(msgspec.Struct, frozen=True):
+    """`rows` pass the filter, of which `missing` have no value; `other` have values that are not listed. A
+    row with a list in its body counts once for each distinct value. `skipped` names files that could not be
+    read."""
+
+    field: str
+    rows: int
+    missing: int
+    values: tuple[TopValue, ...]
+    other: int
+    skipped: tuple[str, ...]
+
+
+class _Counting(Protocol):
+    """Counts one kind of field, hour by hour."""
+
+    columns: tuple[str, ...]
+
+    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+        """Count rows; returns how many of them have a value."""
+
+    def end_hour(self, hour: HourReader) -> None: ...
+
+    def counts(self) -> list[tuple[Any, int]]: ...
+
+
+def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAULT_LIMIT) -> TopValues:
+    """Count the values of `field`, a name of the filter language, in the rows that pass.
+
+    :raises InvalidRequest: the field has no values to count, or too many different ones
+    :raises DeadlineExceeded: the query took longer than the log's bound
+    """
+    of = find_field(field)
+    if of is None or of.kind in ("body", "moment"):
+        known = [name for name, one in FIELDS.items() if one.kind not in ("body", "moment")]
+        raise InvalidRequest(
+            f"{field!r} has no values to count", hint=f"fields: {' '.join(known)} request.NAME reply.NAME"
+        )
+    counting = _counting(field, of)
+    rows = there = 0
+
+    def visit(hour: HourReader, span: Span) -> None:
+        nonlocal rows, there
+        for part in HourScan(hour, span, wanted).columns(*counting.columns):
+            rows += len(part[ID])
+            there += counting.add(hour, dict(part))
+        counting.end_hour(hour)
+
+    skipped = log.each(visit, since=wanted.since, until=wanted.until)
+    counts = counting.counts()
+    ranked = heapq.nsmallest(limit, counts, key=lambda item: (-item[1], str(item[0])))
+    listed = sum(count for _, count in ranked)
+    return TopValues(
+        field=field,
+        rows=rows,
+        missing=rows - there,
+        values=tuple(TopValue(_plain(value), count, count / max(there, 1)) for value, count in ranked),
+        other=sum(count for _, count in counts) - listed,
+        skipped=skipped,
+    )
+
+
+def _counting(name: str, of: FilterField) -> _Counting:
+    if of.kind == "path":
+        return _BodyValues(of.column, name.partition(".")[2])
+    if of.table == "series":
+        return _Listed("series_id", lambda hour: _labels(hour, of.column))
+    if of.table == "urls":
+        return _Listed("url_id", lambda hour: dict(hour.all("SELECT id, url FROM urls")))
+    return _RequestIds() if name == "request_id" else _Numbers(of.column, of.scale)
+
+
+def _labels(hour: HourReader, column: str) -> dict[int, Any]:
+    return {number: getattr(labels, column) for number, labels in hour.labels().items()}
+
+
+class _Listed:
+    """What a dictionary of the file has the texts of."""
+
+    def __init__(self, column: str, texts: Callable[[HourReader], dict[int, Any]]) -> None:
+        self.columns = (column,)
+        self._texts = texts
+        self._hour = np.zeros(0, dtype=np.int64)
+        self._absent: Array | None = None
+        self._known: dict[int, Any] = {}
+        self._found: Counter[Any] = Counter()
+
+    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+        if not self._known:
+            self._known = self._texts(hour)
+            self._hour = np.zeros(max(self._known, default=0) + 1, dtype=np.int64)
+        counts = np.bincount(part[self.columns[0]].astype(np.intp), minlength=len(self._hour))
+        self._hour += counts
+        absent = [number for number, text in self._known.items() if text is None]
+        return int(counts.sum() - counts[absent].sum())
+
+    def end_hour(self, hour: HourReader) -> None:
+        for number in np.flatnonzero(self._hour).tolist():
+            if self._known[number] is not None:
+                self._found[self._known[number]] += int(self._hour[number])
+        self._known = {}
+        self._hour = np.zeros(0, dtype=np.int64)
+
+    def counts(self) -> list[tuple[Any, int]]:
+        return list(self._found.items())
+
+
+class _Numbers:
+    """Numbers of a column; small whole ones in a table, others sorted."""
+
+    def __init__(self, column: str, scale: float) -> None:
+        self.columns = (column,)
+        self._scale = scale
+        self._table = np.zeros(0, dtype=np.int64)
+        self._parts: list[Array] = []
+        self._values = np.zeros(0)
+        self._counts = np.zeros(0, dtype=np.int64)
+
+    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+        values = part[self.columns[0]]
+        if values.dtype.kind == "f":
+            values = values[~np.isnan(values)]
+        if not len(values):
+            return 0
+        if values.dtype.kind == "f" and not (values == np.rint(values)).all():
+            self._parts.append(values.astype(np.float64, copy=False))
+            return len(values)
+        small = (values >= 0) & (values < _MAX_COUNTED)
+        if not small.all():
+            self._parts.append(values[~small].astype(np.float64))
+        counts = np.bincount(values[small].astype(np.intp))
+        if len(counts) > len(self._table):
+            self._table = np.concatenate([self._table, np.zeros(len(counts) - len(self._table), np.int64)])
+        self._table[: len(counts)] += counts
+        return len(values)
+
+    def end_hour(self, hour: HourReader) -> None:
+        if not self._parts:
+            return
+        values, counts = np.unique(np.concatenate(self._parts), return_counts=True)
+        self._parts = []
+        self._values, places = np.unique(np.concatenate([self._values, values]), return_inverse=True)
+        together = np.concatenate([self._counts, counts])
+        self._counts = np.bincount(places, weights=together).astype(np.int64)
+
+    def counts(self) -> list[tuple[Any, int]]:
+        """All of the table, and the most frequent of the others."""
+        whole = np.flatnonzero(self._table)
+        values = np.concatenate([whole, self._values])
+        counts = np.concatenate([self._table[whole], self._counts])
+        order = np.argsort(-counts, kind="stable")
+        return list(zip((values[order] / self._scale).tolist(), counts[order].tolist(), strict=True))
+
+
+class _RequestIds:
+    columns = ()
+
+    def __init__(self) -> None:
+        self._found: Counter[Any] = Counter()
+        self._rows = 0
+
+    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+        self._rows += len(part[ID])
+        _check_room(self._rows)
+        self._found.update(hour.request_ids(part[ID]))
+        return len(part[ID])
+
+    def end_hour(self, hour: HourReader) -> None:
+        """Nothing is kept by hour."""
+
+    def counts(self) -> list[tuple[Any, int]]:
+        return list(self._found.items())
+
+
+@dataclass(slots=True)
+class _BodyValues:
+    body: str
+    path: str
+    columns: tuple[str, ...] = ()
+    # With each value whether it is a flag: `True` equals 1.
+    found: Counter[tuple[bool, Scalar]] = field(default_factory=Counter)
+
+    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+        there = 0
+        for _, body in hour.bodies(np.sort(part[ID]), self.body):
+            values = {(value is True or value is False, value) for value in read_values(body, self.path)}
+            values.discard((False, None))
+            there += bool(values)
+            self.found.update(values)
+        _check_room(len(self.found))
+        return there
+
+    def end_hour(self, hour: HourReader) -> None:
+        """Nothing is kept by hour."""
+
+    def counts(self) -> list[tuple[Any, int]]:
+        return [(value, count) for (_, value), count in self.found.items()]
+
+
+def _check_room(count: int) -> None:
+    if count > MAX_TEXTS:
+        raise InvalidRequest(
+            f"the field has more than {MAX_TEXTS} values",
+            hint="narrow the filter, for example with since=15m",
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value

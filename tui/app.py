@@ -13,6 +13,7 @@ import msgspec
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.theme import Theme
 
 from mdslite.tui.bars import Footer, Tabs
 from mdslite.tui.canvas import Canvas, Pane
@@ -70,9 +71,10 @@ class DashApp(App[None]):
     def __init__(
         self, feed: Feed, *, ink: Ink | None = None, read_only: bool = False, tick: bool = True
     ) -> None:
-        super().__init__()
-        self.feed = feed
         self.ink = ink or Ink()
+        # Without a ground of its own, a theme leaves colours to the terminal.
+        super().__init__(ansi_color=True if self.ink.looks.ground is None else None)
+        self.feed = feed
         self.read_only = read_only
         self.locked = read_only  # asked for on the command line: `!` does not end it
         self.said: tuple[str, str, float] = ("", "", 0.0)
@@ -114,6 +116,7 @@ class DashApp(App[None]):
         yield Footer()
 
     async def on_mount(self) -> None:
+        self._wear()
         await self.action_show(self.view.pane)
         self.run_worker(self.feed.run(), name="feed", exit_on_error=True)
         if self._ticks:
@@ -161,10 +164,33 @@ class DashApp(App[None]):
 
         :raises ValueError: there is no such theme
         """
+        if name == "none" or self.ink.theme == "none":
+            raise ValueError(
+                "NO_COLOR stands from the start to the end" if name != "none" else "set NO_COLOR=1"
+            )
         self.ink.use(name)
-        self.theme = self.ink.canvas
+        self._wear()
         for canvas in self.query(Canvas):
             canvas.forget()
+
+    def _wear(self) -> None:
+        """Have Textual draw the ground as the theme says."""
+        looks = self.ink.looks
+        self.ansi_color = True if looks.ground is None else None
+        if looks.ground is None:
+            self.theme = "ansi-dark"
+            return
+        made = Theme(
+            name=f"mdslite-{self.ink.theme}",
+            primary=looks.letters or "",
+            background=looks.ground,
+            surface=looks.ground,
+            panel=looks.ground,
+            foreground=looks.letters,
+            dark=looks.dark,
+        )
+        self.register_theme(made)
+        self.theme = made.name
 
     def run_choice(self, run: Callable[[], Any]) -> None:
         """Do what was picked in the palette."""

@@ -1,5 +1,5 @@
-"""How roles look: colours that the colour-blind tell apart (Okabe and Ito's), or none, and a letter of ASCII for
-each sign that is drawn. Nothing else in the dashboard names a colour.
+"""How roles look in a theme, and a letter of ASCII for each sign that is drawn. Nothing but this and `themes`
+knows colours.
 """
 
 from __future__ import annotations
@@ -7,36 +7,10 @@ from __future__ import annotations
 from rich.style import Style
 
 from mdslite.tui.lines import cells
+from mdslite.tui.themes import DEFAULT, THEMES, Theme
 
 SERIES = 8  # versions in a row that look different; then they begin anew
 FILLS = "█▓▒░"  # beside the colour, so that a stack can be read without it
-
-_DEFAULT = {
-    "dim": "dim",
-    "bold": "bold",
-    "title": "bold #e6e6e6",
-    "head": "dim bold",
-    "cursor": "reverse",
-    "frame": "#5f6b7a",
-    "key": "bold #56b4e9",
-    "good": "#009e73",
-    "warn": "#e69f00",
-    "bad": "bold #d55e00",
-    "accent": "#56b4e9",
-    "bar": "#0072b2",
-    "mark": "bold #f0e442",
-    "brush": "reverse",
-    "shadow": "#cc79a7",
-    "v0": "#56b4e9",
-    "v1": "#e69f00",
-    "v2": "#009e73",
-    "v3": "#f0e442",
-    "v4": "#cc79a7",
-    "v5": "#0072b2",
-    "v6": "#d55e00",
-    "v7": "#bbbbbb",
-}
-THEMES = {"okabe-ito": _DEFAULT}
 
 _ASCII = str.maketrans(
     {
@@ -44,7 +18,7 @@ _ASCII = str.maketrans(
         **dict(zip("▁▂▃▄▅▆▇█", "__..oo##", strict=True)),
         **dict(zip("▏▎▍▌▋▊▉", ".--==##", strict=True)),
         **dict(zip("▓▒░▀▐", "%+:'|", strict=True)),
-        **dict(zip("●◌○✖✓▸▶▲▼◆·…≠→←↵↑↓±×µ°–≥≤", "*oox+>>^v*.~!><<^v+xu'-><", strict=True)),
+        **dict(zip("●◌○✖✓▸▶▲▼◆·…≠→←↵↑↓±µ°≥≤", "*oox+>>^v*.~!><<^v+u'><", strict=True)),
         **dict(zip("⏸⏪◀└", '"<<`', strict=True)),
     }
 )
@@ -53,10 +27,15 @@ _ASCII = str.maketrans(
 class Ink:
     """The looks of one dashboard. `ascii` draws with ASCII alone."""
 
-    def __init__(self, theme: str = "okabe-ito", *, ascii: bool = False) -> None:
-        self.theme = theme
+    def __init__(self, theme: str = DEFAULT, *, ascii: bool = False) -> None:
+        self.theme = check_theme(theme)
         self.ascii = ascii
         self._styles: dict[str, Style] = {}
+
+    @property
+    def colours(self) -> bool:
+        """Are there colours for pictures?"""
+        return self.theme != "none" and not self.ascii
 
     def style(self, role: str) -> Style:
         """Roles may be joined with a blank: `dim v1`. `rgb:RRGGBB/RRGGBB` is a picture's own two colours."""
@@ -74,13 +53,25 @@ class Ink:
             return drawn
         return "".join(letter if letter.isascii() else "?" * cells(letter) for letter in drawn)
 
+    @property
+    def looks(self) -> Theme:
+        return THEMES[self.theme]
+
     def use(self, theme: str) -> None:
-        self.theme = theme
+        """:raises ValueError: there is no such theme"""
+        self.theme = check_theme(theme)
         self._styles.clear()
 
     def _make(self, role: str) -> Style:
-        looks = THEMES[self.theme]
+        roles = self.looks.roles
         if role.startswith("rgb:"):
             front, _, back = role[4:].partition("/")
             return Style.parse(f"#{front} on #{back}" if back else f"#{front}")
-        return Style.combine([Style.parse(looks.get(one, "")) for one in role.split()]) if role else Style()
+        return Style.combine([Style.parse(roles.get(one, "")) for one in role.split()]) if role else Style()
+
+
+def check_theme(name: str) -> str:
+    """:raises ValueError: there is no such theme"""
+    if name not in THEMES:
+        raise ValueError(f"no theme {name!r}: there are {', '.join(THEMES)}")
+    return name

@@ -1,0 +1,50 @@
+"""What belongs to a row of the log, asked for when the row is looked at: its bodies, its shadows or its
+primary, its label. Keeps the answers of the last few; draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from mdslite import calls, errors
+from mdslite.tui.feed import Feed
+from mdslite.tui.panel import Found
+from mdslite.tui.snapshot import Json
+
+_KEPT: Final = 64
+
+
+class Lookup:
+    """One for each table."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[int, Found] = OrderedDict()
+
+    def known(self, row: Json) -> Found:
+        """What is known of a row without asking."""
+        return self._found.get(row["id"]) or Found(row)
+
+    def forget(self, number: int) -> None:
+        """It has changed: ask anew next time."""
+        self._found.pop(number, None)
+
+    async def find(self, feed: Feed, row: Json) -> Found:
+        """Ask for what belongs to a row, unless that is known."""
+        number = row["id"]
+        found = self._found.get(number)
+        if found is None:
+            found = await _ask(feed, row)
+            if not found.note:
+                self._found[number] = found
+                while len(self._found) > _KEPT:
+                    self._found.popitem(last=False)
+        return found
+
+
+async def _ask(feed: Feed, row: Json) -> Found:
+    try:
+        told = await feed.ask(calls.logged(row["id"]))
+    except errors.MdsliteError as exc:
+        return Found(row, note=f"{exc.message}")
+    return Found(told.get("row") or row, told.get("related") or (), told.get("label"))

@@ -1,0 +1,55 @@
+"""Opens the line at the bottom: for a filter, a command or a search of all that can be done. Remembers what
+was typed before, for as long as the dashboard runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mdslite.tui.commands import Choice, complete_command, palette, run_command
+from mdslite.tui.completion import Candidate, complete_filter, vocabulary_of
+from mdslite.tui.prompt import Prompt
+
+if TYPE_CHECKING:
+    from mdslite.tui.app import DashApp
+
+_REMEMBERED = 50
+
+
+def open_prompt(app: DashApp, sign: str, text: str = "") -> None:
+    """`/` a filter, `:` a command, anything else the palette."""
+    if app.query(Prompt):
+        return
+    past = app.typed.setdefault(sign, [])
+
+    def remember(line: str) -> None:
+        if line:
+            past[:] = [*(one for one in past if one != line), line][-_REMEMBERED:]
+
+    def filter_by(line: str, picked: Candidate | None) -> None:
+        remember(line)
+        app.look(filter=line)
+
+    def command(line: str, picked: Candidate | None) -> None:
+        remember(line)
+        run_command(app, line)
+
+    def choose(line: str, picked: Candidate | None) -> None:
+        if isinstance(picked, Choice):
+            app.run_choice(picked.run)
+
+    if sign == "/":
+        words = vocabulary_of(app.snapshot, (app.snapshot.rows or ())[:500])
+        made = Prompt(
+            "/",
+            text or app.view.filter,
+            lambda line: complete_filter(line, words),
+            filter_by,
+            past=past,
+            placeholder="model=fraud confidence<0.6 shadow      Tab completes, Enter filters, Esc leaves",
+        )
+    elif sign == ":":
+        made = Prompt(":", text, lambda line: complete_command(app, line), command, past=past)
+    else:
+        made = Prompt(sign, text, lambda line: palette(app, line), choose, picks=True)
+    app.screen.mount(made)

@@ -1,0 +1,336 @@
+"""The screen of requests: the log as a table that stays where it is while rows arrive, and the chosen one in
+full beside it. Owns what is chosen; the rows come from the feed, those of the past page by page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, ClassVar, Final
+
+from textual import events
+from textual.binding import Binding, BindingType
+
+from mdslite import calls, errors
+from mdslite.tui import figures
+from mdslite.tui.canvas import Pane
+from mdslite.tui.clean import clean
+from mdslite.tui.curl import curl_line
+from mdslite.tui.lines import Line, beside, bottom, cut, fill, sided, spread
+from mdslite.tui.logbook import Logbook
+from mdslite.tui.lookup import Lookup
+from mdslite.tui.messages import whole_pane
+from mdslite.tui.panel import Found, Looks, panel_lines
+from mdslite.tui.snapshot import Json, Snapshot
+from mdslite.tui.sources import log_filter
+from mdslite.tui.summary import summary_lines
+from mdslite.tui.table import columns_for, head_line, row_line, version_roles
+
+_WIDE: Final = 104  # from here on the panel has room beside the table
+_PANEL: Final = 60  # at most
+_PAGE: Final = 200  # rows of the past that are asked for at once
+_CALM_S: Final = 0.1  # how long a row is chosen before what belongs to it is asked for
+
+
+class Requests(Pane):
+    title = "Requests"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "open"),
+        Binding("f,home,g", "follow", "follow"),
+        Binding("y", "copy_curl", "copy curl"),
+        Binding("Y", "copy_row", "copy as JSON", show=False),
+        Binding("l", "label", "label"),
+        Binding("r", "replay", "replay"),
+        Binding("x", "export", "export", show=False),
+        Binding("up,k", "move(-1)", "up", show=False),
+        Binding("down,j", "move(1)", "down", show=False),
+        Binding("pageup,ctrl+b", "page(-1)", "page up", show=False),
+        Binding("pagedown,ctrl+f,space", "page(1)", "page down, into the past", show=False),
+        Binding("end,G", "last", "the oldest row that is held", show=False),
+        Binding("n", "instance(1)", "next instance of the request", show=False),
+        Binding("N", "instance(-1)", "the one before", show=False),
+        Binding("i", "numbers", "picture or numbers", show=False),
+        Binding("left", "scroll(-5)", "panel up", show=False),
+        Binding("right", "scroll(5)", "panel down", show=False),
+        Binding("m", "narrow('model')", "only this model", show=False),
+        Binding("v", "narrow('version')", "only this version", show=False),
+        Binding("s", "narrow('status')", "only this status", show=False),
+        Binding("c", "narrow('client')", "only this client", show=False),
+    ]
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.book = Logbook()
+        self.lookup = Lookup()
+        self.found: Found | None = None
+        self.opened = False  # the panel in the table's place, where both have no room
+        self.looks = Looks()
+        self._scroll = 0
+        self._absorbed: list[Json] | None = None
+        self._missed = 0
+        self._key: tuple[Any, ...] = ()
+        self._stale: list[Json] | None = None  # rows of the filter before
+        self._asking = False
+        self._rows_high = 10
+
+    # What is seen
+
+    def caption(self, snapshot: Snapshot) -> str:
+        above = self.book.above()
+        more = f"{above:,} newer ↑ " if above and not self.book.follows else ""
+        return more + ("following" if self.book.follows else f"{len(self.book):,} rows held")
+
+    def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
+        said = whole_pane(width - 2, snapshot) if snapshot.rows is None else None
+        if said is not None:
+            return [*sided(fill(said, width - 2, height - 1), width), bottom(width)]
+        self._absorb(snapshot)
+        inner = width - 2
+        panel = min(_PANEL, inner * 2 // 5) if width >= _WIDE else 0
+        if self.opened and not panel:
+            return self._boxed(self._panel(inner - 2, height - 1, snapshot), width, height)
+        table = self._table(inner - (panel + 3 if panel else 0), height - 1, snapshot)
+        if panel:
+            side = [[("│ ", "frame"), *line] for line in self._panel(panel, height - 1, snapshot)]
+            side += [[("│", "frame")]] * (height - 1 - len(side))
+            table = beside(fill(table, inner - panel - 3, height - 1), side, width=inner - panel - 3, gap=1)
+        return self._boxed(table, width, height)
+
+    def _boxed(self, lines: list[Line], width: int, height: int) -> list[Line]:
+        return [*sided(fill(lines, width - 2, height - 1), width), bottom(width)]
+
+    def _table(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
+        view = snapshot.view
+        columns = columns_for(width, one_model="model=" in view.filter)
+        lines = [self._filter_line(width, snapshot), head_line(columns, width)]
+        self._rows_high = max(1, height - len(lines))
+        rows = self.book.seen(self._rows_high)
+        if not rows:
+            return [*lines, [], _nothing(snapshot)]
+        roles = version_roles(snapshot.models)
+        return lines + [
+            row_line(row, columns, width, roles=roles, chosen=row["id"] == self.book.chosen) for row in rows
+        ]
+
+    def _filter_line(self, width: int, snapshot: Snapshot) -> Line:
+        view = snapshot.view
+        left: Line = [(" / ", "key")]
+        if view.filter:
+            left.append((clean(view.filter), "bold"))
+        else:
+            left.append(("everything", "dim"))
+        if view.brush is not None:
+            start, stop = view.brush
+            left.append((f"  {figures.clock(start)}-{figures.clock(stop)}", "mark"))
+        wrong = snapshot.troubles.get("rows")
+        right: Line = []
+        if wrong:
+            right = [(cut(clean(wrong), max(10, width - 20)), "bad"), (" ", "")]
+        elif snapshot.missed and self.book.follows:
+            right = [("faster than the screen: rows are left out ", "warn")]
+        return spread(left, right, width)
+
+    def _panel(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
+        row = self.book.row()
+        if row is None or (self.book.follows and not self.opened):
+            return summary_lines(snapshot, self.book.seen(1000), width, height)
+        found = self.found if self.found is not None and self.found.row["id"] == row["id"] else Found(row)
+        looks = replace(
+            self.looks,
+            colour=self.dash.ink.colours,
+            ascii=self.dash.ink.ascii,
+            roles=version_roles(snapshot.models),
+        )
+        lines = panel_lines(found, width, looks)
+        self._scroll = max(0, min(self._scroll, len(lines) - height))
+        shown = lines[self._scroll : self._scroll + height]
+        if self._scroll + height < len(lines):
+            shown[-1] = [("→ more", "dim")]
+        return shown
+
+    def _absorb(self, snapshot: Snapshot) -> None:
+        """Take in what the feed has read since the last time."""
+        view = snapshot.view
+        key = (view.filter, view.moment, view.brush, snapshot.restarts)
+        if key != self._key:
+            if self._key:
+                self._stale = snapshot.rows
+            self._key = key
+            self._absorbed, self.found = None, None
+            self.book.clear()
+        rows = snapshot.rows
+        if rows is None or rows is self._absorbed or rows is self._stale:
+            return
+        self._stale = None
+        self.book.absorb(rows, hole=snapshot.missed > self._missed)
+        self._absorbed, self._missed = rows, snapshot.missed
+
+    # What the keys do
+
+    def shown(self) -> None:
+        self._look_up()
+
+    def dismiss(self) -> bool:
+        if self.opened:
+            self.opened = False
+            return True
+        if not self.book.follows:
+            self.action_follow()
+            return True
+        return False
+
+    def action_move(self, steps: int) -> None:
+        if self.opened and not self._has_panel():
+            self.action_scroll(steps)
+            return
+        self.book.choose(steps, self._rows_high)
+        self._chosen()
+
+    def action_page(self, pages: int) -> None:
+        self.action_move(pages * max(1, self._rows_high - 1))
+
+    def action_last(self) -> None:
+        self.book.to_end(self._rows_high)
+        self._chosen()
+
+    def action_follow(self) -> None:
+        self.opened = False
+        if self.book.follow():
+            self._absorbed = None
+        self.found = None
+        self.repaint()
+
+    def action_open(self) -> None:
+        if self.book.follows:
+            self.book.choose(1, self._rows_high)
+        self.opened = not self.opened or self._has_panel()
+        self._chosen()
+
+    def action_scroll(self, lines: int) -> None:
+        self._scroll += lines
+        self.repaint()
+
+    def action_instance(self, steps: int) -> None:
+        self.looks = replace(self.looks, place=self.looks.place + steps)
+        self.repaint()
+
+    def action_numbers(self) -> None:
+        self.looks = replace(self.looks, numbers=not self.looks.numbers)
+        self.repaint()
+
+    def action_narrow(self, field: str) -> None:
+        """Add what the chosen row has in a field to the filter."""
+        row = self.book.row()
+        value = row.get(field) if row is not None else None
+        if value is None:
+            self.dash.say(f"this row has no {field}", "warn")
+            return
+        text = str(value)
+        quoted = text if text.replace("-", "").replace("_", "").isalnum() else f'"{text}"'
+        kept = [term for term in self.dash.view.filter.split() if not term.startswith(f"{field}=")]
+        self.dash.look(filter=" ".join([*kept, f"{field}={quoted}"]))
+
+    def action_copy_curl(self) -> None:
+        row = self._row()
+        if row is None:
+            return
+        status = self.dash.snapshot.status or {}
+        line = curl_line(row, self.dash.snapshot.connection.url, token=bool(status.get("needs_token")))
+        self.dash.copy_to_clipboard(line)
+        self.dash.say(f"copied: {cut(clean(line), 200)}", "good")
+
+    def action_copy_row(self) -> None:
+        import json
+
+        row = self._row()
+        if row is not None:
+            self.dash.copy_to_clipboard(json.dumps(row))
+            self.dash.say("copied the row as JSON", "good")
+
+    def on_click(self, event: events.Click) -> None:
+        line = event.y - 2
+        if 0 <= line < self._rows_high and not self.opened:
+            self.book.point(line)
+            self._chosen()
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self.action_move(3)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self.action_move(-3)
+
+    def _row(self) -> Json | None:
+        """The chosen row, with its bodies where they are known."""
+        row = self.book.row()
+        if row is None:
+            self.dash.say("there is no row to take", "warn")
+            return None
+        found = self.found
+        return dict(found.row) if found is not None and found.row["id"] == row["id"] else row
+
+    def _has_panel(self) -> bool:
+        return self.size.width >= _WIDE
+
+    def _chosen(self) -> None:
+        """Another row may have been chosen: show it, and ask for what belongs to it and what comes next."""
+        row = self.book.row()
+        if row is not None and (self.found is None or self.found.row["id"] != row["id"]):
+            self._scroll = 0
+            self.looks = replace(self.looks, place=0)
+            self.found = self.lookup.known(row)
+        self.repaint()
+        self._look_up()
+        if not self.book.follows and not self._asking and self.book.wants_older(self._rows_high):
+            self._asking = True
+            self.run_worker(self._ask_older(), name="older", exit_on_error=False)
+
+    def _look_up(self) -> None:
+        if self.found is not None and self.found.related is None and not self.book.follows:
+            self.run_worker(self._find(), name="lookup", group="lookup", exclusive=True)
+
+    async def _find(self) -> None:
+        await asyncio.sleep(_CALM_S)
+        row = self.book.row()
+        if row is None:
+            return
+        found = await self.lookup.find(self.dash.feed, row)
+        now = self.book.row()
+        if now is not None and now["id"] == row["id"]:
+            self.found = found
+            self.repaint()
+
+    async def _ask_older(self) -> None:
+        key, before = self._key, self.book.oldest
+        try:
+            page = await self.dash.feed.ask(
+                calls.logs(log_filter(self.dash.view), limit=_PAGE, before=before)
+            )
+        except errors.MdsliteError as exc:
+            self.dash.say(clean(exc.message), "bad")
+        else:
+            if key == self._key and before == self.book.oldest:
+                self.book.extend(page["rows"], ended=page.get("next") is None)
+        finally:
+            self._asking = False
+            self.repaint()
+
+
+def _nothing(snapshot: Snapshot) -> Line:
+    """Why there are no rows, and what to do about it."""
+    view = snapshot.view
+    if snapshot.rows is None:
+        wrong = snapshot.troubles.get("rows")
+        return [(f"  ✖ {clean(wrong)}", "bad")] if wrong else [("  ◌ loading the log", "warn")]
+    if view.filter or view.brush is not None:
+        return [
+            ("  no request matches: ", "bold"),
+            ("esc", "key"),
+            (" widens, ", "dim"),
+            ("/", "key"),
+            (" edits", "dim"),
+        ]
+    return [
+        ("  no request was logged yet: ", "bold"),
+        ("mdslite predict P/M -d …", "accent"),
+        (" sends one", "dim"),
+    ]

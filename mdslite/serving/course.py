@@ -100,6 +100,7 @@ class Group:
         visit = Visit(self, at, rows)
         visit.deadline = course.job.deadline
         visit.within = course.within
+        visit.behind = course.job.behind
         visit.trace = course.job.trace
         try:
             self._network.stops[at].work.send(visit, data, perf_counter())

@@ -61,11 +61,13 @@ class Crew:
 
     # Start
 
-    def admit(self) -> bool:
-        """Ask at the gates of idle replicas for a turn; whether a batch was started at once."""
+    def admit(self, *, behind: bool = False) -> bool:
+        """Ask at the gates of idle replicas for a turn, for work that is `behind` as one who replays; whether
+        a batch was started at once."""
         before = len(self.flight)
+        priority = max(self.priority, Priority.REPLAY) if behind else self.priority
         for gate in {one.gate: None for one in self.rotation.idle}:
-            gate.enter(self._seats[gate], self.priority)
+            gate.enter(self._seats[gate], priority)
         return len(self.flight) > before
 
     def _start_on(self, gate: Gate) -> bool:

@@ -33,7 +33,7 @@ from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.deadline import Deadline
 from mdslite.serving.gate import Priority
 from mdslite.serving.knobs import Knobs, LaneStats
-from mdslite.serving.queue import Job, RowQueue, Slice, halves
+from mdslite.serving.queue import Job, Slice, TieredQueue, halves
 from mdslite.serving.replica import CHECK_LIMIT_S, Replica
 from mdslite.serving.streams import Stream
 from mdslite.serving.tempo import Bucket, Tempo
@@ -75,7 +75,7 @@ class Lane:
         self.read_confidence = read_confidence
         self._on_lost = on_lost
         self._loop = loop or asyncio.get_running_loop()
-        self._queue = RowQueue()
+        self._queue = TieredQueue()
         self._crew = Crew(
             replicas,
             width=width,
@@ -117,12 +117,13 @@ class Lane:
         job.left = rows
         job.queued_at = now
         self._queue.push(job)
-        waiting, half = self._queue.rows, max(_MANY_ROWS, self.knobs.batch_size // 2)
-        if waiting - rows < half <= waiting:
-            self._ripe = True
+        if not job.behind:
+            waiting, half = self._queue.rows, max(_MANY_ROWS, self.knobs.batch_size // 2)
+            if waiting - rows < half <= waiting:
+                self._ripe = True
+            self._tempo.arrived(rows)
         if job.deadline < self._expiry.at:
             self._expiry.set(job.deadline)
-        self._tempo.arrived(rows)
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -185,15 +186,15 @@ class Lane:
         """Start what can be started now."""
         self._pumping = False
         while self._queue:
-            full = False
-            if not self._queue.has_returned:
+            full, behind = False, self._queue.only_behind
+            if not (behind or self._queue.has_returned):
                 oldest = self._queue.oldest()
                 assert oldest is not None
                 key, job = oldest
                 rows = min(self._queue.waiting(key), self.knobs.batch_size)
                 if self._runs_inline(key, rows):
                     self._run_inline()
-                    if self._queue.rows:
+                    if self._queue:
                         self._wake()  # the sockets' turn first
                     self._settle()
                     return
@@ -201,7 +202,7 @@ class Lane:
                 limit = job.queued_at + self.knobs.batch_timeout_s
                 if not full and self._crew.rotation.idle and self._tempo.holds_back(key, rows, limit=limit):
                     return
-            if not (self._crew.admit() or (full and self._crew.run_ahead())):
+            if not (self._crew.admit(behind=behind) or (full and self._crew.run_ahead())):
                 return
 
     def _start_early(self) -> None:

@@ -1,4 +1,5 @@
-"""Jobs waiting in a lane, first in first out within one shape. Counts rows; owns no clock and no device."""
+"""Jobs waiting in a lane, first in first out within one shape, those that are `behind` after all others.
+Counts rows; owns no clock and no device."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from mdslite.tensors import Columns, Key
 
 # Rows `[start, stop)` of a job, as they take part in one batch.
 Slice = tuple["Job", int, int]
+
+BEHIND_ROWS = 8  # of one batch: who comes meanwhile waits for no more
 
 
 class Job:
@@ -42,6 +45,7 @@ class Job:
     within: tuple[str, ...] = ()  # the pipelines that it comes through, the outermost first
     spans: str | None = None  # what each node of a pipeline did, as JSON
     trace: Trace | None = None  # that its caller is in, or that begins here
+    behind = False  # it waits until a lane has nothing else to compute, as nobody waits for its answer
 
     def resolved(self) -> None:
         """Called once, on the event loop, when the job has its answer or its error."""
@@ -177,3 +181,47 @@ class RowQueue:
         self.rows -= rows
         if not group.rows:
             del self._groups[key]
+
+
+class TieredQueue(RowQueue):
+    """A queue with another one behind it, whose rows run when nothing else waits and in batches of their own.
+    What is counted and looked at are the rows in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._behind = RowQueue()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self._back or self._behind)
+
+    @property
+    def only_behind(self) -> bool:
+        """Whether nothing but what is behind waits."""
+        return not (self.rows or self._back)
+
+    def push(self, job: Job) -> None:
+        if job.behind:
+            self._behind.push(job)
+        else:
+            super().push(job)
+
+    def put_back(self, key: Key, slices: list[Slice]) -> None:
+        if slices[0][0].behind:
+            self._behind.put_back(key, slices)
+        else:
+            super().put_back(key, slices)
+
+    def take(self, limit: int) -> tuple[Key, list[Slice]] | None:
+        if self.rows or self._back:
+            return super().take(limit)
+        return self._behind.take(min(limit, BEHIND_ROWS))
+
+    def discard(self, job: Job) -> None:
+        if job.behind:
+            self._behind.discard(job)
+        else:
+            super().discard(job)
+
+    def jobs(self) -> Iterator[Job]:
+        yield from super().jobs()
+        yield from self._behind.jobs()

@@ -45,7 +45,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "data": "errors mds npy runtimes.protocol tensors",
         "oip": "errors npy packing runtimes.protocol tensors data",
         "runtimes": "errors findings mds runtimes.protocol tensors wire process",
-        "store": "errors findings spec wire process",
+        "drift": "",
+        "store": "errors drift findings spec wire process",
         "recent": "errors store",
         "metrics": "errors store recent",
         "serving": "errors mds targets logrules spec graph pipelines packing tensors data oip "

@@ -13,13 +13,14 @@ import codecs
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import random
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdslite.store.redaction import Redactor
-from mdslite.store.rows import KEEPING, REPLY, REQUEST, SAMPLED, Keeping, Labels, Record
+from mdslite.store.rows import CONFIDENCE, KEEPING, REPLY, REQUEST, SAMPLED, Keeping, Labels, Record
 
 SPREAD_S = 86_400.0  # in which the sample may take what is left for it
 BURST_S = 600.0  # what is not used up adds up for so long
@@ -45,6 +46,7 @@ class Body:
     reply_bytes: int
     redacted: bool = False
     sampled: bool = True
+    even: bool = True  # chosen by chance alone, whatever came of the request
 
     @property
     def size_bytes(self) -> int:
@@ -134,6 +136,7 @@ class BodyBudget:
             reply_bytes=reply_bytes,
             redacted=bool(keeping.redact),
             sampled=not keeping.asked,
+            even=not failed and _is_even(row[CONFIDENCE], keeping),
         )
 
 
@@ -151,7 +154,14 @@ def _in_turns(rows: Sequence[Record], labels: Sequence[Labels], label: NDArray[n
 
 def _keeping(row: Record) -> Keeping:
     told = row[KEEPING]
-    return SAMPLED if told is None else Keeping(told[0], tuple(told[1]), told[2])
+    return SAMPLED if told is None else Keeping(told[0], tuple(told[1]), *told[2:])
+
+
+def _is_even(confidence: float | None, keeping: Keeping) -> bool:
+    """Was a good answer chosen as all others were? Of the doubtful ones, which were all kept, so many are."""
+    if keeping.below is None or confidence is None or not confidence < keeping.below:
+        return True
+    return random() < keeping.share
 
 
 def _content(body: bytes | None, whole_bytes: int, limit: int) -> Content:

@@ -64,8 +64,9 @@ class Journal:
     """Call `start` once, `append` and `append_run` from one thread, `close` at the end.
 
     `ring_bytes` bounds what waits in memory. `max_age_s` and `max_bytes` are the retention of the folder,
-    `sample_bytes` what the bodies in it may take that no rule of a version's own asks for. Observers are
-    called in the journal's thread.
+    `sample_bytes` what the bodies in it may take that no rule of a version's own asks for; in `drift` the
+    writer keeps what it knows of drift, without it nothing is watched. Observers are called in the journal's
+    thread.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Journal:
         max_age_s: float = 7 * 86400.0,
         max_bytes: int = 4 << 30,
         sample_bytes: int = 1 << 30,
+        drift: Path | None = None,
         observers: Sequence[Observer] = (),
         launch: Launch = launch_writer,
     ) -> None:
@@ -85,6 +87,7 @@ class Journal:
         self._ring_bytes = ring_bytes
         self._retention = (max_age_s, max_bytes)
         self._sample_bytes = sample_bytes
+        self._drift = "" if drift is None else str(drift.absolute())
         self._observers = tuple(observers)
         self._launch = launch
         self._number = secrets.randbits(62)
@@ -283,6 +286,7 @@ class Journal:
             self._counted,
             *self._retention,
             self._sample_bytes,
+            self._drift,
         )
 
     def _heed(self, ring: Ring, report: Report) -> None:

@@ -26,6 +26,7 @@ class Order(msgspec.Struct, frozen=True):
     max_age_s: float
     max_bytes: int
     sample_bytes: int  # of bodies that no rule asked for, in all files
+    drift: str = ""  # the folder of what is known of drift; without one nothing is watched
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):

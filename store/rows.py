@@ -38,6 +38,7 @@ ROW_FIELDS = (
 )  # fmt: skip
 
 # Where these stand, in a row and in its record.
+CONFIDENCE: Final = 15
 REQUEST: Final = 17
 REPLY: Final = 18
 SPANS: Final = 19
@@ -67,6 +68,9 @@ class Keeping(NamedTuple):
     max_bytes: int = MAX_BODY_BYTES  # of either body
     redact: tuple[str, ...] = ()  # names of fields whose values are not kept
     asked: bool = False  # a rule of the version's own chose them, so they are no part of the log's sample
+    # Good answers less sure than this were all kept, and this share of the others.
+    below: float | None = None
+    share: float = 1.0
 
 
 SAMPLED: Final = Keeping()

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -30,6 +31,9 @@ from mdslite.store.recorder import Recorder, Waiting
 from mdslite.store.ring import Ring
 from mdslite.store.rows import Record, Run, count_rows, unpack
 from mdslite.store.tallies import Tally, tally
+
+if TYPE_CHECKING:
+    from mdslite.store.watching import Watcher
 
 BLOCK_ROWS = 4096  # of one transaction
 TIDY_S = 30.0
@@ -64,10 +68,12 @@ class Writer:
         order: Order,
         ring: Ring,
         *,
+        watcher: Watcher | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settled = order.start
+        self._watcher = watcher
         self._ring = ring
         self._ring_number = order.ring
         self._monotonic = monotonic
@@ -112,6 +118,7 @@ class Writer:
         while self._counted < head:
             portion = self._read(self._counted, head)
             self._count(build(portion.records, budget=_NO_BODIES)[0], portion)
+        self._watch(lambda watcher: watcher.turn())
         self._tidy()
 
     def report(self, notes: Sequence[str] = ()) -> Report:
@@ -140,6 +147,7 @@ class Writer:
 
     def close(self) -> None:
         self._recorder.close()
+        self._watch(lambda watcher: watcher.close())
 
     def _settle_some(self, head: int) -> bool:
         """Write the next portion; False when the disk does not take it."""
@@ -187,6 +195,15 @@ class Writer:
         self._counted = portion.end
         if block is not None:
             self._tallies.append(tally(block))
+            self._watch(lambda watcher: watcher.observe(block))
+
+    def _watch(self, do: Callable[[Watcher], None]) -> None:
+        if self._watcher is not None:
+            try:
+                do(self._watcher)
+            except Exception:  # a mistake about drift must not cost the log a row
+                _log.exception("watching for drift has failed; it goes on when the writer starts again")
+                self._watcher = None
 
     def _read(self, start: int, head: int) -> Portion:
         """Records from a position on, up to a block of them; never across what is counted or known."""
@@ -245,7 +262,8 @@ def serve(
 ) -> None:
     """Do what the other end of the socket asks for, until it asks no more."""
     with _locked(Path(order.folder)):
-        writer = Writer(order, ring, clock=clock, monotonic=monotonic)
+        watcher = _open_watcher(order, clock)
+        writer = Writer(order, ring, watcher=watcher, clock=clock, monotonic=monotonic)
         writer.open()
         try:
             while (ask := _hear(end)) is not None:
@@ -258,6 +276,20 @@ def serve(
                 _finish_alone(writer, ring)
         finally:
             writer.close()
+
+
+def _open_watcher(order: Order, clock: Callable[[], float]) -> Watcher | None:
+    if not order.drift:
+        return None
+    from mdslite.store.watching import Watcher
+
+    watcher = Watcher(Path(order.drift), clock=clock)
+    try:
+        watcher.open()
+    except MdsliteError as exc:
+        _log.warning("versions are not watched for drift: %s", exc.message)
+        return None
+    return watcher
 
 
 def _hear(end: socket.socket) -> Ask | None:

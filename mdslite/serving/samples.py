@@ -28,10 +28,11 @@ class Samples:
     ) -> None:
         rule = rule or Log()
         asked = rule.bodies is not None
-        keeping = Keeping(rule.max_bytes, rule.redact, asked)
-        self.keeping = SAMPLED if keeping == SAMPLED else keeping
         self.never = rule.bodies == "never"
         self._rule = _some(rule) if asked else None
+        below, share = (self._rule.below_confidence, float(self._rule.share)) if self._rule else (None, 1.0)
+        keeping = Keeping(rule.max_bytes, rule.redact, asked, below, share)
+        self.keeping = SAMPLED if keeping == SAMPLED else keeping
         self._sure = _NEVER
         if self._rule is not None and self._rule.below_confidence is not None:
             self._sure = self._rule.below_confidence

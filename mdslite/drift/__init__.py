@@ -1,0 +1,1 @@
+"""Is what a version gets and gives still what it was? Sketches, tests, baselines and states."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from mdslite.http.shadows import ShadowCall
 from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.agreement import Agree, make_agree
 from mdslite.serving.fleet import Served
+from mdslite.spec import Log
 from mdslite.store.comparisons import BODY_BYTES, ComparisonStore, Disagreement, Pair, Sums
 from mdslite.store.evidence import Evidence
+from mdslite.store.redaction import Redactor
 from mdslite.store.requests import RequestLog
 from mdslite.store.worker import Worker
 
@@ -152,15 +155,16 @@ class Comparisons:
 
     def _keep(self, pair: Pair, primary: Call, shadow: Call, now: float) -> None:
         kept = self._disagreements.setdefault(pair, [])
+        rules = [one.served.spec.log for one in (primary, shadow) if one.served is not None]
         if len(kept) < DISAGREEMENTS_MAX:
             kept.append(
                 Disagreement(
                     pair,
                     now,
                     primary.request_id,
-                    bytes(primary.body[:BODY_BYTES]),
-                    encode(primary)[:BODY_BYTES],
-                    encode(shadow)[:BODY_BYTES],
+                    _told(bytes(primary.body), rules),
+                    _told(encode(primary), rules),
+                    _told(encode(shadow), rules),
                 )
             )
 
@@ -180,6 +184,16 @@ class Comparisons:
                 await self._worker.call(self._flush)
             except MdsliteError as exc:  # a full disk: the sums grow no further than their minutes
                 logger.warning("comparisons could not be written: %s", exc.message)
+
+
+def _told(body: bytes, rules: Sequence[Log]) -> bytes:
+    """What may be kept of a body by the rules of the versions that saw it."""
+    if any(rule.bodies == "never" for rule in rules):
+        return b""
+    names = [name for rule in rules for name in rule.redact]
+    if names:
+        body = Redactor(names).redact(body) or b""
+    return body[: min(BODY_BYTES, *(rule.max_bytes for rule in rules))]
 
 
 def _agree(rule: Agree, primary: Outputs, shadow: Outputs) -> bool | None:

@@ -216,11 +216,6 @@ def logs(filter: str = "", *, limit: int | None = None, before: int | None = Non
     return _get("/api/v1/logs", filter=filter or None, limit=limit, before=before)
 
 
-def logged(number: int) -> Ask[Json]:
-    """One logged request by its `id`: `row`, its shadows or its primary in `related`, its `label`."""
-    return _get(f"/api/v1/logs/{number}")
-
-
 def histogram(filter: str = "", *, interval_s: float | None = None, by: str | None = None) -> Ask[Json]:
     """Requests by time, a series for each version or value of `by`; `since` and `until` are the filter's."""
     return _get("/api/v1/logs/histogram", filter=filter or None, interval_s=interval_s, by=by)

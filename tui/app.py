@@ -4,8 +4,11 @@ seen drawn anew. Knows of each pane only where it is; each is imported when it i
 
 from __future__ import annotations
 
+import getpass
 import importlib
 import inspect
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
@@ -28,6 +31,9 @@ REPAINT_S = 0.25
 PANES = {
     "deploy": ("Deploy", "mdslite.tui.deploy", "Deploy"),
     "requests": ("Requests", "mdslite.tui.requests", "Requests"),
+    "gpu": ("GPU", "mdslite.tui.gpu", "Gpu"),
+    "changes": ("Changes", "mdslite.tui.changes", "Changes"),
+    "sync": ("Sync", "mdslite.tui.sync", "Sync"),
 }
 
 
@@ -94,7 +100,17 @@ class DashApp(App[None]):
 
     @property
     def pane(self) -> Pane | None:
-        return next(iter(self.query(f"#body > #{self.view.pane}").results(Pane)), None)
+        below = self.screen_stack[0]  # dialogs may stand above it
+        return next(iter(below.query(f"#body > #{self.view.pane}").results(Pane)), None)
+
+    @property
+    def author(self) -> str:
+        """Who asks, for the record of a revision."""
+        try:
+            name = getpass.getuser()
+        except (KeyError, OSError):  # a container's user without a passwd entry
+            name = str(os.getuid())
+        return f"{name}@{socket.gethostname()}"
 
     @property
     def titles(self) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Lookup:
 
 async def _ask(feed: Feed, row: Json) -> Found:
     try:
-        told = await feed.ask(calls.logged(row["id"]))
+        told = await feed.ask(calls.log_row(row["id"]))
     except errors.MdsliteError as exc:
         return Found(row, note=f"{exc.message}")
     return Found(told.get("row") or row, told.get("related") or (), told.get("label"))

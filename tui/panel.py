@@ -4,6 +4,7 @@ out, and what the shadows answered. Draws from values alone; `lookup` asks for t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -134,7 +135,28 @@ def content_lines(content: Content, width: int, looks: Looks, *, rows: int = _PI
         return render(content.picture, width, rows, colour=looks.colour, ascii=looks.ascii)
     if content.numbers:
         return [*_chart(content.numbers, width), *_listing(content.numbers, width)]
+    if isinstance(content.value, Mapping) and content.value:
+        return _fields(content.value, width)
     return [[(line, "")] for text in content.text.split("\n")[:200] for line in wrap(clean(text), width)]
+
+
+def _fields(value: Mapping[str, Any], width: int) -> list[Line]:
+    """An object's fields, a line each; numbers in a row as columns."""
+    name_width = min(width // 2, 2 + max(len(clean(name)) for name in value))
+    room = width - name_width
+    lines: list[Line] = []
+    for name, held in list(value.items())[:40]:
+        title = (fit(name, name_width), "dim")
+        if isinstance(held, list) and held and all(type(one) in (int, float) for one in held):
+            most = max(held)
+            columns = figures.sparkline(held[: room - 20], min(len(held), room - 20), top=most)
+            told = f"  most {most:.3g} at {held.index(most)}"
+            lines.append([title, (columns, "accent"), (cut(told, 20), "dim")])
+            continue
+        text = held if isinstance(held, str) else json.dumps(held, ensure_ascii=False)
+        for at, part in enumerate(wrap(clean(text), room)[:12]):
+            lines.append([title if not at else (" " * name_width, ""), (part, "bold" if not at else "")])
+    return lines
 
 
 def _identity(row: Row, width: int, looks: Looks) -> list[Line]:

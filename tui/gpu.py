@@ -1,0 +1,216 @@
+"""The screen of devices: each GPU, or the host where there is none, over the last minutes; what waits in
+queues; what each version has in memory and how it batches. Draws from the snapshot alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from textual.binding import Binding, BindingType
+
+from mdslite.tui import figures
+from mdslite.tui.canvas import Pane
+from mdslite.tui.clean import clean
+from mdslite.tui.graph import graph_lines, resample
+from mdslite.tui.lines import Line, bottom, cut, fill, fit, sided, spread
+from mdslite.tui.messages import whole_pane
+from mdslite.tui.snapshot import Json, Snapshot
+from mdslite.tui.table import version_roles
+
+_NAMES: Final = 30  # columns of the words beside a graph
+_LONGEST_S: Final = 3600.0  # what is recorded by the second
+
+
+class Gpu(Pane):
+    title = "GPU"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "up", show=False),
+        Binding("down,j", "move(1)", "down", show=False),
+    ]
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.first = 0
+
+    def caption(self, snapshot: Snapshot) -> str:
+        count = len(_gpus(snapshot))
+        return f"{count} GPU" + ("s" if count > 1 else "") if count else "no GPU: CPU"
+
+    def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
+        said = whole_pane(width - 2, snapshot) if snapshot.status is None else None
+        inner = said if said is not None else device_lines(width - 2, height - 1, snapshot, first=self.first)
+        return [*sided(fill(inner, width - 2, height - 1), width), bottom(width)]
+
+    def action_move(self, steps: int) -> None:
+        self.first = max(0, min(self.first + steps, len(version_rows(self.dash.snapshot)) - 1))
+        self.repaint()
+
+
+def device_lines(width: int, height: int, snapshot: Snapshot, *, first: int = 0) -> list[Line]:
+    """Graphs above, and the table of versions in what is left."""
+    devices = _gpus(snapshot)
+    host = next((one for one in _devices(snapshot) if one["label"] == "cpu"), None)
+    if host is not None:
+        devices = [*devices, host]
+    rows = version_rows(snapshot)
+    room = height - min(len(rows) + 2, max(4, height // 3))
+    blocks = 2 * len(devices) + 1  # use and memory of each, and the queues
+    each = max(1, min(6, room // max(1, blocks) - 1))
+    lines: list[Line] = []
+    for device in devices:
+        lines += _device(device, _recorded(snapshot, device["label"]), width, each, snapshot)
+    lines += _queues(width, each, snapshot)
+    if not devices:
+        wrong = snapshot.troubles.get("history")
+        lines.append([(f" {clean(wrong)}" if wrong else " ◌ reading the devices", "warn")])
+    lines = lines[: max(0, height - 4)]
+    lines.append([])
+    return lines + _versions(rows, width, height - len(lines), snapshot, first)
+
+
+def version_rows(snapshot: Snapshot) -> list[tuple[Json, Json]]:
+    """Each version with its model, those that take most memory first."""
+    found = [(model, version) for model in snapshot.models or () for version in model["versions"]]
+    return sorted(found, key=lambda one: -(one[1].get("memory_bytes") or 0) * (one[1].get("replicas") or 1))
+
+
+def _device(device: Json, recorded: Json, width: int, rows: int, snapshot: Snapshot) -> list[Line]:
+    is_host = device["label"] == "cpu"
+    used, total = device.get("memory_used_bytes"), device.get("memory_total_bytes")
+    warmth = [
+        f"{value:.0f}{unit}"
+        for value, unit in ((device.get("temperature_c"), "°C"), (device.get("power_w"), " W"))
+        if value is not None
+    ]
+    use = device.get("utilization_percent")
+    name = "host" if is_host else str(device["label"])
+    about: list[Line] = [
+        [(cut(clean(device.get("name") if not is_host else "CPU and memory of the host"), _NAMES), "dim")],
+        [("  ".join(warmth), "dim")],
+    ]
+    memory: list[Line] = []
+    if used is not None and total:
+        memory = [
+            [(figures.bar(used / total, _NAMES - 2), "accent")],
+            [(f"{figures.size(total - used)} free", "dim")],
+        ]
+    percent = f"{use:.0f} %" if use is not None else figures.NONE
+    bytes_text = f"{figures.size(used)} of {figures.size(total)}"
+    return [
+        *_graph(name, percent, about, recorded.get("utilization_percent"), 100.0, width, rows, snapshot),
+        *_graph(
+            "  memory" if is_host else "  VRAM", bytes_text, memory, recorded.get("memory_used_bytes"),
+            total, width, rows, snapshot,
+        ),
+    ]  # fmt: skip
+
+
+def _queues(width: int, rows: int, snapshot: Snapshot) -> list[Line]:
+    history = snapshot.history or {}
+    values = history.get("queue_rows") or []
+    now = values[-1] if values else None
+    told = "nothing waits" if now == 0 else f"{now:.0f} rows wait" if now is not None else figures.NONE
+    return _graph("queues", told, [], values, None, width, rows, snapshot)
+
+
+def _graph(
+    name: str,
+    told: str,
+    about: Sequence[Line],
+    values: Sequence[float | None] | None,
+    top: float | None,
+    width: int,
+    rows: int,
+    snapshot: Snapshot,
+) -> list[Line]:
+    """Words at the left, the last minutes at the right."""
+    room = max(8, width - _NAMES - 3)
+    interval_s = float((snapshot.history or {}).get("interval_s") or 1.0)
+    count = max(1, round(min(snapshot.view.span_s, _LONGEST_S) / interval_s))
+    shown = resample(list(values or ())[-count:], count, room)
+    drawn = graph_lines(shown, rows, top=top, role="warn" if name == "queues" else "accent")
+    head = spread([(fit(clean(name), 10), "bold")], [(told, "")], _NAMES)
+    left: list[Line] = [head, *about][:rows] if rows > 1 else [head]
+    left += [[(" " * _NAMES, "")]] * (rows - len(left))
+    return [
+        [(" ", ""), *_exactly(words, _NAMES), (" ", ""), *line]
+        for words, line in zip(left, drawn, strict=True)
+    ] + ([[]] if rows > 1 else [])
+
+
+def _versions(
+    rows: Sequence[tuple[Json, Json]], width: int, height: int, snapshot: Snapshot, first: int
+) -> list[Line]:
+    """What each version holds of the devices, and how well its batches are filled."""
+    wide = width >= 96
+    head = f" {'VERSION':<26} {'DEVICE':<8} {'N':>2} {'MEMORY':>7} {'QUEUE':>6} {'BATCH':>11} {'COMP':>6}"
+    lines: list[Line] = [[(head + ("  PROVIDER" if wide else ""), "head")]]
+    roles = version_roles(snapshot.models)
+    batches = _batches(snapshot)
+    for model, version in rows[first : first + max(0, height - 1)]:
+        key = (model["project"], model["model"], version["version"])
+        memory = version.get("memory_bytes")
+        replicas = version.get("replicas") or 1
+        seen = batches.get(key)
+        most = (version.get("batch") or {}).get("batch_size")
+        batch = f"{seen[0]:.1f}/{most}" if seen and most else figures.NONE
+        line: Line = [
+            (
+                " "
+                + fit(f"{model['model']} {version['version']}{' S' if version.get('shadow') else ''}", 26),
+                roles.get(key, ""),
+            ),
+            (" " + fit(version.get("device") or figures.NONE, 8), ""),
+            (f" {replicas:>2}", "dim"),
+            (f" {figures.size(memory * replicas if memory else None):>7}", ""),
+            (f" {figures.count(version.get('queue_rows')):>6}", "warn" if version.get("queue_rows") else ""),
+            (f" {batch:>11}", ""),
+            (f" {figures.milliseconds(seen[1] if seen else None):>6}", ""),
+        ]
+        if wide:
+            line.append(
+                ("  " + cut(clean(version.get("provider") or version.get("state")), width - 80), "dim")
+            )
+        lines.append(line)
+    return lines
+
+
+def _batches(snapshot: Snapshot) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """The mean rows of a batch and the mean milliseconds of computing it, of the newest rows of the log."""
+    sums: dict[tuple[str, str, str], tuple[int, float, float]] = {}
+    for row in snapshot.rows or ():
+        if row.get("batch_rows") and row.get("status") == 200:
+            key = (str(row.get("project")), str(row.get("model")), str(row.get("version")))
+            count, rows, took = sums.get(key, (0, 0.0, 0.0))
+            sums[key] = (count + 1, rows + row["batch_rows"], took + (row.get("compute_ms") or 0.0))
+    return {key: (rows / count, took / count) for key, (count, rows, took) in sums.items()}
+
+
+def _exactly(line: Line, width: int) -> Line:
+    return fill([line], width, 1)[0]
+
+
+def _devices(snapshot: Snapshot) -> list[Json]:
+    """The devices as they are at the moment that is shown."""
+    if snapshot.view.moment is None:
+        return list((snapshot.status or {}).get("devices") or ())
+    return [
+        {
+            name: (value[-1] if value else None) if isinstance(value, list) else value
+            for name, value in one.items()
+        }
+        for one in (snapshot.history or {}).get("devices") or ()
+    ]
+
+
+def _gpus(snapshot: Snapshot) -> list[Json]:
+    return [one for one in _devices(snapshot) if one["label"] != "cpu"]
+
+
+def _recorded(snapshot: Snapshot, label: str) -> Json:
+    for one in (snapshot.history or {}).get("devices") or ():
+        if one.get("label") == label:
+            found: Json = one
+            return found
+    return {}

@@ -19,6 +19,7 @@ from mdslite.runtimes.nvidia import Reading
 SECONDS = 3600
 MINUTES = 1440
 SAMPLE_S = 1.0
+_SLACK_S = 60.0  # who asks for an hour by another clock gets what there is of it by the second
 _FRESH_S = 2.5  # a sample that is older is not what the devices are at now
 
 # The columns of a device, after those of the appliance (time, queue).
@@ -90,7 +91,7 @@ class History:
     def between(self, since: float | None = None, until: float | None = None) -> Past:
         """By the second where the last hour holds all of it, else by the minute."""
         now = self._clock()
-        by_second = since is None or since >= now - SECONDS * SAMPLE_S
+        by_second = since is None or since >= now - SECONDS * SAMPLE_S - _SLACK_S
         ring = self._seconds if by_second else self._minutes
         rows = ring.since(-math.inf if since is None else since)
         if until is not None:
@@ -99,7 +100,7 @@ class History:
             (
                 reading,
                 {
-                    field: rows[:, _OWN + at * len(_FIELDS) + offset].tolist()
+                    field: rows[:, _OWN + at * len(_FIELDS) + offset].tolist() if len(rows) else []
                     for offset, field in enumerate(_FIELDS)
                 },
             )

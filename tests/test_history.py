@@ -76,10 +76,19 @@ def test_what_is_longer_ago_is_told_by_the_minute() -> None:
     machine = Machine()
     history = machine.history()
     machine.pass_time(history, SECONDS + 600)
+    assert history.between(machine.now - SECONDS).interval_s == 1.0
     past = history.between(machine.now - SECONDS - 500)
     assert past.interval_s == 60.0
     assert past.devices[1][1]["temperature_c"][0] == pytest.approx(29.5)  # the mean of 0 to 59
     assert past.times[0] == 1_800_000_120.0 and past.times[-1] == 1_800_004_080.0
+
+
+def test_before_the_first_minute_there_are_no_minutes() -> None:
+    machine = Machine()
+    history = machine.history()
+    machine.pass_time(history, 3)
+    past = history.between(0.0)
+    assert past.times == [] and past.devices[0][1]["utilization_percent"] == []
 
 
 def test_the_rings_are_bounded() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
@@ -17,12 +17,27 @@ from mdslite.tui.tail import tail_lines
 
 _PANEL = 46  # columns of the panel beside the table
 _WIDE = 126  # from here on there is one
+WRONG = ("failed", "unhealthy")
+
+
+def driving() -> Any:
+    """What changes something, imported when it is first asked for: the first picture need not wait for it."""
+    from mdslite.tui import driving
+
+    return driving
 
 
 class Deploy(Pane):
     title = "Deploy"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),
+        Binding("w", "weights", "weight"),
+        Binding("a", "apply", "apply a file"),
+        Binding("u", "undo", "undo"),
+        Binding("o", "rollout", "rollout"),
+        Binding("m", "memory", "load or unload", show=False),
+        Binding("D,delete", "delete", "delete", show=False),
+        Binding("e", "explain", "what is wrong", show=False),
         Binding("up,k", "move(-1)", "up", show=False),
         Binding("down,j", "move(1)", "down", show=False),
         Binding("home,g", "move(-100000)", "first", show=False),
@@ -65,6 +80,40 @@ class Deploy(Pane):
             return
         if self.dash.view.model != entry.model_key:
             self.dash.look(model=entry.model_key)
+
+    def action_weights(self) -> None:
+        if (entry := self.entry) is not None:
+            driving().change_weights(self.dash, entry)
+
+    def action_apply(self) -> None:
+        driving().apply_file(self.dash)
+
+    def action_undo(self) -> None:
+        driving().undo(self.dash)
+
+    def action_rollout(self) -> None:
+        if (entry := self.entry) is not None:
+            driving().roll_out(self.dash, entry)
+
+    def action_memory(self) -> None:
+        if (entry := self.entry) is not None:
+            driving().load_or_unload(self.dash, entry)
+
+    def action_delete(self) -> None:
+        if (entry := self.entry) is not None:
+            driving().delete(self.dash, entry)
+
+    def action_explain(self) -> None:
+        """Of the version under the cursor, or, when that is well, of the first that is not."""
+        entries = entries_of(self.dash.snapshot)
+        if self.entry is None:
+            return
+        if self.entry.version["state"] not in WRONG:
+            self.cursor = next(
+                (at for at, one in enumerate(entries) if one.version["state"] in WRONG), self.cursor
+            )
+            self.repaint()
+        driving().explain_failure(self.dash, self.entry)
 
     def action_brush(self, steps: int) -> None:
         stack = read_stack(self.dash.snapshot.histogram, shadows=True)

@@ -48,23 +48,26 @@ class Entry:
 class _Column:
     title: str
     width: int
-    align: Align
     text: Callable[[Entry, Figures], str]
-    drops_below: int  # the width of a table under which it is left out
+    rank: int  # the higher, the sooner it is left out
+    align: Align = "right"
 
 
+# In the order in which they stand.
 _COLUMNS = (
-    _Column("RPS", 6, "right", lambda one, flow: figures.rate(flow.rps), 0),
-    _Column("P50", 6, "right", lambda one, flow: figures.milliseconds(flow.p50_ms), 76),
-    _Column("P95", 6, "right", lambda one, flow: figures.milliseconds(flow.p95_ms), 106),
-    _Column("P99", 6, "right", lambda one, flow: figures.milliseconds(flow.p99_ms), 56),
-    _Column("ERR%", 6, "right", lambda one, flow: figures.percent(flow.error_rate, 2), 48),
-    _Column("CONF", 5, "right", lambda one, flow: figures.confidence(flow.confidence), 70),
-    _Column("C10", 5, "right", lambda one, flow: figures.confidence(flow.low_confidence), 110),
-    _Column("QUEUE", 6, "right", lambda one, flow: figures.count(one.version.get("queue_rows")), 98),
-    _Column("~VRAM", 6, "right", lambda one, flow: figures.size(one.version.get("memory_bytes")), 64),
-    _Column("PROVIDER", 10, "left", lambda one, flow: _provider(one.version), 120),
+    _Column("RPS", 5, lambda one, flow: figures.rate(flow.rps), 0),
+    _Column("P50", 5, lambda one, flow: figures.milliseconds(flow.p50_ms), 4),
+    _Column("P95", 5, lambda one, flow: figures.milliseconds(flow.p95_ms), 6),
+    _Column("P99", 5, lambda one, flow: figures.milliseconds(flow.p99_ms), 1),
+    _Column("ERR%", 5, lambda one, flow: figures.percent(flow.error_rate, 2), 2),
+    _Column("CONF", 4, lambda one, flow: figures.confidence(flow.confidence), 3),
+    _Column("C10", 4, lambda one, flow: figures.confidence(flow.low_confidence), 8),
+    _Column("QUEUE", 5, lambda one, flow: figures.count(one.version.get("queue_rows")), 7),
+    _Column("~VRAM", 5, lambda one, flow: figures.size(one.version.get("memory_bytes")), 5),
+    _Column("PROVIDER", 9, lambda one, flow: _provider(one.version), 9, "left"),
 )
+_NAME = (11, 28)  # columns for a name: what it gets before the figures, and at most
+_FIXED = 2 + 7 + 6 + 12  # cursor, version, weight, state
 
 
 def entries_of(snapshot: Snapshot) -> list[Entry]:
@@ -88,10 +91,15 @@ def entries_of(snapshot: Snapshot) -> list[Entry]:
 def table_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int) -> list[Line]:
     """The head and the lines around the cursor."""
     entries = entries_of(snapshot)
-    columns = [one for one in _COLUMNS if width >= one.drops_below]
-    fixed = 2 + 7 + 6 + _BAR + 1 + 12 + sum(one.width + 1 for one in columns)
-    bar = _BAR if width >= 72 else 0
-    name = max(8, min(26, width - fixed + (_BAR + 1 if not bar else 0)))
+    bar = _BAR if width >= 60 else 0
+    left = width - _FIXED - bar - _NAME[0]
+    columns: list[_Column] = []
+    for one in sorted(_COLUMNS, key=lambda column: column.rank):
+        if one.width + 1 <= left:
+            columns.append(one)
+            left -= one.width + 1
+    columns.sort(key=_COLUMNS.index)
+    name = max(6, min(_NAME[1], _NAME[0] + left))
     room = max(1, height - 1)
     first = max(0, min(cursor - room // 2, len(entries) - room))
     lines: list[Line] = [_head(name, bar, columns)]
@@ -101,7 +109,7 @@ def table_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int) -> 
 
 
 def _head(name: int, bar: int, columns: list[_Column]) -> Line:
-    text = f"  {'NAME':<{name}} {'VER':<6} {'WEIGHT':<{6 + bar}} {'STATE':<11}"
+    text = f"  {'NAME':<{name}} {'VER':<6}{'WEIGHT':<{6 + bar}} {'STATE':<11}"
     for one in columns:
         text += " " + (one.title.rjust(one.width) if one.align == "right" else one.title.ljust(one.width))
     return [(text, "head")]
@@ -120,7 +128,7 @@ def _line(
         ("▸ " if chosen else "  ", "key"),
         (fit(_name(entry), name), "bold" if entry.first else "shadow" if shadow else ""),
         (" " + fit(version["version"], 6), ""),
-        (f" {weight:>5} ", "shadow" if shadow else ""),
+        (f"{weight:>5} ", "shadow" if shadow else ""),
         ("░" + " " * (bar - 1) if shadow and bar else figures.bar(share, bar), "shadow" if shadow else "bar"),
         (f" {sign} {fit(version['state'], 9)}", role),
     ]

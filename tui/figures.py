@@ -61,8 +61,10 @@ def size(size_bytes: float | None) -> str:
 def span(seconds: float) -> str:
     """A round span of time: 15s, 15m, 3h, 7d."""
     for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= length and (seconds % length == 0 or seconds >= 10 * length):
-            return f"{seconds / length:.0f}{unit}"
+        if seconds >= length and (seconds % length == 0 or seconds >= 3 * length):
+            return (
+                f"{seconds / length:.3g}{unit}" if seconds < 10 * length else f"{seconds / length:.0f}{unit}"
+            )
     return f"{seconds:.3g}s"
 
 
@@ -101,3 +103,8 @@ def sparkline(values: Sequence[float | None], width: int, *, top: float | None =
 
 def day(moment: float) -> str:
     return datetime.fromtimestamp(moment).strftime("%d %b")
+
+
+def span_of(seconds: float | None) -> str:
+    """How long something took: 0.4 s."""
+    return NONE if seconds is None else f"{seconds:.1f} s"

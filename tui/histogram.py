@@ -48,9 +48,10 @@ def histogram_lines(width: int, height: int, snapshot: Snapshot) -> list[Line]:
     view = snapshot.view
     about = "all models" if view.model is None else clean("/".join(view.model))
     stack = read_stack(snapshot.histogram, shadows="shadow" in view.filter)
+    shown_s = view.span_s if stack is None else stack.until - stack.since
     per = figures.span(stack.interval_s) if stack is not None else "…"
     keys: Line = [
-        (f"{cut(about, 30)} {figures.span(view.span_s)}  ", "bold"),
+        (f"{cut(about, 30)} {figures.span(shown_s)}  ", "bold"),
         ("+/-", "key"),
         (" zoom ", "dim"),
     ]

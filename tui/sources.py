@@ -194,9 +194,8 @@ class HistogramSource:
 
     async def fetch(self, ask: Asker, view: View, kept: Kept, now: float) -> Any:
         interval_s = interval_of(view)
-        end = view.until or view.moment or now
-        until = (int(end / interval_s) + 1) * interval_s
-        since = until - round(view.span_s / interval_s) * interval_s
+        until = (int((view.until or view.moment or now) / interval_s) + 1) * interval_s
+        since = until - view.bars * interval_s
         terms = [view.filter, *model_terms(view), f"since={since:.3f}", f"until={until:.3f}"]
         return await ask(calls.histogram(" ".join(filter(None, terms)), interval_s=interval_s))
 
@@ -282,7 +281,8 @@ class ListSource:
 
 
 def interval_of(view: View) -> float:
-    """How long one bar of the histogram is: a round time, so that there is room for all of the span."""
+    """How long one bar of the histogram is: a round time, so that there is room for all of the span, and, as
+    all of the room is used, for a little more."""
     least = view.span_s / max(8, view.bars)
     return next((one for one in _ROUND_S if one >= least), _ROUND_S[-1])
 
@@ -315,7 +315,25 @@ def iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat()
 
 
-_ROUND_S = (1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 10_800.0)
+_ROUND_S = (
+    *(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0),
+    *(
+        120.0,
+        180.0,
+        240.0,
+        300.0,
+        480.0,
+        600.0,
+        720.0,
+        900.0,
+        1200.0,
+        1800.0,
+        3600.0,
+        7200.0,
+        10_800.0,
+        14_400.0,
+    ),
+)
 
 # The first one shows whether the appliance answers.
 SOURCES: tuple[Source, ...] = (

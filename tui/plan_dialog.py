@@ -1,0 +1,190 @@
+"""The dialog of a change that can be planned: the plan is shown, applied when that is said, and what became
+of it stays to be read. Knows requests and replies, and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.widgets import Input
+
+from mdslite import calls, errors
+from mdslite.planning import render_plan
+from mdslite.replies import error_from
+from mdslite.tui import figures
+from mdslite.tui.clean import clean
+from mdslite.tui.dialogs import CLOSES, Body, Dialog
+from mdslite.tui.lines import Line
+from mdslite.tui.snapshot import Json
+from mdslite.tui.wrapping import wrap
+
+
+class PlanDialog(Dialog):
+    """Plans a change, shows the plan, applies it when it is told to, and tells how that went. `typed` is what
+    has to be typed first, where something is deleted."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "go", "apply", priority=True)]
+
+    def __init__(
+        self, heading: str, body: Mapping[str, Any], *, reason: str = "", typed: str | None = None
+    ) -> None:
+        super().__init__()
+        self.heading = heading
+        self.stage = "planning"
+        self._body = dict(body)
+        self._reason = reason
+        self._typed = typed
+        self._plan: Json | None = None
+        self._progress: list[str] = []
+        self._result: Json | None = None
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="box"):
+            yield Body()
+            if self._typed is not None:
+                yield Input(placeholder=f"type {self._typed} to confirm")
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.run_worker(self._make_plan(), exclusive=True)
+
+    @on(Input.Changed)
+    def _changed(self) -> None:
+        self.redraw()
+
+    def text(self, width: int) -> list[Line]:
+        head: list[Line] = [[(clean(self.heading), "title")], []]
+        return head + {
+            "planning": self._planning,
+            "ready": self._ready,
+            "doing": self._doing,
+            "done": self._done,
+            "refused": self._refused,
+            "asking": self._planning,
+        }[self.stage](width)
+
+    def _planning(self, width: int) -> list[Line]:
+        return [[("◌ planning: nothing is changed yet", "warn")]]
+
+    def _ready(self, width: int) -> list[Line]:
+        lines = plan_lines(self._plan, width)
+        if self._plan is not None and not self._plan["changed"]:
+            return [
+                *lines,
+                [],
+                [("= nothing would change", "good")],
+                [],
+                CLOSES,
+            ]
+        if not self._confirmed():
+            said = f"this deletes: type {self._typed}, then Enter"
+            return [
+                *lines,
+                [],
+                [("! ", "bad"), (said, "bold")],
+                [("esc", "key"), (" leaves it as it is", "dim")],
+            ]
+        keys: Line = [("↵", "key"), (" applies   ", "bold"), ("esc", "key"), (" leaves it as it is", "dim")]
+        return [*lines, [], keys]
+
+    def _doing(self, width: int) -> list[Line]:
+        done: list[Line] = [[(clean(one), "")] for one in self._progress]
+        return [*done, [("◌ applying; it goes on when this is closed", "warn")]]
+
+    def _done(self, width: int) -> list[Line]:
+        result = self._result or {}
+        lines: list[Line] = [[(clean(one), "")] for one in self._progress]
+        if result.get("state") == "unchanged":
+            return [*lines, [("= nothing had to change", "good")], [], CLOSES]
+        text = f"✓ revision {result.get('revision')} in {figures.span_of(result.get('seconds'))}"
+        return [
+            *lines,
+            [(text, "good")],
+            [],
+            [("u", "key"), (" undoes it   ", "dim"), ("esc", "key"), (" closes", "dim")],
+        ]
+
+    def _refused(self, width: int) -> list[Line]:
+        lines: list[Line] = [[(clean(one), "")] for one in self._progress]
+        kept: Line = [("what served before still serves", "dim")]
+        return [*lines, *self.said(width), [], kept, CLOSES]
+
+    def _confirmed(self) -> bool:
+        return self._typed is None or self.query_one(Input).value.strip() == self._typed
+
+    async def _make_plan(self) -> None:
+        try:
+            self._plan = await self.dash.feed.ask(calls.plan(self._body))
+            self.stage = "ready"
+        except errors.MdsliteError as exc:
+            self.failure, self.stage = exc, "refused"
+        self.redraw()
+
+    def action_go(self) -> None:
+        if self.stage in ("done", "refused"):
+            self.dismiss(None)
+        elif self.stage == "ready" and self._plan is not None:
+            if not self._plan["changed"]:
+                self.dismiss(None)
+            elif self._confirmed() and self.dash.may_change():
+                self.stage = "doing"
+                self.redraw()
+                self.run_worker(self._apply(self._plan["base_revision"]), exclusive=True)
+
+    async def _apply(self, base_revision: int) -> None:
+        body = {**self._body, "expect_revision": base_revision, "author": self.dash.author}
+        if self._reason:
+            body["reason"] = self._reason
+        try:
+            async with self.dash.feed.read(calls.apply(body)) as told:
+                async for event in told:
+                    self._hear(event)
+            if self._result is None:
+                raise errors.Unavailable(
+                    "the appliance ended the apply without a result", hint="4 lists what was applied"
+                )
+            if self._result["state"] == "failed":
+                raise error_from(self._result)
+            self.stage = "done"
+        except errors.MdsliteError as exc:
+            self.failure, self.stage = exc, "refused"
+        self.dash.feed.hurry()
+        self.redraw()
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") == "result":
+            self._result = dict(event)
+        elif event.get("event") == "step":
+            name = f"{event['project']}/{event['model']} {event['version']}"
+            line = f"({event['index']}/{event['count']}) {name} ... "
+            if self._progress and self._progress[-1] == line:
+                self._progress.pop()
+            self._progress.append(line if event["state"] == "START" else line + str(event["state"]))
+            self.redraw()
+
+    def on_key(self, event: events.Key) -> None:
+        if self.stage == "done" and event.key == "u" and (self._result or {}).get("state") == "applied":
+            event.stop()
+            self.app.switch_screen(
+                PlanDialog("Undo it", {"revision": "previous"}, reason="undone in the dashboard")
+            )
+
+
+def plan_lines(plan: Json | None, width: int) -> list[Line]:
+    """A plan as `mdslite apply` prints it, each action in its own colour and with its own sign."""
+    if plan is None or not plan["models"]:
+        return []
+    roles = {"ADD": "good", "UPDATE": "warn", "DELETE": "bad"}
+    lines: list[Line] = []
+    for text in render_plan(plan).splitlines():
+        role = next((how for action, how in roles.items() if text.startswith(f"| {action} ")), "")
+        lines += [
+            [(clean(one), role or ("bold" if text.startswith("PROJECT") else ""))]
+            for one in wrap(text, width)
+        ]
+    return lines

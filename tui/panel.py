@@ -105,15 +105,17 @@ def split_time(row: Row) -> dict[str, float]:
     return parts
 
 
-def comparison_lines(row: Row, other: Row, width: int, looks: Looks) -> list[Line]:
+def comparison_lines(
+    row: Row, other: Row, width: int, looks: Looks, *, heading: str = "primary and shadow"
+) -> list[Line]:
     """A primary and a shadow beside each other, whichever of them was chosen."""
     both = primary, shadow = (other, row) if row.get("shadow") else (row, other)
     agree = answers_agree(primary.get("reply"), shadow.get("reply"))
     verdict = {True: ("= same answer", "good"), False: ("≠ other answer", "bad"), None: ("", "")}[agree]
     half = max(6, (width - _LABEL) // 2)
-    lines: list[Line] = [spread([("primary and shadow", "head")], [verdict], width)]
+    lines: list[Line] = [spread([(heading, "head")], [verdict], width)]
 
-    names = [_version(one) + (" S" if one is shadow else "") for one in both]
+    names = [_version(one) + (" S" if one.get("shadow") else "") for one in both]
     facts: list[tuple[str, list[str], list[str]]] = [
         ("version", names, [_role(one, looks) for one in both]),
         ("code", [str(one.get("status")) for one in both], ["", ""]),

@@ -40,8 +40,8 @@ class Requests(Pane):
         Binding("y", "copy_curl", "copy curl"),
         Binding("Y", "copy_row", "copy as JSON", show=False),
         Binding("l", "label", "label"),
+        Binding("L", "queue", "label what waits", show=False),
         Binding("r", "replay", "replay"),
-        Binding("x", "export", "export", show=False),
         Binding("up,k", "move(-1)", "up", show=False),
         Binding("down,j", "move(1)", "down", show=False),
         Binding("pageup,ctrl+b", "page(-1)", "page up", show=False),
@@ -246,6 +246,24 @@ class Requests(Pane):
         if row is not None:
             self.dash.copy_to_clipboard(json.dumps(row))
             self.dash.say("copied the row as JSON", "good")
+
+    def action_label(self) -> None:
+        from mdslite.tui.labeling import label_row
+
+        if (row := self._row()) is not None:
+            label_row(self.dash, row)
+            self.lookup.forget(row["id"])
+
+    def action_queue(self) -> None:
+        from mdslite.tui.labeling import label_queue
+
+        label_queue(self.dash)
+
+    def action_replay(self) -> None:
+        from mdslite.tui.replaying import replay_row
+
+        if (row := self._row()) is not None:
+            replay_row(self.dash, row)
 
     def on_click(self, event: events.Click) -> None:
         line = event.y - 2

@@ -86,6 +86,8 @@ class Dialog(ModalScreen[None]):
         box = self.query_one("#box")
         if self.dash.ink.ascii:
             box.styles.border = ("ascii", "white")
+        for field in self.query(Input):
+            field.focus()  # by itself it is not, while the terminal's window has no focus
         self.redraw()
 
     def on_resize(self, event: events.Resize) -> None:
@@ -96,7 +98,7 @@ class Dialog(ModalScreen[None]):
         if not self.is_mounted:
             return
         width = min(WIDTH, self.app.size.width) - 4
-        room = self.app.size.height - 2 - len(self.query(Input))
+        room = self.app.size.height - 2 - sum(field.display for field in self.query(Input))
         body = self.query_one(Body)
         body.styles.height = max(3, min(room, len(self.text(width))))
         body.forget()

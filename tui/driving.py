@@ -93,8 +93,7 @@ def delete(app: DashApp, entry: Entry) -> None:
     wish = {"project": entry.project, "model": entry.model, "version": version}
     only = len(weights_of(app, entry)) == 1
     heading = f"Delete {entry.name}" + (" and with it the model" if only else "")
-    typed = f"{entry.model}@{version}"
-    app.push_screen(PlanDialog(heading, {"remove": wish}, reason=f"delete {entry.name}", typed=typed))
+    app.push_screen(PlanDialog(heading, {"remove": wish}, reason=f"delete {entry.name}"))
 
 
 def load_or_unload(app: DashApp, entry: Entry) -> None:

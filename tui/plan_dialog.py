@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from textual import events, on
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -25,20 +25,21 @@ from mdslite.tui.wrapping import wrap
 
 
 class PlanDialog(Dialog):
-    """Plans a change, shows the plan, applies it when it is told to, and tells how that went. `typed` is what
-    has to be typed first, where something is deleted."""
+    """Plans a change, shows the plan, applies it when it is told to, and tells how that went. Where something
+    is deleted, a word has to be typed first."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "go", "apply", priority=True)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "go", "apply", priority=True),
+        Binding("u", "undo", "undo", priority=True, show=False),
+    ]
 
-    def __init__(
-        self, heading: str, body: Mapping[str, Any], *, reason: str = "", typed: str | None = None
-    ) -> None:
+    def __init__(self, heading: str, body: Mapping[str, Any], *, reason: str = "") -> None:
         super().__init__()
         self.heading = heading
         self.stage = "planning"
         self._body = dict(body)
         self._reason = reason
-        self._typed = typed
+        self._typed: str | None = None
         self._plan: Json | None = None
         self._progress: list[str] = []
         self._result: Json | None = None
@@ -46,11 +47,11 @@ class PlanDialog(Dialog):
     def compose(self) -> ComposeResult:
         with Vertical(id="box"):
             yield Body()
-            if self._typed is not None:
-                yield Input(placeholder=f"type {self._typed} to confirm")
+            yield Input()
 
     def on_mount(self) -> None:
         super().on_mount()
+        self.query_one(Input).display = False
         self.run_worker(self._make_plan(), exclusive=True)
 
     @on(Input.Changed)
@@ -120,10 +121,18 @@ class PlanDialog(Dialog):
     async def _make_plan(self) -> None:
         try:
             self._plan = await self.dash.feed.ask(calls.plan(self._body))
-            self.stage = "ready"
+            self._typed, self.stage = word_for(self._plan), "ready"
+            self._ask_for_the_word()
         except errors.MdsliteError as exc:
             self.failure, self.stage = exc, "refused"
         self.redraw()
+
+    def _ask_for_the_word(self) -> None:
+        if self._typed is not None:
+            field = self.query_one(Input)
+            field.placeholder = f"type {self._typed} to confirm"
+            field.display = True
+            field.focus()
 
     def action_go(self) -> None:
         if self.stage in ("done", "refused"):
@@ -133,6 +142,7 @@ class PlanDialog(Dialog):
                 self.dismiss(None)
             elif self._confirmed() and self.dash.may_change():
                 self.stage = "doing"
+                self.query_one(Input).display = False
                 self.redraw()
                 self.run_worker(self._apply(self._plan["base_revision"]), exclusive=True)
 
@@ -167,12 +177,25 @@ class PlanDialog(Dialog):
             self._progress.append(line if event["state"] == "START" else line + str(event["state"]))
             self.redraw()
 
-    def on_key(self, event: events.Key) -> None:
-        if self.stage == "done" and event.key == "u" and (self._result or {}).get("state") == "applied":
-            event.stop()
-            self.app.switch_screen(
-                PlanDialog("Undo it", {"revision": "previous"}, reason="undone in the dashboard")
-            )
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "undo":
+            return self.stage == "done" and (self._result or {}).get("state") == "applied"
+        return super().check_action(action, parameters)
+
+    def action_undo(self) -> None:
+        back = PlanDialog("Undo it", {"revision": "previous"}, reason="undone in the dashboard")
+        self.app.switch_screen(back)
+
+
+def word_for(plan: Json) -> str | None:
+    """What has to be typed before a plan that deletes: the name of what is deleted, or how many they are."""
+    names = [
+        f"{model['model']}@{step['version']}"
+        for model in plan["models"]
+        for step in model["steps"]
+        if step["action"] == "DELETE"
+    ]
+    return None if not names else names[0] if len(names) == 1 else f"delete {len(names)}"
 
 
 def plan_lines(plan: Json | None, width: int) -> list[Line]:

@@ -8,15 +8,18 @@ lists are gone through. So `text` finds `{"text": ...}` as well as `{"instances"
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import orjson
 
 Scalar: TypeAlias = str | int | float | bool | None
+Path: TypeAlias = tuple[str, ...]
 
-MAX_VALUES = 1000  # of one body: a longer list is not gone through to its end
+MAX_ITEMS = 1000  # of one list, and of one body: what is more is not looked at
+_MAX_DEPTH = 32  # of lists in lists
+_ABSENT = object()
 _WRAPPERS = ("instances", "predictions", "inputs", "outputs")
 
 
@@ -27,61 +30,64 @@ def body_holds(body: str | bytes, path: str, operator: str, value: str) -> bool:
     An empty `value` stands for what is not there, null or empty.
     """
     try:
-        found = list(find_values(orjson.loads(body), path))
+        document = orjson.loads(body)
     except ValueError:
         return False
+    found = find_values(document, make_path(path))
     if operator in ("!=", "!~"):
         return not _any(found, operator[1], value)
     return _any(found, operator, value)
 
 
-def read_values(body: str | bytes | None, path: str) -> list[Scalar]:
-    """The distinct values under `path` of a body as it is stored; none for what is no JSON."""
-    if body is None:
-        return []
+def read_values(body: str | bytes, path: Path) -> list[Scalar]:
+    """The values under a path of a body as it is stored; none for what is no JSON."""
     try:
-        found = find_values(orjson.loads(body), path)
-        # A key with its type: True and 1 are equal, and two things.
-        return list({(type(value), value): value for value in found}.values())
+        return find_values(orjson.loads(body), path)
     except ValueError:
         return []
 
 
-def find_values(body: Any, path: str) -> Iterator[Scalar]:
-    """The scalars under a dotted path, at most MAX_VALUES."""
-    names = tuple(path.split("."))
-    starts = [body]
-    if isinstance(body, dict):
-        starts += [body[name] for name in _WRAPPERS if name != names[0] and isinstance(body.get(name), list)]
-        starts += [body[name] for name in _WRAPPERS if name != names[0] and isinstance(body.get(name), dict)]
-    left = MAX_VALUES
-    for start in starts:
-        for value in _follow(start, names):
-            if not left:
+@functools.lru_cache(maxsize=64)
+def make_path(text: str) -> Path:
+    return tuple(text.split("."))
+
+
+def find_values(document: Any, path: Path) -> list[Scalar]:
+    """The scalars under a path, of a long list those of its first MAX_ITEMS."""
+    found: list[Scalar] = []
+    _gather(document, path, 0, found)
+    if type(document) is dict:
+        for name in _WRAPPERS:
+            if name in document and name != path[0]:
+                _gather(document[name], path, 0, found)
+    return found
+
+
+def _gather(value: Any, path: Path, at: int, found: list[Scalar], depth: int = 0) -> None:
+    """Follow a path from its part `at` on. This is what a query over bodies spends its time with."""
+    kind = type(value)
+    if kind is dict:
+        if at == len(path):
+            return
+        inner = value.get(path[at], _ABSENT)
+        if inner is _ABSENT:
+            if value.get("name") != path[at] or "data" not in value:
                 return
-            left -= 1
-            yield value
-
-
-def _follow(value: Any, names: tuple[str, ...]) -> Iterator[Scalar]:
-    """Depth first, with a stack of its own: a body may be nested deeper than Python calls."""
-    pending: list[tuple[Any, tuple[str, ...]]] = [(value, names)]
-    while pending:
-        here, left = pending.pop()
-        if isinstance(here, list):
-            if left and left[0].isdigit():
-                if int(left[0]) < len(here):
-                    pending.append((here[int(left[0])], left[1:]))
-            else:
-                pending += [(item, left) for item in reversed(here[:MAX_VALUES])]
-        elif not left:
-            if not isinstance(here, dict):
-                yield here
-        elif isinstance(here, dict):
-            if left[0] in here:
-                pending.append((here[left[0]], left[1:]))
-            elif here.get("name") == left[0] and "data" in here:
-                pending.append((here["data"], left[1:]))
+            inner = value["data"]
+        _gather(inner, path, at + 1, found, depth)
+    elif kind is list:
+        if depth >= _MAX_DEPTH:
+            return
+        if at < len(path) and path[at].isdecimal():
+            if int(path[at]) < len(value):
+                _gather(value[int(path[at])], path, at + 1, found, depth + 1)
+            return
+        for item in value[:MAX_ITEMS]:
+            _gather(item, path, at, found, depth + 1)
+            if len(found) >= MAX_ITEMS:
+                return
+    elif at == len(path):
+        found.append(value)
 
 
 def _any(found: list[Scalar], operator: str, value: str) -> bool:

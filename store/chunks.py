@@ -2,8 +2,8 @@
 `columns` of a file that is being written, and what is still to go into them.
 
 `entries` stays the log: whatever is in no chunk yet is read from there. A chunk is written together with the
-row that completes it, the last one of an hour when the file is sealed. A file that comes without them, of an
-earlier version of this program, gets its chunks when it is written again.
+row that completes it; the last one of an hour when the file is sealed, and with it a copy of `seconds`. Those
+of a file that an earlier version of this program wrote are made when it is written again.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ CATCH_UP_CHUNKS = 16  # at a time, about half a second's work: the journal waits
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY, last_id INTEGER NOT NULL, rows INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS columns (
-  field TEXT NOT NULL, chunk INTEGER NOT NULL REFERENCES chunks(id), type TEXT NOT NULL, low REAL, high REAL,
-  data BLOB NOT NULL, PRIMARY KEY (field, chunk)
+  field TEXT NOT NULL, chunk INTEGER NOT NULL, type TEXT NOT NULL, low REAL, high REAL, data BLOB NOT NULL,
+  PRIMARY KEY (field, chunk)
 );
 """
+# The columns of the table `seconds`, as those of a chunk 0, and their types.
+SECONDS = {"second": "<u4", "second_series": "<u2", "second_count": "<u4"}
 _IN_ENTRIES = tuple(name for name in FIELDS if name != HASH)
 
 
@@ -39,7 +41,9 @@ class ChunkWriter:
         self._behind = False  # rows were written before, and are in no chunk
 
     def open(self) -> None:
-        self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        # What `finish` wrote holds no longer.
+        forget = "DELETE FROM columns WHERE chunk = 0;"
+        self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {forget} COMMIT;")
         ((first,),) = self._connection.execute("SELECT coalesce(max(last_id), 0) FROM chunks")
         found = self._connection.execute("SELECT 1 FROM entries WHERE id > ? LIMIT 1", (first,))
         self._behind = found.fetchone() is not None
@@ -60,6 +64,17 @@ class ChunkWriter:
             self._write_parts(join(self._parts, FIELDS))
         self._parts, self._rows = [], 0
 
+    def finish(self) -> None:
+        """Write what is left, and the table `seconds` as columns too, for a file that nothing is added to."""
+        self.write()
+        rows = self._connection.execute("SELECT second, series_id, count FROM seconds").fetchall()
+        found = np.array(rows, dtype=np.int64).reshape(-1, 3)
+        for number, (field, kind) in enumerate(SECONDS.items()):
+            self._connection.execute(
+                "INSERT INTO columns VALUES (?, 0, ?, NULL, NULL, ?)",
+                (field, kind, found[:, number].astype(kind).tobytes()),
+            )
+
     def _catch_up(self) -> None:
         """Read from `entries` what earlier writers left."""
         ((last_id,),) = self._connection.execute("SELECT coalesce(max(last_id), 0) FROM chunks")
@@ -72,8 +87,11 @@ class ChunkWriter:
             last_id = int(columns[ID][-1])
 
     def _write_parts(self, columns: Columns) -> None:
-        for start in range(0, len(columns[ID]), self._chunk_rows):
-            self._write_chunk({name: columns[name][start : start + self._chunk_rows] for name in FIELDS})
+        rows = len(columns[ID])
+        count = max(1, rows // self._chunk_rows)  # even ones: a small chunk costs a reader as much as a large
+        for number in range(count):
+            part = slice(rows * number // count, rows * (number + 1) // count)
+            self._write_chunk({name: columns[name][part] for name in FIELDS})
 
     def _write_chunk(self, columns: Columns) -> None:
         ids = columns[ID]

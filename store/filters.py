@@ -21,6 +21,7 @@ Sql: TypeAlias = tuple[str, list[Any]]
 
 MAX_CHARS = 2000
 MAX_TERMS = 32
+MAX_PATH = 32  # names of a body's field
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ _BARE = re.compile(r"[^\s\"']+")
 def find_field(name: str) -> FilterField | None:
     """What a name stands for; `request.amount` and `reply.label` are fields within a body."""
     body, dot, path = name.partition(".")
-    if dot and body in BODIES and path and ".." not in f".{path}.":
+    if dot and body in BODIES and path and ".." not in f".{path}." and path.count(".") < MAX_PATH:
         return FilterField("path", "bodies", body)
     return FIELDS.get(name)
 

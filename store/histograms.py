@@ -88,18 +88,15 @@ def make_histogram(
     def visit(hour: HourReader, span: Span) -> None:
         labels = hour.labels()
         if source == "entries":
-            counted = _count_rows(hour, span, widened, len(labels), buckets, interval_s)
+            first, counted = _count_rows(hour, span, widened, len(labels), buckets, interval_s)
         else:
-            counted = np.zeros((len(labels), buckets), dtype=np.int64)
-            for bucket, series, count in hour.counts(
-                wanted, start=start, stop=stop, interval_s=interval_s, source=source
-            ):
-                counted[series, bucket] += count
+            first, counted = hour.counts(wanted, start=start, stop=stop, interval_s=interval_s, source=source)
+        here = slice(first, first + counted.shape[1])
         for series in np.flatnonzero(counted.any(axis=1)).tolist():
             both = totals.setdefault(_key(labels[series], by), np.zeros((2, buckets), dtype=np.int64))
-            both[0] += counted[series]
+            both[0, here] += counted[series]
             if labels[series].status >= 400:
-                both[1] += counted[series]
+                both[1, here] += counted[series]
 
     skipped = log.each(visit, since=start, until=stop)
     ranked = sorted(totals.items(), key=lambda item: (-int(item[1][0].sum()), str(item[0])))
@@ -158,23 +155,28 @@ def _source(wanted: Filter, interval_s: float) -> Source:
 
 def _count_rows(
     hour: HourReader, span: Span, wanted: Filter, series: int, buckets: int, interval_s: float
-) -> Array:
-    """Rows by series and interval; the filter's window is that of the intervals."""
+) -> tuple[int, Array]:
+    """Rows by series (down) and interval (across), from the interval on that is returned first; the filter's
+    window is that of the intervals."""
     assert wanted.since is not None
     start_us, interval_us = round(wanted.since * 1e6), interval_s * 1e6
-    counted = np.zeros((series, buckets), dtype=np.int64)
-    for part in HourScan(hour, span, wanted).columns("lag_us", "series_id"):
-        if not len(part[ID]):
-            continue
-        # A difference of microseconds is exact as a double.
-        bucket = ((part[ID] - start_us - part["lag_us"]) / interval_us).astype(np.intp)
-        np.minimum(bucket, buckets - 1, out=bucket)
-        first, last = int(bucket.min()), int(bucket.max())
-        width = last - first + 1
-        flat = part["series_id"].astype(np.intp) * width + (bucket - first)
-        found = np.bincount(flat, minlength=series * width).reshape(series, width)
-        counted[:, first : last + 1] += found
-    return counted
+    low = max(0, int((span.since - wanted.since) // interval_s))
+    high = min(buckets, int((span.until - wanted.since) // interval_s) + 2)
+    counted = np.zeros((series, high - low), dtype=np.int64)
+    for part in HourScan(hour, span, wanted).columns(ID, "lag_us", "series_id"):
+        # A difference of microseconds is exact as a double, and so is a whole interval.
+        bucket = (((part[ID] - start_us) - part["lag_us"]) / interval_us).astype(np.intp)
+        np.clip(bucket - low, 0, high - low - 1, out=bucket)
+        first = int(bucket.min())
+        width = int(bucket.max()) - first + 1
+        if width > 1:
+            bucket -= first
+            bucket += part["series_id"].astype(np.intp) * width
+        else:
+            bucket = part["series_id"].astype(np.intp)
+        found = np.bincount(bucket, minlength=series * width).reshape(series, width)
+        counted[:, first : first + width] += found
+    return low, counted
 
 
 def _key(labels: Labels, by: By) -> tuple[object, ...]:

@@ -164,7 +164,7 @@ class HourFile:
             connection = self._opened()
             if self._chunks is not None:
                 connection.execute("BEGIN IMMEDIATE")
-                self._chunks.write()
+                self._chunks.finish()
                 connection.execute("COMMIT")
             connection.execute("PRAGMA busy_timeout = 200")
             connection.execute("PRAGMA journal_mode = DELETE").fetchone()

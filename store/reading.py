@@ -14,13 +14,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdslite.errors import DeadlineExceeded, StoreCorrupt
 from mdslite.store.bodyfields import body_holds
+from mdslite.store.chunks import SECONDS
 from mdslite.store.columns import ID, Columns
 from mdslite.store.filters import Filter, Sql
 from mdslite.store.hours import check_kind, connect, translated
@@ -173,10 +174,11 @@ class HourReader(AbstractContextManager["HourReader"]):
         """Of each chunk the type and the least and greatest value of a column."""
         return self.all("SELECT chunk, type, low, high FROM columns WHERE field = ?", [field])
 
-    def column(self, field: str, chunk: int) -> bytes:
-        """One column of a chunk, as it is stored."""
-        rows = self.all("SELECT data FROM columns WHERE field = ? AND chunk = ?", [field, chunk])
-        return bytes(rows[0][0]) if rows else b""
+    def column(self, field: str, chunks: Sequence[int]) -> dict[int, bytes]:
+        """One column of some chunks, as it is stored; `chunks` may rise or fall, with none left out."""
+        ends = sorted((chunks[0], chunks[-1]))
+        sql = "SELECT chunk, data FROM columns WHERE field = ? AND chunk BETWEEN ? AND ?"
+        return dict(self.all(sql, [field, *ends]))
 
     def request_ids(self, ids: NDArray[np.int64]) -> Iterator[str]:
         """The request's ids of rows."""
@@ -186,30 +188,66 @@ class HourReader(AbstractContextManager["HourReader"]):
             sql = f"SELECT request_id FROM entries WHERE id IN ({','.join('?' * len(some))})"
             yield from (text for (text,) in self.all(sql, some))
 
-    def bodies(self, ids: NDArray[np.int64], columns: str) -> Iterator[tuple[Any, ...]]:
-        """(id, what `columns` say) of the rows of these rising ids that have bodies."""
+    def body_ids(self) -> NDArray[np.int64]:
+        """The rows that have bodies, rising."""
+        rows = self.all("SELECT id FROM bodies ORDER BY id")
+        return np.fromiter((number for (number,) in rows), np.int64, len(rows))
+
+    def bodies(
+        self, column: Literal["request", "reply"], ids: NDArray[np.int64], *, between: int
+    ) -> list[str | bytes]:
+        """What is kept of one body of these rows (rising), where there is any; so many rows have bodies from
+        the first of them to the last."""
         if not len(ids):
-            return
-        sought = set(ids.tolist())
-        sql = f"SELECT id, {columns} FROM bodies WHERE id >= ? AND id <= ?"
-        for row in self.all(sql, [int(ids[0]), int(ids[-1])]):
-            if row[0] in sought:
-                yield row
+            return []
+        if between <= 2 * len(ids):
+            sql = f"SELECT id, {column} FROM bodies WHERE id BETWEEN ? AND ?"
+            rows = self.all(sql, [int(ids[0]), int(ids[-1])])
+            sought = set(ids.tolist()) if between > len(ids) else None
+            return [body for number, body in rows if body is not None and (not sought or number in sought)]
+        found: list[str | bytes] = []
+        numbers = ids.tolist()
+        for start in range(0, len(numbers), _FETCH_ROWS):
+            some = numbers[start : start + _FETCH_ROWS]
+            sql = f"SELECT {column} FROM bodies WHERE id IN ({','.join('?' * len(some))})"
+            found += (body for (body,) in self.all(sql, some) if body is not None)
+        return found
 
     def counts(
         self, wanted: Filter, *, start: float, stop: float, interval_s: float, source: str
-    ) -> list[tuple[int, int, int]]:
-        """(bucket, series number, count) of the arrivals [start, stop) by the rollups `source`, buckets
-        counted from `start`."""
+    ) -> tuple[int, NDArray[np.int64]]:
+        """Arrivals of [start, stop) by the rollups: the number of the first interval, counted from `start`,
+        and how many came of each series (down) in it and those behind it (across)."""
         series = self.numbers("series", wanted)
-        if series == []:
-            return []
+        ((size,),) = self.all("SELECT count(*) FROM series")
+        second, of, count = self._rollup(source, int(start), int(stop))
+        here = (second >= start) & (second < stop)
+        if series is not None:
+            here &= np.isin(np.arange(size), series)[of]
+        if not here.any():
+            return 0, np.zeros((size, 0), dtype=np.int64)
+        bucket = (second[here].astype(np.int64) - int(start)) // int(interval_s)
+        first, last = int(bucket.min()), int(bucket.max())
+        width = last - first + 1
+        flat = of[here].astype(np.int64) * width + (bucket - first)
+        # Whole numbers far below 2**53: sums of doubles are exact.
+        found = np.bincount(flat, weights=count[here], minlength=size * width)
+        return first, found.reshape(size, width).astype(np.int64)
+
+    def _rollup(self, source: str, start: int, stop: int) -> tuple[NDArray[Any], ...]:
+        """Times, series and counts of a rollup."""
+        if self._chunked():
+            packed = {
+                field: self.all("SELECT data FROM columns WHERE field = ? AND chunk = 0", [field])
+                for field in SECONDS
+            }
+            if all(packed.values()):
+                return tuple(np.frombuffer(rows[0][0], SECONDS[field]) for field, rows in packed.items())
         time = "minute" if source == "minutes" else "second"
-        return self.all(
-            f"SELECT ({time} - ?) / ?, series_id, sum(count) FROM {source} "
-            f"WHERE {time} >= ? AND {time} < ? AND {_among('series_id', series)} GROUP BY 1, 2",
-            [int(start), int(interval_s), int(start), int(stop)],
+        rows = self.all(
+            f"SELECT {time}, series_id, count FROM {source} WHERE {time} >= ? AND {time} < ?", [start, stop]
         )
+        return tuple(np.array(rows, dtype=np.int64).reshape(-1, 3).T)
 
     def series_counts(self, series: Sequence[int], *, since: float, until: float) -> dict[int, int]:
         """Requests of each series that arrived in [since, until), to the second."""

@@ -20,6 +20,8 @@ from mdslite.store.reading import MAX_ID, HourReader, Span
 
 Verdict: TypeAlias = Array | bool  # of a chunk's rows, or of all of them at once
 
+_AHEAD_CHUNKS = 16
+
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -50,36 +52,53 @@ class HourScan:
         self._high = before
         self._stats: dict[str, dict[int, tuple[str, float | None, float | None]]] = {}
         self._loaded: tuple[int, dict[str, Array]] = (0, {})
+        self._ahead: dict[str, dict[int, bytes]] = {}
         self._tables: dict[str, Array] = {}
+        self._order: list[int] = []  # chunks, as they are gone through
+        self._place: dict[int, int] = {}
+        self._listed = [
+            (table, field)
+            for table, field in (("series", "series_id"), ("urls", "url_id"))
+            if wanted.on(table) is not None
+        ]
+        self._ids = [term for term in wanted.terms if term.field == "request_id"]
+        self._compared = [
+            (FIELDS[term.field].column, term.operator, float(term.value) * FIELDS[term.field].scale)
+            for term in wanted.terms
+            if term.field in FIELDS
+            and FIELDS[term.field].kind in ("integer", "number")
+            and FIELDS[term.field].table == "entries"
+        ]
 
     def columns(self, *names: str, newest: bool = False) -> Iterator[Columns]:
-        """Columns of these names and `id`, some rows at a time; rising ids, or falling parts."""
-        chunks, end = self._chunks()
+        """Columns of these names, some rows at a time; rising ids, or falling parts."""
+        chunks, end = self._chunks(newest=newest)
         tail = self._hour.columns(
             names, self._span, self._wanted, low=max(self._low, end), high=self._high, newest=newest
         )
         if newest:
             yield from tail
-        for chunk in reversed(chunks) if newest else chunks:
+        for chunk in chunks:
             passed = self._judge(chunk)
             if passed is False:
                 continue
-            found = {name: self._column(chunk, name) for name in dict.fromkeys((ID, *names))}
+            found = {name: self._column(chunk, name) for name in names}
             if passed is not True:
-                found = {name: values[passed] for name, values in found.items()}
+                places = np.flatnonzero(passed)
+                found = {name: values.take(places) for name, values in found.items()}
             yield found
         if not newest:
             yield from tail
 
     def page(self, *, limit: int, newest: bool) -> list[tuple[Any, ...]]:
         """Rows as `HourReader.walk` gives them."""
-        chunks, end = self._chunks() if self._wanted.terms else ([], 0)
+        chunks, end = self._chunks(newest=newest) if self._wanted.terms else ([], 0)
         low = max(self._low, end)
         found: list[tuple[Any, ...]] = []
         if newest:
             found = self._walk(low, limit, newest)
         ids: list[int] = []
-        for chunk in reversed(chunks) if newest else chunks:
+        for chunk in chunks:
             left = limit - len(found) - len(ids)
             if left <= 0:
                 break
@@ -98,14 +117,19 @@ class HourScan:
     def _walk(self, low: int, limit: int, newest: bool) -> list[tuple[Any, ...]]:
         return self._hour.walk(self._span, self._wanted, low=low, high=self._high, limit=limit, newest=newest)
 
-    def _chunks(self) -> tuple[list[Chunk], int]:
+    def _chunks(self, *, newest: bool) -> tuple[list[Chunk], int]:
         """The chunks that hold ids of the scan, and the first id behind all chunks. None of them where bodies
         are asked for: few rows have some, and SQLite goes from there."""
         if self._wanted.on("bodies") is not None:
             return [], 0
         found = [Chunk(*row) for row in self._hour.chunks()]
         end = found[-1].last_id + 1 if found else 0
-        return [one for one in found if one.last_id >= self._low and one.id < self._high], end
+        found = [one for one in found if one.last_id >= self._low and one.id < self._high]
+        if newest:
+            found.reverse()
+        self._order = [one.id for one in found]
+        self._place = {number: place for place, number in enumerate(self._order)}
+        return found, end
 
     def _judge(self, chunk: Chunk) -> Verdict:
         self._hour.check_time()
@@ -124,21 +148,18 @@ class HourScan:
 
     def _verdicts(self, chunk: Chunk) -> Iterator[Verdict]:
         """From the cheapest on."""
-        for table, field in (("series", "series_id"), ("urls", "url_id")):
-            if self._wanted.on(table) is not None:
-                yield self._listed(chunk, table, field)
+        for table, field in self._listed:
+            yield self._is_listed(chunk, table, field)
         if chunk.id < self._low or chunk.last_id >= self._high:
             ids = self._column(chunk, ID)
             yield (ids >= self._low) & (ids < self._high)
         yield self._arrived(chunk)
-        for term in self._wanted.terms:
-            if term.field == "request_id":
-                yield self._called(chunk, term)
-            elif FIELDS[term.field].table == "entries":
-                of = FIELDS[term.field]
-                yield self._compared(chunk, of.column, term.operator, float(term.value) * of.scale)
+        for field, sign, value in self._compared:
+            yield self._compares(chunk, field, sign, value)
+        for term in self._ids:
+            yield self._is_called(chunk, term)
 
-    def _listed(self, chunk: Chunk, table: str, field: str) -> Verdict:
+    def _is_listed(self, chunk: Chunk, table: str, field: str) -> Verdict:
         """Whether the rows' number in a dictionary is among those that pass."""
         _, low, high = self._bounds(chunk, field)
         if low is None or high is None:
@@ -174,7 +195,7 @@ class HourScan:
         arrived = self._column(chunk, ID) - self._column(chunk, "lag_us").astype(np.int64)
         return (arrived >= since_us) & (arrived < until_us)
 
-    def _compared(self, chunk: Chunk, field: str, sign: str, value: float) -> Verdict:
+    def _compares(self, chunk: Chunk, field: str, sign: str, value: float) -> Verdict:
         kind, low, high = self._bounds(chunk, field)
         if low is None or high is None:
             return False  # a comparison with what is absent never holds
@@ -186,7 +207,7 @@ class HourScan:
         found = _COMPARE[sign](values, np.float64(value))
         return found & ~np.isnan(values) if sign == "!=" and kind.endswith("?") else found
 
-    def _called(self, chunk: Chunk, term: Term) -> Verdict:
+    def _is_called(self, chunk: Chunk, term: Term) -> Verdict:
         """By the checksum of the rows' own ids first; SQLite reads the texts."""
         asked = Filter(terms=(term,))
         if term.operator in ("=", "!="):
@@ -218,11 +239,20 @@ class HourScan:
         if field not in columns:
             kind, low, _ = self._bounds(chunk, field)
             try:
-                values = unpack(kind, low, self._hour.column(field, chunk.id), chunk.rows)
+                values = unpack(kind, low, self._data(chunk, field), chunk.rows)
             except (ValueError, TypeError) as exc:
                 raise StoreCorrupt(f"{self._hour.path.name}: the column {field} is damaged") from exc
             columns[field] = values.astype(np.int64) + chunk.id if field == ID else values
         return columns[field]
+
+    def _data(self, chunk: Chunk, field: str) -> bytes:
+        """A column as it is stored; with it, those of the next chunks are read, more each time."""
+        ahead = self._ahead.get(field, {})
+        if chunk.id not in ahead:
+            place = self._place[chunk.id]
+            some = self._order[place : place + min(2 * max(len(ahead), 1), _AHEAD_CHUNKS)]
+            ahead = self._ahead[field] = self._hour.column(field, some)
+        return ahead.get(chunk.id, b"")
 
 
 def _known(sign: str, low: float, high: float, value: float) -> bool | None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 
 from mdslite.errors import InvalidRequest
-from mdslite.store.bodyfields import Scalar, read_values
-from mdslite.store.columns import ID, Array
+from mdslite.store.bodyfields import Scalar, make_path, read_values
+from mdslite.store.columns import ID, Array, Columns
 from mdslite.store.filters import FIELDS, Filter, FilterField, find_field
 from mdslite.store.reading import HourReader, Span
 from mdslite.store.requests import RequestLog
@@ -50,7 +49,7 @@ class _Counting(Protocol):
 
     columns: tuple[str, ...]
 
-    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+    def add(self, hour: HourReader, part: Columns) -> int:
         """Count rows; returns how many of them have a value."""
 
     def end_hour(self, hour: HourReader) -> None: ...
@@ -76,8 +75,8 @@ def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAUL
     def visit(hour: HourReader, span: Span) -> None:
         nonlocal rows, there
         for part in HourScan(hour, span, wanted).columns(*counting.columns):
-            rows += len(part[ID])
-            there += counting.add(hour, dict(part))
+            rows += len(part[counting.columns[0]])
+            there += counting.add(hour, part)
         counting.end_hour(hour)
 
     skipped = log.each(visit, since=wanted.since, until=wanted.until)
@@ -96,7 +95,7 @@ def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAUL
 
 def _counting(name: str, of: FilterField) -> _Counting:
     if of.kind == "path":
-        return _BodyValues(of.column, name.partition(".")[2])
+        return _BodyValues("request" if of.column == "request" else "reply", name.partition(".")[2])
     if of.table == "series":
         return _Listed("series_id", lambda hour: _labels(hour, of.column))
     if of.table == "urls":
@@ -115,18 +114,18 @@ class _Listed:
         self.columns = (column,)
         self._texts = texts
         self._hour = np.zeros(0, dtype=np.int64)
-        self._absent: Array | None = None
+        self._absent: list[int] = []
         self._known: dict[int, Any] = {}
         self._found: Counter[Any] = Counter()
 
-    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+    def add(self, hour: HourReader, part: Columns) -> int:
         if not self._known:
             self._known = self._texts(hour)
             self._hour = np.zeros(max(self._known, default=0) + 1, dtype=np.int64)
+            self._absent = [number for number, text in self._known.items() if text is None]
         counts = np.bincount(part[self.columns[0]].astype(np.intp), minlength=len(self._hour))
         self._hour += counts
-        absent = [number for number, text in self._known.items() if text is None]
-        return int(counts.sum() - counts[absent].sum())
+        return int(counts.sum() - counts[self._absent].sum())
 
     def end_hour(self, hour: HourReader) -> None:
         for number in np.flatnonzero(self._hour).tolist():
@@ -150,7 +149,7 @@ class _Numbers:
         self._values = np.zeros(0)
         self._counts = np.zeros(0, dtype=np.int64)
 
-    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+    def add(self, hour: HourReader, part: Columns) -> int:
         values = part[self.columns[0]]
         if values.dtype.kind == "f":
             values = values[~np.isnan(values)]
@@ -187,13 +186,13 @@ class _Numbers:
 
 
 class _RequestIds:
-    columns = ()
+    columns = (ID,)
 
     def __init__(self) -> None:
         self._found: Counter[Any] = Counter()
         self._rows = 0
 
-    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+    def add(self, hour: HourReader, part: Columns) -> int:
         self._rows += len(part[ID])
         _check_room(self._rows)
         self._found.update(hour.request_ids(part[ID]))
@@ -206,29 +205,47 @@ class _RequestIds:
         return list(self._found.items())
 
 
-@dataclass(slots=True)
 class _BodyValues:
-    body: str
-    path: str
-    columns: tuple[str, ...] = ()
-    # With each value whether it is a flag: `True` equals 1.
-    found: Counter[tuple[bool, Scalar]] = field(default_factory=Counter)
+    """What stands under a path of bodies; each row counts once for each distinct value."""
 
-    def add(self, hour: HourReader, part: dict[str, Array]) -> int:
+    columns = (ID,)
+
+    def __init__(self, body: Literal["request", "reply"], path: str) -> None:
+        self._body = body
+        self._path = make_path(path)
+        self._having: Array | None = None  # the hour's rows that have bodies
+        self._found: Counter[Scalar] = Counter()
+        self._flags: Counter[Scalar] = Counter()  # apart from numbers: True equals 1
+
+    def add(self, hour: HourReader, part: Columns) -> int:
+        ids = part[ID] if part[ID][0] <= part[ID][-1] else part[ID][::-1]
+        if self._having is None:
+            self._having = hour.body_ids()
+        here = self._having[slice(*np.searchsorted(self._having, (ids[0], ids[-1] + 1)))]
+        some = here[ids[np.searchsorted(ids, here)] == here]
         there = 0
-        for _, body in hour.bodies(np.sort(part[ID]), self.body):
-            values = {(value is True or value is False, value) for value in read_values(body, self.path)}
-            values.discard((False, None))
-            there += bool(values)
-            self.found.update(values)
-        _check_room(len(self.found))
+        values: list[Scalar] = []
+        for body in hour.bodies(self._body, some, between=len(here)):
+            found = read_values(body, self._path)
+            if len(found) == 1 and type(found[0]) is not bool:
+                values += found
+                there += found[0] is not None
+            elif found:
+                distinct = {one for one in found if type(one) is not bool} - {None}
+                flags = {one for one in found if type(one) is bool}
+                values += distinct
+                self._flags.update(flags)
+                there += bool(distinct or flags)
+        self._found.update(values)
+        _check_room(len(self._found))
         return there
 
     def end_hour(self, hour: HourReader) -> None:
-        """Nothing is kept by hour."""
+        self._having = None
 
     def counts(self) -> list[tuple[Any, int]]:
-        return [(value, count) for (_, value), count in self.found.items()]
+        del self._found[None]
+        return [*self._found.items(), *self._flags.items()]
 
 
 def _check_room(count: int) -> None:

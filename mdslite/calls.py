@@ -131,15 +131,18 @@ def begin_rollout(
     every_s: float,
     gates: Sequence[str] = (),
     reason: str = "",
+    author: str | None = None,
 ) -> Ask[Json]:
     """Step a version up, `steps` in percent, while its gates hold."""
     body = {"version": version, "steps": list(steps), "every_s": every_s, "gates": list(gates)}
-    return _send("POST", f"{_model(project, model)}/rollout", {**body, "reason": reason})
+    who = _present({"author": author})
+    return _send("POST", f"{_model(project, model)}/rollout", {**body, **who, "reason": reason})
 
 
-def change_rollout(project: str, model: str, action: str) -> Ask[Json]:
+def change_rollout(project: str, model: str, action: str, *, author: str | None = None) -> Ask[Json]:
     """`pause`, `resume`, `promote` or `abort` the rollout that a model has."""
-    return _send("POST", f"{_model(project, model)}/rollout/action", {"action": action})
+    body = _present({"action": action, "author": author})
+    return _send("POST", f"{_model(project, model)}/rollout/action", body)
 
 
 def rollouts(*, limit: int | None = None) -> Ask[list[Json]]:

@@ -132,7 +132,9 @@ def roll_out(app: DashApp, entry: Entry) -> None:
         ),
         None,
     )
-    app.push_screen(_change_rollout(entry, running) if running is not None else _begin_rollout(entry))
+    app.push_screen(
+        _change_rollout(app, entry, running) if running is not None else _begin_rollout(app, entry)
+    )
 
 
 def explain_failure(app: DashApp, entry: Entry) -> None:
@@ -209,7 +211,7 @@ def _versions(app: DashApp, entry: Entry) -> list[Json]:
     return []
 
 
-def _begin_rollout(entry: Entry) -> Dialog:
+def _begin_rollout(app: DashApp, entry: Entry) -> Dialog:
     version = entry.version["version"]
 
     def explain(typed: str, width: int) -> list[Line]:
@@ -229,7 +231,12 @@ def _begin_rollout(entry: Entry) -> Dialog:
     def submit(typed: str) -> Dialog:
         wish = parse_rollout(typed)
         ask = calls.begin_rollout(
-            entry.project, entry.model, version, steps=wish.steps, every_s=wish.every_s, gates=wish.gates
+            *entry.model_key,
+            version,
+            steps=wish.steps,
+            every_s=wish.every_s,
+            gates=wish.gates,
+            author=app.author,
         )
         effect = f"gives {version} {wish.steps[0]:g} % at once; every step is a revision that undo knows"
         deed = Deed(
@@ -245,12 +252,12 @@ def _begin_rollout(entry: Entry) -> Dialog:
     )
 
 
-def _change_rollout(entry: Entry, running: Json) -> Dialog:
+def _change_rollout(app: DashApp, entry: Entry, running: Json) -> Dialog:
     version, share = running["version"], running["share"]
     paused = running["state"] == "paused"
 
     def deed(action: str, effect: str) -> Deed:
-        ask = calls.change_rollout(entry.project, entry.model, action)
+        ask = calls.change_rollout(*entry.model_key, action, author=app.author)
         return Deed(action, effect, ask, lambda reply: f"{reply['state']}: {reply['message']}")
 
     wait = (

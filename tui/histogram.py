@@ -75,12 +75,12 @@ def read_stack(found: Json | None, *, shadows: bool) -> Stack | None:
         return None
     series = [one for one in found["series"] if shadows or not one.get("shadow")]
     buckets = max(1, round((unix(found["until"]) - unix(found["since"])) / found["interval_s"]))
-    several = len({(one.get("project"), one.get("model")) for one in series}) > 1
+    several = len({(one["project"], one["model"]) for one in series if one.get("version")}) > 1
     merged: dict[str, list[int]] = {}
     failed = [0] * buckets
     for one in sorted(series, key=_rank):
         version = str(one.get("version") or "refused")
-        name = f"{one.get('model')} {version}" if several and one.get("model") else version
+        name = f"{one['model']} {version}" if several and one.get("version") else version
         counts = merged.setdefault(clean(name), [0] * buckets)
         for at, value in enumerate(one["counts"][:buckets]):
             counts[at] += value
@@ -95,10 +95,12 @@ def read_stack(found: Json | None, *, shadows: bool) -> Stack | None:
     return Stack(unix(found["since"]), found["interval_s"], names, [merged[name] for name in names], failed)
 
 
-def _rank(series: Json) -> tuple[str, str, bool, tuple[int, str]]:
+def _rank(series: Json) -> tuple[bool, str, str, bool, tuple[int, str]]:
+    """What was refused before it had a version comes last; versions by their number."""
     version = str(series.get("version") or "")
     digits = "".join(letter for letter in version if letter.isdigit())
     return (
+        not version,
         str(series.get("project")),
         str(series.get("model")),
         bool(series.get("shadow")),

@@ -51,7 +51,7 @@ class PlanDialog(Dialog):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.query_one(Input).display = False
+        self._hide_field()
         self.run_worker(self._make_plan(), exclusive=True)
 
     @on(Input.Changed)
@@ -127,6 +127,10 @@ class PlanDialog(Dialog):
             self.failure, self.stage = exc, "refused"
         self.redraw()
 
+    def _hide_field(self) -> None:
+        self.query_one(Input).display = False
+        self.set_focus(None)  # or it would go on taking the keys
+
     def _ask_for_the_word(self) -> None:
         if self._typed is not None:
             field = self.query_one(Input)
@@ -142,7 +146,7 @@ class PlanDialog(Dialog):
                 self.dismiss(None)
             elif self._confirmed() and self.dash.may_change():
                 self.stage = "doing"
-                self.query_one(Input).display = False
+                self._hide_field()
                 self.redraw()
                 self.run_worker(self._apply(self._plan["base_revision"]), exclusive=True)
 

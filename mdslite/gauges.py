@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import perf_counter
 
+from mdslite import __version__
+from mdslite.exposition import Gauge
 from mdslite.http.door import Door
 from mdslite.http.h2 import Http2Bridge
-from mdslite.metrics import Gauge, journal_gauges
+from mdslite.metrics import host_of, journal_gauges
 from mdslite.runtimes.devices import Devices
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.serving.lane import Lane
 from mdslite.serving.pipeline import PipelineLane
+from mdslite.serving.remote.lane import RemoteLane
 from mdslite.store.journal import Journal
 
 _LANE_COUNTERS = (
@@ -36,6 +40,7 @@ class Gauges:
         self._devices = devices
 
     def __call__(self) -> Iterator[Gauge]:
+        yield Gauge("mdslite_info", "What runs here.", 1, {"version": __version__})
         yield from self._connections()
         for served in self._fleet.all():
             yield from _version(served)
@@ -91,12 +96,33 @@ def _version(served: Served) -> Iterator[Gauge]:
     stats = lane.stats
     for field, about in _LANE_COUNTERS:
         yield Gauge(f"mdslite_{field}_total", about, getattr(stats, field), labels, kind="counter")
+    if isinstance(lane, RemoteLane):
+        yield from _endpoints(lane, labels)
+    else:
+        about = "Replicas in rotation."
+        rotation = sum(len(station.lane.replicas) for station in served.stations)
+        yield Gauge("mdslite_replicas", about, rotation, labels)
     if served.spec.service_info.shadow:
         about = "Copies of requests that a shadow had no room for."
         yield Gauge("mdslite_shadow_dropped_total", about, served.shadows_dropped, labels, kind="counter")
     if isinstance(lane, PipelineLane):
         for node, handler in lane.handlers.items():
             yield from _node(handler.lane, labels | {"node": node})
+
+
+def _endpoints(lane: RemoteLane, labels: dict[str, str]) -> Iterator[Gauge]:
+    now = perf_counter()
+    for endpoint in list(lane.pool.endpoints):
+        of = labels | {"host": host_of(endpoint.url), "endpoint": endpoint.url}
+        about = "1 while the endpoint is not left out for its failures."
+        yield Gauge("mdslite_endpoint_available", about, not endpoint.is_ejected(now), of)
+        yield Gauge(
+            "mdslite_endpoint_open_requests", "Requests that wait for the endpoint.", endpoint.open, of
+        )
+        about = "Requests sent to the endpoint, repetitions too."
+        yield Gauge("mdslite_endpoint_requests_total", about, endpoint.requests, of, kind="counter")
+        about = "Requests and health checks that the endpoint failed."
+        yield Gauge("mdslite_endpoint_failures_total", about, endpoint.failures, of, kind="counter")
 
 
 def _node(lane: Lane, labels: dict[str, str]) -> Iterator[Gauge]:

@@ -48,7 +48,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "drift": "",
         "store": "errors drift findings spec wire process",
         "recent": "errors store",
-        "metrics": "errors store recent",
+        "exposition": "",
+        "metrics": "errors store recent exposition",
         "serving": "errors mds targets logrules spec graph pipelines packing tensors data oip "
         "runtimes.protocol runtimes store",
         "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
@@ -57,7 +58,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "runtimes store history metrics serving deploy",
         "rpc": "errors data packing tensors oip runtimes.protocol serving http",
         "history": "runtimes",
-        "gauges": "runtimes store metrics serving http",
+        "gauges": "exposition runtimes store metrics serving http",
         "trial": "errors",
         "links": "errors hosts",
         "replies": "errors",

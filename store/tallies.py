@@ -3,7 +3,7 @@ Owns their bounds. The writer's process counts, the appliance adds up (`mdslite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -11,6 +11,7 @@ import numpy as np
 
 from mdslite.store.blocks import Block, Floats, Ints
 from mdslite.store.rollups import LATENCY_BOUNDS_US
+from mdslite.store.rows import is_replay
 
 # Latency bins: eight an octave from 10 µs to about 100 s, so that a percentile is right within 5 %.
 FIRST_MS = 0.01
@@ -68,6 +69,16 @@ class SecondCount(msgspec.Struct, frozen=True, array_like=True):
     counts: list[int]
 
 
+class ExemplarOf(msgspec.Struct, frozen=True, array_like=True):
+    """A request that stands for its bucket of the first histogram."""
+
+    bucket: int
+    value: float
+    time: float  # unix seconds
+    request_id: str
+    trace_id: bytes | None
+
+
 class VersionCount(msgspec.Struct, frozen=True, array_like=True):
     """`histograms` stand in the order of HISTOGRAMS."""
 
@@ -78,6 +89,7 @@ class VersionCount(msgspec.Struct, frozen=True, array_like=True):
     histograms: list[HistogramCount]
     seconds: list[SecondCount]
     failed_s: float  # of the seconds that all requests took, those of failed ones
+    exemplars: list[ExemplarOf]  # of request_seconds, one a bucket
 
 
 class Tally(msgspec.Struct, frozen=True, array_like=True):
@@ -86,15 +98,18 @@ class Tally(msgspec.Struct, frozen=True, array_like=True):
 
 
 def tally(block: Block) -> Tally:
-    """Count a block: a few array operations for thousands of requests."""
+    """Count a block: a few array operations for thousands of requests. What replays asked is left out."""
     counts = np.bincount(block.label, minlength=len(block.labels)).tolist()
-    keys = [labels[:4] for labels in block.labels]
+    keys = [(*labels[:4], is_replay(labels)) for labels in block.labels]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     group = np.array([numbers[key] for key in keys])[block.label]
     spreads = [_spread(kind, block, group, len(numbers)) for kind in HISTOGRAMS.values()]
     failed = np.array([labels.status >= 400 for labels in block.labels])[block.label]
+    traces = dict(block.traces)
     versions = []
-    for key, number in numbers.items():
+    for (*key, replayed), number in numbers.items():
+        if replayed:
+            continue
         here = group == number
         versions.append(
             VersionCount(
@@ -104,9 +119,14 @@ def tally(block: Block) -> Tally:
                 ],
                 seconds=_seconds(block.ended_us[here], block.latency_ms[here], failed[here]),
                 failed_s=float(np.nansum(block.latency_ms[here & failed])) * 1e-3,
+                exemplars=list(_exemplars(block, np.flatnonzero(here), traces)),
             )
         )
-    requests = [RequestCount(*of[:6], count) for of, count in zip(block.labels, counts, strict=True)]
+    requests = [
+        RequestCount(*of[:6], count)
+        for of, count in zip(block.labels, counts, strict=True)
+        if not is_replay(of)
+    ]
     return Tally(requests, versions)
 
 
@@ -119,6 +139,23 @@ def _spread(kind: HistogramKind, block: Block, group: Ints, groups: int) -> tupl
     flat = group * width + np.searchsorted(kind.bounds, values, side="left")
     counts = np.bincount(flat, minlength=groups * width).reshape(groups, width)
     return counts.astype(np.int64), np.bincount(group, weights=values, minlength=groups).astype(np.float64)
+
+
+def _exemplars(block: Block, rows: Ints, traces: Mapping[int, bytes]) -> Iterator[ExemplarOf]:
+    """The last of these rows in each bucket, one with a trace before one without."""
+    values = block.latency_ms[rows] * 1e-3
+    buckets = np.searchsorted(_SECONDS, values, side="left")
+    last = np.full(len(_SECONDS) + 1, -1)
+    last[buckets] = np.arange(len(rows))  # of equal places the last one counts
+    if traces:
+        traced = [at for at, row in enumerate(rows.tolist()) if row in traces]
+        last[buckets[traced]] = traced
+    for bucket in np.flatnonzero(last >= 0).tolist():
+        at = int(last[bucket])
+        row = int(rows[at])
+        yield ExemplarOf(
+            bucket, float(values[at]), float(block.time[row]), block.request_ids[row], traces.get(row)
+        )
 
 
 def _seconds(ended_us: Ints, latency_ms: Floats, failed: np.ndarray) -> list[SecondCount]:

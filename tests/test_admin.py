@@ -137,7 +137,7 @@ async def test_what_nobody_expected_is_an_opaque_500_and_a_line_in_the_log(
     box: Box, caller: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
-        def render(self) -> bytes:
+        def render(self, *, open_metrics: bool = False) -> bytes:
             raise RuntimeError("secret internals")
 
     box.metrics = Broken()  # type: ignore[assignment]

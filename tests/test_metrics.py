@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from log_rows import NOON, Clock, counted, row, running
 from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from mdslite.metrics import MAX_REQUEST_SERIES, MAX_VERSIONS, OTHER, Gauge, Metrics, journal_gauges
+from mdslite.exposition import Gauge, wants_open_metrics
+from mdslite.metrics import MAX_REQUEST_SERIES, MAX_VERSIONS, OTHER, Metrics, journal_gauges
 from mdslite.recent import Window
 from mdslite.store.tallies import Tally
 
@@ -93,7 +95,7 @@ def test_batches_fill_a_histogram_and_absent_values_fill_none() -> None:
     )
     assert value(metrics, "mdslite_batch_rows_count") == 3
     assert value(metrics, "mdslite_batch_rows_sum") == 66
-    assert value(metrics, "mdslite_batch_rows_bucket", le="32") == 2
+    assert value(metrics, "mdslite_batch_rows_bucket", le="32.0") == 2
     assert value(metrics, "mdslite_queue_seconds_count") == 3
     assert value(metrics, "mdslite_upstream_seconds_count") == 0
 
@@ -254,3 +256,82 @@ def test_observing_and_rendering_at_the_same_time_agree_in_the_end() -> None:
     worker.join()
     assert value(metrics, "mdslite_requests_total") == 25_000
     assert value(metrics, "mdslite_batch_rows_count") == 25_000
+
+
+# OpenMetrics
+
+
+def strict(metrics: Metrics) -> dict[str, Metric]:
+    """What prometheus-client's OpenMetrics parser reads, which refuses whatever the format does not allow."""
+    text = metrics.render(open_metrics=True).decode()
+    assert text.endswith("# EOF\n")
+    return {family.name: family for family in parse_open_metrics(text)}
+
+
+def test_both_formats_tell_the_same() -> None:
+    metrics = observed(counted(row(), row(status=500, latency_ms=80.0), row(endpoint="http://far:80/x")))
+    metrics.add_source(
+        lambda: [Gauge("mdslite_a_total", "A.", 3, kind="counter"), Gauge("mdslite_b", "B.", 1)]
+    )
+
+    def samples(found: dict[str, Metric]) -> dict[tuple[str, str], float]:
+        return {
+            (sample.name, str(sorted(sample.labels.items()))): sample.value
+            for family in found.values()
+            for sample in family.samples
+            if family.name.startswith("mdslite_")
+        }
+
+    assert samples(strict(metrics)) == samples(families(metrics))
+    assert strict(metrics)["process_resident_memory_bytes"].samples[0].value > 0
+
+
+def test_buckets_name_a_request_each_and_its_trace() -> None:
+    trace_id = bytes(range(16))
+    metrics = observed(
+        counted(
+            row(request_id="traced", latency_ms=2.0, trace_id=trace_id),
+            row(request_id="later", latency_ms=2.0),
+            row(request_id="slow", latency_ms=80.0),
+            row(request_id="x" * 128, latency_ms=9000.0),
+        )
+    )
+    found = {
+        sample.labels["le"]: sample.exemplar
+        for sample in strict(metrics)["mdslite_request_seconds"].samples
+        if sample.exemplar is not None
+    }
+    assert set(found) == {"0.002", "0.1", "10.0"}
+    assert found["0.002"].labels == {"trace_id": trace_id.hex(), "request_id": "traced"}
+    assert (found["0.1"].labels, found["0.1"].value) == ({"request_id": "slow"}, 0.08)
+    assert float(found["0.1"].timestamp) == NOON
+    assert found["10.0"].labels == {}  # it would be longer than the format allows
+    metrics.observe(counted(row(request_id="newer", latency_ms=80.0)))
+    assert 'request_id="newer"' in metrics.render(open_metrics=True).decode()
+    assert "request_id" not in metrics.render().decode()
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("", False), ("*/*", False), ("text/plain", False), ("text/html;q=1", False),
+        ("application/openmetrics-text", True), ("application/openmetrics-text;q=0, */*", False),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2", True),
+        ("application/openmetrics-text;q=0.3, text/plain;q=0.8", False),
+        ("application/openmetrics-text;q=x", False),
+    ],
+)  # fmt: skip
+def test_a_scraper_gets_the_format_that_it_prefers(accept: str, wanted: bool) -> None:
+    assert wants_open_metrics(accept) is wanted
+
+
+def test_requests_are_counted_by_the_host_that_answered() -> None:
+    metrics = observed(
+        counted(
+            row(), row(endpoint="http://10.0.0.2:8500"), row(endpoint="http://10.0.0.2:8500/base"),
+            row(endpoint="", status=429),
+        )
+    )  # fmt: skip
+    name = "mdslite_requests_total"
+    assert [value(metrics, name, host=host) for host in ("local", "10.0.0.2:8500")] == [1, 2]
+    assert value(metrics, name, host="", status="429") == 1

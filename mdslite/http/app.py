@@ -14,6 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
+from mdslite.exposition import OPEN_METRICS, TEXT, wants_open_metrics
 from mdslite.http import admin, comparison, keys, labels, later, logs, oip, openai, rollouts, views
 from mdslite.http.access import NOBODY
 from mdslite.http.deferred import Deferrals, wants_later
@@ -49,7 +50,6 @@ from mdslite.http.schema import (
 )
 from mdslite.npy import NPY
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 _MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})/([A-Za-z0-9][A-Za-z0-9_-]{0,62})")
 
@@ -177,7 +177,9 @@ async def get_readiness(parts: Parts, call: Call[Nothing, ReadyQuery, Nothing]) 
 
 async def get_metrics(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> str | Answer:
     """Prometheus' text"""
-    return Raw(await asyncio.to_thread(parts.metrics.render), media_type=TEXT)
+    wanted = wants_open_metrics(call.headers.get("accept", ""))
+    text = await asyncio.to_thread(parts.metrics.render, open_metrics=wanted)
+    return Raw(text, media_type=OPEN_METRICS if wanted else TEXT)
 
 
 class Pages:

@@ -93,6 +93,14 @@ class Labels(NamedTuple):
     client: str | None = None
 
 
+REPLAY: Final = "replay:"  # what the client of a replayed request is called, before the replay's number
+
+
+def is_replay(labels: Labels) -> bool:
+    """Was it asked by a replay? Then it is nobody's traffic. No token has a name like that."""
+    return labels.client is not None and labels.client.startswith(REPLAY)
+
+
 class Run:
     """Good answers of one batch whose bodies nobody keeps: what they share, and a tuple each for the rest.
 

@@ -10,12 +10,12 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "mdslite" / "rpc"
-SOURCES = ("inference.proto", "admin.proto")
+SOURCES = ("inference.proto", "admin.proto", "health.proto", "reflection.proto")
 DESCRIPTORS = FOLDER / "descriptors.binpb"
 
 
 def compile_protos(folder: Path = FOLDER) -> bytes:
-    """The serialized FileDescriptorSet of both files.
+    """The serialized FileDescriptorSet of the files.
 
     :raises RuntimeError: protoc refuses one of them
     """

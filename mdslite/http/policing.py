@@ -108,7 +108,9 @@ class Stream:
 
 
 @dataclass(slots=True)
-class _Bucket:
+class Bucket:
+    """What is left of an allowance."""
+
     allowance: Allowance
     updated_at: float
     level: float = field(init=False)
@@ -156,13 +158,13 @@ class Meter:
         self._block_frames = 0
         self._block_at = now
 
-        self._resets = _Bucket(limits.resets, now)
-        self._settings = _Bucket(limits.settings, now)
-        self._pings = _Bucket(limits.pings, now)
-        self._priorities = _Bucket(limits.priorities, now)
-        self._window_updates = _Bucket(limits.window_updates, now)
-        self._tiny_data = _Bucket(limits.tiny_data, now)
-        self._others = _Bucket(limits.other_frames, now)
+        self._resets = Bucket(limits.resets, now)
+        self._settings = Bucket(limits.settings, now)
+        self._pings = Bucket(limits.pings, now)
+        self._priorities = Bucket(limits.priorities, now)
+        self._window_updates = Bucket(limits.window_updates, now)
+        self._tiny_data = Bucket(limits.tiny_data, now)
+        self._others = Bucket(limits.other_frames, now)
         self._simple = {
             _PRIORITY: (self._priorities, Reason.PRIORITY_FLOOD),
             _WINDOW_UPDATE: (self._window_updates, Reason.WINDOW_UPDATE_FLOOD),

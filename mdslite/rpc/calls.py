@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from mdslite.errors import MdsliteError, Unavailable
 from mdslite.http.call import LOGGED_EVENTS_BYTES, Call
 from mdslite.http.events import Pieces, make_event
-from mdslite.http.guard import make_request_id
 from mdslite.http.predict import Predictor
-from mdslite.rpc.message import Envelope, RpcForm
+from mdslite.rpc import frames
+from mdslite.rpc.exchange import Exchange, Message
+from mdslite.rpc.message import VIEWED_BYTES, Envelope, RpcForm
 from mdslite.rpc.schema import Schema
-from mdslite.rpc.statuses import REQUEST_ID, describe, refuse
+from mdslite.rpc.statuses import REQUEST_ID, describe
 
 AHEAD = 16  # requests of one stream that are under way at a time
-_VERSION = "mdslite-version"
+_VERSIONS_MAX = 256  # whose answers' ends are remembered
 _NOWHERE = b"/v2/models//infer"  # the target of what does not say which model it is for
 
 
 class RpcCall(Call):
     """An infer request over gRPC. `answers` is where its answers go, in a stream."""
 
+    exchange: Exchange
     envelope: Envelope
     answers: Pieces
 
@@ -44,49 +44,33 @@ class InferService:
         self._schema = schema
         self._form = RpcForm(schema, heads, streamed=False)
         self._stream_form = RpcForm(schema, heads, streamed=True)
+        self._ends: dict[str, bytes] = {}
         self.draining = asyncio.Event()
 
-    async def infer(self, body: bytes, context: Any) -> bytes:
+    def infer(self, exchange: Exchange, body: Message) -> None:
         """Answer one request. A client that leaves, or whose deadline passes, frees what it holds."""
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-        def resolve(_: Call, status: int, reply: bytes) -> None:
-            if not future.done():  # it may be cancelled, and its task not know yet
-                future.set_result(reply)
-
-        caller = Sender.of(context)
-        call = self._make(body, caller, self._form, resolve)
+        call = self._make(body, exchange, self._form, self._reply)
+        exchange.call = call
         self._start(call)
-        try:
-            reply = await future
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        if call.error is not None:
-            await refuse(context, call.error, call.request_id)
-        assert call.served is not None
-        context.set_trailing_metadata(((REQUEST_ID, call.request_id), (_VERSION, call.served.version)))
-        return reply
 
-    async def refuse_stranger(self, context: Any) -> None:
+    def turn_away(self, exchange: Exchange) -> None:
         """End a request that shows no good token, of which nothing was read; the log is told of it."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        call = self._make(b"", Sender.of(context), self._form, lambda *_: future.set_result(None))
+        call = self._make(b"", exchange, self._form, self._reply)
         call.target = _NOWHERE
         self._predictor.start(call)
-        await future
-        await refuse(context, call.error or MdsliteError("internal error"), call.request_id)
 
-    async def stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
+    async def stream(self, exchange: Exchange) -> None:
         """Answer each request of a stream, in their order; a model that streams gives an answer a piece. What
         is wrong with one of them is the answer to that one."""
         turns: asyncio.Queue[RpcCall | None] = asyncio.Queue(AHEAD)
-        reading = asyncio.create_task(self._read(requests, Sender.of(context), turns))
+        reading = asyncio.create_task(self._read(exchange, turns))
         ending = asyncio.create_task(self._end(reading, turns))
         try:
             while (call := await turns.get()) is not None:
                 async for answer in call.answers:
-                    await context.write(answer)
+                    await exchange.write(answer)
+            if reading.done():
+                reading.result()  # what was wrong with what came
         finally:
             for task in (reading, ending):
                 task.cancel()
@@ -95,13 +79,12 @@ class InferService:
                 if (waiting := turns.get_nowait()) is not None:
                     waiting.cancel()
         if self.draining.is_set():
-            await refuse(context, Unavailable("this appliance is stopping"), make_request_id())
+            raise Unavailable("this appliance is stopping")
 
-    async def _read(
-        self, requests: AsyncIterator[bytes], sender: Sender, turns: asyncio.Queue[RpcCall | None]
-    ) -> None:
+    async def _read(self, exchange: Exchange, turns: asyncio.Queue[RpcCall | None]) -> None:
+        requests: AsyncIterator[Message] = exchange.messages()
         async for body in requests:
-            call = self._begin(body, sender)
+            call = self._begin(body, exchange)
             try:
                 await turns.put(call)
             except asyncio.CancelledError:
@@ -117,7 +100,7 @@ class InferService:
             stopping.cancel()
         await turns.put(None)
 
-    def _begin(self, body: bytes, sender: Sender) -> RpcCall:
+    def _begin(self, body: Message, exchange: Exchange) -> RpcCall:
         form = self._stream_form
 
         def resolve(call: Any, status: int, reply: bytes) -> None:
@@ -131,20 +114,23 @@ class InferService:
             if call.error is None:  # what comes of one is told at its end
                 call.answers.put(form.write_piece(call.served, piece, call.plan))
 
-        call = self._make(body, sender, form, resolve)
+        call = self._make(body, exchange, form, resolve)
         call.answers = Pieces(call)
         call.on_piece = take
         self._start(call)
         return call
 
     def _make(
-        self, body: bytes, sender: Sender, form: RpcForm, resolve: Callable[[Call, int, bytes], None]
+        self, body: Message, exchange: Exchange, form: RpcForm, resolve: Callable[[Any, int, bytes], None]
     ) -> RpcCall:
-        fields = sender.fields
+        fields = exchange.head.fields
+        if len(body) >= VIEWED_BYTES:
+            body = memoryview(body)  # of which a tensor is a part that costs no copy
         call = RpcCall(b"", body, b"", b"", fields.get(b"x-request-id"), perf_counter(), resolve)
+        call.exchange = exchange
         call.fields = fields
         call.authorization = fields.get(b"authorization", b"")
-        call.timeout_s = sender.left_s()
+        call.timeout_s = exchange.left_s()
         call.form = form
         return call
 
@@ -161,6 +147,21 @@ class InferService:
         call.target = _NOWHERE
         self._predictor.refuse(call, error)
 
+    def _reply(self, call: Any, status: int, reply: bytes) -> None:
+        exchange: Exchange = call.exchange
+        exchange.call = None
+        if call.error is not None:
+            exchange.fail(call.error, call.request_id)
+            return
+        version = call.served.version
+        end = self._ends.get(version)
+        if end is None:
+            if len(self._ends) >= _VERSIONS_MAX:
+                self._ends.clear()
+            end = self._ends[version] = frames.status(0) + frames.fields([("mdslite-version", version)])
+        end += frames.literal(REQUEST_ID.encode(), call.request_id.encode())
+        exchange.link.reply(exchange, reply, end)
+
     def _describe(self, call: RpcCall) -> bytes:
         assert call.error is not None
         found = self._schema.StreamResponse(error_message=describe(call.error))
@@ -168,23 +169,3 @@ class InferService:
         if identity is not None:
             found.infer_response.id = identity
         return found.SerializeToString()  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """Who sends the requests of an RPC: its metadata as a request's header, and how long it waits."""
-
-    fields: dict[bytes, bytes]
-    context: Any
-
-    @classmethod
-    def of(cls, context: Any) -> Sender:
-        fields = {
-            name.encode(): value.encode("latin-1", "replace") if isinstance(value, str) else value
-            for name, value in context.invocation_metadata()
-        }
-        return cls(fields, context)
-
-    def left_s(self) -> float:
-        left_s = self.context.time_remaining()
-        return math.inf if left_s is None else left_s

@@ -33,6 +33,7 @@ from mdslite.tensors import Columns
 if TYPE_CHECKING:
     from mdslite.http.call import Call
 
+VIEWED_BYTES = 64 * 1024  # a message from this size on comes as a view, whose parts cost no copy
 HEAD_BYTES_MAX = 4096  # of what is worth remembering
 HEADS_MAX = 256
 _INPUT_TAG, _OUTPUT_TAG = b"\x3a", b"\x32"  # raw_input_contents, raw_output_contents
@@ -88,13 +89,13 @@ class RpcForm(InferForm):
         self._heads = heads  # by the length of the request
         self._streamed = streamed
 
-    def open(self, body: bytes) -> Envelope:
+    def open(self, body: bytes | memoryview) -> Envelope:
         """Find out where a request goes.
 
         :raises InvalidRequest: it is none
         """
         known = self._heads.get(len(body))
-        if known is not None and known.head is not None and body.startswith(known.head):
+        if known is not None and known.head is not None and body[: len(known.head)] == known.head:
             return known
         message = parse(self._schema.InferRequest, body)
         target = make_target(message.model_name, message.model_version)
@@ -280,13 +281,15 @@ def _parameters(message: Any) -> dict[str, Any]:
     return found
 
 
-def _head_of(message: Any, body: bytes) -> bytes | None:
+def _head_of(message: Any, body: Buffer) -> bytes | None:
     """All of a message but its one tensor, where that stands last."""
     if len(message.inputs) != 1 or len(message.raw_input_contents) != 1:
         return None
     size_bytes = len(message.raw_input_contents[0])
-    head = body[: len(body) - size_bytes]
-    if not size_bytes or len(head) > HEAD_BYTES_MAX or not head.endswith(_INPUT_TAG + _varint(size_bytes)):
+    if len(body) - size_bytes > HEAD_BYTES_MAX:
+        return None
+    head = bytes(body[: len(body) - size_bytes])
+    if not size_bytes or not head.endswith(_INPUT_TAG + _varint(size_bytes)):
         return None
     return head
 

@@ -6,29 +6,25 @@ no state.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
 import msgspec
 from google.protobuf import json_format
 
-from mdslite.errors import MdsliteError, NotFound
+from mdslite.errors import NotFound
 from mdslite.http import oip
-from mdslite.http.guard import make_request_id
 from mdslite.http.operations import JSON, NDJSON, Endpoint, Operation
+from mdslite.rpc.exchange import Exchange, Message, trail
 from mdslite.rpc.schema import INFERENCE, Schema, parse
-from mdslite.rpc.statuses import REQUEST_ID, refuse, unknown_error
-
-logger = logging.getLogger(__name__)
 
 OnChunk = Callable[[int, str, bytes], Awaitable[None]]
 
 _FRAMING = (b"content-type", b"content-length")
+_NOT_REST = (b"content-type", b"content-encoding", b"content-length", b"accept", b"te")
 _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 
@@ -45,17 +41,11 @@ class Answered:
 class Invocation:
     """One operation, called for one RPC."""
 
-    def __init__(self, operation: Operation, parts: Any, context: Any) -> None:
+    def __init__(self, operation: Operation, parts: Any, exchange: Exchange) -> None:
         self._operation = operation
         self._endpoint = Endpoint(operation, parts)
-        self._context = context
-        self.metadata = [
-            (name.encode(), value.encode("latin-1", "replace"))
-            for name, value in context.invocation_metadata()
-            if isinstance(value, str) and name not in ("content-encoding", "content-length", "accept")
-        ]
-        given = next((value for name, value in self.metadata if name == b"x-request-id"), None)
-        self.request_id = make_request_id(given)
+        self._exchange = exchange
+        self._metadata = [field for field in exchange.head.metadata if field[0] not in _NOT_REST]
 
     async def call(
         self,
@@ -92,21 +82,18 @@ class Invocation:
     def _scope(self, path: Mapping[str, str], query: Mapping[str, str], accept: str) -> dict[str, Any]:
         quoted = {name: quote(value, safe="") for name, value in path.items()}
         url = _PARAMETER.sub(lambda found: quoted.get(found[1], ""), self._operation.url)
-        kind, _, address = unquote(self._context.peer()).partition(":")
-        client = (address.rpartition(":")[0].strip("[]"), 0) if kind in ("ipv4", "ipv6") else None
-        names = self._context.auth_context().get("x509_common_name", ())
-        subject = names[0].decode("utf-8", "replace") if names else None
+        address, subject = self._exchange.link.address, self._exchange.link.subject
         return {
             "type": "http",
             "method": self._operation.method,
             "path": unquote(url),
             "raw_path": url.encode(),
             "query_string": urlencode(query).encode(),
-            "headers": [*self.metadata, (b"accept", accept.encode())],
+            "headers": [*self._metadata, (b"accept", accept.encode())],
             "path_params": quoted,
-            "client": client,
+            "client": (address, 0) if address else None,
             "extensions": {} if subject is None else {"tls": {"client_cert_name": subject}},
-            "request_id": self.request_id,
+            "request_id": self._exchange.request_id,
         }
 
 
@@ -131,24 +118,17 @@ class AdminRpc:
         self._parts = parts
         self._schema = schema
 
-    async def answer(self, body: bytes, context: Any) -> bytes:
+    async def answer(self, body: Message, exchange: Exchange) -> bytes:
         """Answer with the whole reply."""
-        work = partial(self._answer, body=body, context=context)
-        return await _guarded(self._operation, self._parts, context, work)
-
-    async def stream(self, body: bytes, context: Any) -> None:
-        """Answer line by line."""
-        await _guarded(
-            self._operation, self._parts, context, partial(self._follow, body=body, context=context)
-        )
-
-    async def _answer(self, invocation: Invocation, *, body: bytes, context: Any) -> bytes:
         request = parse(self._schema.AdminRequest, body)
-        found = await invocation.call(path=request.path, query=request.query, body=request.body)
-        _trail(context, invocation, found)
+        found = await Invocation(self._operation, self._parts, exchange).call(
+            path=request.path, query=request.query, body=request.body
+        )
+        trail(exchange, found.headers)
         return self._reply(found.status, found.media_type, found.body)
 
-    async def _follow(self, invocation: Invocation, *, body: bytes, context: Any) -> bytes:
+    async def stream(self, body: Message, exchange: Exchange) -> bytes | None:
+        """Answer line by line."""
         request = parse(self._schema.AdminRequest, body)
         rest = b""
 
@@ -156,15 +136,13 @@ class AdminRpc:
             nonlocal rest
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                await context.write(self._reply(status, media_type, line))
+                await exchange.write(self._reply(status, media_type, line))
 
-        found = await invocation.call(
+        found = await Invocation(self._operation, self._parts, exchange).call(
             path=request.path, query=request.query, body=request.body, accept=NDJSON, on_chunk=write
         )
-        if rest:
-            await context.write(self._reply(found.status, found.media_type, rest))
-        _trail(context, invocation, found)
-        return b""
+        trail(exchange, found.headers)
+        return self._reply(found.status, found.media_type, rest) if rest else None
 
     def _reply(self, status: int, media_type: str, body: bytes) -> bytes:
         reply = self._schema.AdminReply(status=status, media_type=media_type, body=body)
@@ -183,22 +161,14 @@ class OipRpc:
         self._operations = operations
         self._wrap = wrap  # the field that holds all of the answer, where there is one
 
-    async def answer(self, body: bytes, context: Any) -> bytes:
+    async def answer(self, body: Message, exchange: Exchange) -> bytes:
         """Answer with the reply's message."""
-        try:
-            request = parse(self._request, body)
-        except MdsliteError as exc:
-            await refuse(context, exc, make_request_id())
+        request = parse(self._request, body)
         path = _path_of(request)
         operation = next((one for one in self._operations if _names(one) == path.keys()), self._operations[0])
-        work = partial(self._answer, path=path, content=_content_of(request), context=context)
-        return await _guarded(operation, self._parts, context, work)
-
-    async def _answer(
-        self, invocation: Invocation, *, path: Mapping[str, str], content: bytes, context: Any
-    ) -> bytes:
-        found = await invocation.call(path=path, query={}, body=content)
-        _trail(context, invocation, found)
+        invocation = Invocation(operation, self._parts, exchange)
+        found = await invocation.call(path=path, query={}, body=_content_of(request))
+        trail(exchange, found.headers)
         plain = msgspec.json.decode(found.body)
         message = json_format.ParseDict(
             {self._wrap: plain} if self._wrap else plain, self._reply(), ignore_unknown_fields=True
@@ -209,11 +179,9 @@ class OipRpc:
 class ReadyRpc(OipRpc):
     """A model that is not there is not ready, which is no error over gRPC."""
 
-    async def _answer(
-        self, invocation: Invocation, *, path: Mapping[str, str], content: bytes, context: Any
-    ) -> bytes:
+    async def answer(self, body: Message, exchange: Exchange) -> bytes:
         try:
-            return await super()._answer(invocation, path=path, content=content, context=context)
+            return await super().answer(body, exchange)
         except NotFound:
             return self._reply(ready=False).SerializeToString()  # type: ignore[no-any-return]
 
@@ -264,25 +232,3 @@ def _content_of(request: Any) -> bytes:
         kind = parameter.WhichOneof("parameter_choice")
         parameters[name] = None if kind is None else getattr(parameter, kind)
     return msgspec.json.encode({"parameters": parameters} if parameters else {})
-
-
-def _trail(context: Any, invocation: Invocation, found: Answered) -> None:
-    context.set_trailing_metadata(((REQUEST_ID, invocation.request_id), *found.headers))
-
-
-async def _guarded(
-    operation: Operation,
-    parts: Any,
-    context: Any,
-    work: Callable[[Invocation], Awaitable[bytes]],
-) -> bytes:
-    """Do it, and turn what is raised into a status."""
-    invocation = Invocation(operation, parts, context)
-    error: MdsliteError | None = None
-    try:
-        return await work(invocation)
-    except MdsliteError as exc:
-        error = exc
-    except Exception:
-        logger.exception("request %s failed", invocation.request_id)
-    return await refuse(context, error or unknown_error(), invocation.request_id)

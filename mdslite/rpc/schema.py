@@ -19,6 +19,8 @@ from mdslite.http.operations import Operation
 
 INFERENCE = "inference.GRPCInferenceService"
 ADMIN = "mdslite.v1.Admin"
+HEALTH = "grpc.health.v1.Health"
+REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 DESCRIPTORS = "descriptors.binpb"
 _ADMIN_FILE = "mdslite/v1/admin_service.proto"
 
@@ -32,7 +34,8 @@ class Schema:
             files("mdslite.rpc").joinpath(DESCRIPTORS).read_bytes()
         )
         for file in described.file:
-            self.pool.AddSerializedFile(file.SerializeToString())
+            for one in (file, _former(file)) if file.package == "grpc.reflection.v1" else (file,):
+                self.pool.AddSerializedFile(one.SerializeToString())
         self.pool.AddSerializedFile(_describe_admin(operations).SerializeToString())
         self.InferRequest = self.find("inference.ModelInferRequest")
         self.InferResponse = self.find("inference.ModelInferResponse")
@@ -57,10 +60,10 @@ class Schema:
         }
 
 
-def parse(kind: type[Any], body: bytes) -> Any:
+def parse(kind: type[Any], body: bytes | memoryview) -> Any:
     """:raises InvalidRequest: the bytes are no such message"""
     try:
-        return kind.FromString(body)
+        return kind.FromString(bytes(body))
     except DecodeError as exc:
         raise InvalidRequest(f"the request is no {kind.DESCRIPTOR.full_name}") from exc
 
@@ -68,6 +71,21 @@ def parse(kind: type[Any], body: bytes) -> Any:
 def rpc_name(operation: Operation) -> str:
     """`list_models` as `ListModels`."""
     return "".join(part.capitalize() for part in operation.name.split("_"))
+
+
+def _former(file: Any) -> Any:
+    """Reflection as it was called before it became v1: all else is the same."""
+    found = descriptor_pb2.FileDescriptorProto()
+    found.CopyFrom(file)
+    found.name, found.package = "reflection_v1alpha.proto", "grpc.reflection.v1alpha"
+    for message in found.message_type:
+        for field in message.field:
+            if field.type_name:
+                field.type_name = field.type_name.replace(".v1.", ".v1alpha.")
+    for method in found.service[0].method:
+        method.input_type = method.input_type.replace(".v1.", ".v1alpha.")
+        method.output_type = method.output_type.replace(".v1.", ".v1alpha.")
+    return found
 
 
 def _describe_admin(operations: Sequence[Operation]) -> Any:

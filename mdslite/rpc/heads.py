@@ -1,0 +1,109 @@
+"""The header of an RPC, from its compressed block to what is asked. A client sends the same block again and
+again: as long as none of those between has changed the table that it refers to, what it means is remembered.
+Owns one connection's table.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hpack import Decoder
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+
+from mdslite.errors import InvalidRequest, MdsliteError, UnsupportedMedia
+from mdslite.http.request import check_repeated
+from mdslite.rpc.frames import read_timeout
+
+METADATA_BYTES = 16 * 1024
+FIELDS_MAX = 100
+_HEADS_MAX = 64
+_TYPE = b"application/grpc"
+
+
+class BadBlock(Exception):
+    """A block that cannot be read: what comes after it cannot be, either."""
+
+
+class LongBlock(BadBlock):
+    """One that stands for more than is read."""
+
+
+class Head:
+    """What an RPC begins with. `error` is what is wrong with it; `method` whoever answers it, once asked."""
+
+    __slots__ = ("coding", "error", "fields", "is_grpc", "metadata", "method", "path", "timeout_s")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self.metadata = [field for field in headers if not field[0].startswith(b":")]
+        self.fields = dict(self.metadata)
+        pseudo = {name: value for name, value in headers if name.startswith(b":")}
+        self.path = pseudo.get(b":path", b"").decode("latin-1")
+        self.coding = self.fields.get(b"grpc-encoding", b"identity")
+        kind, _, _ = self.fields.get(b"content-type", b"").partition(b";")
+        self.is_grpc = kind == _TYPE or kind.startswith(_TYPE + b"+")
+        self.timeout_s = math.inf
+        self.method: Any = None
+        self.error: MdsliteError | None = None
+        try:
+            self._check(headers, pseudo)
+        except MdsliteError as exc:
+            self.error = exc.with_traceback(None)
+
+    def _check(self, headers: list[tuple[bytes, bytes]], pseudo: dict[bytes, bytes]) -> None:
+        names = [name for name, _ in headers]
+        is_ordered = all(name.startswith(b":") for name in names[: len(names) - len(self.metadata)])
+        if not is_ordered or len(pseudo) != len(names) - len(self.metadata):
+            raise InvalidRequest("malformed header: expected each pseudo-header once, before the others")
+        if pseudo.get(b":method") != b"POST":
+            raise InvalidRequest("expected the method POST")
+        if len(headers) > FIELDS_MAX:
+            raise InvalidRequest(f"{len(headers)} header fields, expected at most {FIELDS_MAX}")
+        if any(name != name.lower() for name in names):
+            raise InvalidRequest("malformed header: expected names in lower case")
+        check_repeated(self.metadata)
+        for name in (b"grpc-timeout", b"grpc-encoding"):
+            if names.count(name) > 1:
+                raise InvalidRequest(f"expected one {name.decode()}, got {names.count(name)}")
+        if b"grpc-timeout" in self.fields:
+            try:
+                self.timeout_s = read_timeout(self.fields[b"grpc-timeout"])
+            except ValueError:
+                raise InvalidRequest("grpc-timeout: expected up to 8 digits and one of H M S m u n") from None
+        if self.coding not in (b"identity", b"gzip", b"deflate"):
+            raise UnsupportedMedia("grpc-encoding: expected identity, gzip or deflate")
+
+
+class Heads:
+    """Reads the header blocks of one connection, each of them and in their order."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(METADATA_BYTES)
+        self._known: dict[bytes, Head] = {}
+        self.get = self._known.get  # what a block means, if that is remembered
+
+    def read(self, block: bytes) -> Head:
+        """:raises BadBlock: it cannot be read, or is too long"""
+        known = self._known.get(block)
+        if known is not None:
+            return known
+        before = self._state()
+        try:
+            headers = self._decoder.decode(block, raw=True)
+        except OversizedHeaderListError as exc:
+            raise LongBlock(str(exc)) from exc
+        except HPACKError as exc:
+            raise BadBlock(str(exc)) from exc
+        head = Head([(bytes(name), bytes(value)) for name, value in headers])
+        after = self._state()
+        if before[0] != after[0] or before[1] is not after[1] or before[2] is not after[2]:
+            self._known.clear()
+        elif len(self._known) < _HEADS_MAX:
+            self._known[block] = head
+        return head
+
+    def _state(self) -> tuple[int, object, object]:
+        """What tells the table from itself after a change: its ends are other objects."""
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        return (table.maxsize, entries[0], entries[-1]) if entries else (table.maxsize, None, None)

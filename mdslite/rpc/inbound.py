@@ -1,0 +1,378 @@
+"""What a client of the gRPC port sends: frames, read where they lie, and put into its exchanges. Owns what
+has come of them and how much more may come. Its other half, which answers, is connection.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mdslite.errors import MdsliteError
+from mdslite.http.policing import LAST_STREAM_ID, PREFACE, Bucket, Reason
+from mdslite.rpc import frames
+from mdslite.rpc.exchange import Exchange
+from mdslite.rpc.heads import METADATA_BYTES, Heads
+
+if TYPE_CHECKING:
+    from mdslite.rpc.door import RpcDoor
+
+FIRST_WINDOW = 65_535
+PEER_FRAME_BYTES = 16_384
+FAREWELL = b"goodbye!"  # what a ping carries whose answer ends a connection
+_TINY_BYTES = 128  # DATA frames below this carry less than they cost
+
+
+class Cut(Exception):
+    """The client does what it may not."""
+
+    def __init__(self, reason: Reason, error_code: int = frames.PROTOCOL_ERROR) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.error_code = error_code
+
+
+class Inbound(asyncio.Protocol):
+    """The half of a connection that reads."""
+
+    def __init__(self, door: RpcDoor, now: float) -> None:
+        limits = self.limits = door.limits
+        self.streams: dict[int, Exchange] = {}
+        self._door = door
+        self._heads = Heads()
+        self._greeted = False  # the preface is here
+        self._heard_at = now
+        self._last_id = 0
+        self._final_id = LAST_STREAM_ID  # those above come too late
+        # What has come of a frame that is not whole; of a DATA frame, how much is to come, and whose it is.
+        self._rest: list[bytes] = []
+        self._rest_bytes, self._rest_needs = 0, 0
+        self._rest_at = math.inf
+        self._data_left, self._data_id, self._data_flags = 0, 0, 0
+        self._block = b""  # of a header that goes on in another frame
+        self._block_id, self._block_flags, self._block_frames = 0, 0, 0
+        self._block_at = math.inf
+        self._credit = limits.connection_window_bytes
+        self._owed = 0
+        self._peer_window = FIRST_WINDOW  # of each new stream
+        self._peer_frame_bytes = PEER_FRAME_BYTES
+        self._resets = Bucket(limits.resets, now)
+        self._pings = Bucket(limits.pings, now)
+        self._updates = Bucket(limits.window_updates, now)
+        self._tiny = Bucket(limits.tiny_data, now)
+        self._others = Bucket(limits.others, now)
+        self._kinds: dict[int, Callable[[int, int, bytes], None]] = {
+            frames.RST_STREAM: self._on_reset,
+            frames.SETTINGS: self._on_settings,
+            frames.PING: self._on_ping,
+            frames.WINDOW_UPDATE: self._on_window_update,
+        }
+
+    # What the other half does
+
+    def _emit(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _welcome(self) -> None:
+        """Say how much may be sent."""
+        raise NotImplementedError
+
+    def _reset(self, exchange: Exchange) -> None:
+        """The client wants an answer no more."""
+        raise NotImplementedError
+
+    def _widened(self, amount: int, exchange: Exchange | None = None) -> None:
+        """The client takes so much more, all in all or of one answer."""
+        raise NotImplementedError
+
+    def _confirmed(self) -> None:
+        """The client has heard the goodbye."""
+        raise NotImplementedError
+
+    def _make(self, stream_id: int) -> Exchange:
+        raise NotImplementedError
+
+    # Frames
+
+    def read(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        :raises Cut, BadBlock: nothing after them is to be read
+        """
+        now = self._heard_at
+        if self._rest:
+            self._rest.append(data)
+            self._rest_bytes += len(data)
+            if self._rest_bytes < self._rest_needs:
+                return
+            data = b"".join(self._rest)
+            self._rest, self._rest_bytes, self._rest_at = [], 0, math.inf
+        at, end = 0, len(data)
+        if not self._greeted:
+            if end < len(PREFACE):
+                self._keep(data, len(PREFACE))
+                return
+            self._greeted = True
+            self._welcome()
+            at = len(PREFACE)
+        if self._data_left:
+            at = self._go_on_with_data(data, at)
+        needs = frames.HEAD_BYTES
+        while end - at >= needs:
+            length, kind, flags, stream_id = frames.read_head(data, at)
+            begin = at + frames.HEAD_BYTES
+            stop = begin + length
+            if stop > end:
+                self._check_frame(length, kind, stream_id)
+                if kind != frames.DATA or flags & frames.PADDED:
+                    needs = frames.HEAD_BYTES + length
+                    break
+                self._charge(self.streams.get(stream_id), length, flags)
+                self._data_left, self._data_id, self._data_flags = length, stream_id, flags
+                at = self._go_on_with_data(data, begin)
+                continue
+            if kind == frames.DATA:
+                self._on_data(stream_id, flags, data, begin, stop)
+            elif kind == frames.HEADERS:
+                self._on_headers(stream_id, flags, data[begin:stop], now)
+            else:
+                self._check_frame(length, kind, stream_id)
+                if kind == frames.CONTINUATION:
+                    self._on_continuation(stream_id, flags, data[begin:stop], now)
+                else:
+                    self._kinds.get(kind, self._on_other)(stream_id, flags, data[begin:stop])
+            at = stop
+        if at < end:
+            self._keep(data[at:], needs)
+
+    def _check_frame(self, length: int, kind: int, stream_id: int) -> None:
+        if length > self.limits.frame_bytes:
+            raise Cut(Reason.FRAME_TOO_LARGE, frames.FRAME_SIZE_ERROR)
+        if self._block_id and (kind != frames.CONTINUATION or stream_id != self._block_id):
+            raise Cut(Reason.PROTOCOL_ERROR)
+
+    def _keep(self, rest: bytes, needs: int) -> None:
+        """Come back to this when it is whole."""
+        self._rest, self._rest_bytes, self._rest_needs = [rest], len(rest), needs
+        self._rest_at = self._heard_at
+
+    # Messages
+
+    def _on_data(self, stream_id: int, flags: int, data: bytes, begin: int, stop: int) -> None:
+        length = stop - begin
+        if length > self.limits.frame_bytes or self._block_id:
+            self._check_frame(length, frames.DATA, stream_id)
+        exchange = self.streams.get(stream_id)
+        self._charge(exchange, length, flags)
+        if (
+            flags == frames.END_STREAM
+            and exchange is not None
+            and exchange.is_fresh
+            and length >= frames.PREFIX_BYTES
+            and not data[begin]
+            and int.from_bytes(data[begin + 1 : begin + 5]) == length - frames.PREFIX_BYTES
+        ):
+            # One message in one frame, all that there is: how nearly every call looks.
+            exchange.closed = True
+            self._door.give(exchange, data[begin + frames.PREFIX_BYTES : stop])
+            return
+        if flags & frames.PADDED:
+            if not length or data[begin] >= length:
+                raise Cut(Reason.PROTOCOL_ERROR)
+            stop -= data[begin]
+            begin += 1
+        self._take(stream_id, flags, data, begin, stop)
+
+    def _go_on_with_data(self, data: bytes, at: int) -> int:
+        """Take what there is of a DATA frame that did not come in one piece; returns where it ends."""
+        step = min(self._data_left, len(data) - at)
+        self._data_left -= step
+        if step:
+            self._take(self._data_id, 0 if self._data_left else self._data_flags, data, at, at + step)
+        return at + step
+
+    def _take(self, stream_id: int, flags: int, data: bytes, begin: int, stop: int) -> None:
+        exchange = self.streams.get(stream_id)
+        if exchange is None:
+            if stream_id > self._last_id or not stream_id & 1:
+                raise Cut(Reason.PROTOCOL_ERROR)
+            return  # it has had its answer
+        if exchange.closed:
+            raise Cut(Reason.PROTOCOL_ERROR)
+        if exchange.ended:
+            return
+        try:
+            if stop > begin:
+                piece = memoryview(data)[begin:stop]
+                exchange.take(piece, pinned_bytes=len(data), now=self._heard_at)
+        except MdsliteError as exc:
+            exchange.break_off(exc)
+            return
+        if flags & frames.END_STREAM:
+            self._close(exchange)
+        else:
+            self.grant(exchange)
+
+    def _close(self, exchange: Exchange) -> None:
+        """The client has sent all of a call."""
+        try:
+            exchange.close()
+        except MdsliteError as exc:
+            exchange.break_off(exc)
+        else:
+            self._door.whole(exchange)
+
+    def _charge(self, exchange: Exchange | None, size_bytes: int, flags: int) -> None:
+        """Take a frame from the windows; they widen as it is read."""
+        if size_bytes < _TINY_BYTES and not flags & frames.END_STREAM and not self._tiny.take(self._heard_at):
+            raise Cut(Reason.TINY_DATA_FLOOD, frames.ENHANCE_YOUR_CALM)
+        self._credit -= size_bytes
+        self._owed += size_bytes
+        if self._credit < 0:
+            raise Cut(Reason.PROTOCOL_ERROR, frames.FLOW_CONTROL_ERROR)
+        if self._owed * 4 > self.limits.connection_window_bytes:
+            self._emit(frames.window_update(0, self._owed))
+            self._credit += self._owed
+            self._owed = 0
+        if exchange is not None:
+            exchange.credit -= size_bytes
+            exchange.owed += size_bytes
+            if exchange.credit < 0:
+                raise Cut(Reason.PROTOCOL_ERROR, frames.FLOW_CONTROL_ERROR)
+
+    def grant(self, exchange: Exchange) -> None:
+        """Let the client send as much again, unless messages wait to be read."""
+        if exchange.owed * 4 > self.limits.stream_window_bytes and not exchange.ready and not exchange.closed:
+            self._emit(frames.window_update(exchange.id, exchange.owed))
+            exchange.credit += exchange.owed
+            exchange.owed = 0
+
+    # Headers
+
+    def _on_headers(self, stream_id: int, flags: int, block: bytes, now: float) -> None:
+        if len(block) > METADATA_BYTES or self._block_id:
+            self._check_frame(len(block), frames.HEADERS, stream_id)
+            raise Cut(Reason.HEADERS_TOO_LARGE, frames.ENHANCE_YOUR_CALM)
+        if flags & (frames.PADDED | frames.PRIORITIZED):
+            block = _strip(block, flags)
+        if flags & frames.END_HEADERS:
+            self._open(stream_id, flags, block, now)
+            return
+        self._block_id, self._block_flags, self._block, self._block_frames = stream_id, flags, block, 0
+        self._block_at = now
+
+    def _on_continuation(self, stream_id: int, flags: int, block: bytes, now: float) -> None:
+        if not self._block_id:
+            raise Cut(Reason.PROTOCOL_ERROR)
+        self._block += block
+        self._block_frames += 1
+        if self._block_frames > self.limits.continuations:
+            raise Cut(Reason.CONTINUATION_FLOOD, frames.ENHANCE_YOUR_CALM)
+        if len(self._block) > METADATA_BYTES:
+            raise Cut(Reason.HEADERS_TOO_LARGE, frames.ENHANCE_YOUR_CALM)
+        if flags & frames.END_HEADERS:
+            self._block_id, self._block_at = 0, math.inf
+            self._open(stream_id, self._block_flags, self._block, now)
+
+    def _open(self, stream_id: int, flags: int, block: bytes, now: float) -> None:
+        head = self._heads.get(block) or self._heads.read(block)
+        ends = bool(flags & frames.END_STREAM)
+        if stream_id <= self._last_id or not stream_id & 1:
+            exchange = self.streams.get(stream_id)
+            if not stream_id & 1 or (exchange is not None and (not ends or exchange.closed)):
+                raise Cut(Reason.PROTOCOL_ERROR)
+            if exchange is not None and not exchange.ended:
+                self._close(exchange)  # a client may end what it sends with fields, too
+            return
+        self._last_id = stream_id
+        if stream_id > self._final_id or len(self.streams) >= self.limits.streams:
+            self._emit(frames.reset(stream_id, frames.REFUSED_STREAM))
+            if not self._resets.take(now):
+                raise Cut(Reason.TOO_MANY_STREAMS, frames.ENHANCE_YOUR_CALM)
+            return
+        exchange = self.streams[stream_id] = self._make(stream_id)
+        exchange.head = head
+        exchange.opened_at = exchange.begun_at = now
+        exchange.closed = ends
+        self._door.begin(exchange)
+        if ends and not exchange.ended:
+            self._close(exchange)
+
+    # The other frames
+
+    def _on_reset(self, stream_id: int, flags: int, payload: bytes) -> None:
+        if len(payload) != 4 or stream_id > self._last_id or not stream_id:
+            raise Cut(Reason.PROTOCOL_ERROR)
+        exchange = self.streams.get(stream_id)
+        if exchange is not None:
+            self._reset(exchange)
+        if not self._resets.take(self._heard_at):
+            raise Cut(Reason.RAPID_RESET, frames.ENHANCE_YOUR_CALM)
+
+    def _on_settings(self, stream_id: int, flags: int, payload: bytes) -> None:
+        if stream_id or len(payload) % 6 or (flags & frames.ACK and payload):
+            raise Cut(Reason.PROTOCOL_ERROR)
+        if not self._others.take(self._heard_at):
+            raise Cut(Reason.SETTINGS_FLOOD, frames.ENHANCE_YOUR_CALM)
+        if flags & frames.ACK:
+            return
+        for name, value in struct.iter_unpack(">HI", payload):
+            if name == frames.INITIAL_WINDOW_SIZE:
+                if value > frames.WINDOW_MAX:
+                    raise Cut(Reason.PROTOCOL_ERROR, frames.FLOW_CONTROL_ERROR)
+                for exchange in self.streams.values():
+                    exchange.window += value - self._peer_window
+                self._peer_window = value
+            elif name == frames.MAX_FRAME_SIZE:
+                if not PEER_FRAME_BYTES <= value < 2**24:
+                    raise Cut(Reason.PROTOCOL_ERROR)
+                self._peer_frame_bytes = min(value, self.limits.frame_bytes)
+        self._emit(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self._widened(0)
+
+    def _on_ping(self, stream_id: int, flags: int, payload: bytes) -> None:
+        if stream_id or len(payload) != 8:
+            raise Cut(Reason.PROTOCOL_ERROR)
+        if not self._pings.take(self._heard_at):
+            raise Cut(Reason.PING_FLOOD, frames.ENHANCE_YOUR_CALM)
+        if not flags & frames.ACK:
+            self._emit(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif payload == FAREWELL:
+            self._confirmed()
+
+    def _on_window_update(self, stream_id: int, flags: int, payload: bytes) -> None:
+        amount = int.from_bytes(payload) & frames.WINDOW_MAX
+        if len(payload) != 4 or not amount or stream_id > self._last_id:
+            raise Cut(Reason.PROTOCOL_ERROR)
+        if not self._updates.take(self._heard_at):
+            raise Cut(Reason.WINDOW_UPDATE_FLOOD, frames.ENHANCE_YOUR_CALM)
+        if not stream_id:
+            self._widened(amount)
+        elif (exchange := self.streams.get(stream_id)) is not None:
+            self._widened(amount, exchange)
+
+    def _on_other(self, stream_id: int, flags: int, payload: bytes) -> None:
+        if not self._others.take(self._heard_at):
+            raise Cut(Reason.FRAME_FLOOD, frames.ENHANCE_YOUR_CALM)
+
+    def _earn(self) -> None:
+        """Clients accompany what they read by frames of their own."""
+        self._resets.give(1)
+        self._pings.give(2)
+        self._updates.give(3)
+        self._tiny.give(4)
+        self._others.give(1)
+
+
+def _strip(block: bytes, flags: int) -> bytes:
+    """A header's block without padding and priority."""
+    begin, end = 0, len(block)
+    if flags & frames.PADDED:
+        begin, end = 1, end - (block[0] if block else 0)
+    if flags & frames.PRIORITIZED:
+        begin += 5
+    if begin > end:
+        raise Cut(Reason.PROTOCOL_ERROR)
+    return block[begin:end]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mdslite import calls, errors
-from mdslite.client import AsyncClient
+from mdslite.tui.origin import Origin
 from mdslite.tui.snapshot import Json
 
 AGAIN_S = 1.0  # a stream that ended is opened again after so long
@@ -21,7 +21,7 @@ Heard = Callable[[str, Json], None]
 class Ears:
     """`heard` is told each event's kind and data."""
 
-    def __init__(self, client: AsyncClient, heard: Heard) -> None:
+    def __init__(self, client: Origin, heard: Heard) -> None:
         self._client = client
         self._heard = heard
         self._open = asyncio.Event()

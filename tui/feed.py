@@ -16,8 +16,8 @@ import msgspec
 
 from mdslite import errors
 from mdslite.calls import Ask, Lines
-from mdslite.client import AsyncClient
 from mdslite.tui.ears import Ears
+from mdslite.tui.origin import Origin
 from mdslite.tui.snapshot import Connection, Json, Reach, Snapshot, View
 from mdslite.tui.sources import SOURCES, Kept, Source
 
@@ -54,7 +54,7 @@ class LiveFeed:
     """Feeds from an appliance. `clock` tells the time that is shown."""
 
     def __init__(
-        self, client: AsyncClient, *, clock: Callable[[], float] = time, view: View | None = None
+        self, client: Origin, *, clock: Callable[[], float] = time, view: View | None = None
     ) -> None:
         self._client = client
         self._clock = clock

@@ -74,14 +74,17 @@ class Logbook:
             self.ended = False
 
     def extend(self, older: Sequence[Json], *, ended: bool) -> None:
-        """Take in a page of older rows, newest first. The newest go where there is no room for all."""
+        """Take in a page of older rows, newest first, while one is chosen. The newest go where there is no
+        room for all."""
+        if self.follows:
+            return
         fresh = [row for row in reversed(older) if not self._ids or row["id"] < self._ids[0]]
         self._rows[:0] = fresh
         self._ids[:0] = [row["id"] for row in fresh]
         self._last = max(self._last, self._ids[-1] if self._ids else 0)
         self.ended = ended
         surplus = len(self._rows) - self._limit
-        if surplus > 0 and not self.follows:
+        if surplus > 0:
             del self._rows[-surplus:], self._ids[-surplus:]
             self.newer += surplus
             if self.chosen is not None and self.chosen > self._ids[-1]:

@@ -1,0 +1,176 @@
+"""The example dashboard and alert rules ask for metrics and labels that a real appliance tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import models
+import msgspec
+import pytest
+import yaml
+from doors import Deployed, open_site, predict, run
+from fake_nvml import FakeGpu, FakeNvml
+from log_rows import counted, row, running
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from test_remote import GATEWAY, gateway, to
+
+from mdslite.gauges import Gauges
+from mdslite.metrics import Metrics
+from mdslite.runtimes.devices import Devices
+from mdslite.runtimes.nvidia import Nvml
+
+promql = pytest.importorskip("promql_parser")
+
+FOLDER = Path(__file__).parent.parent / "examples" / "monitoring"
+DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
+ALERTS = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]
+ADDED = {"job", "instance"}  # by Prometheus, to each sample
+VARIABLES = {"$__rate_interval": "5m", "$project": "p", "$model": "m"}
+
+
+def panels() -> Iterator[tuple[str, str]]:
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"]
+
+
+def rules() -> Iterator[tuple[str, str]]:
+    for group in ALERTS:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+
+
+QUERIES = [*panels(), *rules()]
+
+
+def selectors(query: str) -> list[tuple[str, set[str]]]:
+    """Each metric that a query reads, and the labels by which it chooses or groups.
+
+    :raises ValueError: it is no PromQL
+    """
+    for name, value in VARIABLES.items():
+        query = query.replace(name, value)
+    found: list[tuple[str, set[str]]] = []
+
+    def visit(node: Any, grouped: frozenset[str]) -> None:
+        if isinstance(node, promql.VectorSelector):
+            found.append((node.name, {one.name for one in node.matchers.matchers} | grouped))
+            return
+        if isinstance(node, promql.AggregateExpr) and node.modifier is not None:
+            grouped = frozenset(node.modifier.labels)
+        for name in ("expr", "lhs", "rhs", "vector_selector"):
+            if (inner := getattr(node, name, None)) is not None:
+                visit(inner, grouped)
+        for inner in getattr(node, "args", None) or ():
+            visit(inner, grouped)
+
+    visit(promql.parse(query), frozenset())
+    return found
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The labels of every sample that an appliance with a GPU, a shadow and a remote version tells."""
+    folder = tmp_path_factory.mktemp("told")
+    samples: dict[str, set[str]] = {}
+
+    async def test() -> None:
+        path = models.identity(folder / "m.onnx")
+        async with (
+            open_site(folder, Deployed(path)) as there,
+            gateway(folder / "here", to(there)) as (site, _),
+        ):
+            shadow = await site.load(Deployed(path))
+            info = msgspec.structs.replace(shadow.spec.service_info, shadow=True)
+            shadow.follow(msgspec.structs.replace(shadow.spec, service_info=info))
+            site.fleet.switch(added=[shadow])
+            assert (await site.ask(predict(target=GATEWAY))).status == 200
+            devices = Devices.discover(
+                open_nvml=lambda: Nvml.open({}, library=FakeNvml([FakeGpu()])), problem=lambda: None
+            )
+            metrics = Metrics()
+            metrics.observe(counted(row()))
+            with running(folder / "log") as journal:
+                metrics.add_source(
+                    Gauges(
+                        door=site.door,
+                        bridge=site.bridge,
+                        fleet=site.fleet,
+                        journal=journal,
+                        devices=devices,
+                    )
+                )
+                text = await asyncio.to_thread(metrics.render, open_metrics=True)
+            for family in text_string_to_metric_families(text.decode()):
+                for sample in family.samples:
+                    samples.setdefault(sample.name, set()).update(sample.labels)
+
+    run(test())
+    return samples
+
+
+@pytest.mark.parametrize(("title", "query"), QUERIES)
+def test_every_query_reads_metrics_and_labels_that_there_are(
+    title: str, query: str, told: dict[str, set[str]]
+) -> None:
+    found = selectors(query)
+    assert found
+    for name, labels in found:
+        known = told[name] if name != "up" else set()
+        assert labels - ADDED <= known, name
+
+
+def test_legends_and_texts_name_labels_that_there_are(told: dict[str, set[str]]) -> None:
+    named = [
+        (target["expr"], target["legendFormat"])
+        for one in DASHBOARD["panels"]
+        for target in one.get("targets", ())
+    ]
+    named += [(rule["expr"], str(rule["annotations"])) for group in ALERTS for rule in group["rules"]]
+    for query, text in named:
+        known = set.union(*(told.get(name, set()) for name, _ in selectors(query))) | ADDED
+        assert set(re.findall(r"{{ *(?:\$labels\.)?(\w+) *}}", text)) <= known, text
+
+
+def test_every_metric_of_the_appliance_s_own_has_a_panel_or_is_a_detail(told: dict[str, set[str]]) -> None:
+    shown = {name for _, query in QUERIES for name, _ in selectors(query)}
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in told if name.startswith("mdslite_")}
+    details = {
+        "mdslite_info", "mdslite_batches_total", "mdslite_inline_batches_total", "mdslite_reruns_total",
+        "mdslite_unauthorized_total", "mdslite_gate_busy_slots", "mdslite_endpoint_open_requests",
+        "mdslite_endpoint_requests_total", "mdslite_endpoint_failures_total",
+        "mdslite_journal_malformed_total", "mdslite_journal_restarts_total",
+        "mdslite_journal_bodiless_total",
+    }  # fmt: skip
+    assert families - {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown} == details
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    assert {one["name"] for one in DASHBOARD["templating"]["list"]} == {"datasource", "project", "model"}
+    places = [one["gridPos"] for one in DASHBOARD["panels"]]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    assert len({one["id"] for one in DASHBOARD["panels"]}) == len(places)
+    for one in DASHBOARD["panels"]:
+        assert all(target["datasource"]["uid"] == "${datasource}" for target in one.get("targets", ()))
+
+
+def test_alerts_say_what_prometheus_wants_of_a_rule() -> None:
+    names = [rule["alert"] for group in ALERTS for rule in group["rules"]]
+    assert len(set(names)) == len(names)
+    for group in ALERTS:
+        for rule in group["rules"]:
+            assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+            assert rule["labels"]["severity"] in ("info", "warning", "critical")
+            assert re.fullmatch(r"\d+[smh]", rule.get("for", "0s"))
+            assert rule["annotations"]["summary"]
+
+
+def test_the_example_of_a_scrape_loads_the_rules() -> None:
+    found = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
+    assert found["rule_files"] == ["alerts.yaml"]
+    assert found["scrape_configs"][0]["job_name"] == "mdslite"

@@ -54,47 +54,70 @@ class Refused:
         self.let_go_at = self.clock.monotonic()
 
 
-def refuse(count: int, *, per_second: float, longest_s: float = 0.5) -> tuple[list[Refused], float, Timers]:
-    """So many refusals at one moment: those that are held, the moment, and what is to come."""
-    clock = Clock()
-    timers = Timers(clock)
-    pace = Pace(timers, per_second=per_second, longest_s=longest_s, clock=clock.monotonic)  # type: ignore[arg-type]
-    everybody = [Refused(clock) for _ in range(count)]
-    return [one for one in everybody if pace.hold(one, clock.monotonic())], clock.monotonic(), timers
+class Crowd:
+    """So many refusals at one moment. `held` are those that are kept waiting since `start`."""
+
+    def __init__(self, count: int, *, per_second: float, longest_s: float = 0.5) -> None:
+        self.clock = Clock()
+        self.timers = Timers(self.clock)
+        self.pace = Pace(
+            self.timers,  # type: ignore[arg-type]
+            per_second=per_second,
+            longest_s=longest_s,
+            clock=self.clock.monotonic,
+        )
+        self.start = self.clock.monotonic()
+        self.held = self.refuse(count)
+
+    def refuse(self, count: int) -> list[Refused]:
+        everybody = [Refused(self.clock) for _ in range(count)]
+        return [one for one in everybody if self.pace.hold(one, self.clock.monotonic())]
+
+    def wait(self, *, refusing: bool) -> list[float]:
+        """How long each was held. `refusing`: one more is refused after each that is let go, for as long as
+        any of the first is held."""
+        while self.timers.timers and any(one.let_go_at is None for one in self.held):
+            self.timers.advance()
+            if refusing:
+                self.refuse(1)
+        return [one.let_go_at - self.start for one in self.held if one.let_go_at is not None]
 
 
 def test_a_few_refusals_hold_nobody() -> None:
-    held, _, timers = refuse(10, per_second=5000)
-    assert (held, timers.timers) == ([], [])
+    crowd = Crowd(10, per_second=5000)
+    assert (crowd.held, crowd.timers.timers) == ([], [])
 
 
 def test_refused_clients_are_read_again_in_turn_and_at_the_rate() -> None:
-    held, start, timers = refuse(400, per_second=1000)
-    while timers.timers:
-        timers.advance()
-    waits = [one.let_go_at - start for one in held if one.let_go_at is not None]
-    assert len(waits) == len(held) >= 397
+    crowd = Crowd(400, per_second=1000)
+    waits = crowd.wait(refusing=True)
+    assert len(waits) == len(crowd.held) >= 397
     assert waits == sorted(waits)
-    for at, wait_s in enumerate(waits, start=400 - len(held)):
+    for at, wait_s in enumerate(waits, start=400 - len(waits)):
         assert at / 1000 - 1e-9 <= wait_s <= at / 1000 + LEAST_S + 1e-9
 
 
 def test_nobody_waits_for_longer_than_the_bound() -> None:
-    held, start, timers = refuse(5000, per_second=1000, longest_s=0.25)
-    while timers.timers:
-        timers.advance()
-    assert all(one.let_go_at is not None and one.let_go_at - start <= 0.25 + LEAST_S + 1e-9 for one in held)
+    crowd = Crowd(5000, per_second=1000, longest_s=0.25)
+    waits = crowd.wait(refusing=True)
+    assert len(waits) == len(crowd.held)
+    assert max(waits) <= 0.25 + LEAST_S + 1e-9
+
+
+def test_once_nobody_is_refused_any_more_all_are_soon_read_again() -> None:
+    crowd = Crowd(1000, per_second=1000, longest_s=2.0)
+    waits = crowd.wait(refusing=False)
+    assert len(waits) == len(crowd.held) >= 997
+    # Doubling: 1, 2, 4, ... 256, 256, 256 of them, 2 ms apart.
+    assert max(waits) <= 15 * LEAST_S
+    assert not crowd.refuse(1)  # and who is refused next starts afresh
 
 
 def test_closing_lets_go_of_all() -> None:
-    clock = Clock()
-    timers = Timers(clock)
-    pace = Pace(timers, per_second=10, longest_s=1, clock=clock.monotonic)  # type: ignore[arg-type]
-    everybody = [Refused(clock) for _ in range(10)]
-    held = [one for one in everybody if pace.hold(one, clock.monotonic())]
-    pace.close()
-    assert all(one.let_go_at is not None for one in held)
-    assert timers.timers == []
+    crowd = Crowd(10, per_second=10, longest_s=1)
+    crowd.pace.close()
+    assert all(one.let_go_at is not None for one in crowd.held)
+    assert crowd.timers.timers == []
 
 
 # Behind the door
@@ -169,7 +192,7 @@ def test_a_held_client_that_leaves_is_forgotten(tmp_path: Path) -> None:
 
 def test_a_door_that_drains_still_answers_whom_it_holds(tmp_path: Path) -> None:
     async def test() -> None:
-        async with overloaded(tmp_path, limits=Limits(refused_per_s=20.0)) as site, site.connect() as wire:
+        async with overloaded(tmp_path, limits=Limits(refused_per_s=2.0)) as site, site.connect() as wire:
             for _ in range(2):
                 wire.send(predict(MANY))
                 assert (await wire.reply()).status == 429

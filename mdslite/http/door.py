@@ -35,8 +35,8 @@ class Limits:
     linger_s: float = 2.0
     sweep_s: float = 1.0
     connections: int = 10_000
-    refused_per_s: float = 5000.0  # connections that were refused (429) and are read again
-    refused_s: float = 0.5  # after this time at the latest
+    refused_per_s: float = 1000.0  # connections that were refused (429) and are read again
+    refused_s: float = 1.0  # after this time at the latest: the shortest `Retry-After`
 
 
 class Door:

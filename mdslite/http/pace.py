@@ -3,7 +3,8 @@
 A client that was refused for want of room and comes back at once burns the time in which room would be made.
 A thousand of them, all on kept connections, took two thirds of a model's throughput. So refused connections
 are read again at a bounded rate, first come, first served: what they send meanwhile waits in the kernel. Who
-waits as long as `Retry-After` says never notices; nor does anybody while refusals are few.
+waits as long as `Retry-After` says never notices; nor does anybody while refusals are few. Once nobody is
+refused any more, more and more of them are read at once: the crowd is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from time import perf_counter
 from typing import Protocol
 
 LEAST_S = 0.002  # a shorter wait is not worth a timer
+EARLY_MAX = 256  # connections that are read again at one moment before their time
 
 
 class Held(Protocol):
@@ -40,9 +42,12 @@ class Pace:
         self._next_at = 0.0
         self._held: deque[tuple[float, Held]] = deque()  # by the moment when each is due
         self._timer: asyncio.TimerHandle | None = None
+        self._refusing = False  # since some were let go last
+        self._early = 0  # how many may go before their time
 
     def hold(self, one: Held, now: float) -> bool:
         """Take note of a refusal; whether its connection is to be left unread until `let_go` is called."""
+        self._refusing = True
         due = self._next_at
         if due < now:
             due = now
@@ -67,7 +72,14 @@ class Pace:
     def _release(self) -> None:
         self._timer = None
         held, now = self._held, self._clock()
-        while held and held[0][0] <= now:
+        self._early = 0 if self._refusing else min(max(1, 2 * self._early), EARLY_MAX)
+        self._refusing = False
+        early = self._early
+        while held and (held[0][0] <= now or early):
+            early -= held[0][0] > now
             held.popleft()[1].let_go()
         if held:
-            self._timer = self._loop.call_later(max(LEAST_S, held[0][0] - now), self._release)
+            wait_s = LEAST_S if self._early else held[0][0] - now
+            self._timer = self._loop.call_later(max(LEAST_S, wait_s), self._release)
+        else:
+            self._next_at = now

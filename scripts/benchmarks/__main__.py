@@ -19,6 +19,7 @@ from benchmarks.contenders import Bench
 from benchmarks.forms import measure_forms
 from benchmarks.journal import count_log, measure_log_cost
 from benchmarks.limit import measure_limit
+from benchmarks.overload import measure_overload
 from benchmarks.packages import measure_lanes, measure_neighbour
 from benchmarks.report import WORKLOADS, Results, render, to_plain
 from benchmarks.routing import measure_routing, measure_shadows
@@ -27,7 +28,7 @@ from benchmarks.start import measure_start
 from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Effort
 
-PARTS = ("throughput", "limit", "log", "forms", "routing", "start", "changes", "packages", "spam")
+PARTS = ("throughput", "limit", "log", "overload", "forms", "routing", "start", "changes", "packages", "spam")
 COMPARED = ("onnxruntime-gpu", "onnxruntime", "mosec", "uvicorn", "hypercorn", "starlette")
 BUSY_LOAD = 0.5
 
@@ -79,6 +80,9 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
         results.log_costs = measure_log_cost(bench, effort, say)
         results.log_count = count_log(bench, effort, say)
 
+    def overload() -> None:
+        results.overloads = measure_overload(bench, effort, say)
+
     def forms() -> None:
         results.forms = measure_forms(bench, effort, say)
 
@@ -100,7 +104,7 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
         results.spam = measure_spam(bench, effort, say)
 
     complete = True
-    for part in (throughput, limit, log, forms, routing, start, changes, packages, spam):
+    for part in (throughput, limit, log, overload, forms, routing, start, changes, packages, spam):
         if part.__name__ not in parts:
             continue
         try:

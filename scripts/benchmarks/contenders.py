@@ -181,11 +181,6 @@ class Running:
         times = [process.cpu_times() for process in self._tree()]
         return float(sum(each.user + each.system for each in times))
 
-    def held_bytes(self) -> int:
-        """The memory of the process and its children. A page that several share is counted once (PSS): the
-        resident sizes of forked processes add up to more than the machine lost."""
-        return sum(process.memory_full_info().pss for process in self._tree())
-
     def _tree(self) -> list[psutil.Process]:
         assert self._process is not None
         parent = psutil.Process(self._process.pid)

@@ -29,6 +29,8 @@ class Workload:
 # batch of 32 rows costs little more than one row, so that a server without batching cannot keep up.
 TINY = Workload("tiny", (64, 64, 10))
 WIDE = Workload("wide", (256, 1024, 1024, 1024, 10))
+# So slow that the load generator has the time to offer ten times of what it answers.
+HEAVY = Workload("heavy", (64, 4096, 4096, 4096, 10))
 
 
 def write_model(workload: Workload, path: Path, *, seed: int = 7) -> None:

@@ -12,6 +12,7 @@ from benchmarks.forms import FormCost
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import Limit
 from benchmarks.models import TINY, WIDE, Workload
+from benchmarks.overload import TIMES, Overload
 from benchmarks.packages import LaneCost, Neighbour, Restart
 from benchmarks.routing import RoutingCost, ShadowCost
 from benchmarks.start import Start
@@ -33,6 +34,7 @@ class Results:
     limits: dict[str, Limit] = field(default_factory=dict)
     log_costs: list[LogCost] = field(default_factory=list)
     log_count: LogCount | None = None
+    overloads: list[Overload] = field(default_factory=list)
     forms: list[FormCost] = field(default_factory=list)
     routing: RoutingCost | None = None
     shadows: list[ShadowCost] = field(default_factory=list)
@@ -67,6 +69,7 @@ def find_targets(results: Results) -> list[Target]:
     return [
         *_throughput_targets(results),
         *_log_targets(results),
+        *_overload_targets(results),
         *_form_targets(results),
         *_routing_targets(results),
         *_start_targets(results),
@@ -104,6 +107,19 @@ def _log_targets(results: Results) -> Iterator[Target]:
         measured = f"{count.logged:,} rows of {count.sent:,} at {count.slowest_per_s:,.0f}/s"
         reached = count.logged >= count.sent and count.slowest_per_s >= 10_000
         yield Target("request log loses", "nothing at 10,000/s", measured, reached)
+
+
+def _overload_targets(results: Results) -> Iterator[Target]:
+    for load in results.overloads:
+        what = f"good answers at {TIMES} times the load" if load.who == "steady" else "good answers"
+        speeds = (
+            f"least {load.least_kept:.2f}; {load.peak_per_s:,.0f} at its peak, {load.offered_per_s:,.0f}/s"
+        )
+        broken = f", {load.broken} broken" if load.broken else ""
+        target = _at_least(f"{what}, {load.who} clients", 0.9, load.kept)
+        yield replace(target, measured=f"{target.measured} ({speeds} offered{broken})")
+        what = f"a refusal then, p99 of {load.refusals:,}, {load.who} clients"
+        yield Target(what, "<= 50 ms", f"{load.refusal_p99_ms:.1f} ms", load.refusal_p99_ms <= 50)
 
 
 def _form_targets(results: Results) -> Iterator[Target]:

@@ -29,5 +29,5 @@ def measure_start(bench: Bench, say: Say) -> Start:
         with Running(mdslite(bench, TINY), body=bench.body(TINY), folder=folder) as running:
             took_s.append(running.first_answer_s)
             time.sleep(IDLE_S)
-            idle_bytes.append(running.held_bytes())
+            idle_bytes.append(running.memory_bytes())
     return Start(statistics.median(took_s), max(idle_bytes))

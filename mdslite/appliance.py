@@ -45,6 +45,7 @@ from mdslite.http.issuer import Issuer
 from mdslite.http.labeling import Labeling
 from mdslite.http.once import Once
 from mdslite.http.predict import Predictor
+from mdslite.http.replaying import Replays
 from mdslite.http.tls import TlsFiles
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
@@ -163,6 +164,14 @@ class Appliance:
             comparisons=self.comparisons,
             fleet=self.fleet,
         )
+        self.replays = Replays(
+            self.registry,
+            self.worker,
+            log=self.request_log,
+            predictor=self.predictor,
+            fleet=self.fleet,
+            labeling=self.labeling,
+        )
         self.rollouts = Rollouts(
             RolloutStore(self.registry),
             self.worker.call,
@@ -219,6 +228,7 @@ class Appliance:
             await self._apply_file(self.settings.file)
         await self.comparisons.open()
         await self.labeling.start()
+        await self.replays.start()
         await self.rollouts.start()
         await self.deferrals.start()
         for served in self.fleet.all():
@@ -273,6 +283,7 @@ class Appliance:
             *([] if self.rpc is None else [self.rpc.drain(grace_s=settings.drain_s)]),
         )
         await self.rollouts.close()
+        await self.replays.close()
         await self.deployer.close(grace_s=settings.drain_s)
         await self.deferrals.close()
         await self.fleet.close(grace_s=settings.drain_s)
@@ -283,6 +294,7 @@ class Appliance:
     async def abandon(self) -> None:
         """Close what is open, started or not, without waiting for anybody's requests."""
         await self.rollouts.close()
+        await self.replays.close()
         await self.deferrals.close()
         await self.labeling.close()
         await self.comparisons.close()

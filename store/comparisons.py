@@ -66,6 +66,16 @@ class Sums:
     confidence_sum: float = 0.0
     confidence_squares: float = 0.0
 
+    def add(self, *, slower_ms: float, surer: float | None) -> None:
+        """Count the differences of a pair that both answered."""
+        self.latency_count += 1
+        self.latency_sum += slower_ms
+        self.latency_squares += slower_ms * slower_ms
+        if surer is not None:
+            self.confidence_count += 1
+            self.confidence_sum += surer
+            self.confidence_squares += surer * surer
+
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:

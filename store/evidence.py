@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdslite.store.reading import HourReader
-from mdslite.store.rows import Labels
+from mdslite.store.rows import Labels, is_replay
 
 SAMPLE_ROWS = 50_000  # of one version and hour file
 # What the version itself is to blame for: its errors, and answers that did not come in time.
@@ -41,6 +41,7 @@ def read_hour(hour: HourReader, project: str, model: str, *, since: float, until
     groups: dict[tuple[str, bool], list[tuple[int, Labels]]] = {}
     for number, labels in hour.labels().items():
         counts_here = labels.status == 200 or labels.status in FAILED
+        counts_here = counts_here and not is_replay(labels)
         if (labels.project, labels.model) == (project, model) and labels.version and counts_here:
             groups.setdefault((labels.version, labels.shadow), []).append((number, labels))
     found = []

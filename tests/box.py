@@ -31,6 +31,7 @@ from mdslite.http.issuer import Issuer
 from mdslite.http.labeling import Labeling
 from mdslite.http.once import Once
 from mdslite.http.predict import Predictor
+from mdslite.http.replaying import Replays
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.onnx import OnnxRuntime
@@ -114,6 +115,14 @@ class Box:
             look_s=3600,  # the tests say when
             settle_s=0,
         )
+        self.replays = Replays(
+            self.registry,
+            self.worker,
+            log=self.request_log,
+            predictor=self.predictor,
+            fleet=self.fleet,
+            labeling=self.labeling,
+        )
         self.rollouts = Rollouts(
             RolloutStore(self.registry),
             self.worker.call,
@@ -165,6 +174,7 @@ async def open_box(
     await box.issuer.open()
     await box.comparisons.open()
     await box.labeling.start()
+    await box.replays.start()
     box.journal.start()
     try:
         if resume:
@@ -172,6 +182,7 @@ async def open_box(
         yield box
     finally:
         await box.rollouts.close()
+        await box.replays.close()
         await box.deployer.close(grace_s=10)
         await box.deferrals.close()
         await box.labeling.close()

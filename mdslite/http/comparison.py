@@ -142,13 +142,29 @@ async def make_comparison(
             f"neither {versions[0]} nor {versions[1]} of {path.project}/{path.model} answered anything then",
             hint="mdslite show says what is deployed; --since goes further back",
         )
-    agreement, disagreements = None, []
+    agreement: Agreement | None = None
+    disagreements: list[DisagreementInfo] = []
     for primary, shadow in (versions, versions[::-1]):
         pair = Pair(path.project, path.model, primary, shadow)
         sums, requests = await parts.comparisons.read(pair, since=since, until=until, limit=limit)
         if sums.pairs:
-            agreement, disagreements = _agreement(pair, sums), [_info(*one) for one in requests]
+            agreement = make_agreement(pair, sums)
+            disagreements = [disagreement_info(*one) for one in requests]
             break
+    return report(path, (first, second), agreement, disagreements, since=since, until=until)
+
+
+def report(
+    path: ModelPath,
+    evidence: tuple[Evidence, Evidence],
+    agreement: Agreement | None,
+    disagreements: list[DisagreementInfo],
+    *,
+    since: float,
+    until: float,
+) -> Comparison:
+    """The evidence on two versions beside each other, and what it says."""
+    first, second = evidence
     sides = _side(first), _side(second)
     difference = _differences(first, second)
     return Comparison(
@@ -239,7 +255,8 @@ def _differences(first: Evidence, second: Evidence) -> Differences:
     )
 
 
-def _agreement(pair: Pair, sums: Sums) -> Agreement:
+def make_agreement(pair: Pair, sums: Sums) -> Agreement:
+    """What the sums over a pair's requests say."""
     return Agreement(
         primary=pair.primary,
         shadow=pair.shadow,
@@ -254,7 +271,8 @@ def _agreement(pair: Pair, sums: Sums) -> Agreement:
     )
 
 
-def _info(number: int, one: Disagreement) -> DisagreementInfo:
+def disagreement_info(number: int, one: Disagreement) -> DisagreementInfo:
+    """A disagreement as it is told, its number as the id."""
     return DisagreementInfo(
         id=number,
         time=time_text(one.time),

@@ -29,6 +29,7 @@ from mdslite.store.filters import parse
 from mdslite.store.labels import CLASSES_MAX, Count, Item, Label, LabelStore, Reason, Rules, VersionAnswer
 from mdslite.store.registry import Registry
 from mdslite.store.requests import Entry, LoggedBody, RequestLog
+from mdslite.store.rows import REPLAY
 from mdslite.store.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ _PAGES_MAX = 8  # of one look
 _FULL_S = 60.0  # a full queue takes one in so long
 _AROUND_S = 300.0  # shadows answer within so long of their primary
 _DISAGREED_MAX = 100
-REPLAY = "replay:"  # what the log calls the client of a replay, before its number
 
 Model = tuple[str, str]
 Counted = tuple[str, str, str]  # project, model, rule
@@ -274,6 +274,10 @@ class Labeling:
 
     async def forget(self, project: str, model: str) -> int:
         return await self._registry_worker.call(self._store.forget, project, model)
+
+    async def labelled(self, ids: Sequence[int]) -> set[int]:
+        """Which of these requests have a label."""
+        return await self._registry_worker.call(self._store.labelled, ids)
 
     async def add_answer(self, row_id: int, answer: VersionAnswer) -> None:
         """What a replay had a version answer to a request, should that be labelled."""

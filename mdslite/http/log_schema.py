@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from mdslite.http.label_schema import LabelInfo
 from mdslite.http.schema import Given, Limit, Value
 from mdslite.store.entries import Entry
 from mdslite.store.histograms import By
@@ -70,7 +71,9 @@ class LogsReply(Value, frozen=True, kw_only=True):
 
 
 class RowReply(Value, frozen=True, kw_only=True):
-    """One logged request, and those with its id: what its shadows answered, or the primary."""
+    """One logged request, and those with its id: what its shadows answered, or the primary. The label is the
+    request's, whichever of its rows was asked for."""
 
     row: Entry
     related: tuple[Entry, ...]
+    label: LabelInfo | None

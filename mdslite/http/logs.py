@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from mdslite.errors import NotFound
 from mdslite.http.access import Grant
+from mdslite.http.label_schema import label_info
 from mdslite.http.log_schema import (
     FilterQuery,
     HistogramQuery,
@@ -51,7 +52,9 @@ async def get_request(parts: Parts, call: Call[RowPath, Nothing, Nothing]) -> Ro
     grant = call.caller.grant
     if not _covers(grant, row):
         raise NotFound(f"the request log has no row {call.path.id}", hint="mdslite logs")
-    return RowReply(row=row, related=tuple(one for one in related if _covers(grant, one)))
+    related = tuple(one for one in related if _covers(grant, one))
+    label = await parts.labeling.find(min([row.id, *(one.id for one in related if not one.shadow)]))
+    return RowReply(row=row, related=related, label=None if label is None else label_info(label))
 
 
 async def get_histogram(parts: Parts, call: Call[Nothing, HistogramQuery, Nothing]) -> Histogram:

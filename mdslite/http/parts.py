@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.rollout import Rollouts
@@ -23,6 +23,9 @@ from mdslite.store.journal import Journal
 from mdslite.store.registry import Registry
 from mdslite.store.requests import RequestLog
 from mdslite.store.worker import Worker
+
+if TYPE_CHECKING:
+    from mdslite.http.replaying import Replays  # which needs the comparison, and that these parts
 
 
 class Settings(Protocol):
@@ -50,6 +53,7 @@ class Parts(Protocol):
     deferrals: Deferrals
     comparisons: Comparisons
     labeling: Labeling
+    replays: Replays
     rollouts: Rollouts
     issuer: Issuer
     once: Once

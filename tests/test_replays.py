@@ -1,0 +1,348 @@
+"""Replays: which logged requests are sent to a version once more, at what pace, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from box import Caller
+from labelled import LABELS, PREDICT, held_out, logged, open_digits, send
+
+from mdslite.errors import InvalidRequest
+from mdslite.http.access import ANYBODY, Grant
+from mdslite.http.replay_run import Pace
+from mdslite.http.replay_source import read_filter
+from mdslite.runtimes.protocol import DATA_SIGNATURE, Signature, TensorSpec
+from mdslite.serving.replies import read_outputs
+from mdslite.serving.samples import Samples
+
+REPLAYS = "/api/v1/replays"
+BOTH = ("v1, uri: v1.onnx", "v2, uri: v2.onnx, weight: 0")
+ENDED = {"done", "cancelled", "failed", "interrupted"}
+
+
+async def begin(caller: Caller, filter: str = "", **more: Any) -> Any:
+    body = {"filter": filter, "project": "demo", "model": "digits", "version": "v2", "rate": "1000/s", **more}
+    reply = await caller.post(REPLAYS, body)
+    assert reply.status == 200, reply.json
+    return reply.json
+
+
+async def ended(caller: Caller, number: int) -> Any:
+    """A replay once it is over."""
+    async with asyncio.timeout(30):
+        while True:
+            found = (await caller.get(f"{REPLAYS}/{number}")).json
+            if found["state"] in ENDED:
+                return found
+            await asyncio.sleep(0)
+
+
+# What a filter and a rate mean
+
+
+def test_a_filter_means_requests_to_the_model_itself_unless_it_says_otherwise() -> None:
+    def read(text: str, grant: Grant = ANYBODY) -> str:
+        return read_filter(text, project="mail", model="spam", grant=grant, now=2e9)
+
+    assert read("since=1h") == (
+        'project=mail model=spam shadow=false client!~"replay:" since=1h until=2000000000.000'
+    )
+    assert (
+        read("project=a model=b shadow client=me until=5m") == "project=a model=b shadow client=me until=5m"
+    )
+    narrow = Grant("ann", project="mail", model="spam")
+    assert read("project=a model=b", narrow).startswith("project=mail model=spam ")
+    for wrong in ("since=2100000000", "until=2100000000", "nonsense"):
+        with pytest.raises(InvalidRequest):
+            read(wrong)
+
+
+def test_a_pace_is_that_of_before_or_so_many_a_second() -> None:
+    assert Pace.parse("2x").due_s(7, arrived_at=110.0, first_at=100.0) == 5.0
+    assert Pace.parse("2x").due_s(7, arrived_at=99.0, first_at=100.0) == 0.0
+    assert Pace.parse("50/s").due_s(100, arrived_at=0.0, first_at=100.0) == 2.0
+    for wrong in ("0x", "2000x", "1001/s", "fast", "", "-1x", "2"):
+        with pytest.raises(InvalidRequest, match="rate"):
+            Pace.parse(wrong)
+
+
+LABELS_AND_SHARES = Signature(
+    (TensorSpec("x", "FP32", (None, 2)),),
+    (TensorSpec("label", "INT64", (None,)), TensorSpec("p", "FP32", (None, 2))),
+    "free",
+)
+WORDS = Signature((TensorSpec("x", "FP32", (None, 2)),), (TensorSpec("w", "BYTES", (None,)),), "free")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"predictions": [{"label": 1, "p": [0.25, 0.75]}]},
+        {"outputs": {"label": [1], "p": [[0.25, 0.75]]}},
+        {
+            "outputs": [
+                {"name": "p", "datatype": "FP32", "shape": [1, 2], "data": [0.25, 0.75]},
+                {"name": "label", "datatype": "INT64", "shape": [1], "data": [1]},
+            ]
+        },
+    ],
+)
+def test_a_logged_reply_becomes_the_outputs_that_it_was_made_of(reply: Any) -> None:
+    outputs = read_outputs(json.dumps(reply).encode(), LABELS_AND_SHARES)
+    assert outputs is not None
+    assert [one.tolist() for one in outputs] == [[1], [[0.25, 0.75]]]
+
+
+def test_other_replies_become_what_they_can() -> None:
+    words = read_outputs(b'{"predictions": ["a", "b"]}', WORDS)
+    assert words is not None and words[0].dtype == object
+    assert read_outputs(b'{"predictions": [{"a": 1}, 2]}', DATA_SIGNATURE) == [[b'{"a":1}', b"2"]]
+    assert read_outputs(b'{"label": "x"}', DATA_SIGNATURE) == [[b'{"label":"x"}']]
+    for wrong in (b"no json", b'{"error": "x"}', b"[1]", b'{"predictions": [{"label": 1}]}'):
+        assert read_outputs(wrong, LABELS_AND_SHARES) is None
+
+
+# What is sent
+
+
+def test_logged_requests_are_sent_to_another_version_and_logged_as_nobody_s_traffic(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            await send(caller, rows[:12])
+            await caller.post(PREDICT, {"instances": rows[:3]})
+            await caller.post(PREDICT, {"instances": [["no digit"]]})
+            await logged(box, "shadow=false", 14)
+            made = await begin(caller, "status=200", author="ann")
+            assert (made["author"], made["state"], made["comparison"]) == ("ann", "counting", None)
+            done = await ended(caller, made["id"])
+            assert done["state"] == "done", done
+            counts = {name: done[name] for name in ("matched", "with_body", "total", "sent", "answered")}
+            assert set(counts.values()) == {13}
+            assert (done["failed"], done["refused"], done["truncated"], done["unreadable"]) == (0, 0, 0, 0)
+            again = await logged(box, f"client=replay:{made['id']}", 13)
+            assert {row.version for row in again} == {"v2"} and all(row.shadow for row in again)
+            assert {row.request_id for row in again} >= {f"r{number}" for number in range(12)}
+            assert {row.url for row in again} == {PREDICT.replace(":predict", "/versions/v2:predict")}
+            assert all(row.request is None for row in again)
+            assert sorted(row.rows for row in again) == [1] * 12 + [3]
+            assert box.metrics.recent("demo", "digits", "v2").requests_total == 0
+            assert box.metrics.recent("demo", "digits", "v1").requests_total == 14
+            log = box.request_log
+            told = log.evidence("demo", "digits", since=box.started_at - 1, until=box.started_at + 3600)
+            assert [(one.version, one.requests) for one in told] == [("v1", 13)]
+            assert (await caller.get(REPLAYS)).json == [done]
+            acts = (await caller.get("/api/v1/audit")).json
+            assert acts[0]["what"] == "begin_replay" and "to demo/digits v2: status=200" in acts[0]["remark"]
+            twice = await ended(caller, (await begin(caller, "shadow"))["id"])
+            assert twice["matched"] == 0  # a replay's own rows are not replayed
+
+    asyncio.run(test())
+
+
+def test_what_cannot_be_sent_again_is_counted(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            served = box.fleet.find("demo", "digits", "v1")
+            assert served is not None
+            await send(caller, rows[:3])
+            await caller.post(PREDICT, {"instances": rows[:60]})  # beyond what is kept of a body
+            await caller.post(PREDICT, b"\x00\x01", **{"content-type": "application/octet-stream"})
+            served.samples = Samples(good=0, failed=0)
+            await send(caller, rows[:2], prefix="unkept")
+            await logged(box, "shadow=false", 7)
+            done = await ended(caller, (await begin(caller, "since=1h", limit=2))["id"])
+            assert (done["total"], done["sent"]) == (2, 2)
+            done = await ended(caller, (await begin(caller))["id"])
+            names = ("matched", "with_body", "truncated", "unreadable", "total", "sent")
+            assert [done[name] for name in names] == [7, 5, 1, 1, 3, 3]
+
+    asyncio.run(test())
+
+
+def test_arrays_and_the_open_inference_protocol_s_json_are_sent_as_they_came(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            served = box.fleet.find("demo", "digits", "v2")
+            assert served is not None and served.signature is not None
+            file = tmp_path / "rows.npy"
+            np.save(file, np.array(rows[:2], np.float32))
+            await caller.post(PREDICT, file.read_bytes(), **{"content-type": "application/x-npy"})
+            name = served.signature.inputs[0].name
+            tensor = {"name": name, "datatype": "FP32", "shape": [1, 64], "data": rows[0]}
+            reply = await caller.post("/v2/models/demo.digits/infer", {"inputs": [tensor]})
+            assert reply.status == 200, reply.json
+            await logged(box, "shadow=false", 2)
+            done = await ended(caller, (await begin(caller, compare=True))["id"])
+            assert (done["sent"], done["answered"], done["unreadable"]) == (2, 2, 0)
+            assert done["comparison"]["agreement"]["compared"] == 2
+            again = await logged(box, "client~replay", 2)
+            assert {row.url.partition("?")[0] for row in again} == {
+                "/projects/demo/models/digits/versions/v2:predict",
+                "/v2/models/demo.digits/versions/v2/infer",
+            }
+
+    asyncio.run(test())
+
+
+# What is said
+
+
+def test_answers_are_put_beside_those_of_before_as_a_shadow_s_are(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        shadowed = ("v1, uri: v1.onnx", "v2, uri: v2.onnx, shadow: true")
+        async with open_digits(tmp_path / "store", *shadowed) as (box, caller):
+            await send(caller, rows[:80])
+            await logged(box, "shadow=false", 80)
+            await logged(box, "shadow", 80)
+            url = "/api/v1/projects/demo/models/digits/comparison?first=v1&second=v2&limit=200"
+            live = (await caller.get(url)).json
+            done = await ended(caller, (await begin(caller, compare=True))["id"])
+            assert done["answered"] == 80, done
+            told = done["comparison"]
+            mine, theirs = told["agreement"], live["agreement"]
+            assert (mine["pairs"], mine["compared"], mine["agreed"]) == (80, 80, theirs["agreed"])
+            assert mine["rate"] == theirs["rate"]
+            assert mine["confidence"]["value"] == pytest.approx(theirs["confidence"]["value"], abs=1e-6)
+            assert told["first"]["version"] == "v1" and told["second"]["shadow"] is True
+            assert (told["first"]["requests"], told["second"]["requests"]) == (80, 80)
+            ids = {one["request_id"] for one in told["disagreements"]}
+            assert ids == {one["request_id"] for one in live["disagreements"]}
+            assert len(told["verdict"]) == 4
+            assert any(line.startswith("compute: ") for line in told["verdict"])
+            # The replay has changed nothing of what the versions' own comparison says.
+            assert (await caller.get(url)).json["second"]["requests"] == 80
+
+    asyncio.run(test())
+
+
+def test_a_labelled_request_gets_the_new_version_s_answer_too(tmp_path: Path) -> None:
+    rows, truth = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            await send(caller, rows[:5])
+            for row in await logged(box, "shadow=false", 5):
+                label = str(truth[int(row.request_id[1:])])
+                assert (await caller.ask("PUT", f"{LABELS}/{row.id}", {"label": label})).status == 200
+            await ended(caller, (await begin(caller))["id"])
+            scores = (await caller.get(f"{LABELS}/accuracy?project=demo&model=digits")).json["versions"]
+            assert [(one["version"], one["picked"]["labelled"]) for one in scores] == [("v1", 5), ("v2", 5)]
+
+    asyncio.run(test())
+
+
+def test_a_version_that_takes_other_inputs_fails_each_request_and_says_why(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        models.mlp(tmp_path / "small.onnx")
+        other = f"v2, uri: {tmp_path / 'small.onnx'}, weight: 0"
+        async with open_digits(tmp_path / "store", "v1, uri: v1.onnx", other) as (box, caller):
+            await send(caller, rows[:3])
+            await logged(box, "shadow=false", 3)
+            done = await ended(caller, (await begin(caller, compare=True))["id"])
+            assert (done["state"], done["sent"], done["failed"], done["answered"]) == ("done", 3, 3, 0)
+            assert done["message"].startswith("the first that failed: ")
+            assert done["comparison"]["agreement"]["compared"] == 0
+
+    asyncio.run(test())
+
+
+# How it ends
+
+
+def test_a_replay_can_be_cancelled_and_one_of_the_past_is_interrupted(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            await send(caller, rows[:3])
+            await logged(box, "shadow=false", 3)
+            slow = await begin(caller, rate="0.001/s")
+            async with asyncio.timeout(30):
+                while True:
+                    if (await caller.get(f"{REPLAYS}/{slow['id']}")).json["sent"]:
+                        break
+                    await asyncio.sleep(0)
+            gone = await caller.ask("DELETE", f"{REPLAYS}/{slow['id']}")
+            assert (gone.json["state"], gone.json["sent"], gone.json["total"]) == ("cancelled", 1, 3)
+            assert (await caller.ask("DELETE", f"{REPLAYS}/{slow['id']}")).json == gone.json
+            left = await begin(caller, rate="0.001/s")
+            others = [await begin(caller, rate="0.001/s") for _ in range(3)]
+            body = {"filter": "", "project": "demo", "model": "digits", "version": "v2"}
+            assert (await caller.post(REPLAYS, body)).status == 429
+            assert len(others) == 3
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            found = (await caller.get(f"{REPLAYS}/{left['id']}")).json
+            assert (found["state"], found["message"]) == ("interrupted", "the appliance stopped")
+
+    asyncio.run(test())
+
+
+def test_a_replay_that_nobody_could_end_is_written_down_as_interrupted(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            done = await ended(caller, (await begin(caller))["id"])
+            assert (done["state"], done["matched"], done["sent"]) == ("done", 0, 0)
+            await caller.ask("DELETE", f"{REPLAYS}/{done['id']}")  # returns when all is written down
+            save = box.replays._store.save
+            data = json.dumps({**done, "state": "running", "ended_at": None}).encode()
+            await box.worker.call(save, done["id"], data, live=True)
+        async with open_digits(tmp_path / "store", *BOTH) as (_, caller):
+            found = (await caller.get(f"{REPLAYS}/{done['id']}")).json
+            assert found["state"] == "interrupted" and found["ended_at"] is not None
+
+    asyncio.run(test())
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (_, caller):
+            body = {"filter": "", "project": "demo", "model": "digits", "version": "v2"}
+            for wrong, status in (
+                ({"version": "v9"}, 404),
+                ({"filter": "nonsense"}, 400),
+                ({"rate": "fast"}, 400),
+                ({"rate": "5000/s"}, 400),
+                ({"limit": 0}, 400),
+            ):
+                assert (await caller.post(REPLAYS, body | wrong)).status == status, wrong
+            assert (await caller.get(f"{REPLAYS}/77")).status == 404
+            assert (await caller.get(REPLAYS)).json == []
+
+    asyncio.run(test())
+
+
+def test_a_token_for_a_model_replays_that_one_s_requests_alone(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            await send(caller, rows[:2])
+            await logged(box, "shadow=false", 2)
+            made = (await caller.post("/api/v1/tokens", {"scopes": ["admin"], "project": "mail"})).json
+            other = {"authorization": f"Bearer {made['token']}"}
+            body = {"filter": "", "project": "demo", "model": "digits", "version": "v2"}
+            assert (await caller.ask("POST", REPLAYS, body, headers=other)).status == 403
+            owner = {"authorization": box.issuer.access.vouch("the owner").decode()}
+            begun = (await caller.ask("POST", REPLAYS, {**body, "rate": "1000/s"}, headers=owner)).json
+            for method in ("GET", "DELETE"):
+                assert (await caller.ask(method, f"{REPLAYS}/{begun['id']}", headers=other)).status == 404
+            assert (await caller.ask("GET", REPLAYS, headers=other)).json == []
+            assert (await caller.ask("GET", f"{REPLAYS}/{begun['id']}", headers=owner)).status == 200
+
+    asyncio.run(test())

@@ -46,6 +46,7 @@ class DashApp(App[None]):
     Tabs {{ height: 1; }}
     Footer {{ height: 1; }}
     #body {{ height: 1fr; }}
+    Dialog {{ background: transparent; }}
     """
     ENABLE_COMMAND_PALETTE = False
     TITLE = "mdslite"

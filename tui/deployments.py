@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
-from mdslite.tui.lines import Align, Line, fit
+from mdslite.tui.lines import Align, Line, cells, fit
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.traffic import Figures, figures_of
 
@@ -56,17 +56,17 @@ class _Column:
 # In the order in which they stand.
 _COLUMNS = (
     _Column("RPS", 5, lambda one, flow: figures.rate(flow.rps), 0),
-    _Column("P50", 5, lambda one, flow: figures.milliseconds(flow.p50_ms), 4),
+    _Column("P50", 5, lambda one, flow: figures.milliseconds(flow.p50_ms), 5),
     _Column("P95", 5, lambda one, flow: figures.milliseconds(flow.p95_ms), 6),
     _Column("P99", 5, lambda one, flow: figures.milliseconds(flow.p99_ms), 1),
     _Column("ERR%", 5, lambda one, flow: figures.percent(flow.error_rate, 2), 2),
-    _Column("CONF", 4, lambda one, flow: figures.confidence(flow.confidence), 3),
+    _Column("CONF", 4, lambda one, flow: figures.confidence(flow.confidence), 4),
     _Column("C10", 4, lambda one, flow: figures.confidence(flow.low_confidence), 8),
     _Column("QUEUE", 5, lambda one, flow: figures.count(one.version.get("queue_rows")), 7),
-    _Column("~VRAM", 5, lambda one, flow: figures.size(one.version.get("memory_bytes")), 5),
+    _Column("~VRAM", 5, lambda one, flow: figures.size(one.version.get("memory_bytes")), 3),
     _Column("PROVIDER", 9, lambda one, flow: _provider(one.version), 9, "left"),
 )
-_NAME = (11, 28)  # columns for a name: what it gets before the figures, and at most
+_NAME = (10, 28)  # columns for a name: what it gets before the figures, and at most
 _FIXED = 2 + 7 + 6 + 12  # cursor, version, weight, state
 
 
@@ -91,7 +91,7 @@ def entries_of(snapshot: Snapshot) -> list[Entry]:
 def table_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int) -> list[Line]:
     """The head and the lines around the cursor."""
     entries = entries_of(snapshot)
-    bar = _BAR if width >= 60 else 0
+    bar = _BAR if width >= 96 else 6 if width >= 60 else 0
     left = width - _FIXED - bar - _NAME[0]
     columns: list[_Column] = []
     for one in sorted(_COLUMNS, key=lambda column: column.rank):
@@ -126,7 +126,7 @@ def _line(
     share = version["weight"] / entry.total_weight if entry.total_weight and not shadow else 0.0
     line: Line = [
         ("▸ " if chosen else "  ", "key"),
-        (fit(_name(entry), name), "bold" if entry.first else "shadow" if shadow else ""),
+        (fit(_name(entry, name), name), "bold" if entry.first else "shadow" if shadow else ""),
         (" " + fit(version["version"], 6), ""),
         (f"{weight:>5} ", "shadow" if shadow else ""),
         ("░" + " " * (bar - 1) if shadow and bar else figures.bar(share, bar), "shadow" if shadow else "bar"),
@@ -138,9 +138,11 @@ def _line(
     return [(text, f"{how} bold" if chosen and "bold" not in how else how) for text, how in line]
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: Entry, width: int) -> str:
+    """With its project, where there is room and need for it."""
     if entry.first:
-        return clean(entry.model if entry.project == "default" else f"{entry.project}/{entry.model}")
+        whole = clean(f"{entry.project}/{entry.model}")
+        return clean(entry.model) if entry.project == "default" or cells(whole) > width else whole
     if entry.version["shadow"]:
         return "  └ shadow"
     if entry.rollout is not None:

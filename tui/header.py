@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from mdslite.tui import figures
 from mdslite.tui.canvas import Canvas
-from mdslite.tui.lines import Line, cut, line_width, spread
+from mdslite.tui.clean import clean
+from mdslite.tui.lines import Line, cells, cut, line_width, spread
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.traffic import Total, add_up
 
@@ -31,8 +32,9 @@ def header_lines(width: int, snapshot: Snapshot, *, read_only: bool = False) -> 
 def _first(width: int, snapshot: Snapshot, *, read_only: bool) -> Line:
     status, url = snapshot.status or {}, snapshot.connection.url
     left: Line = [(" mdslite ", "title"), (_host(url), "bold")]
-    if status.get("revision") is not None:
-        left.append((f"  rev{status['revision']}", ""))
+    revision = _revision(snapshot)
+    if revision is not None:
+        left.append((f"  rev{revision}", ""))
     port = urlsplit(url).port if not url.startswith("unix:") else None
     if port:
         left.append((f"  :{port}", "dim"))
@@ -41,6 +43,13 @@ def _first(width: int, snapshot: Snapshot, *, read_only: bool) -> Line:
     if read_only:
         left.append(("  read-only", "warn"))
     return spread(left, _live(snapshot), width)
+
+
+def _revision(snapshot: Snapshot) -> int | None:
+    """The one in force at the moment that is shown."""
+    if snapshot.view.moment is None:
+        return (snapshot.status or {}).get("revision")
+    return next((one.get("revision") for one in snapshot.models or []), None)
 
 
 def _live(snapshot: Snapshot) -> Line:
@@ -116,11 +125,13 @@ def _traffic(width: int, snapshot: Snapshot) -> Line:
     line: Line = [(" ", "")]
     if total is not None:
         line += _figures(total)
+    room = width - line_width(line) - 3
     right: Line = []
     for text, role in _alarms(snapshot):
-        right = [*([*right, ("  ", "")] if right else []), (cut(text, max(20, width // 2)), role)]
-        if line_width(right) > width // 2:
+        left = room - line_width(right) - 2 * bool(right)
+        if left < min(12, cells(text)):
             break
+        right += [("  " if right else "", ""), (cut(clean(text), left), role)]
     return spread(line, [*right, (" ", "")] if right else [], width)
 
 

@@ -4,7 +4,7 @@ axis, and the brush. Pure drawing; what the keys do to it is the view's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mdslite.tui import figures
@@ -206,19 +206,28 @@ def _axis(stack: Stack, columns: Sequence[int], snapshot: Snapshot) -> Line:
     """Times, with ✖ where requests failed and a heavy line along the brush."""
     brush, width = snapshot.view.brush, len(columns)
     signs = [("━", "mark") if brush and _brushed(stack, at, brush) else ("─", "dim") for at in columns]
+    for x, at in enumerate(columns):
+        if stack.errors[at]:
+            signs[x] = ("✖", "bad")
     seconds = stack.interval_s < 10
     length = 8 if seconds else 5
     days = stack.until - stack.since > 86_400
-    for x in range(0, max(1, width - length), max(length + 2, _LABEL_EVERY)):
+    failed = [bool(stack.errors[at]) for at in columns]
+    for x in _label_places(failed, length):
         moment = stack.since + columns[x] * stack.interval_s
         text = figures.day(moment) if days else figures.clock(moment, seconds=seconds)
         for place, letter in enumerate(text):
             if x + place < width:
-                signs[x + place] = (letter, "dim" if signs[x + place][1] == "dim" else "mark")
-    for x, at in enumerate(columns):
-        if stack.errors[at]:
-            signs[x] = ("✖", "bad")
+                signs[x + place] = (letter, signs[x + place][1])
     return _join(signs)
+
+
+def _label_places(failed: Sequence[bool], length: int) -> Iterator[int]:
+    """Where the times of the axis begin: every so often, and beside failures where that can be."""
+    every = max(length + 2, _LABEL_EVERY)
+    for x in range(0, max(1, len(failed) - length), every):
+        beside = range(x, min(x + every - length, len(failed) - length) + 1)
+        yield next((place for place in beside if not any(failed[place : place + length])), x)
 
 
 def _marks(snapshot: Snapshot, stack: Stack) -> list[tuple[float, str, str]]:

@@ -14,6 +14,7 @@ from doors import ROW, Deployed, Site, open_site, predict, run, until
 from lanes import FakeData, GivenRuntime
 
 from mdslite.errors import ModelError, Unavailable
+from mdslite.http.allowance import Allowance
 from mdslite.http.shadows import WAITING_MAX
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
 from mdslite.serving.fleet import Served
@@ -30,6 +31,7 @@ async def shadowed(
     session = session or FakeData()
     identity = models.identity(folder / "identity.onnx")
     async with open_site(folder, Deployed(identity), Deployed(identity, model="other")) as site:
+        site.predictor.shadows.allowance = idle()
         site.fleet._loader.runtimes["PYTHON"] = GivenRuntime(session)  # type: ignore[index]
         package = PackageReport("m", "v2", "Model", batch_size=4)
         report = ProbeReport(DATA_SIGNATURE, 0, 0.0, False, package)
@@ -39,6 +41,11 @@ async def shadowed(
         served = await site.fleet.load(wanted)
         site.fleet.switch(added=[served])
         yield site, served, session
+
+
+def idle() -> Allowance:
+    """The allowance of a machine with nothing else to do, which this one may not be."""
+    return Allowance(times=lambda: (0.0, 0.0))
 
 
 def shadows_of(site: Site) -> list[dict[str, Any]]:
@@ -131,6 +138,51 @@ def test_a_shadow_that_hangs_loses_copies_and_holds_nothing_up(tmp_path: Path) -
             assert not shadows_of(site)
             assert served.lane.queue_rows <= served.lane.knobs.queue_rows
             session.hold.set()
+
+    run(test())
+
+
+def test_a_shadow_that_hangs_keeps_no_other_from_its_copies(tmp_path: Path) -> None:
+    async def test() -> None:
+        session = FakeData()
+        session.hold.clear()
+        async with shadowed(tmp_path, session) as (site, served, _):
+            info = ServiceInfo(weight=0, shadow=True)
+            other = await site.load(Deployed(tmp_path / "identity.onnx", version="v3"))
+            site.fleet.switch(added=[other])
+            other.follow(Spec(uri="/model", service_info=info))
+            site.fleet.switch()
+            asked = WAITING_MAX
+            async with site.connect() as wire:
+                for _ in range(asked):
+                    wire.send(predict())
+                    assert (await wire.reply()).headers["mdslite-version"] == "v1"
+            await until(lambda: len(shadows_of(site)) + other.shadows_dropped == asked)
+            assert {row["version"] for row in shadows_of(site)} == {"v3"}
+            # Its lane has no more than the batch that runs and the next ones.
+            assert served.lane.queue_rows <= 32
+            assert site.predictor.shadows.waiting >= asked - 32 - 4 - served.shadows_dropped
+            session.hold.set()
+
+    run(test())
+
+
+def test_while_primaries_leave_no_time_copies_wait_and_are_dropped(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path) as (site, served, session):
+            allowance = Allowance(times=lambda: (0.0, 0.0), clock=lambda: 0.0)
+            allowance.spend(1.0)  # and this clock gives nothing back
+            site.predictor.shadows.allowance = allowance
+            asked = WAITING_MAX + 44
+            async with site.connect() as wire:
+                for _ in range(asked):
+                    wire.send(predict())
+                    assert (await wire.reply()).json == {"predictions": [ROW]}
+            assert (site.predictor.shadows.waiting, served.shadows_dropped) == (WAITING_MAX, 44)
+            assert not session.batches
+            assert [row["status"] for row in site.logged] == [200] * asked
+            site.predictor.shadows.allowance = idle()
+            await until(lambda: len(shadows_of(site)) == WAITING_MAX)
 
     run(test())
 

@@ -1,7 +1,9 @@
 """What a shadow's answers are beside the primary's: each pair is judged in a thread, and its sums and the
 requests on which the two disagree are kept.
 
-A pair that comes while as many wait as may be is dropped and counted: judging never slows a prediction.
+Judging must not slow a prediction. The thread gets many pairs at a time, as handing over costs the event loop
+more than anything else here, and rests after each, so that the loop need not wait for the interpreter. A pair
+that comes while as many wait as may be is dropped and counted.
 """
 
 from __future__ import annotations
@@ -9,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from time import time
-from typing import Any
+from time import sleep, time
 
 from mdslite.errors import MdsliteError, Unavailable
 from mdslite.http.answers import encode, gather
@@ -32,7 +32,9 @@ from mdslite.store.worker import Worker
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 2.0
-WAITING_MAX = 1024
+WAITING_MAX = 1024  # pairs that are not with the thread yet
+HAND_OVER_S = 0.05
+_REST_S = 50e-6  # about what judging a pair takes
 DISAGREEMENTS_MAX = 50  # of each flush and pair
 _RULES_MAX = 64
 
@@ -50,17 +52,22 @@ class _Answered:
         return self.call.confidence
 
 
+_Pair = tuple[_Answered, _Answered, float]  # the primary's, the shadow's, the time
+
+
 class Comparisons:
     """Made, opened and closed by the appliance. `observe` is for the event loop's thread."""
 
     def __init__(self, store: ComparisonStore, *, flush_s: float = FLUSH_S) -> None:
         self.dropped = 0
         self._store = store
-        self._worker = Worker("comparisons", depth=WAITING_MAX)
+        self._worker = Worker("comparisons")
         self._flush_s = flush_s
         self._rules: dict[tuple[Served, Served], Agree | None] = {}
         self._sums: dict[tuple[Pair, int], Sums] = {}
         self._disagreements: dict[Pair, list[Disagreement]] = {}
+        self._pairs: list[_Pair] = []
+        self._judging = False  # the thread has pairs, or is about to get some
         self._flushing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -69,21 +76,40 @@ class Comparisons:
 
     def observe(self, copy: ShadowCall) -> None:
         """Take in a pair: the shadow has answered, or failed."""
-        status = 200 if copy.error is None else copy.error.status
-        primary = _Answered(copy.primary, copy.primary_status, copy.primary.compute_s * 1e3)
-        try:
-            future: Future[Any] = self._worker.submit(
-                self._judge, primary, _Answered(copy, status, copy.compute_s * 1e3), time()
-            )
-        except Unavailable:
+        if len(self._pairs) >= WAITING_MAX:
             self.dropped += 1
             return
-        future.add_done_callback(_log_failure)
+        status = 200 if copy.error is None else copy.error.status
+        primary = _Answered(copy.primary, copy.primary_status, copy.primary.compute_s * 1e3)
+        self._pairs.append((primary, _Answered(copy, status, copy.compute_s * 1e3), time()))
+        if not self._judging:
+            self._judging = True
+            asyncio.get_running_loop().call_later(HAND_OVER_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Give the thread what has come together; it gets more when it is done with that."""
+        given = self._give()
+        self._judging = given is not None
+        if given is not None:
+            loop = asyncio.get_running_loop()
+            given.add_done_callback(lambda _: loop.call_later(HAND_OVER_S, self._hand_over))
+
+    def _give(self) -> asyncio.Future[None] | None:
+        pairs, self._pairs = self._pairs, []
+        if not pairs:
+            return None
+        try:
+            return asyncio.wrap_future(self._worker.submit(self._judge_all, pairs))
+        except Unavailable:
+            self.dropped += len(pairs)
+            return None
 
     async def read(
         self, pair: Pair, *, since: float, until: float, limit: int
     ) -> tuple[Sums, list[tuple[int, Disagreement]]]:
         """A pair's sums, and the newest requests on which it disagreed."""
+
+        self._give()
 
         def look() -> tuple[Sums, list[tuple[int, Disagreement]]]:
             self._flush()
@@ -95,6 +121,8 @@ class Comparisons:
     async def disagreed(self, after: int | None, *, limit: int) -> list[tuple[int, Disagreement]]:
         """Disagreements of all pairs that came after a number, the oldest first; without one, the newest."""
 
+        self._give()
+
         def look() -> list[tuple[int, Disagreement]]:
             self._flush()
             return self._store.disagreed(after, limit=limit)
@@ -105,12 +133,21 @@ class Comparisons:
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
+            self._give()
             with suppress(MdsliteError):
                 await self._worker.call(self._flush)
                 await self._worker.call(self._store.close)
         await asyncio.to_thread(self._worker.close)
 
     # In the worker's thread
+
+    def _judge_all(self, pairs: Sequence[_Pair]) -> None:
+        for pair in pairs:
+            try:
+                self._judge(*pair)
+            except Exception:  # one pair must not take the others with it
+                logger.exception("a pair of answers could not be judged")
+            sleep(_REST_S)
 
     def _judge(self, primary: _Answered, shadow: _Answered, now: float) -> None:
         first, second = primary.call.served, shadow.call.served
@@ -122,15 +159,11 @@ class Comparisons:
         sums.shadow_errors += shadow.status != 200
         if primary.status != 200 or shadow.status != 200:
             return
-        slower_ms = shadow.compute_ms - primary.compute_ms
-        sums.latency_count += 1
-        sums.latency_sum += slower_ms
-        sums.latency_squares += slower_ms * slower_ms
-        if primary.confidence is not None and shadow.confidence is not None:
-            surer = shadow.confidence - primary.confidence
-            sums.confidence_count += 1
-            sums.confidence_sum += surer
-            sums.confidence_squares += surer * surer
+        both = primary.confidence is not None and shadow.confidence is not None
+        sums.add(
+            slower_ms=shadow.compute_ms - primary.compute_ms,
+            surer=shadow.confidence - primary.confidence if both else None,
+        )
         rule = self._rule(first, second)
         verdict = None if rule is None else _agree(rule, gather(primary.call), gather(shadow.call))
         if verdict is None:
@@ -202,12 +235,6 @@ def _agree(rule: Agree, primary: Outputs, shadow: Outputs) -> bool | None:
     except BaseException as exc:  # a function of the user's
         logger.warning("two answers could not be compared: %r", exc)
         return None
-
-
-def _log_failure(done: Future[Any]) -> None:
-    error = done.exception()
-    if error is not None:
-        logger.error("a pair of answers could not be judged", exc_info=error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Copies of answered requests on their way to shadow versions. What becomes of them touches nobody's answer.
 
 A copy is made after the primary's answer was written. It waits here, within bounds of number and bytes, until
-a turn of the event loop takes it to its version's lane, whose batches come after all others on the device. A
-copy that finds no room is dropped and counted.
+the primaries leave time for it (`allowance`), in a turn of the event loop without a request to read. Then it
+goes to its version's lane, whose batches come after all others on the device, and which gets no more than it
+needs for its next batch. A copy that finds no room is dropped and counted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from mdslite.errors import MdsliteError
+from mdslite.http.allowance import HANDLING_S, Allowance
 from mdslite.http.answers import encode
 from mdslite.http.books import Books
 from mdslite.http.call import Call
@@ -23,9 +25,10 @@ from mdslite.serving.samples import Samples
 
 logger = logging.getLogger(__name__)
 
-WAITING_MAX = 256
+WAITING_MAX = 256  # for one version
 WAITING_BYTES = 32 * 1024 * 1024
-_A_TURN = 16  # copies that one turn of the event loop starts
+_LANE_ROWS = 32  # that a lane may have waiting, where its batches are smaller
+_FULL_S = 0.002  # until the lanes are looked at again when none has room
 # Of a request that was wrong, or that nobody waited for, a shadow's answer teaches nothing.
 _COPIED = frozenset({200, 500, 504})
 
@@ -54,7 +57,7 @@ class ShadowCall(Call):
         self.fields = primary.fields
         self.form = primary.form
         self.request_id = primary.request_id  # what links the two in the log
-        self.trace = primary.trace
+        self.trace = None if primary.trace is None else primary.trace.child()
         self.arrived_at = perf_counter()
         self._finished = finished
 
@@ -80,21 +83,32 @@ class ShadowCall(Call):
         """A shadow's stream is run to its end and not kept."""
 
 
+class _Line:
+    """The copies that wait for one version."""
+
+    __slots__ = ("copies", "size_bytes")
+
+    def __init__(self) -> None:
+        self.copies: deque[ShadowCall] = deque()
+        self.size_bytes = 0
+
+
 class Shadows:
     """Makes the copies. Used from the event loop's thread only."""
 
-    def __init__(self, books: Books, reader: Reader) -> None:
+    def __init__(self, books: Books, reader: Reader, *, allowance: Allowance | None = None) -> None:
         self.compare: Callable[[ShadowCall], None] | None = None  # told of every pair of answers
+        self.allowance = allowance or Allowance()
         self._books = books
         self._reader = reader
-        self._waiting: deque[ShadowCall] = deque()
-        self._waiting_bytes = 0
+        self._lines: dict[Served, _Line] = {}  # those without copies left out; the next turn's first
         self._pumping = False
+        self._started = 0  # requests that had begun when this was last looked at
 
     @property
     def waiting(self) -> int:
         """Copies that no lane has yet."""
-        return len(self._waiting)
+        return sum(len(line.copies) for line in self._lines.values())
 
     def copy(self, call: Call, status: int) -> None:
         """Copy a request that its primary has answered to the shadows of its route that are due for it."""
@@ -104,24 +118,50 @@ class Shadows:
             served = share.target
             if served is call.served or not share.due():
                 continue
+            line = self._lines.get(served)
+            if line is None:
+                line = self._lines[served] = _Line()
             size = len(call.body)
-            if len(self._waiting) >= WAITING_MAX or self._waiting_bytes + size > WAITING_BYTES:
+            if len(line.copies) >= WAITING_MAX or line.size_bytes + size > WAITING_BYTES:
                 served.shadows_dropped += 1
                 continue
-            self._waiting.append(ShadowCall(call, status, served, finished=self._finish))
-            self._waiting_bytes += size
-        if self._waiting and not self._pumping:
-            self._pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            line.copies.append(ShadowCall(call, status, served, finished=self._finish))
+            line.size_bytes += size
+        if self._lines and not self._pumping:
+            self._again(0.0)
+
+    def _again(self, after_s: float) -> None:
+        self._pumping = True
+        loop = asyncio.get_running_loop()
+        if after_s:
+            loop.call_later(max(after_s, 0.001), self._pump)
+        else:
+            loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        for _ in range(min(_A_TURN, len(self._waiting))):
-            copy = self._waiting.popleft()
-            self._waiting_bytes -= len(copy.body)
-            self._start(copy)
-        self._pumping = bool(self._waiting)
-        if self._pumping:
-            asyncio.get_running_loop().call_soon(self._pump)
+        """Start one copy, if this is the time for it, and see when to look again."""
+        self._pumping = False
+        busy = self._books.started != self._started
+        self._started = self._books.started
+        wait_s = self.allowance.wait_s()
+        if not wait_s and not (busy and self.allowance.ample):
+            wait_s = 0.0 if self._start_next() else _FULL_S
+        if self._lines:
+            self._again(wait_s)
+
+    def _start_next(self) -> bool:
+        """Start a copy for the version that has waited longest; whether one had room."""
+        served = next(filter(_has_room, self._lines), None)
+        if served is None:
+            return False
+        line = self._lines.pop(served)
+        copy = line.copies.popleft()
+        line.size_bytes -= len(copy.body)
+        if line.copies:
+            self._lines[served] = line  # behind the others
+        self.allowance.spend(HANDLING_S)
+        self._start(copy)
+        return True
 
     def _start(self, copy: ShadowCall) -> None:
         served = copy.served
@@ -151,8 +191,15 @@ class Shadows:
             served.shadows_dropped += 1
 
     def _finish(self, copy: ShadowCall) -> None:
+        if copy.batch_rows:
+            self.allowance.spend(copy.compute_s * copy.columns.rows / copy.batch_rows)
         error = copy.error
         status, code = (200, None) if error is None else (error.status, error.code)
         self._books.record(copy, status, code, None)
         if self.compare is not None:
             self.compare(copy)
+
+
+def _has_room(served: Served) -> bool:
+    lane = served.lane
+    return lane.queue_rows < max(_LANE_ROWS, lane.knobs.batch_size)

@@ -92,14 +92,17 @@ def _equal_outputs(mine: Any, theirs: Any, tolerance: float) -> bool | None:
         return bool((mine.argmax(axis=1) == theirs.argmax(axis=1)).all()) if same_rows else False
     if _is_classifier(mine) and _is_classifier(theirs):
         return bool((mine.argmax(axis=1) == theirs.argmax(axis=1)).all())
-    return bool(np.allclose(mine, theirs, rtol=tolerance, atol=tolerance, equal_nan=True))
+    return bool(np.array_equal(mine, theirs)) or bool(
+        np.allclose(mine, theirs, rtol=tolerance, atol=tolerance, equal_nan=True)
+    )
 
 
 def _is_classifier(values: np.ndarray[Any, Any]) -> bool:
     """Rows of several numbers that are shares of one."""
-    if values.ndim != 2 or values.shape[1] < 2 or (values < 0).any():
+    if values.ndim != 2 or values.shape[1] < 2 or not len(values) or values.min() < 0:
         return False
-    return bool(np.allclose(values.sum(axis=1, dtype=np.float64), 1.0, atol=1e-2))
+    sums = values.sum(axis=1, dtype=np.float64)  # np.allclose would take ten times as long
+    return bool(sums.min() >= 0.99 and sums.max() <= 1.01)
 
 
 def _by_answers(field: str | None, tolerance: float, signature: Signature, other: Signature) -> Agree:

@@ -67,6 +67,7 @@ from mdslite.store.lock import StoreLock
 from mdslite.store.registry import Registry
 from mdslite.store.requests import RequestLog
 from mdslite.store.rollouts import RolloutStore
+from mdslite.store.searches import Searches
 from mdslite.store.webhooks import Webhooks
 from mdslite.store.worker import Worker
 
@@ -126,6 +127,7 @@ class Appliance:
         self.metrics = Metrics(flush=self._before_scrape)
         self.journal = Journal(store / "log", observers=[self.metrics.observe])
         self.request_log = RequestLog(store / "log")
+        self.searches = Searches(store / "log")
         self.devices = Devices.discover()
         runtimes = (OnnxRuntime(), TorchRuntime(), TensorflowRuntime(), packages)
         self.fleet = Fleet(
@@ -299,6 +301,7 @@ class Appliance:
         await self.labeling.close()
         await self.comparisons.close()
         await self.history.close()
+        await self.searches.close()
         await asyncio.to_thread(self.journal.close)
         await asyncio.to_thread(self.prober.close)
         self.issuer.close()

@@ -49,6 +49,13 @@ class Lines(Generic[T]):
     read: Callable[[str], T]
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """One request that is answered by a file."""
+
+    ask: Ask[Json]
+
+
 def status() -> Ask[Json]:
     """The appliance: version, uptime, revision in force, devices."""
     return _get("/api/v1/status")
@@ -232,6 +239,11 @@ def log_row(id: int) -> Ask[Json]:
 def top(field: str, filter: str = "", *, limit: int | None = None) -> Ask[Json]:
     """The most frequent values of a field, such as `code` or `reply.label`, with their shares."""
     return _get("/api/v1/logs/top", field=field, filter=filter or None, limit=limit)
+
+
+def export_logs(filter: str = "", *, format: str = "jsonl") -> Pieces:
+    """All rows that pass as a file: `jsonl`, `csv` or `parquet`."""
+    return Pieces(_get("/api/v1/logs/export", filter=filter or None, format=format))
 
 
 def percentiles(filter: str = "") -> Ask[Json]:

@@ -12,14 +12,15 @@ import contextlib
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
 from time import sleep
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import httpx2
 
 from mdslite import calls, label_calls
-from mdslite.calls import CONNECT_WAIT_S, Ask, Lines
+from mdslite.calls import CONNECT_WAIT_S, Ask, Lines, Pieces
 from mdslite.links import DEFAULT_URL, network_error, open_async_link, open_link
 from mdslite.payloads import Prediction
 from mdslite.replies import require
@@ -60,6 +61,28 @@ def _following(
     @functools.wraps(describe)
     def method(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[Iterator[T]]:
         return client.read(describe(*args, **kwargs))
+
+    return method
+
+
+@dataclass(frozen=True, slots=True)
+class Download(Generic[T]):
+    """A file as it comes, in pieces; `rows` is how many it has, None where that is not told."""
+
+    pieces: T
+    rows: int | None
+
+
+def _downloading(
+    describe: Callable[P, Pieces],
+) -> Callable[Concatenate[Client, P], AbstractContextManager[Download[Iterator[bytes]]]]:
+    """The method that asks when its block is entered."""
+
+    @functools.wraps(describe)
+    def method(
+        client: Client, /, *args: P.args, **kwargs: P.kwargs
+    ) -> AbstractContextManager[Download[Iterator[bytes]]]:
+        return client.stream(describe(*args, **kwargs))
 
     return method
 
@@ -131,6 +154,7 @@ class Client:
     percentiles = _asking(calls.percentiles)
     log_row = _asking(calls.log_row)
     top = _asking(calls.top)
+    export_logs = _downloading(calls.export_logs)
     alerts = _asking(calls.alerts)
     follow_logs = _following(calls.follow_logs)
     events = _following(calls.events)
@@ -182,6 +206,18 @@ class Client:
                 require(reply)
             yield (lines.read(line) for line in reply.iter_lines() if line.strip())
 
+    @contextlib.contextmanager
+    def stream(self, pieces: Pieces) -> Generator[Download[Iterator[bytes]], None, None]:
+        """The file that answers a request, for as long as the block runs.
+
+        :raises MdsliteError: what the reply or the network says
+        """
+        with _translated(self.url), contextlib.closing(self._send(pieces.ask, stream=True)) as reply:
+            if reply.status_code >= 400:
+                reply.read()
+                require(reply)
+            yield Download(reply.iter_bytes(), _rows(reply))
+
     def _send(self, ask: Ask[T], *, stream: bool) -> httpx2.Response:
         course = Course(self._retries, self._budget, repeatable=ask.repeatable)
         while True:
@@ -228,6 +264,18 @@ def _following_later(
         client: AsyncClient, /, *args: P.args, **kwargs: P.kwargs
     ) -> AbstractAsyncContextManager[AsyncIterator[T]]:
         return client.read(describe(*args, **kwargs))
+
+    return method
+
+
+def _downloading_later(
+    describe: Callable[P, Pieces],
+) -> Callable[Concatenate[AsyncClient, P], AbstractAsyncContextManager[Download[AsyncIterator[bytes]]]]:
+    @functools.wraps(describe)
+    def method(
+        client: AsyncClient, /, *args: P.args, **kwargs: P.kwargs
+    ) -> AbstractAsyncContextManager[Download[AsyncIterator[bytes]]]:
+        return client.stream(describe(*args, **kwargs))
 
     return method
 
@@ -293,6 +341,7 @@ class AsyncClient:
     percentiles = _asking_later(calls.percentiles)
     log_row = _asking_later(calls.log_row)
     top = _asking_later(calls.top)
+    export_logs = _downloading_later(calls.export_logs)
     alerts = _asking_later(calls.alerts)
     follow_logs = _following_later(calls.follow_logs)
     events = _following_later(calls.events)
@@ -346,6 +395,20 @@ class AsyncClient:
                     require(reply)
                 yield (lines.read(line) async for line in reply.aiter_lines() if line.strip())
 
+    @contextlib.asynccontextmanager
+    async def stream(self, pieces: Pieces) -> AsyncGenerator[Download[AsyncIterator[bytes]], None]:
+        """The file that answers a request, for as long as the block runs.
+
+        :raises MdsliteError: what the reply or the network says
+        """
+        with _translated(self.url):
+            reply = await self._send(pieces.ask, stream=True)
+            async with contextlib.aclosing(reply):
+                if reply.status_code >= 400:
+                    await reply.aread()
+                    require(reply)
+                yield Download(reply.aiter_bytes(), _rows(reply))
+
     async def _send(self, ask: Ask[T], *, stream: bool) -> httpx2.Response:
         course = Course(self._retries, self._budget, repeatable=ask.repeatable)
         while True:
@@ -362,6 +425,11 @@ class AsyncClient:
                     return reply
                 await reply.aclose()
             await asyncio.sleep(wait_s)
+
+
+def _rows(reply: httpx2.Response) -> int | None:
+    said = reply.headers.get("mdslite-rows", "")
+    return int(said) if said.isdecimal() else None
 
 
 def _make_request(

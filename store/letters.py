@@ -1,5 +1,5 @@
 """What the journal and its writer's process say to each other over a socket: one question, one answer. Owns
-the form of the messages; rows themselves go through the ring."""
+the form of messages; rows themselves go through the ring."""
 
 from __future__ import annotations
 
@@ -60,8 +60,13 @@ def send(end: socket.socket, message: msgspec.Struct) -> None:
     """
     :raises OSError: the other side is gone, or does not read in the socket's time
     """
+    end.sendall(frame(message))
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """A message as it goes over a socket."""
     data = msgspec.msgpack.encode(message)
-    end.sendall(_LENGTH.pack(len(data)) + data)
+    return _LENGTH.pack(len(data)) + data
 
 
 def receive(end: socket.socket, kind: type[M], *, timeout_s: float | None = None) -> M | None:

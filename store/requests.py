@@ -103,19 +103,58 @@ class RequestLog:
             return Page((), max((span.max_id for span in spans), default=0), skipped.names)
         found: list[Entry] = []
         end = after
-        for span in spans:
+        for span in sorted(spans, key=lambda span: span.min_id):
             if span.max_id <= after:
                 continue
+            if len(found) > limit and span.min_id > found[limit].id:
+                break
             with skipped.catch(span.path), self._open(span.path, late) as hour:
                 now = hour.span() or span
                 rows = HourScan(hour, now, wanted, after=after).page(limit=limit + 1, newest=False)
                 found += make_entries(rows, hour.labels() if rows else {})
                 end = max(end, now.max_id)
-        found.sort(key=lambda entry: entry.id)
+            found.sort(key=lambda entry: entry.id)
         if len(found) > limit:
             found = found[:limit]
             end = found[-1].id
         return Page(tuple(found), end, skipped.names)
+
+    def measure(self, wanted: Filter) -> tuple[int, int]:
+        """The log's last id by now, and how many rows up to it pass.
+
+        :raises DeadlineExceeded: the query took longer than the bound
+        """
+        end = count = 0
+
+        def visit(hour: HourReader, span: Span) -> None:
+            nonlocal end, count
+            end = max(end, span.max_id)
+            count += sum(len(part["series_id"]) for part in HourScan(hour, span, wanted).columns("series_id"))
+
+        self.each(visit, since=wanted.since, until=wanted.until)
+        return end, count
+
+    def pages(self, wanted: Filter, *, end: int, limit: int = 2000) -> Iterator[tuple[Entry, ...]]:
+        """All rows up to the id `end` that pass, file by file, the oldest first, some at a time. Files that
+        cannot be read are left out.
+
+        :raises DeadlineExceeded: a page took longer than the bound
+        """
+        spans = self._matching(wanted, self._deadline(), _Skipped())
+        for span in sorted(spans, key=lambda span: span.min_id):
+            after, more = span.min_id - 1, True
+            while more:
+                rows: list[tuple[Any, ...]] = []
+                found: list[Entry] = []
+                # Opened anew for each page: whoever takes them may be slow, and files are not held for that.
+                with _Skipped().catch(span.path), self._open(span.path, self._deadline()) as hour:
+                    scan = HourScan(hour, hour.span() or span, wanted, after=after, before=end + 1)
+                    rows = scan.page(limit=limit, newest=False)
+                    found = make_entries(rows, hour.labels() if rows else {})
+                more = len(rows) == limit
+                if found:
+                    after = found[-1].id
+                    yield tuple(found)
 
     def get(self, number: int) -> tuple[Entry, tuple[Entry, ...]]:
         """One row by its id, and those of the same request: what its shadows answered, or its primary.

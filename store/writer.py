@@ -25,6 +25,7 @@ import msgspec
 from mdslite.errors import MdsliteError, StoreError
 from mdslite.store.blocks import Block, build_block
 from mdslite.store.bodies import BodyBudget
+from mdslite.store.courtesy import give_way
 from mdslite.store.hourfile import Mark
 from mdslite.store.letters import Ask, Order, Report, receive, send
 from mdslite.store.recorder import Recorder, Waiting
@@ -42,9 +43,6 @@ MAX_BACKOFF_S = 5.0
 ORPHAN_S = 10.0  # how long a disk that takes nothing is waited for when the appliance is gone
 ORPHAN_PAUSE_S = 0.25
 MAX_NOTES = 20
-# Bursts of writing happen in the time that predictions leave, but for a quarter of a busy processor: no row
-# is to be lost for want of time either.
-NICE = 5
 GC_THRESHOLD = (100_000, 20, 20)  # it makes many small lists and no cycles
 _MISTAKES = (TypeError, ValueError, OverflowError)
 
@@ -339,17 +337,8 @@ class _Notes(logging.Handler):
         return lines
 
 
-def _give_way() -> None:
-    with contextlib.suppress(OSError):
-        os.nice(NICE)
-    # Where the kernel shares its time among sessions first, a session's own niceness counts: this one's, as
-    # the writer is alone in it.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(NICE))
-
-
 def main(arguments: Sequence[str]) -> None:
-    _give_way()
+    give_way()
     notes = _Notes()
     logging.getLogger().addHandler(notes)
     gc.freeze()

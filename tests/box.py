@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from log_rows import launch_thread
+from log_rows import launch_search_thread, launch_thread
 
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
@@ -46,6 +46,7 @@ from mdslite.store.journal import Journal
 from mdslite.store.registry import Registry, Revision
 from mdslite.store.requests import RequestLog
 from mdslite.store.rollouts import RolloutStore
+from mdslite.store.searches import Searches
 from mdslite.store.webhooks import Webhooks
 from mdslite.store.worker import Worker
 
@@ -83,6 +84,7 @@ class Box:
             store / "log", flush_s=0.02, observers=[self.metrics.observe], launch=launch_thread
         )
         self.request_log = RequestLog(store / "log")
+        self.searches = Searches(store / "log", launch=launch_search_thread)
         self.devices = Devices(reason="tests compute on the CPU")
         self.fleet = Fleet(runtimes={"ONNXRUNTIME": runtime}, devices=self.devices, cores=2)
         self.history = History(self.devices.readings, lambda: sum(one.queue_rows for one in self.fleet.all()))
@@ -188,6 +190,7 @@ async def open_box(
         await box.labeling.close()
         await box.comparisons.close()
         await box.fleet.close(grace_s=10)
+        await box.searches.close()
         await asyncio.to_thread(box.journal.close)
         box.issuer.close()
         await box.worker.call(box.registry.close)

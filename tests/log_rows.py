@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -19,6 +20,7 @@ from mdslite.store.journal import ROW_FIELDS, Journal, Row
 from mdslite.store.letters import Order
 from mdslite.store.ring import Ring
 from mdslite.store.rows import Run, pack_row, unpack
+from mdslite.store.searcher import serve as answer_questions
 from mdslite.store.tallies import Tally, tally
 from mdslite.store.writer import serve
 
@@ -130,6 +132,33 @@ class WriterThread:
 
 def launch_thread(order: Order, end: socket.socket, ring: Ring) -> WriterThread:
     return WriterThread(order, end, ring)
+
+
+class SearchThread:
+    """The log's reader itself, but in a thread of the test's process: quicker to start."""
+
+    def __init__(self, end: socket.socket, folder: Path, timeout_s: float) -> None:
+        self.reason: str | None = None
+        self._end = end.dup()
+        self._thread = threading.Thread(target=self._serve, args=(folder, timeout_s), name="searcher")
+        self._thread.start()
+
+    def kill(self, reason: str | None = None) -> None:
+        self.reason = reason or "was killed"
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _serve(self, folder: Path, timeout_s: float) -> None:
+        with self._end:
+            answer_questions(self._end, folder, timeout_s=timeout_s)
+
+
+def launch_search_thread(end: socket.socket, folder: Path, timeout_s: float) -> SearchThread:
+    return SearchThread(end, folder, timeout_s)
 
 
 @contextmanager

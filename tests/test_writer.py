@@ -20,13 +20,13 @@ from log_rows import NOON, row, running, wanted
 
 from mdslite.process import Child
 from mdslite.store import journal as journals
+from mdslite.store.courtesy import NICE
 from mdslite.store.journal import Journal
 from mdslite.store.letters import Order
 from mdslite.store.requests import RequestLog
 from mdslite.store.ring import Ring
 from mdslite.store.scribe import launch_writer
 from mdslite.store.tallies import Tally
-from mdslite.store.writer import NICE
 
 WAIT_S = 30.0
 

@@ -22,6 +22,7 @@ from mdslite.serving.fleet import Fleet
 from mdslite.store.journal import Journal
 from mdslite.store.registry import Registry
 from mdslite.store.requests import RequestLog
+from mdslite.store.searches import Searches
 from mdslite.store.worker import Worker
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Parts(Protocol):
     metrics: Metrics
     journal: Journal
     request_log: RequestLog
+    searches: Searches
 
     @property
     def settings(self) -> Settings: ...

@@ -1,0 +1,72 @@
+"""What can be asked of the request log, and the answers as bytes: JSON as the admin API gives it, or a file
+to keep. Owns no process; see `searcher` and `searches`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from mdslite.store.entries import Entry
+from mdslite.store.exports import EXPORTS
+from mdslite.store.filters import parse
+from mdslite.store.histograms import By, make_histogram
+from mdslite.store.percentiles import find_percentiles
+from mdslite.store.requests import RequestLog
+from mdslite.store.tops import find_top
+
+Kind = Literal["page", "row", "histogram", "top", "percentiles", "csv", "jsonl", "parquet"]
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """`now`, in unix seconds, is what the filter's relative times count from. What a kind has no use for is
+    not looked at."""
+
+    kind: Kind
+    now: float
+    filter: str = ""
+    limit: int = 100
+    before: int | None = None
+    id: int = 0
+    interval_s: float | None = None
+    by: By = "version"
+    field: str = ""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The answer to `row`."""
+
+    row: Entry
+    related: tuple[Entry, ...]
+
+
+def answer(log: RequestLog, question: Question) -> Iterator[bytes]:
+    """One piece of JSON; of a file, first the number of its rows in decimal digits, then its bytes.
+
+    :raises MdsliteError: as the log says
+    """
+    wanted = parse(question.filter, now=question.now)
+    encode = msgspec.json.encode
+    match question.kind:
+        case "page":
+            yield encode(log.query(wanted, limit=question.limit, before=question.before))
+        case "row":
+            yield encode(Found(*log.get(question.id)))
+        case "histogram":
+            clock = float(question.now).__float__
+            yield encode(
+                make_histogram(log, wanted, interval_s=question.interval_s, by=question.by, clock=clock)
+            )
+        case "top":
+            yield encode(find_top(log, wanted, field=question.field, limit=question.limit))
+        case "percentiles":
+            yield encode(find_percentiles(log, wanted))
+        case _:
+            export = EXPORTS[question.kind]()
+            end, count = log.measure(wanted)
+            yield b"%d" % count
+            yield from export.begin()
+            for rows in log.pages(wanted, end=end):
+                yield from export.add(rows)
+            yield from export.end()

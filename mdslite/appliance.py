@@ -32,6 +32,7 @@ from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
 from mdslite.history import History
 from mdslite.http.access import Access
+from mdslite.http.alarms import Alarms
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
 from mdslite.http.bulletin import Bulletin
@@ -125,7 +126,7 @@ class Appliance:
         self.registry = Registry(store / "registry.db")
         self.artifacts = ArtifactStore(store / "artifacts")
         self.metrics = Metrics(flush=self._before_scrape)
-        self.journal = Journal(store / "log", observers=[self.metrics.observe])
+        self.journal = Journal(store / "log", drift=store / "drift", observers=[self.metrics.observe])
         self.request_log = RequestLog(store / "log")
         self.searches = Searches(store / "log")
         self.devices = Devices.discover()
@@ -155,6 +156,9 @@ class Appliance:
         )
         self.deferrals = Deferrals(
             DeferredStore(store / "deferred.db"), self.predictor, Webhooks(settings.allow_internal)
+        )
+        self.alarms = Alarms(
+            store / "drift", self.fleet.all, self.bulletin, Webhooks(settings.allow_internal)
         )
         self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
         self.predictor.shadows.compare = self.comparisons.observe
@@ -201,6 +205,7 @@ class Appliance:
                 devices=self.devices,
             )
         )
+        self.metrics.add_source(self.alarms.gauges)
         self.front = Front(_place(settings), self.door, self.issuer.access)
         self.rpc: RpcServer | None = None
 
@@ -233,6 +238,8 @@ class Appliance:
         await self.replays.start()
         await self.rollouts.start()
         await self.deferrals.start()
+        if self.settings.log:
+            await self.alarms.start()
         for served in self.fleet.all():
             self.announce(_state_line(served))
         self.starting = False
@@ -274,6 +281,7 @@ class Appliance:
         """Drain and close: no request that was accepted is lost within the settings' times."""
         settings = self.settings
         self.draining = True
+        await self.alarms.close()
         if self.rpc is not None:
             await self.rpc.announce_stop()
         if self.url:
@@ -295,6 +303,7 @@ class Appliance:
 
     async def abandon(self) -> None:
         """Close what is open, started or not, without waiting for anybody's requests."""
+        await self.alarms.close()
         await self.rollouts.close()
         await self.replays.close()
         await self.deferrals.close()

@@ -252,10 +252,15 @@ def percentiles(filter: str = "") -> Ask[Json]:
 
 
 def alerts(
-    *, since: float | None = None, limit: int | None = None, before: int | None = None
+    project: str | None = None,
+    model: str | None = None,
+    *,
+    since: str | float | None = None,
+    limit: int | None = None,
+    before: int | None = None,
 ) -> Ask[list[Json]]:
-    """What was found to drift, newest first."""
-    return _list("/api/v1/alerts", since=since, limit=limit, before=before)
+    """What has drifted and what was resolved, newest first; `since` such as `7d`, or unix seconds."""
+    return _list("/api/v1/alerts", project=project, model=model, since=since, limit=limit, before=before)
 
 
 def follow_logs(filter: str = "") -> Lines[Json]:

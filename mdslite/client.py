@@ -19,7 +19,7 @@ from typing import Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import httpx2
 
-from mdslite import calls, label_calls
+from mdslite import calls, drift_calls, label_calls
 from mdslite.calls import CONNECT_WAIT_S, Ask, Lines, Pieces
 from mdslite.links import DEFAULT_URL, network_error, open_async_link, open_link
 from mdslite.payloads import Prediction
@@ -182,6 +182,12 @@ class Client:
     replays = _asking(label_calls.replays)
     replay_progress = _asking(label_calls.replay_progress)
     cancel_replay = _asking(label_calls.cancel_replay)
+    drift = _asking(drift_calls.drift)
+    baseline = _asking(drift_calls.baseline)
+    put_baseline = _asking(drift_calls.put_baseline)
+    drop_baseline = _asking(drift_calls.drop_baseline)
+    alert_webhook = _asking(drift_calls.alert_webhook)
+    put_alert_webhook = _asking(drift_calls.put_alert_webhook)
 
     def needs_token(self) -> bool:
         return bool(self.status().get("needs_token"))
@@ -369,6 +375,12 @@ class AsyncClient:
     replays = _asking_later(label_calls.replays)
     replay_progress = _asking_later(label_calls.replay_progress)
     cancel_replay = _asking_later(label_calls.cancel_replay)
+    drift = _asking_later(drift_calls.drift)
+    baseline = _asking_later(drift_calls.baseline)
+    put_baseline = _asking_later(drift_calls.put_baseline)
+    drop_baseline = _asking_later(drift_calls.drop_baseline)
+    alert_webhook = _asking_later(drift_calls.alert_webhook)
+    put_alert_webhook = _asking_later(drift_calls.put_alert_webhook)
 
     async def needs_token(self) -> bool:
         return bool((await self.status()).get("needs_token"))

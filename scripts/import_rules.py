@@ -55,7 +55,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
         "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "
         "runtimes.protocol "
-        "runtimes store history metrics serving deploy",
+        "runtimes drift store exposition history metrics serving deploy",
         "rpc": "errors data packing tensors oip runtimes.protocol serving http",
         "history": "runtimes",
         "gauges": "exposition runtimes store metrics serving http",
@@ -66,8 +66,9 @@ ROOMS: dict[str, frozenset[str]] = {
         "payloads": "errors replies",
         "calls": "payloads replies",
         "label_calls": "calls replies",
+        "drift_calls": "calls replies",
         "triton": "errors fields",
-        "client": "errors links calls label_calls payloads replies retries",
+        "client": "errors links calls drift_calls label_calls payloads replies retries",
         "cli": "errors findings fields planning contents pictures hosts spec client calls payloads replies",
         "tui": "errors client calls contents payloads pictures planning replies links drawing",
     }.items()

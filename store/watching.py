@@ -298,7 +298,7 @@ class Watcher:
             deployed = self._deployed.get(key[:3])
             if deployed is None:
                 if self._deployed:
-                    self._drop(key)
+                    self._rest(key, one, now)
             elif one.digest and deployed.digest != one.digest:
                 self._drop(key)
             else:
@@ -314,13 +314,25 @@ class Watcher:
         except MdsliteError as exc:
             self._complain(exc)
 
+    def _rest(self, key: Key, one: _Version, now: float) -> None:
+        """It serves no more: for a day, in which somebody may undo that, what is known of it stays."""
+        try:
+            with self._store.writing():
+                for change in one.watch.quiet(now, "this version serves no more"):
+                    self._tell(key, change)
+                self._store.save(key, _record(one))
+        except MdsliteError as exc:
+            self._complain(exc)
+        if now - one.seen_at > DAY_S:
+            self._drop(key)
+
     def _drop(self, key: Key) -> None:
         """Forget a version that is gone, or has another artifact by now."""
         one = self._versions.pop(key)
         try:
             with self._store.writing():
-                for change in one.watch.adopt(None, []):
-                    self._tell(key, Change(change.signal, change.state, None, "this artifact serves no more"))
+                for change in one.watch.quiet(self._clock(), "this artifact serves no more"):
+                    self._tell(key, change)
                 self._store.forget(key)
         except MdsliteError as exc:
             self._complain(exc)

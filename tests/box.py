@@ -22,6 +22,7 @@ from mdslite.deploy.rollout import Rollouts
 from mdslite.errors import LoadFailed
 from mdslite.history import History
 from mdslite.http.access import Access
+from mdslite.http.alarms import Alarms
 from mdslite.http.app import create_app
 from mdslite.http.books import Books
 from mdslite.http.bulletin import Bulletin
@@ -105,6 +106,9 @@ class Box:
             access=self.issuer.access,
         )
         self.deferrals = Deferrals(DeferredStore(store / "deferred.db"), self.predictor, Webhooks())
+        self.alarms = Alarms(
+            store / "drift", self.fleet.all, self.bulletin, Webhooks(), tell_delays_s=(0.01, 0.01)
+        )
         self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
         self.predictor.shadows.compare = self.comparisons.observe
         self.labeling = Labeling(
@@ -183,6 +187,7 @@ async def open_box(
             await box.deployer.resume()
         yield box
     finally:
+        await box.alarms.close()
         await box.rollouts.close()
         await box.replays.close()
         await box.deployer.close(grace_s=10)

@@ -31,6 +31,8 @@ COMMANDS = {
     "history": ("history", "history", "List revisions, newest first."),
     "undo": ("history", "undo", "Go back to an earlier revision."),
     "compare": ("compare", "compare", "Show two versions beside each other."),
+    "drift": ("drift", "drift", "Show what is no longer as it was."),
+    "alerts": ("drift", "alerts", "List what has drifted, and choose who is told."),
     "rollout": ("rollout", "rollout", "Step a version up while its gates hold."),
     "init": ("init", "init", "Write a new package, or a deployments file for a model."),
     "verify": ("verify", "verify", "Try a Python package before it is deployed."),

@@ -7,6 +7,7 @@ customary bounds, and by a quarter more than any hour of the baseline was off by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
@@ -146,7 +147,9 @@ def _build(name: str, kind: Kind, total: Window, hours: Sequence[Window]) -> Usu
 def _dispersions(kind: Kind, counts: Counts, hours: Sequence[Counts]) -> tuple[float, float]:
     unordered = kind in ("texts", "presence", "rate")
     of = measures.unordered_dispersion if unordered else measures.ordered_dispersion
-    hourly = of(counts, hours)
+    cells = int((counts >= measures.EXPECTED_MIN * len(hours)).sum())
+    noise = math.sqrt(2.0 / max(cells - 1, 1)) if unordered else measures.KS_NOISE
+    hourly = measures.cautious_dispersion(of(counts, hours), len(hours), noise)
     if len(hours) < FEW_HOURS:
         return max(hourly, GUESSED_DISPERSION), max(hourly, GUESSED_DISPERSION) * DAY_HOURS
     days = [np.sum(hours[at : at + DAY_HOURS], axis=0) for at in range(0, len(hours), DAY_HOURS)]
@@ -233,11 +236,11 @@ def judge(usual: Usual, window: Counts, *, span: Span, vocabulary: Vocabulary) -
 
 def _test_ordered(usual: Usual, base: Counts, window: Counts, dispersion: float) -> tuple[Test, float, float]:
     both, slower = measures.ks_distance(base, window)
-    size = measures.effective_size(float(window.sum()), float(base.sum()), dispersion)
+    size = measures.joint_size(float(window.sum()), float(base.sum()))
     if usual.kind == "latency":
-        return "ks", slower, measures.ks_tail(slower, size, sides=1)
+        return "ks", slower, measures.ks_tail(slower, size, dispersion=dispersion, sides=1)
     sure = max(0.0, both - 2 * RANK_ERROR) if usual.kind == "numbers" else both
-    return "ks", both, measures.ks_tail(sure, size)
+    return "ks", both, measures.ks_tail(sure, size, dispersion=dispersion)
 
 
 def _test_unordered(
@@ -279,13 +282,13 @@ def _effects(usual: Usual, base: Counts, window: Counts) -> dict[Measure, float]
             np.append(one[there][~small], one[there][small].sum()) if small.any() else one[there]
             for one in (base, window)
         ]
-        return {"psi": measures.psi_without_bias(*merged, dispersion=usual.dispersion)}
+        return {"psi": measures.psi_without_bias(*merged)}
     starts = measures.group_cells(base)
     grouped = np.add.reduceat(base, starts), np.add.reduceat(window, starts)
     distance, _ = measures.ks_distance(base, window)
-    noise = 0.822 / max(measures.effective_size(float(window.sum()), float(base.sum()), 1.0), 1e-9)
+    noise = 0.822 / max(measures.joint_size(float(window.sum()), float(base.sum())), 1e-9)
     return {
-        "psi": measures.psi_without_bias(*grouped, dispersion=usual.dispersion),
+        "psi": measures.psi_without_bias(*grouped),
         "distance": max(0.0, distance * distance - noise) ** 0.5,
     }
 
@@ -310,7 +313,7 @@ def describe(usual: Usual, base: Counts, window: Counts, vocabulary: Vocabulary)
         edges = CONFIDENCE_EDGES if usual.kind == "confidence" else np.array(usual.edges)
         return f"median {quantile(edges, window, 0.5):.4g}, usual is {quantile(edges, base, 0.5):.4g}"
     shares, before = window / window.sum(), base / base.sum()
-    place = int(np.abs(shares - before).argmax())
+    place = int((shares - before).argmax())
     if usual.kind == "presence":
         name = ("a number", "a text", "empty", "absent")[place]
     else:

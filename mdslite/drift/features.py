@@ -105,7 +105,7 @@ def _flatten(name: str, value: Any, found: Reading, depth: int) -> None:
         return
     if isinstance(value, dict) and depth < DEPTH_MAX:
         for key, one in value.items():
-            _flatten(f"{name}.{str(key)[:NAME_MAX]}", one, found, depth + 1)
+            _flatten(f"{name}.{_shown(str(key)[:NAME_MAX])}", one, found, depth + 1)
         return
     if depth == 0 and not isinstance(value, list):
         name = f"{name}.value"
@@ -116,6 +116,10 @@ def _flatten(name: str, value: Any, found: Reading, depth: int) -> None:
         found[f"{name}.length"] = float(len(value))
     else:
         found[name] = _scalar(value)
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _read_list(name: str, values: list[Any], found: Reading) -> None:

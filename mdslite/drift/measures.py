@@ -8,7 +8,8 @@ psi            population stability index: Kullback and Leibler's (1951) diverge
 chi_square     Pearson (1900), of homogeneity, over cells of which ten or more are expected (Cochran, 1954)
 excess_tail    Przyborowski and Wilenski (1940): two rates, given their sum, by Chernoff's (1952) bound
 dispersion     how much more than chance the baseline's own hours differ: Rao and Scott's (1981) correction.
-               Every test takes `size`, the window's effective sample size divided by it
+               What makes hours differ may move all values one way, whose chance has a longer tail than a
+               sample's of many ways: the tests take the longer one
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ Counts: TypeAlias = NDArray[np.float64]
 EXPECTED_MIN = 10.0  # of a cell that chi-square may take by itself
 GROUP_SHARE = 0.1  # of the baseline in each group of cells that the index compares
 _MEAN_K2 = math.pi**2 / 12  # of Kolmogorov's distribution, the mean square
+KS_NOISE = 0.63  # the deviation of its square by this mean
+_SURE = 2.326  # quantile of 99 %
 
 
-def effective_size(count: float, base_count: float, dispersion: float) -> float:
-    """The size of two samples together, n m / (n + m), as if their values were independent."""
+def joint_size(count: float, base_count: float) -> float:
+    """The size of two samples together, n m / (n + m)."""
     if not count or not base_count:
         return 0.0
-    return count * base_count / (count + base_count) / dispersion
+    return count * base_count / (count + base_count)
 
 
 def ks_distance(base: Counts, window: Counts) -> tuple[float, float]:
@@ -44,9 +47,11 @@ def ks_distance(base: Counts, window: Counts) -> tuple[float, float]:
     return float(np.abs(below).max()), max(0.0, float(below.max()))
 
 
-def ks_tail(distance: float, size: float, *, sides: int = 2) -> float:
-    """How likely a distance as great is, of equal distributions."""
-    return min(1.0, sides * math.exp(-2.0 * size * distance * distance))
+def ks_tail(distance: float, size: float, *, dispersion: float = 1.0, sides: int = 2) -> float:
+    """How likely a distance as great is, of equal distributions. What disperses counts as one normal variable
+    that moves the whole distribution: its variance adds to that of the sample's bound, 1 / (4 size)."""
+    stretch = 1.0 + 4.0 * _MEAN_K2 * (dispersion - 1.0)
+    return min(1.0, sides * math.exp(-2.0 * size * distance * distance / stretch))
 
 
 def psi(base: Counts, window: Counts) -> float:
@@ -56,11 +61,11 @@ def psi(base: Counts, window: Counts) -> float:
     return float(np.dot(found - expected, np.log(found / expected)))
 
 
-def psi_without_bias(base: Counts, window: Counts, *, dispersion: float) -> float:
+def psi_without_bias(base: Counts, window: Counts) -> float:
     """The index less what it is on average between samples of the same."""
     sizes = max(float(base.sum()), 1.0), max(float(window.sum()), 1.0)
     bias = (len(base) - 1) * (1.0 / sizes[0] + 1.0 / sizes[1])
-    return max(0.0, psi(base, window) - bias * dispersion)
+    return max(0.0, psi(base, window) - bias)
 
 
 def group_cells(base: Counts, share: float = GROUP_SHARE) -> NDArray[np.int64]:
@@ -79,7 +84,8 @@ def group_cells(base: Counts, share: float = GROUP_SHARE) -> NDArray[np.int64]:
 
 def chi_square(base: Counts, window: Counts, *, dispersion: float) -> tuple[float, float]:
     """The statistic, and how likely one as great is. Cells of which too few are expected count as one; where
-    even that one is too small, its excess is tested by itself, and the two tests share the level."""
+    even that one is too small, its excess is tested by itself. So is that of what the baseline never had,
+    whose share there is that of what it had once (Good, 1953). The tests share the level."""
     total, base_total = float(window.sum()), float(base.sum())
     if not total or not base_total:
         return 0.0, 1.0
@@ -87,6 +93,9 @@ def chi_square(base: Counts, window: Counts, *, dispersion: float) -> tuple[floa
     large = expected >= EXPECTED_MIN
     rest, base_rest = float(window[~large].sum()), float(base[~large].sum())
     cells, base_cells = window[large], base[large]
+    unseen = base == 0
+    seen_once = float((base == 1).sum()) + 1.0
+    new = excess_tail(float(window[unseen].sum()), total, seen_once, base_total, dispersion=dispersion)
     tail = 1.0
     if expected[~large].sum() >= EXPECTED_MIN:
         cells, base_cells = np.append(cells, rest), np.append(base_cells, base_rest)
@@ -97,9 +106,12 @@ def chi_square(base: Counts, window: Counts, *, dispersion: float) -> tuple[floa
         share = cells.sum() / (cells.sum() + base_cells.sum())
         difference = cells - (cells + base_cells) * share
         variance = (cells + base_cells) * share * (1 - share)
-        statistic = float((difference * difference / variance).sum()) / dispersion
-        tail = min(1.0, 2 * min(tail, chi_square_tail(statistic, len(cells) - 1)))
-    return statistic, tail
+        statistic = float((difference * difference / variance).sum())
+        freedom = len(cells) - 1
+        many_ways = chi_square_tail(statistic / dispersion, freedom)
+        one_way = chi_square_tail(statistic / (1.0 + freedom * (dispersion - 1.0)), 1)
+        tail = min(tail, max(many_ways, one_way))
+    return statistic, min(1.0, 3 * min(tail, new))
 
 
 def chi_square_tail(statistic: float, freedom: int) -> float:
@@ -149,12 +161,21 @@ def excess_tail(
     return min(1.0, math.exp(-both / dispersion * information))
 
 
+def cautious_dispersion(found: float, hours: int, noise: float) -> float:
+    """What it may be at worst, when `hours` have shown it: less what chance makes of none (`noise` is an
+    hour's), and by the upper bound of a variance (Wilson and Hilferty, 1931), at 99 %."""
+    freedom = max(hours - 1, 1)
+    beyond = max(0.0, found - 1.0 - noise / math.sqrt(hours))
+    low = 1.0 - 2.0 / (9 * freedom) - _SURE * math.sqrt(2.0 / (9 * freedom))
+    return 1.0 + beyond / max(low, 0.3) ** 3
+
+
 def ordered_dispersion(base: Counts, hours: Sequence[Counts]) -> float:
     """How many times farther than chance the hours of a baseline lie from the whole of it, squared."""
     found = []
     for hour in hours:
         rest = base - hour
-        size = effective_size(float(hour.sum()), float(rest.sum()), 1.0)
+        size = joint_size(float(hour.sum()), float(rest.sum()))
         if size > 0:
             distance, _ = ks_distance(np.maximum(rest, 0.0), hour)
             found.append(size * distance * distance / _MEAN_K2)
@@ -166,7 +187,7 @@ def neighbours_dispersion(hours: Sequence[Counts]) -> float:
     Neumann, 1941)."""
     found = []
     for one, other in pairwise(hours):
-        size = effective_size(float(other.sum()), float(one.sum()), 1.0)
+        size = joint_size(float(other.sum()), float(one.sum()))
         if size > 0:
             distance, _ = ks_distance(one, other)
             found.append(size * distance * distance / _MEAN_K2)

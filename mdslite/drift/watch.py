@@ -87,11 +87,7 @@ class Watch:
 
     def adopt(self, baseline: Baseline | None, recent: list[tuple[int, Window]]) -> list[Change]:
         """Compare with this from now on; `recent` are the hours since it ended. What fires is resolved."""
-        changes = [
-            self._resolve(one, self.pane_end, "compared with another baseline from now on")
-            for one in self.signals.values()
-            if one.state == "firing"
-        ]
+        changes = self.quiet(self.pane_end, "compared with another baseline from now on")
         self.signals = {}
         self.restore(baseline, recent)
         return changes
@@ -183,6 +179,8 @@ class Watch:
         return changes
 
     def _heed(self, signal: Signal, finding: Finding, now: float) -> Change | None:
+        if signal.state == "firing" and finding.span != signal.span:
+            return None
         signal.finding, signal.looked_at = finding, now
         if signal.state != "firing":
             signal.state = "calm"
@@ -190,12 +188,14 @@ class Watch:
                 return None
             signal.state, signal.since, signal.span, signal.calm_looks = "firing", now, finding.span, 0
             return Change(signal, "firing", finding, finding.text)
-        if finding.span != signal.span:
-            return None
         signal.calm_looks = signal.calm_looks + 1 if finding.calm else 0
         if signal.calm_looks < CALM_LOOKS:
             return None
         return self._resolve(signal, now, finding.text)
+
+    def quiet(self, now: float, why: str) -> list[Change]:
+        """Resolve whatever fires."""
+        return [self._resolve(one, now, why) for one in self.signals.values() if one.state == "firing"]
 
     def _resolve(self, signal: Signal, now: float, why: str) -> Change:
         signal.state, signal.since, signal.span, signal.cleared_at = "calm", now, None, now

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
 from mdslite.exposition import OPEN_METRICS, TEXT, wants_open_metrics
-from mdslite.http import admin, comparison, keys, labels, later, logs, oip, openai, replays, rollouts, views
+from mdslite.http import admin, comparison, drift, keys, labels, later, logs, oip, openai, replays, rollouts, views
 from mdslite.http.access import NOBODY
 from mdslite.http.deferred import Deferrals, wants_later
 from mdslite.http.events import EVENTS
@@ -80,6 +80,7 @@ def make_operations() -> list[Operation]:
         *openai.make_operations(),
         *comparison.make_operations(),
         *rollouts.make_operations(),
+        *drift.make_operations(),
         *logs.make_operations(),
         *labels.make_operations(),
         *replays.make_operations(),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.rollout import Rollouts
 from mdslite.history import History
+from mdslite.http.alarms import Alarms
 from mdslite.http.bulletin import Bulletin
 from mdslite.http.comparing import Comparisons
 from mdslite.http.deferred import Deferrals
@@ -52,6 +53,7 @@ class Parts(Protocol):
     deployer: Deployer
     predictor: Predictor
     deferrals: Deferrals
+    alarms: Alarms
     comparisons: Comparisons
     labeling: Labeling
     replays: Replays

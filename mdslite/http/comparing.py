@@ -159,11 +159,10 @@ class Comparisons:
         sums.shadow_errors += shadow.status != 200
         if primary.status != 200 or shadow.status != 200:
             return
-        both = primary.confidence is not None and shadow.confidence is not None
-        sums.add(
-            slower_ms=shadow.compute_ms - primary.compute_ms,
-            surer=shadow.confidence - primary.confidence if both else None,
-        )
+        surer = None
+        if primary.confidence is not None and shadow.confidence is not None:
+            surer = shadow.confidence - primary.confidence
+        sums.add(slower_ms=shadow.compute_ms - primary.compute_ms, surer=surer)
         rule = self._rule(first, second)
         verdict = None if rule is None else _agree(rule, gather(primary.call), gather(shadow.call))
         if verdict is None:

@@ -1,13 +1,14 @@
-"""Measure what others feel while one client behaves badly: a thousand slow clients, one that opens and resets
-HTTP/2 streams as fast as it can, and a thousand that begin a TLS handshake and say no more.
+"""Measure what others feel while clients behave badly: a thousand slow ones, over HTTP/1.1, HTTP/2 and gRPC,
+one that opens and resets streams as fast as it can, over HTTP/2 and gRPC, and a thousand that begin a TLS
+handshake and say no more.
 
-    python scripts/measure_hostile.py [--seconds 2] [--token]
+    python scripts/measure_hostile.py [--seconds 2] [--token | --insiders] [--only NAME]
 
 Starts an appliance of its own and a polite client, and prints the polite client's latencies with nobody else
 there and during each attack, taking turns, what they were in the second after, how far the appliance's memory
 grew, and how busy the attack alone kept it, which a crowded machine shows more truly than latencies. The bad
 clients get the processor last, as if they were on another machine. With --token every request shows a token,
-and the bad clients have none.
+and the bad clients have none; with --insiders they have one, too.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 import hpack
 import psutil  # type: ignore[import-untyped]
 from benchmarks.models import TINY, write_model
-from hyperframe.frame import HeadersFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame, SettingsFrame
 
 CLIENTS = 1000
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ROW = json.dumps({"instances": [[0.5] * 64]}).encode()
+RPC_TARGET = "/inference.GRPCInferenceService/ModelInfer"
 TARGET = b"/projects/default/models/tiny:predict"
 ROUNDS = 3
 PAUSE_S = 0.002  # of the polite client, between two requests
@@ -45,8 +47,24 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Place:
+    """`token` is what a bad client shows."""
+
     host: str
     port: int
+    rpc_port: int = 0
+    token: str | None = None
+
+    def http2(self) -> tuple[int, list[tuple[str, str]]]:
+        """Where an HTTP/2 client sends what."""
+        return self.port, self._fields(TARGET.decode(), "application/json")
+
+    def rpc(self) -> tuple[int, list[tuple[str, str]]]:
+        return self.rpc_port, self._fields(RPC_TARGET, "application/grpc")
+
+    def _fields(self, path: str, media_type: str) -> list[tuple[str, str]]:
+        shown = [("authorization", f"Bearer {self.token}")] if self.token else []
+        pseudo = [(":method", "POST"), (":path", path), (":scheme", "http"), (":authority", "localhost")]
+        return [*pseudo, ("content-type", media_type), *shown]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +110,7 @@ async def trickle(place: Place) -> None:
 
     async def one(number: int) -> None:
         words = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % TARGET
+        words += b"Authorization: Bearer %b\r\n" % place.token.encode() if place.token else b""
         words += b"Content-Length: 4000\r\n\r\n" if number % 2 else b"X-Slow: "
         await asyncio.sleep(number / CLIENTS)  # they do not act in step
         while True:
@@ -108,19 +127,49 @@ async def trickle(place: Place) -> None:
     await asyncio.gather(*(one(number) for number in range(CLIENTS)))
 
 
-async def reset(place: Place) -> None:
+async def trickle_http2(place: Place) -> None:
+    await trickle_frames(place.host, *place.http2())
+
+
+async def trickle_rpc(place: Place) -> None:
+    await trickle_frames(place.host, *place.rpc())
+
+
+async def trickle_frames(host: str, port: int, fields: list[tuple[str, str]]) -> None:
+    """Send a body, a frame of a byte a second."""
+    head = HeadersFrame(1, hpack.Encoder().encode(fields), flags=["END_HEADERS"]).serialize()
+    begin = PREFACE + SettingsFrame(0).serialize() + head + DataFrame(1, b"\0\0\0\x0f\xa0").serialize()
+    byte = DataFrame(1, b"x").serialize()
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(number / CLIENTS)
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+                writer.write(begin)
+                while not writer.is_closing():
+                    await asyncio.sleep(1)
+                    writer.write(byte)
+                    await writer.drain()
+            except OSError:
+                await asyncio.sleep(0.2)
+
+    await asyncio.gather(*(one(number) for number in range(CLIENTS)))
+
+
+async def reset_http2(place: Place) -> None:
+    await reset(place.host, *place.http2())
+
+
+async def reset_rpc(place: Place) -> None:
+    await reset(place.host, *place.rpc())
+
+
+async def reset(host: str, port: int, fields: list[tuple[str, str]]) -> None:
     """Open streams and reset them at once, on a new connection whenever the last was cut."""
-    encoder = hpack.Encoder()
-    fields = [
-        (":method", "POST"),
-        (":path", TARGET.decode()),
-        (":scheme", "http"),
-        (":authority", "localhost"),
-    ]
-    encoder.encode(fields)  # from now on a request is a few bytes
     while True:
         try:
-            _, writer = await asyncio.open_connection(place.host, place.port)
+            _, writer = await asyncio.open_connection(host, port)
             writer.write(PREFACE + SettingsFrame(0).serialize())
             plain = hpack.Encoder()
             for start in range(1, 200_000, 200):
@@ -178,20 +227,33 @@ def attacking(how: Callable[[Place], Awaitable[None]], place: Place) -> Iterator
 
 @contextmanager
 def appliance(folder: Path, *args: str) -> Iterator[tuple[Place, psutil.Process]]:
-    command = [sys.executable, "-m", "mdslite", "up", "tiny.onnx", "--port", "0", *args]
+    command = [sys.executable, "-m", "mdslite", "up", "tiny.onnx", "--port", "0", "--grpc-port", "0", *args]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         process.stdout.readline()
-        yield Place("127.0.0.1", int(line.split()[2].rpartition(":")[2])), psutil.Process(process.pid)
+        ports = [int(line.split()[at].rpartition(":")[2]) for at in (2, -1)]
+        yield Place("127.0.0.1", *ports), psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait(30)
 
 
-def measure(place: Place, process: psutil.Process, seconds: float, token: str | None) -> None:
-    for name, how in (("1,000 slow clients", trickle), ("rapid reset", reset)):
+ATTACKS: dict[str, Callable[[Place], Awaitable[None]]] = {
+    "slow-http1": trickle,
+    "slow-http2": trickle_http2,
+    "slow-grpc": trickle_rpc,
+    "reset-http2": reset_http2,
+    "reset-grpc": reset_rpc,
+}
+
+
+def measure(
+    place: Place, process: psutil.Process, attacks: list[str], seconds: float, token: str | None
+) -> None:
+    for name in attacks:
+        how = ATTACKS[name]
         alone, beside, after, grown, load = [], [], [], 0.0, []
         for _ in range(ROUNDS):
             alone.append(asyncio.run(ask(place, seconds, token)))
@@ -236,16 +298,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--token", action="store_true", help="let every request take a token")
+    parser.add_argument("--insiders", action="store_true", help="let the bad clients have one, too")
+    parser.add_argument("--only", action="append", choices=(*ATTACKS, "tls"), help="this attack; repeatable")
     wanted = parser.parse_args()
+    chosen = wanted.only or [*ATTACKS, "tls"]
     with tempfile.TemporaryDirectory() as name:
         folder, token = Path(name), None
         write_model(TINY, folder / "tiny.onnx")
-        if wanted.token:
+        if wanted.token or wanted.insiders:
             make = [sys.executable, "-m", "mdslite", "token", "create", "--scope", "admin", "--store", "s"]
             done = subprocess.run(make, cwd=folder, check=True, text=True, capture_output=True)
             token = done.stdout.strip()
         with appliance(folder, "--store", "s") as (place, process):
-            measure(place, process, wanted.seconds, token)
+            place = replace(place, token=token if wanted.insiders else None)
+            measure(place, process, [one for one in chosen if one != "tls"], wanted.seconds, token)
+        if "tls" not in chosen:
+            return
         with appliance(folder, "--store", "t", "--host", "localhost", "--tls-self-signed") as (place, _):
             trusted = folder / "t" / "tls" / "cert.pem"
             calm = asyncio.run(shake(place, trusted, wanted.seconds))

@@ -59,10 +59,11 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """At most `burst` at once, and `per_s` in the long run."""
+    """At most `burst` at once, and `per_s` in the long run; `start` at once for one who has earned none."""
 
     burst: int
     per_s: float
+    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ class Limits:
     patience_s: float = 2.0  # of a goodbye, for a moment without open requests
     linger_s: float = 1.0  # between the goodbye and the end of the socket
 
-    resets: Allowance = Allowance(200, 50)
+    resets: Allowance = Allowance(200, 50, start=40)
     settings: Allowance = Allowance(32, 1)
     pings: Allowance = Allowance(128, 10)
     priorities: Allowance = Allowance(256, 10)
@@ -116,7 +117,8 @@ class Bucket:
     level: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.level = self.allowance.burst
+        start = self.allowance.start
+        self.level = self.allowance.burst if start is None else start
 
     def take(self, now: float) -> bool:
         burst = self.allowance.burst

@@ -29,7 +29,7 @@ from mdslite.store.archives import unpack
 from mdslite.store.database import connect_reader, first_fault, size_fault, sqlite_errors
 from mdslite.store.disk import draft_path, remove_tree, storage_errors, sync_file, sync_folder, sync_tree
 from mdslite.store.hours import list_hours
-from mdslite.store.lock import StoreLock
+from mdslite.store.lock import LOG_WAIT_S, StoreLock, log_lock
 from mdslite.store.recovery import (
     ARTIFACTS_NAME,
     BACKUP_SUFFIX,
@@ -148,13 +148,13 @@ def restore(path: Path, store_dir: Path, *, force: bool = False) -> Path | None:
 
     A crash on the way leaves the old store, or one that the next opening turns into the new.
 
-    :raises StoreLocked: a process uses the store
+    :raises StoreLocked: a process uses the store, or still writes its log
     :raises Conflict: there is a healthy registry already, and `force` is not given
     :raises StoreError: the backup is damaged or no backup; nothing was changed
     :raises StorageFull: no room for it beside the old one; nothing was changed
     """
     contents = read_contents(path)
-    with StoreLock(store_dir):
+    with StoreLock(store_dir), log_lock(store_dir / LOG_NAME, wait_s=LOG_WAIT_S):
         with suppress(StoreCorrupt):  # a broken one is what this is for
             finish_restore(store_dir)
         if not force:

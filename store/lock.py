@@ -12,6 +12,8 @@ import os
 import shlex
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +23,8 @@ from typing import Self
 from mdslite.errors import StoreError, StoreLocked
 
 LOCK_NAME = "lock"
+# How long the writer of an appliance that was killed may go on for, and a little.
+LOG_WAIT_S = 15.0
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.02
 
@@ -157,3 +161,38 @@ def _sign(fd: int) -> None:
         os.pwrite(fd, json.dumps(name).encode(), 0)
     except OSError:
         return
+
+
+@contextmanager
+def log_lock(folder: Path, *, wait_s: float | None = None) -> Iterator[None]:
+    """Hold the request log's folder. The writer of an appliance that was killed outlives the store's lock,
+    and two connections that write a WAL can corrupt it. A folder that is not there has nobody in it.
+
+    :raises StoreLocked: somebody still held it after `wait_s`
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        if wait_s is None:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        else:
+            _wait_for(fd, folder, time.monotonic() + wait_s)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _wait_for(fd: int, folder: Path, until: float) -> None:
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if time.monotonic() >= until:
+            raise StoreLocked(
+                f"{folder} is still written by the request log's writer of an appliance that has ended",
+                hint="it ends within seconds; try again then",
+            )
+        time.sleep(_LOCK_PAUSE_S)

@@ -9,13 +9,11 @@ is what it does before.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import logging
-import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +26,7 @@ from mdslite.store.bodies import BodyBudget
 from mdslite.store.courtesy import give_way
 from mdslite.store.hourfile import Mark
 from mdslite.store.letters import Ask, Order, Report, receive, send
+from mdslite.store.lock import log_lock
 from mdslite.store.recorder import Recorder, Waiting
 from mdslite.store.ring import Ring
 from mdslite.store.rows import Record, Run, count_rows, unpack
@@ -259,7 +258,7 @@ def serve(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
     """Do what the other end of the socket asks for, until it asks no more."""
-    with _locked(Path(order.folder)):
+    with log_lock(Path(order.folder)):
         watcher = _open_watcher(order, clock)
         writer = Writer(order, ring, watcher=watcher, clock=clock, monotonic=monotonic)
         writer.open()
@@ -303,22 +302,6 @@ def _finish_alone(writer: Writer, ring: Ring) -> None:
         if writer.settled >= ring.appended() or time.monotonic() >= until:
             return
         time.sleep(ORPHAN_PAUSE_S)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder: the writer of an appliance that was killed may not be done yet, and two connections
-    that write a WAL can corrupt it. A folder that is not there has nobody in it."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        yield
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 class _Notes(logging.Handler):

@@ -32,7 +32,7 @@ from mdslite.errors import (
 )
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.backup import autosave, backup, read_contents, restore
-from mdslite.store.lock import StoreLock
+from mdslite.store.lock import StoreLock, log_lock
 from mdslite.store.recovery import list_backups
 from mdslite.store.registry import Registry, VersionRow
 
@@ -313,6 +313,21 @@ def test_a_restore_keeps_what_it_replaced(store: Store, model: Path, tmp_path: P
     assert count_rows(store.path / "log" / "2026-11-22T14.db") == 3
     assert made.exists()
     assert entries(store.path) == {"artifacts", "backups", "lock", "log", "registry.db", aside.name}
+
+
+def test_a_restore_waits_for_the_log_writer_of_an_appliance_that_was_killed(
+    store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.deploy(model)
+    made = backup(store.path)
+    store.registry.close()
+    log_hour(store.path, "2026-11-22T14.db", 3).close()
+    monkeypatch.setattr("mdslite.store.backup.LOG_WAIT_S", 0.0)
+    before = entries(store.path)
+    with log_lock(store.path / "log"), pytest.raises(StoreLocked, match="writer"):
+        restore(made, store.path, force=True)
+    assert entries(store.path) - {"lock"} == before - {"lock"}
+    assert restore(made, store.path, force=True) is not None
 
 
 def test_a_healthy_store_is_only_replaced_by_force(store: Store, model: Path) -> None:

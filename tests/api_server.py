@@ -113,6 +113,8 @@ class ApiServer:
         self.revisions: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []  # of the request log, newest first
         self.coming: list[dict[str, Any]] = []  # and those that follow
+        self.figures: dict[str, Any] = {}  # by path: what the log's figures are answered with
+        self.exported = b"id,time\r\n1,x\r\n2,y\r\n"
         self.findings: list[dict[str, Any]] = []
         self.prediction = b'{"predictions":[[0.5,0.25,0.25]]}'
         self.plan_error: tuple[int, dict[str, Any]] | None = None
@@ -152,6 +154,10 @@ class ApiServer:
             return JSONResponse([one for one in self.models if wanted in (None, one["project"])])
         if path.startswith("/projects/"):
             return self._read_model(path.split("/")[2::2])
+        if path in self.figures:
+            return JSONResponse(self.figures[path])
+        if path == "/logs/export":
+            return Response(self.exported, headers={"mdslite-rows": "2"}, media_type="text/csv")
         if path == "/logs":
             start, limit = int(query.get("before", 0)), int(query["limit"])
             page = self.rows[start : start + min(limit, 2)]  # pages of two, whatever was asked for

@@ -12,6 +12,7 @@ import click
 
 from mdslite.cli import output
 from mdslite.cli.options import connect, json_option, url_option
+from mdslite.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -30,6 +31,7 @@ _COLUMNS = (
 )
 # Lines that follow one by one cannot be aligned to each other: these widths fit most.
 _WIDTHS = (12, 20, 6, 4, 8, 5, 1, 0)
+_VIEWS = ("histogram", "top", "percentiles", "export")
 _CLOCK = re.compile(r"\d\d?:\d\d(:\d\d)?")
 _MOMENT = re.compile(r"""(?<!\S)(since|until)\s*=\s*("[^"]*"|'[^']*'|[^\s"']+)""")
 
@@ -41,25 +43,51 @@ Examples:
   mdslite logs 'model=spamfilter confidence<0.6 shadow' --limit 50
   mdslite logs 'status>=400 since=15m' --json
   mdslite logs 'project=mail latency_ms>20' -f
+  mdslite logs 'request.amount>100 reply.label=spam text~"refund"'
+  mdslite logs since=24h --histogram --interval 15m
+  mdslite logs 'status>=400 since=1h' --top code
+  mdslite logs since=1h --percentiles
+  mdslite logs 'model=spamfilter since=7d' --export spam.parquet
 
 \b
 FILTER is one quoted argument of conditions that must all hold: FIELD=VALUE, or
 != < <= > >= and ~ (contains), !~. Fields: project model version shadow status
 code latency_ms queue_ms compute_ms upstream_ms rows batch_rows confidence
-endpoint client url request_id, text (in the bodies), since, until (15m, 2h, 1d, or
-a time of this machine's zone: 14:03, 2026-11-17T14:03).""",
+endpoint client url request_id, text (in the bodies), request.NAME and reply.NAME (in
+JSON bodies), since, until (15m, 2h, 1d, or a time of this machine's zone: 14:03,
+2026-11-17T14:03).""",
 )
 @click.argument("filter", metavar="['FILTER']", default="", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Keep printing rows as they come; Ctrl-C stops.")
 @click.option(
     "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="How many of the newest rows."
 )
+@click.option("--histogram", is_flag=True, help="Draw how many there were over time.")
+@click.option("--interval", metavar="SPAN", help="How long a line of the histogram is: 10s, 1m, 15m, 1h.")
+@click.option(
+    "--by",
+    type=click.Choice(["version", "status", "code", "endpoint", "client", "model"]),
+    default="version",
+    show_default=True,
+    help="What the histogram stacks.",
+)
+@click.option("--top", metavar="FIELD", help="Show a field's most frequent values, --limit of them.")
+@click.option("--percentiles", is_flag=True, help="Show latency and confidence by version.")
+@click.option("--export", metavar="FILE", help="Write all rows to a .csv, .jsonl or .parquet file.")
+@click.option("--format", type=click.Choice(["csv", "jsonl", "parquet"]), help="Of the exported file.")
 @json_option
 @url_option
-def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str) -> int:
+def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str, **shown: Any) -> int:
     """Search the request log, or follow it. Oldest row first; --json prints one object a line."""
     wanted = in_local_time(filter)
+    views = [name for name in _VIEWS if shown[name]]
+    if len(views) + follow > 1:
+        names = [f"--{name}" for name in views] + ["--follow"] * follow
+        raise InvalidRequest(f"{' and '.join(names)} cannot be shown at once", hint="choose one of them")
     with connect(url) as client:
+        if views:
+            _show(client, wanted, limit, as_json=as_json, **shown)
+            return 0
         if follow:
             _follow(client, wanted, limit, as_json=as_json)
             return 0
@@ -72,6 +100,33 @@ def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str) -> int:
     elif limit:
         output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
     return 0
+
+
+def _show(
+    client: Client,
+    filter: str,
+    limit: int,
+    *,
+    as_json: bool,
+    histogram: bool,
+    interval: str | None,
+    by: str,
+    top: str | None,
+    percentiles: bool,
+    export: str | None,
+    format: str | None,
+) -> None:
+    """One of the views."""
+    from mdslite.cli import log_figures
+
+    if histogram:
+        log_figures.show_histogram(client, filter, interval=interval, by=by, as_json=as_json)
+    elif top:
+        log_figures.show_top(client, filter, field=top, limit=limit, as_json=as_json)
+    elif percentiles:
+        log_figures.show_percentiles(client, filter, as_json=as_json)
+    elif export:
+        log_figures.export(client, filter, target=export, format=format)
 
 
 def in_local_time(filter: str, now: datetime | None = None) -> str:

@@ -38,7 +38,7 @@ async def opened(
     theme: str = "okabe-ito",
 ) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
     """A dashboard that draws when it is told to and after each key."""
-    app = DashApp(feed, ink=Ink(theme, ascii=ascii), tick=False)
+    app = DashApp(feed, ink=Ink(theme, ascii=ascii), tick=isinstance(feed, LiveFeed))
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         yield app, pilot

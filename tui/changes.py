@@ -119,14 +119,14 @@ class Changes(Pane):
         at = max(0, min(len(found) - 1, self._place(found) + steps))
         self.chosen = found[at]["id"] if at else None
         self._scroll = 0
-        self.repaint()
+        self.dash.repaint()
         if at >= len(found) - 5 and not self._ended and not self._asking:
             self._asking = True
             self.run_worker(self._ask_older(found[-1]["id"]), name="older revisions", exit_on_error=False)
 
     def action_scroll(self, lines: int) -> None:
         self._scroll += lines
-        self.repaint()
+        self.dash.repaint()
 
     def action_undo(self) -> None:
         """Plan to go back to the state after the chosen revision; of the newest, to the one before."""
@@ -143,7 +143,7 @@ class Changes(Pane):
         number = found[self._place(found)]["id"]
         if self.source is not None and self.source["id"] == number:
             self.source = None
-            self.repaint()
+            self.dash.repaint()
             return
         self.run_worker(self._ask_source(number), name="source", exclusive=True, group="source")
 
@@ -175,7 +175,7 @@ class Changes(Pane):
             self._ended = len(page) < _PAGE
         finally:
             self._asking = False
-            self.repaint()
+            self.dash.repaint()
 
     async def _ask_source(self, number: int) -> None:
         try:
@@ -183,7 +183,7 @@ class Changes(Pane):
         except errors.MdsliteError as exc:
             self.dash.say(clean(exc.message), "bad")
         self._scroll = 0
-        self.repaint()
+        self.dash.repaint()
 
 
 def revision_line(revision: Json, width: int, snapshot: Snapshot, *, chosen: bool) -> Line:
@@ -235,7 +235,8 @@ def _model_diff(model: Json, width: int) -> list[Line]:
         word = text.removeprefix("| ").partition(" ")[0]
         sign, role = _SIGNS.get(word, ("", ""))
         if not sign:
-            lines.append([(cut(clean(text), width), "head" if text.startswith("|") else "")])
+            if not text.startswith("|"):  # the table's head says nothing here
+                lines.append([(cut(clean(text), width), "bold" if text.startswith("PROJECT") else "dim")])
             continue
         cells = [cell.strip() for cell in text.strip("|").split("|")]
         lines.append([(f"{sign} ", role), (f"{cells[1]}", "bold")])

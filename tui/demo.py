@@ -121,7 +121,7 @@ class RecordedClient:
                 "project": project, "model": model, "version": version, "shadow": shadow,
                 "value": version, "counts": counts, "errors": failed, "total": sum(counts),
             }
-            for (project, model, version, shadow), (counts, failed) in sorted(found.items())
+            for (project, model, version, shadow), (counts, failed) in sorted(found.items(), key=str)
         ]  # fmt: skip
         return {
             "interval_s": interval_s,

@@ -44,7 +44,7 @@ class Gpu(Pane):
 
     def action_move(self, steps: int) -> None:
         self.first = max(0, min(self.first + steps, len(version_rows(self.dash.snapshot)) - 1))
-        self.repaint()
+        self.dash.repaint()
 
 
 def device_lines(width: int, height: int, snapshot: Snapshot, *, first: int = 0) -> list[Line]:

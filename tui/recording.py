@@ -15,6 +15,8 @@ import msgspec
 from mdslite.tui.snapshot import Json
 from mdslite.tui.terms import Terms
 
+Key = tuple[str | None, str | None, str | None, bool]  # project, model, version, shadow
+
 FORMAT = 1
 _FILTERS = 64  # whose rows are remembered
 _DISORDER_S = 2.0  # rows stand in the order of their answers, not of their arrivals
@@ -118,9 +120,9 @@ class Recording:
 
     def counts(
         self, terms: Terms, filter: str, *, since: float, interval_s: float, buckets: int
-    ) -> dict[tuple[str, str, str, bool], tuple[list[int], list[int]]]:
+    ) -> dict[Key, tuple[list[int], list[int]]]:
         """Requests and failures by version in `buckets` intervals from `since` on."""
-        found: dict[tuple[str, str, str, bool], tuple[list[int], list[int]]] = {}
+        found: dict[Key, tuple[list[int], list[int]]] = {}
         until = min(self.now, since + buckets * interval_s)
         matching = self._matching(filter, terms)
         times = [self._times[at] for at in matching]
@@ -133,7 +135,7 @@ class Recording:
                 if not max(since, self.first) <= moment < until:
                     continue
                 row = self.tape.rows[at]
-                key = (str(row["project"]), str(row["model"]), str(row["version"]), bool(row["shadow"]))
+                key = (row["project"], row["model"], row["version"], row["shadow"])
                 counts, errors = found.setdefault(key, ([0] * buckets, [0] * buckets))
                 bucket = min(buckets - 1, int((moment - since) / interval_s))
                 counts[bucket] += 1

@@ -88,7 +88,8 @@ class Requests(Pane):
         inner = width - 2
         panel = min(_PANEL, inner * 2 // 5) if width >= _WIDE else 0
         if self.opened and not panel:
-            return self._boxed(self._panel(inner - 2, height - 1, snapshot), width, height)
+            alone = self._panel(inner - 2, height - 1, snapshot)
+            return self._boxed([[(" ", ""), *line] for line in alone], width, height)
         table = self._table(inner - (panel + 3 if panel else 0), height - 1, snapshot)
         if panel:
             side = [[("│ ", "frame"), *line] for line in self._panel(panel, height - 1, snapshot)]
@@ -198,7 +199,7 @@ class Requests(Pane):
         if self.book.follow():
             self._absorbed = None
         self.found = None
-        self.repaint()
+        self.dash.repaint()
 
     def action_open(self) -> None:
         if self.book.follows:
@@ -208,15 +209,15 @@ class Requests(Pane):
 
     def action_scroll(self, lines: int) -> None:
         self._scroll += lines
-        self.repaint()
+        self.dash.repaint()
 
     def action_instance(self, steps: int) -> None:
         self.looks = replace(self.looks, place=self.looks.place + steps)
-        self.repaint()
+        self.dash.repaint()
 
     def action_numbers(self) -> None:
         self.looks = replace(self.looks, numbers=not self.looks.numbers)
-        self.repaint()
+        self.dash.repaint()
 
     def action_narrow(self, field: str) -> None:
         """Add what the chosen row has in a field to the filter."""
@@ -296,7 +297,7 @@ class Requests(Pane):
             self._scroll = 0
             self.looks = replace(self.looks, place=0)
             self.found = self.lookup.known(row)
-        self.repaint()
+        self.dash.repaint()
         self._look_up()
         if not self.book.follows and not self._asking and self.book.wants_older(self._rows_high):
             self._asking = True
@@ -315,7 +316,7 @@ class Requests(Pane):
         now = self.book.row()
         if now is not None and now["id"] == row["id"]:
             self.found = found
-            self.repaint()
+            self.dash.repaint()
 
     async def _ask_older(self) -> None:
         key, before = self._key, self.book.oldest
@@ -330,7 +331,7 @@ class Requests(Pane):
                 self.book.extend(page["rows"], ended=page.get("next") is None)
         finally:
             self._asking = False
-            self.repaint()
+            self.dash.repaint()
 
 
 def _nothing(snapshot: Snapshot) -> Line:

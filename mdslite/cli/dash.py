@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mdslite.cli import output
 from mdslite.cli.options import json_option, url_option
+from mdslite.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from mdslite.client import AsyncClient
+    from mdslite.tui.origin import Origin
 
 SIZE = (80, 24)  # of the first screen as text, where nobody says how large
 
@@ -22,6 +25,7 @@ SIZE = (80, 24)  # of the first screen as text, where nobody says how large
     epilog="""\b
 Examples:
   mdslite dash
+  mdslite dash --demo                      # a recording: nothing has to run
   mdslite dash --read-only                 # look, and change nothing
   mdslite dash --url http://edge-07:8500
   mdslite dash --once                      # the first screen as text
@@ -33,43 +37,57 @@ recorded time, . for now, + and - zoom, q quits; F1 or ? lists all of them."""
 )
 @click.option("--once", is_flag=True, help="Print the first screen as text and end.")
 @click.option("--read-only", is_flag=True, help="Refuse every key that changes something.")
+@click.option("--demo", is_flag=True, help="Play a recording of the digits example; no appliance needed.")
 @click.option("--ascii", is_flag=True, help="Draw with ASCII alone.")
+@click.option(
+    "--theme",
+    metavar="NAME",
+    help="okabe-ito, light, contrast or terminal. NO_COLOR=1 draws without colours.",
+)
 @json_option
 @url_option
-def dash(once: bool, read_only: bool, ascii: bool, as_json: bool, url: str) -> int:
+def dash(
+    once: bool, read_only: bool, demo: bool, ascii: bool, theme: str | None, as_json: bool, url: str
+) -> int:
     """Watch and drive an appliance from this terminal."""
     import asyncio
 
+    where = None if demo else url
     if as_json:
-        output.write_json(asyncio.run(_look(url)))
+        output.write_json(asyncio.run(_look(where)))
         return 0
     if once or not (sys.stdout.isatty() and sys.stdin.isatty()):
-        output.write(asyncio.run(_draw(url, read_only=read_only, ascii=ascii)))
+        output.write(asyncio.run(_draw(where, read_only=read_only, ascii=ascii)))
         return 0
-    return asyncio.run(_run(url, read_only=read_only, ascii=ascii))
+    return asyncio.run(_run(where, read_only=read_only, ascii=ascii, theme=theme))
 
 
-async def _run(url: str, *, read_only: bool, ascii: bool) -> int:
+async def _run(url: str | None, *, read_only: bool, ascii: bool, theme: str | None) -> int:
     from mdslite.tui.app import DashApp
     from mdslite.tui.feed import LiveFeed
     from mdslite.tui.ink import Ink
+    from mdslite.tui.themes import DEFAULT
 
-    async with _connect(url) as client:
-        app = DashApp(LiveFeed(client), ink=Ink(ascii=ascii), read_only=read_only)
+    try:
+        ink = Ink("none" if os.environ.get("NO_COLOR") else theme or DEFAULT, ascii=ascii)
+    except ValueError as exc:
+        raise InvalidRequest(f"--theme: {exc}") from exc
+    async with _open(url) as client:
+        app = DashApp(LiveFeed(client), ink=ink, read_only=read_only)
         await app.run_async()
         return app.return_code or 0
 
 
-async def _look(url: str) -> dict[str, Any]:
+async def _look(url: str | None) -> dict[str, Any]:
     """:raises MdsliteError: the appliance does not answer, or not to us"""
     from mdslite.tui.feed import LiveFeed
     from mdslite.tui.snapshot import to_plain
 
-    async with _connect(url) as client:
+    async with _open(url) as client:
         return to_plain(await LiveFeed(client).once())
 
 
-async def _draw(url: str, *, read_only: bool, ascii: bool) -> str:
+async def _draw(url: str | None, *, read_only: bool, ascii: bool) -> str:
     """:raises MdsliteError: the appliance does not answer, or not to us"""
     from mdslite.tui.feed import LiveFeed
     from mdslite.tui.histogram import bars_that_fit
@@ -77,17 +95,26 @@ async def _draw(url: str, *, read_only: bool, ascii: bool) -> str:
     from mdslite.tui.snapshot import View
 
     columns, lines = shutil.get_terminal_size(SIZE)
-    async with _connect(url) as client:
+    async with _open(url) as client:
         snapshot = await LiveFeed(client, view=View(bars=bars_that_fit(columns))).once()
     return screen_text(snapshot, columns, lines, ascii=ascii, read_only=read_only)
 
 
-def _connect(url: str) -> AsyncClient:
+@contextlib.asynccontextmanager
+async def _open(url: str | None) -> AsyncGenerator[Origin, None]:
+    """The client of an appliance, or, without a URL, of the recording."""
+    if url is None:
+        from mdslite.tui.demo import RecordedClient
+        from mdslite.tui.recording import Recording, read_tape
+
+        yield RecordedClient(Recording(read_tape()))
+        return
     from mdslite.client import AsyncClient, Retries
 
-    return AsyncClient(
+    async with AsyncClient(
         url,
         token=os.environ.get("MDSLITE_TOKEN"),
         cert_file=os.environ.get("MDSLITE_CLIENT_CERT"),
         retries=Retries(count=0),  # the feed tries again by itself, and says so
-    )
+    ) as client:
+        yield client

@@ -74,6 +74,7 @@ from mdslite.store.worker import Worker
 
 if TYPE_CHECKING:
     from mdslite.rpc.server import RpcServer
+    from mdslite.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,11 @@ class Settings:
     drain_grace_s: float = 1.0  # accepting goes on for so long after SIGTERM
     drain_s: float = 30.0  # and so long may take what is in flight by then
     log: bool = True
+    log_age_s: float = 7 * 86_400.0
+    log_bytes: int = 4 << 30
+    log_sample_bytes: int = 1 << 30  # of bodies that no version's rule asks for
+    traces: str | None = None  # where an OpenTelemetry collector takes them
+    trace_share: float = 0.01  # of the requests that come without a trace
 
 
 class Appliance:
@@ -126,7 +132,14 @@ class Appliance:
         self.registry = Registry(store / "registry.db")
         self.artifacts = ArtifactStore(store / "artifacts")
         self.metrics = Metrics(flush=self._before_scrape)
-        self.journal = Journal(store / "log", drift=store / "drift", observers=[self.metrics.observe])
+        self.journal = Journal(
+            store / "log",
+            drift=store / "drift",
+            observers=[self.metrics.observe],
+            max_age_s=settings.log_age_s,
+            max_bytes=settings.log_bytes,
+            sample_bytes=settings.log_sample_bytes,
+        )
         self.request_log = RequestLog(store / "log")
         self.searches = Searches(store / "log")
         self.devices = Devices.discover()
@@ -208,6 +221,7 @@ class Appliance:
         self.metrics.add_source(self.alarms.gauges)
         self.front = Front(_place(settings), self.door, self.issuer.access)
         self.rpc: RpcServer | None = None
+        self.tracer: Tracer | None = None
 
     async def start(self) -> None:
         """Lock the store, listen, load what is deployed, apply the settings' file, say where it serves.
@@ -223,6 +237,7 @@ class Appliance:
             await asyncio.to_thread(autosave, self.settings.store)
         if self.settings.log:
             self.journal.start()
+        await self._open_traces()
         self.history.start()
         self.url = await self.front.open()
         grpc_port = await self._open_rpc()
@@ -253,6 +268,21 @@ class Appliance:
         gc.set_threshold(50_000, 20, 20)
         beside = "" if grpc_port is None else f"   gRPC {shown_host(self.settings.host)}:{grpc_port}"
         self.announce(f"serving on {self.url}   docs /docs   metrics /metrics{beside}")
+
+    async def _open_traces(self) -> None:
+        """Start to export traces where they are asked for.
+
+        :raises InvalidRequest: OpenTelemetry is not installed
+        """
+        if self.settings.traces is None:
+            return
+        from mdslite.tracing import Tracer, check_installed
+
+        check_installed()
+        self.tracer = Tracer(self.settings.traces, share=self.settings.trace_share)
+        await self.tracer.start()
+        self.metrics.add_source(self.tracer.gauges)
+        self.predictor.books.tracer = self.tracer
 
     async def _open_rpc(self) -> int | None:
         """Open the gRPC port where there is to be one.
@@ -311,6 +341,8 @@ class Appliance:
         await self.comparisons.close()
         await self.history.close()
         await self.searches.close()
+        if self.tracer is not None:
+            await self.tracer.close()
         await asyncio.to_thread(self.journal.close)
         await asyncio.to_thread(self.prober.close)
         self.issuer.close()

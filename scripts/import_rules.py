@@ -58,6 +58,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "runtimes drift store exposition history metrics serving deploy",
         "rpc": "errors data packing tensors oip runtimes.protocol serving http",
         "history": "runtimes",
+        "spans": "",
+        "tracing": "errors exposition process serving http spans",
         "gauges": "exposition runtimes store metrics serving http",
         "trial": "errors",
         "links": "errors hosts",

@@ -107,13 +107,16 @@ def tally(block: Block) -> Tally:
     failed = np.array([labels.status >= 400 for labels in block.labels])[block.label]
     traces = dict(block.traces)
     versions = []
-    for (*key, replayed), number in numbers.items():
+    for (project, model, version, shadow, replayed), number in numbers.items():
         if replayed:
             continue
         here = group == number
         versions.append(
             VersionCount(
-                *key,
+                project,
+                model,
+                version,
+                shadow,
                 histograms=[
                     HistogramCount(buckets[number].tolist(), float(sums[number])) for buckets, sums in spreads
                 ],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 from api_server import ApiServer, version
 
 from mdslite.cli import run
 from mdslite.cli.suggestions import find_sample, suggest
+from mdslite.cli.up import read_size, up
 
 NAMED = {
     "inputs": [
@@ -90,3 +92,18 @@ class TestUp:
         assert find_sample(tmp_path, NAMED) is None
         (tmp_path / "2.json").write_text('{"age": 1, "text": ["a"], "bias": 0.5}')
         assert find_sample(tmp_path, NAMED) == tmp_path / "2.json"
+
+    @pytest.mark.parametrize("text", ["4Q", "-1", "many"])
+    def test_a_size_that_is_none_is_refused(self, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["up", "--log-size", text]) == 1
+        assert "'--log-size': expected an amount of memory such as 512Mi" in capsys.readouterr().err
+
+    def test_sizes_take_units(self) -> None:
+        context = click.Context(up)
+        (size,) = (option for option in up.params if option.name == "log_sample_size")
+        assert [read_size(context, size, text) for text in ("2Gi", "0", "100", None)] == [
+            2 << 30,
+            0,
+            100,
+            None,
+        ]

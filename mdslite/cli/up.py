@@ -19,9 +19,19 @@ from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import json_option
 from mdslite.cli.suggestions import suggest
+from mdslite.fields import parse_memory
 
 DEFAULT_STORE = "./.mdslite"
 CERTIFICATE = "tls/cert.pem"  # in the store, where the appliance makes its own
+
+
+def read_size(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """Bytes of what an option says, such as 4Gi."""
+    try:
+        return None if text is None else 0 if text == "0" else parse_memory(text)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), context, option) from exc
+
 
 _SERVING = re.compile(r"serving on (?P<url>https?://\S+)")
 _GRPC = re.compile(r"gRPC (?P<place>\S+)")
@@ -38,6 +48,8 @@ Examples:
   mdslite up --grpc-port 8501             # gRPC beside HTTP
   mdslite up --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
   mdslite up --host 0.0.0.0 --tls-self-signed
+  mdslite up --log-days 30 --log-size 100Gi
+  mdslite up --traces http://localhost:4318
 
 To serve beyond this machine takes a token: mdslite token create --help.
 
@@ -71,6 +83,26 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
     help="How long to go on accepting after SIGTERM.",
 )  # fmt: skip
 @click.option("--no-log", is_flag=True, help="Keep no request log, and so no request metrics.")
+@click.option(
+    "--log-days", type=click.FloatRange(min=0, min_open=True), metavar="DAYS",
+    help="How long requests are kept; else 7.",
+)  # fmt: skip
+@click.option(
+    "--log-size", callback=read_size, metavar="SIZE",
+    help="What the log may take on disk, such as 20Gi; else 4Gi.",
+)  # fmt: skip
+@click.option(
+    "--log-sample-size", callback=read_size, metavar="SIZE",
+    help="What of it bodies may take that no version's rule asks for; else 1Gi.",
+)  # fmt: skip
+@click.option(
+    "--traces", metavar="URL",
+    help="Export traces to this OpenTelemetry collector (OTLP over HTTP). Needs mdslite[otel].",
+)  # fmt: skip
+@click.option(
+    "--trace-share", type=click.FloatRange(0, 1), metavar="SHARE",
+    help="How many of the requests without a trace of their caller's begin one; else 0.01.",
+)  # fmt: skip
 @json_option
 def up(
     file: str | None,
@@ -87,13 +119,26 @@ def up(
     allow_internal: tuple[str, ...],
     drain_grace: float | None,
     no_log: bool,
+    log_days: float | None,
+    log_size: int | None,
+    log_sample_size: int | None,
+    traces: str | None,
+    trace_share: float | None,
     as_json: bool,
 ) -> int:
     """Start the appliance on its store and serve. FILE is a deployments.yaml or a model."""
     _check(file, tls_cert, tls_key, tls_client_ca, self_signed=tls_self_signed)
     from mdslite.appliance import Settings, serve
 
-    chosen: dict[str, Any] = {} if drain_grace is None else {"drain_grace_s": drain_grace}
+    options = {
+        "drain_grace_s": drain_grace,
+        "log_age_s": None if log_days is None else log_days * 86_400,
+        "log_bytes": log_size,
+        "log_sample_bytes": log_sample_size,
+        "traces": traces,
+        "trace_share": trace_share,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     settings = Settings(
         host=host,
         port=port,

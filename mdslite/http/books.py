@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import perf_counter, time
+from typing import Protocol
 
 from mdslite.errors import Overloaded, Unauthorized
 from mdslite.http.access import Bucket
@@ -19,6 +20,13 @@ _REFUSALS_MAX = 512  # of one run
 _STRANGERS = Rate(600, "m")  # requests without a good token that are logged
 
 
+class Tracing(Protocol):
+    """Who is told of the requests that are traced."""
+
+    def begin(self, call: Call) -> None: ...
+    def finish(self, call: Call, status: int, code: str | None) -> None: ...
+
+
 class Books:
     """Closes each call's account. With nothing to append to, it only counts the calls that are open.
 
@@ -31,7 +39,9 @@ class Books:
         append_run: Callable[[Run], None] | None = None,
         *,
         strays: Samples | None = None,
+        tracer: Tracing | None = None,
     ) -> None:
+        self.tracer = tracer
         self._append = append
         self._append_run = append_run
         self._runs: dict[str | None, Run] = {}  # of the batch that is being answered, by client
@@ -51,6 +61,8 @@ class Books:
         """Close a call's books: the request log gets its row."""
         if not call.shadow:
             self._ended += 1
+        if self.tracer is not None:
+            self.tracer.finish(call, status, code)
         if self._append is None:
             return
         now = perf_counter()

@@ -68,6 +68,8 @@ class Predictor:
         self.books.started += 1
         if TRACEPARENT in call.fields:
             call.trace = read_trace(call.fields)
+        if self.books.tracer is not None:
+            self.books.tracer.begin(call)
         try:
             if self.access.idle or call.admitted:
                 route = call.route = self.router.get(call.target) or self._find(call.target)

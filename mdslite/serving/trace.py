@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import getrandbits
 
 TRACEPARENT = b"traceparent"
 TRACESTATE = b"tracestate"
@@ -34,6 +35,18 @@ class Trace:
     @property
     def sampled(self) -> bool:
         return bool(self.flags & SAMPLED_FLAG)
+
+    def begin_span(self) -> None:
+        """Record a span of ours."""
+        self.span_id = (getrandbits(64) or 1).to_bytes(8)
+
+    def child(self) -> Trace:
+        """The place of what is done for this request beside its answer."""
+        if self.span_id is None:
+            return self
+        inner = Trace(self.trace_id, self.span_id, self.flags, self.state)
+        inner.begin_span()
+        return inner
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What whoever is asked on this request's behalf is told."""

@@ -73,7 +73,7 @@ class Watcher:
         self._versions: dict[Key, _Version] = {}
         self._wishes = Wishes()
         self._deployed: dict[tuple[str, str, str], Deployed] = {}
-        self._wishes_stamp = 0
+        self._wishes_stamp = (0, 0)
         self._wishes_at = 0.0
         self._trouble = False
 
@@ -166,6 +166,8 @@ class Watcher:
         made = _Version(Watch(began=began, now=now), digest=deployed.digest if deployed else "", now=now)
         made.note = _learning(now)
         self._versions[key] = made
+        if self._choice(key) is not None:
+            self._learn_now(key, made, now)
         return made
 
     # Time
@@ -283,9 +285,10 @@ class Watcher:
     def _read_wishes(self) -> bool:
         """Has anything changed?"""
         try:
-            stamp = (self._folder / WISHES_FILE).stat().st_mtime_ns
+            found = (self._folder / WISHES_FILE).stat()
         except OSError:
             return False
+        stamp = found.st_mtime_ns, found.st_ino
         if stamp == self._wishes_stamp:
             return False
         self._wishes_stamp = stamp
@@ -342,7 +345,7 @@ class Watcher:
         watch.known = set(record.known)
         watch.vocabulary = Vocabulary(record.vocabulary)
         watch.signals = {one.signal: one for one in record.signals}
-        hours = self._store.hours(key, since=now - DAY_S - HOUR_S, until=now)
+        hours = self._store.hours(key, since=now - DAY_S - HOUR_S, until=now + 1)
         if hours and hours[-1][0] == watch.hour_start:
             watch.hour = hours.pop()[1]
         watch.restore(baseline, hours)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from mdslite.calls import REPLY_WAIT_S, Ask
+from mdslite.calls import REPLY_WAIT_S, Ask, Pieces
 from mdslite.replies import Json, read_array, read_object
 
 _LABELS = "/api/v1/labels"
@@ -59,6 +59,11 @@ def undo_label(request: int) -> Ask[Json]:
 def label_accuracy(project: str, model: str) -> Ask[Json]:
     """How often each version answered as the labels say, with its interval."""
     return _get(f"{_LABELS}/accuracy", {"project": project, "model": model})
+
+
+def export_labels(project: str, model: str, form: str = "jsonl") -> Pieces:
+    """A model's labels as a training set: `jsonl`, `csv` or `parquet`."""
+    return Pieces(_get(f"{_LABELS}/export", {"project": project, "model": model, "format": form}))
 
 
 def labeling(project: str, model: str) -> Ask[Json]:

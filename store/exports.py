@@ -98,7 +98,7 @@ class Parquet:
             ) from exc
         self._arrow = pyarrow
         self._schema = _arrow_schema(pyarrow)
-        self._sink = _Sink()
+        self._sink = Sink()
         self._writer = pyarrow.parquet.ParquetWriter(
             pyarrow.PythonFile(self._sink, mode="w"), self._schema, compression="zstd"
         )
@@ -136,7 +136,7 @@ MEDIA_TYPES = {
 }
 
 
-class _Sink(io.RawIOBase):
+class Sink(io.RawIOBase):
     """A file that is only written to, and whose bytes are taken away as they come."""
 
     def __init__(self) -> None:

@@ -264,6 +264,11 @@ class LabelStore:
         )
         return [Count(**{**row, "shadow": bool(row["shadow"])}) for row in rows]
 
+    def size(self, project: str, model: str) -> int:
+        """How many of a model's requests have a label."""
+        count = "select count(*) as n from labels where project = ? and model = ? and label is not null"
+        return int(self._registry.read(count, project, model)[0]["n"])
+
     def classes(self, project: str, model: str) -> list[str]:
         """A model's labels, the most frequent first."""
         rows = self._registry.read(

@@ -33,6 +33,8 @@ COMMANDS = {
     "compare": ("compare", "compare", "Show two versions beside each other."),
     "drift": ("drift", "drift", "Show what is no longer as it was."),
     "alerts": ("drift", "alerts", "List what has drifted, and choose who is told."),
+    "label": ("label", "label", "Say what answers should have been; see how right versions are."),
+    "replay": ("replay", "replay", "Send logged requests to another version."),
     "rollout": ("rollout", "rollout", "Step a version up while its gates hold."),
     "init": ("init", "init", "Write a new package, or a deployments file for a model."),
     "verify": ("verify", "verify", "Try a Python package before it is deployed."),

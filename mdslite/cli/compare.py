@@ -60,6 +60,12 @@ def compare(
     if as_json:
         output.write_json(found)
         return 0
+    write_comparison(found)
+    return 0
+
+
+def write_comparison(found: Json) -> None:
+    """A comparison as people read it."""
     _write_sides(found)
     _write_agreement(found.get("agreement"))
     output.write()
@@ -71,7 +77,6 @@ def compare(
         output.write(f"  request  {_cut(one['request'])}")
         output.write(f"  {found['agreement']['primary']:<8} {_cut(one['primary_reply'])}")
         output.write(f"  {found['agreement']['shadow']:<8} {_cut(one['shadow_reply'])}")
-    return 0
 
 
 def _write_sides(found: Json) -> None:

@@ -187,6 +187,26 @@ class AccuracyReply(Value, frozen=True, kw_only=True):
     notes: list[str]
 
 
+class ExportedInfo(Value, frozen=True, kw_only=True):
+    """A line of a training set: an instance, what the answer should have been, and what each version said."""
+
+    id: int
+    time: Time
+    request_id: str
+    project: str
+    model: str
+    version: str
+    input: Any
+    label: str
+    note: str
+    author: str
+    labelled_at: Time
+    reason: Reason
+    answer: str | None
+    confidence: float | None
+    answers: dict[str, str | None]
+
+
 class ForgottenReply(Value, frozen=True, kw_only=True):
     labels: int
 

@@ -272,6 +272,10 @@ class Labeling:
     async def counts(self, project: str, model: str) -> list[Count]:
         return await self._registry_worker.call(self._store.counts, project, model)
 
+    async def size(self, project: str, model: str) -> int:
+        """How many of a model's requests have a label."""
+        return await self._registry_worker.call(self._store.size, project, model)
+
     async def forget(self, project: str, model: str) -> int:
         return await self._registry_worker.call(self._store.forget, project, model)
 

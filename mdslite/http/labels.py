@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from mdslite.http.access import Grant
+from mdslite.http.label_export import export
 from mdslite.http.label_schema import (
     AccuracyReply,
+    ExportedInfo,
+    ExportQuery,
     ForgottenReply,
     LabelBody,
     LabelInfo,
@@ -25,10 +29,12 @@ from mdslite.http.label_schema import (
     label_info,
     rules_info,
 )
-from mdslite.http.operations import Call, Nothing, Operation, declare
+from mdslite.http.logs import Download
+from mdslite.http.operations import Answer, Call, Nothing, Operation, declare
 from mdslite.http.parts import Parts
 from mdslite.http.schema import ModelPath
 from mdslite.intervals import share_interval
+from mdslite.store.exports import MEDIA_TYPES
 from mdslite.store.labels import Count, Rules
 
 ROOT = "/api/v1/labels"
@@ -70,6 +76,18 @@ async def get_accuracy(parts: Parts, call: Call[Nothing, OneModelQuery, Nothing]
     call.caller.grant.require_model(query.project, query.model)
     counts = await parts.labeling.counts(query.project, query.model)
     return judge(query.project, query.model, counts)
+
+
+async def export_labels(parts: Parts, call: Call[Nothing, ExportQuery, Nothing]) -> ExportedInfo | Answer:
+    """A model's labels as a training set: JSON lines, CSV or Parquet"""
+    query = call.query
+    call.caller.grant.require_model(query.project, query.model)
+    rows = b"%d" % await parts.labeling.size(query.project, query.model)
+    pieces = export(parts.labeling, query.project, query.model, query.format)
+    first = await anext(pieces)  # what is missing for it is said with a status of its own
+    return Download(
+        _joined(first, pieces), call.receive, MEDIA_TYPES[query.format], f"labels.{query.format}", rows
+    )
 
 
 async def get_label(parts: Parts, call: Call[LabelPath, Nothing, Nothing]) -> LabelInfo:
@@ -126,6 +144,7 @@ def make_operations() -> list[Operation]:
     return [
         declare("GET", f"{ROOT}/queue", get_queue, group="labels", reach="own"),
         declare("GET", f"{ROOT}/accuracy", get_accuracy, group="labels", reach="own"),
+        declare("GET", f"{ROOT}/export", export_labels, group="labels", reach="own"),
         declare("GET", ROOT, list_labels, group="labels", reach="own"),
         declare("GET", one, get_label, group="labels", errors=(404,), reach="own"),
         declare("PUT", one, put_label, group="labels", errors=(404, 409, 422, 507), reach="own"),
@@ -176,6 +195,13 @@ def _score(counts: Sequence[Count]) -> ScoreInfo:
     found = share_interval(correct, labelled)
     share = None if found is None else Share(value=found.value, low=found.low, high=found.high)
     return ScoreInfo(labelled=labelled, correct=correct, accuracy=share)
+
+
+async def _joined(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield piece
 
 
 def _within(grant: Grant, project: str | None, model: str | None) -> tuple[str | None, str | None]:

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from mdslite import document as documents
 from mdslite.advice import Adviser
+from mdslite.declarations import Tensors
 from mdslite.document import Document, decode, quote
 from mdslite.errors import SpecError
 from mdslite.fields import (
@@ -200,6 +201,7 @@ class Spec(_Value, frozen=True):
     isolation: Literal["process", "inline"] | None = None
     confidence: Confidence | None = None
     compare: Compare | None = None
+    tensors: Tensors | None = None
     log: Log = Log()
 
     @property

@@ -31,11 +31,12 @@ ROOMS: dict[str, frozenset[str]] = {
         "pipelines": "errors document mistakes fields graph",
         "drawing": "graph",
         "targets": "",
+        "declarations": "",
         "intervals": "",
         "uris": "errors document fields",
         "settings": "",
         "logrules": "",
-        "spec": "errors targets uris document mistakes advice fields settings logrules",
+        "spec": "errors declarations targets uris document mistakes advice fields settings logrules",
         "hosts": "",
         "wire": "",
         "mds": "",
@@ -50,7 +51,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "recent": "errors store",
         "exposition": "",
         "metrics": "errors store recent exposition",
-        "serving": "errors mds targets logrules spec graph pipelines packing tensors data oip "
+        "serving": "errors declarations mds targets logrules spec graph pipelines packing tensors data oip "
         "runtimes.protocol runtimes store",
         "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
         "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "

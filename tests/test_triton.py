@@ -171,11 +171,14 @@ def test_a_repository_becomes_versions_and_notes(tmp_path: Path) -> None:
         "double: max_queue_size",
         "double: the parameter other has no meaning",
         "double: model_warmup",
-        "scale: Triton clients of it change",
-        "chain: Triton clients of it change",
         "odd: the backend dali does not exist here",
     ):
         assert words in notes
+    assert found["scale"][0]["spec"]["tensors"]["outputs"][1] == {
+        "name": "WORD",
+        "datatype": "BYTES",
+        "shape": [-1, 1],
+    }
     text = json.dumps({"deployments": done.models})
     assert specs.load(text, file="d.yaml", base=tmp_path)
 

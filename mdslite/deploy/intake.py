@@ -30,6 +30,7 @@ from mdslite.errors import (
 )
 from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require, runtime_settings
 from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport
+from mdslite.serving.declared import check_tensors
 from mdslite.spec import Deployments, Operator, PackageType, SourceType, Spec
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Intake:
                 f"isolation: process, but {kind.package_type} models run inside the appliance",
                 hint="leave isolation out: it is for Python packages",
             )
+        check_tensors(spec, kind.runtime)
         require(kind.runtime)
         return Examined(kind, await self._report(digest, path, kind, spec))
 

@@ -24,6 +24,7 @@ _FIELDS = {
     "the spec says runtime": ("runtime",),
     "source_type": ("source_type",),
     "isolation": ("isolation",),
+    "tensors": ("tensors",),
     "endpoints_infos": ("service_info", "endpoints_infos"),
 }
 

@@ -77,7 +77,7 @@ def is_ready(parts: Parts, project: str, model: str, version: str | None) -> boo
 
 def model_of(parts: Parts, served: Served) -> OipModel:
     inputs, outputs = _tensors(served)
-    rows = served.codec.signature.rows
+    rows = served.messages.signature.rows
     siblings = [
         one.version
         for one in parts.fleet.all()
@@ -94,7 +94,7 @@ def model_of(parts: Parts, served: Served) -> OipModel:
 
 def config_of(served: Served) -> OipConfig:
     inputs, outputs = _tensors(served)
-    rows = served.codec.signature.rows
+    rows = served.messages.signature.rows
     knobs = served.lane.knobs
     platform, backend = _platform(served)
     return OipConfig(
@@ -158,8 +158,8 @@ def _platform(served: Served) -> tuple[str, str]:
 
 
 def _tensors(served: Served) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
-    signature = served.codec.signature
-    if isinstance(served.codec, DataCodec):
+    signature = served.messages.signature
+    if not signature.inputs and isinstance(served.codec, DataCodec):
         return (TensorSpec(INPUT, "BYTES", (None,)),), signature.outputs
     return signature.inputs, signature.outputs
 

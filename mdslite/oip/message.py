@@ -80,8 +80,10 @@ class Messages:
     A subclass knows what becomes of the tensors: `take`, `give` and `bare`, and `places` where plans pay.
     """
 
+    direct = True  # outputs of numbers go out as the runtime gave them
+
     def __init__(self, signature: Signature, *, model: str, version: str) -> None:
-        self._signature = signature
+        self.signature = signature
         self._model = model
         self._version = version
         self._plans: dict[bytes, Plan] = {}
@@ -176,7 +178,7 @@ class Messages:
 
         :raises InvalidRequest: it asks for an output that there is not
         """
-        outputs = self._signature.outputs
+        outputs = self.signature.outputs
         places = {spec.name: at for at, spec in enumerate(outputs)}
         if request.outputs is None:
             picked = tuple((at, Wanted(request.binary)) for at in range(len(outputs)))
@@ -189,7 +191,7 @@ class Messages:
         for at, wanted in picked:
             if wanted.classes and outputs[at].datatype in ("BYTES", "OBJECT", "BOOL"):
                 raise InvalidRequest(f'output "{outputs[at].name}" holds no numbers to take the greatest of')
-        plain = all(
+        plain = self.direct and all(
             wanted.binary and not wanted.classes and outputs[at].datatype not in ("BYTES", "OBJECT")
             for at, wanted in picked
         )
@@ -202,7 +204,7 @@ class Messages:
         :raises InvalidRequest: an output cannot be answered in the way that was asked for
         """
         if not plan.plain or outputs is None:
-            tensors = empty_outputs(self._signature) if outputs is None else self.give(outputs)
+            tensors = empty_outputs(self.signature) if outputs is None else self.give(outputs)
             return self._compose(plan, tensors)
         arrays: Any = [outputs[at] for at, _ in plan.picked]
         shapes = [array.shape for array in arrays]
@@ -216,7 +218,7 @@ class Messages:
         return body, head_bytes
 
     def _compose(self, plan: Plan, tensors: Sequence[OutputTensor]) -> tuple[bytes, int | None]:
-        counted = self._signature.rows != "none"
+        counted = self.signature.rows != "none"
         described: list[dict[str, Any]] = []
         pieces: list[Buffer] = []
         is_binary = False

@@ -127,8 +127,8 @@ class RpcForm(InferForm):
     def _read_new(self, served: Served, message: Any, *, memorable: bool) -> tuple[Fitted, Columns]:
         plan = served.messages.plan(read_request(message))
         tensors = read_tensors(message)
-        outputs = served.codec.signature.outputs
-        plain = all(
+        outputs = served.messages.signature.outputs
+        plain = served.messages.direct and all(
             not wanted.classes and outputs[at].datatype not in ("BYTES", "OBJECT")
             for at, wanted in plan.picked
         )
@@ -151,7 +151,7 @@ class RpcForm(InferForm):
         assert served is not None
         if outputs is None or not fitted.plain:
             tensors = (
-                empty_outputs(served.codec.signature) if outputs is None else served.messages.give(outputs)
+                empty_outputs(served.messages.signature) if outputs is None else served.messages.give(outputs)
             )
             return self._compose(served, fitted.plan, tensors)
         arrays: Any = [outputs[at] for at, _ in fitted.plan.picked]
@@ -180,7 +180,7 @@ class RpcForm(InferForm):
         return b"\x12" + _varint(len(body)) + body
 
     def _compose(self, served: Served, plan: Plan, tensors: Sequence[OutputTensor]) -> bytes:
-        counted = served.codec.signature.rows != "none"
+        counted = served.messages.signature.rows != "none"
         picked = [
             classify(tensors[at], wanted.classes, counted=counted) if wanted.classes else tensors[at]
             for at, wanted in plan.picked

@@ -19,6 +19,7 @@ from mdslite.oip.speech import make_messages
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import Outputs, ProbeReport, Runtime, Signature
 from mdslite.serving.batch import Confidence
+from mdslite.serving.declared import declared_tensors
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S
@@ -95,7 +96,7 @@ class Served:
         """
         if spec.log != self.spec.log:
             self.samples = Samples(spec.log)
-        self.spec = spec
+        self.spec, self._messages = spec, None
         if self.loaded:
             self.lane.knobs, read_confidence = self.behaviour(spec)
             if not isinstance(self.lane, PipelineLane):
@@ -115,7 +116,10 @@ class Served:
         """How a loaded version speaks the Open Inference Protocol."""
         if self._messages is None:
             self._messages = make_messages(
-                self.codec, model=f"{self.project}.{self.model}", version=self.version
+                self.codec,
+                model=f"{self.project}.{self.model}",
+                version=self.version,
+                declared=declared_tensors(self.spec),
             )
         return self._messages
 

@@ -14,7 +14,6 @@ from mdslite.triton.packages import write_ensemble, write_package
 from mdslite.triton.repository import TritonModel
 
 # Fields that say how Triton does what is done otherwise here, or not at all.
-_CLIENTS = "Triton clients of it change: here it takes one input, `instances`, of its inputs by name"
 _IGNORED = {
     "batch_input": "batch_input: inputs made of the batch's shape do not exist here",
     "batch_output": "batch_output: outputs cut by the batch's shape do not exist here",
@@ -68,8 +67,8 @@ def _versions(
     if model.backend == "ensemble":
         uri = write_ensemble(model, project=project, names=names, target=target, remark=remark)
         if uri is not None:
-            remark(_CLIENTS)
-            yield {"version": "1", "spec": {"uri": str(uri), "isolation": "inline"}}
+            spec = {"uri": str(uri), "isolation": "inline", **_tensors(model, remark)}
+            yield {"version": "1", "spec": spec}
         return
     if model.backend not in ("onnxruntime", "python", "pytorch", "tensorflow"):
         remark(f"the backend {model.backend or 'that nothing names'} does not exist here: it is left out")
@@ -77,9 +76,9 @@ def _versions(
     if not model.files:
         remark("no version has a model's file: it is left out")
         return
-    if model.backend == "python":
-        remark(_CLIENTS)
     shared = _spec(model, remark)
+    if model.backend == "python":
+        shared |= _tensors(model, remark)
     latest = max(model.files)
     for number, file in sorted(model.files.items()):
         if model.backend == "python":
@@ -89,6 +88,26 @@ def _versions(
         # What asks for no version gets the latest from Triton, and so it does here.
         info = dict(shared.get("service_info", {}), weight=100 if number == latest else 0)
         yield {"version": str(number), "spec": {**shared, "uri": str(uri), "service_info": info}}
+
+
+def _tensors(model: TritonModel, remark: Callable[[str], None]) -> dict[str, Any]:
+    """What clients of a Python model or an ensemble send and get, under the names that they know."""
+    rows = int(model.first("max_batch_size", 0)) > 0
+    found: dict[str, Any] = {"inputs": [], "outputs": []}
+    for kind, tensors in (("input", found["inputs"]), ("output", found["outputs"])):
+        for one in model.config.get(kind, []):
+            name, datatype = one["name"][0], one["data_type"][0].removeprefix("TYPE_")
+            if datatype == "BF16":
+                remark(f"{name} is BF16: its clients send `instances` and get `predictions`")
+                return {}
+            shape = [*([-1] if rows else []), *one.get("dims", [])]
+            tensor = {"name": name, "datatype": "BYTES" if datatype == "STRING" else datatype, "shape": shape}
+            if one.get("optional", [False])[0]:
+                tensor["optional"] = True
+            tensors.append(tensor)
+    if not rows:
+        found["rows"] = False
+    return {"tensors": found} if found["inputs"] and found["outputs"] else {}
 
 
 def _spec(model: TritonModel, remark: Callable[[str], None]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Child:
         self._on_exit = on_exit
         self._lock = threading.Lock()
         self._tail = bytearray()
+        self._output: int | None = None  # the pipe that it prints into, for as long as it is open
         self._process: subprocess.Popen[bytes] | None = None
         self._failure: OSError | ValueError | None = None
         self._reaped = False
@@ -103,8 +104,10 @@ class Child:
         return self._exit_code
 
     def output(self) -> str:
-        """The end of what it printed on stdout and stderr, at most `TAIL_BYTES`."""
+        """The end of what it printed on stdout and stderr until now, at most `TAIL_BYTES`."""
         with self._lock:
+            if self._output is not None:
+                self._drain(self._output)
             return bytes(self._tail[-TAIL_BYTES:]).decode("utf-8", "replace")
 
     def memory_bytes(self) -> int:
@@ -142,11 +145,14 @@ class Child:
             self._started.set()
         try:
             try:
+                self._output = output
                 with exit_event:
                     self._watch(output, exit_event)
             finally:
                 self._bury(output)
         finally:
+            with self._lock:
+                self._output = None
             os.close(output)
             self._ended.set()
 
@@ -200,24 +206,33 @@ class Child:
             code = self._process.wait() if self._process is not None else 0
             self._reaped = True
         self._exit_code = code
-        for _ in range(16):  # bounded, should somebody of another session hold on to the pipe
-            if not self._read(output):
-                break
+        with self._lock:
+            self._drain(output)
         self._reason = self._given_reason or exit_reason(code, self.output())
         if self._on_exit is not None:
             self._on_exit(self._reason)
 
     def _read(self, output: int) -> bool:
         """Take what is there; False at the end of it."""
+        with self._lock:
+            return self._take(output) != b""
+
+    def _drain(self, output: int) -> None:
+        """Take all that is there: bounded, should somebody print without end."""
+        for _ in range(16):
+            if not self._take(output):
+                break
+
+    def _take(self, output: int) -> bytes | None:
+        """Take a piece of what is there; None for nothing yet, empty at the end of it."""
         try:
             data = os.read(output, _CHUNK_BYTES)
         except BlockingIOError:
-            return True
-        with self._lock:
-            self._tail += data
-            if len(self._tail) > 2 * TAIL_BYTES:
-                del self._tail[:-TAIL_BYTES]
-        return bool(data)
+            return None
+        self._tail += data
+        if len(self._tail) > 2 * TAIL_BYTES:
+            del self._tail[:-TAIL_BYTES]
+        return data
 
     def _weigh(self, limit_bytes: int) -> None:
         if anonymous_bytes(self.pid) > limit_bytes:

@@ -29,7 +29,7 @@ MACHINE = {"cores": 2, "cpu": "a processor", "versions": "Python 3"}
 
 
 def load(requests_per_s: float) -> Load:
-    return Load(1000, requests_per_s, 1.0, 2.0, 0)
+    return Load(1000, requests_per_s, 1.0, 2.0, failed=0, refused=0, seconds=1.0)
 
 
 def cell(contender: str, *, ratio: float, connections: int = 32, p50_ms: float = 1.0) -> Cell:

@@ -235,7 +235,7 @@ def test_probing_processes_are_limited_and_hold_no_socket(tmp_path: Path) -> Non
         thread, _ = start_probe(prober, models.loop(tmp_path / "m.onnx", endless=True))
         wait_until(lambda: any(one.rlimit(psutil.RLIMIT_FSIZE)[0] == 0 for one in zygote.children()))
         (child,) = zygote.children()
-        assert child.nice() == NICENESS
+        assert child.nice() == min(19, os.nice(0) + NICENESS)
         assert child.rlimit(psutil.RLIMIT_CORE)[0] == 0
         assert child.rlimit(psutil.RLIMIT_STACK)[0] == STACK_BYTES
         assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"

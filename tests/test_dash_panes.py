@@ -1,19 +1,17 @@
 """The dashboard's screens of requests, devices, changes and clusters, its line for filters and commands, its
-palette and its help: the real program, driven by keys. Texts of whole screens lie in data/dash; pytest with
-MDSLITE_WRITE_SCREENS=1 to write them anew, and read the difference.
+palette and its help: the real program, driven by keys. Texts of whole screens lie in snapshots/.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
-from dash import NOW, SIZES, SNAPSHOTS, body, look, make_row, make_tape, opened, screen_text, still
+from dash import NOW, SIZES, body, look, make_row, make_tape, opened, screen_text, still
+from scenes import SNAPSHOTS, agree
 from textual.binding import Binding
 from textual.pilot import Pilot
 
@@ -81,14 +79,6 @@ def pane_of(app: DashApp) -> Requests:
     return pane
 
 
-def check_screen(name: str, text: str) -> None:
-    file = SNAPSHOTS / f"{name}.txt"
-    if os.environ.get("MDSLITE_WRITE_SCREENS"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text + "\n")
-    assert file.read_text() == text + "\n", f"{file}: MDSLITE_WRITE_SCREENS=1 writes it anew"
-
-
 async def choose_and_open(app: DashApp, pilot: Pilot[None]) -> None:
     await pilot.press("down", "down")
     if app.size.width < 104:
@@ -108,7 +98,7 @@ SCENES: dict[str, tuple[str, Scene]] = {
 @pytest.mark.parametrize("name", SCENES)
 def test_screens_look_like_this(name: str, size: tuple[int, int]) -> None:
     pane, scene = SCENES[name]
-    check_screen(f"{name}-{size[0]}x{size[1]}", play(scene, size=size, pane=pane))
+    agree(f"{name}-{size[0]}x{size[1]}", play(scene, size=size, pane=pane))
 
 
 @pytest.mark.parametrize("size", [(20, 8), (40, 12), (61, 19), (104, 24), (210, 60)])
@@ -370,4 +360,4 @@ def test_the_help_lists_every_key_and_command_that_there_is() -> None:
 
 def test_screens_are_there_for_review() -> None:
     wanted = {f"{name}-{width}x{height}.txt" for name in SCENES for width, height in SIZES}
-    assert wanted <= {file.name for file in Path(SNAPSHOTS).glob("*.txt")}
+    assert wanted <= {file.name for file in SNAPSHOTS.glob("*.txt")}

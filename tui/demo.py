@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 import httpx2
 
 from mdslite import errors
-from mdslite.calls import Ask, Lines
+from mdslite.calls import Ask, Lines, Pieces
+from mdslite.client import Download
 from mdslite.tui.recording import Recording
 from mdslite.tui.snapshot import Json
 from mdslite.tui.terms import Terms, parse_terms
@@ -48,6 +49,11 @@ class RecordedClient:
         if lines.ask.method != "GET":
             raise errors.Conflict("this is a recording: nothing can be changed in it", hint=_START)
         yield _silence()
+
+    def stream(
+        self, pieces: Pieces
+    ) -> contextlib.AbstractAsyncContextManager[Download[AsyncIterator[bytes]]]:
+        raise errors.Conflict("this is a recording: an appliance's log can be exported", hint=_START)
 
     def _answer(self, path: str, params: Mapping[str, Any]) -> Any:
         name = path.removeprefix("/api/v1/")

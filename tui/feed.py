@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from mdslite import errors
-from mdslite.calls import Ask, Lines
+from mdslite.calls import Ask, Lines, Pieces
+from mdslite.client import Download
 from mdslite.tui.ears import Ears
 from mdslite.tui.origin import Origin
 from mdslite.tui.snapshot import Connection, Json, Reach, Snapshot, View
@@ -48,6 +49,8 @@ class Feed(Protocol):
         ...
 
     def read(self, lines: Lines[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]: ...
+
+    def stream(self, pieces: Pieces) -> AbstractAsyncContextManager[Download[AsyncIterator[bytes]]]: ...
 
 
 class LiveFeed:
@@ -88,6 +91,9 @@ class LiveFeed:
 
     def read(self, lines: Lines[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
         return self._client.read(lines)
+
+    def stream(self, pieces: Pieces) -> AbstractAsyncContextManager[Download[AsyncIterator[bytes]]]:
+        return self._client.stream(pieces)
 
     async def run(self) -> None:
         listening = asyncio.create_task(self._ears.run())
@@ -224,4 +230,7 @@ class StillFeed:
         raise errors.Unavailable("this is a recording: nothing can be asked of it")
 
     def read(self, lines: Lines[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+        raise errors.Unavailable("this is a recording: nothing can be asked of it")
+
+    def stream(self, pieces: Pieces) -> AbstractAsyncContextManager[Download[AsyncIterator[bytes]]]:
         raise errors.Unavailable("this is a recording: nothing can be asked of it")

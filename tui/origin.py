@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
-from mdslite.calls import Ask, Lines
+from mdslite.calls import Ask, Lines, Pieces
+from mdslite.client import Download
 
 T = TypeVar("T")
 
@@ -22,3 +23,5 @@ class Origin(Protocol):
         ...
 
     def read(self, lines: Lines[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]: ...
+
+    def stream(self, pieces: Pieces) -> AbstractAsyncContextManager[Download[AsyncIterator[bytes]]]: ...

@@ -42,6 +42,7 @@ class Requests(Pane):
         Binding("l", "label", "label"),
         Binding("L", "queue", "label what waits", show=False),
         Binding("r", "replay", "replay"),
+        Binding("x", "export", "export", show=False),
         Binding("up,k", "move(-1)", "up", show=False),
         Binding("down,j", "move(1)", "down", show=False),
         Binding("pageup,ctrl+b", "page(-1)", "page up", show=False),
@@ -265,6 +266,11 @@ class Requests(Pane):
 
         if (row := self._row()) is not None:
             replay_row(self.dash, row)
+
+    def action_export(self) -> None:
+        from mdslite.tui.exporting import export_rows
+
+        export_rows(self.dash)
 
     def on_click(self, event: events.Click) -> None:
         line = event.y - 2

@@ -27,7 +27,6 @@ from mdslite.store.rows import (
     MAX_URL_CHARS,
     RECORD_FIELDS,
     SPANS,
-    TRACE_ID,
     TRACE_ID_BYTES,
     Labels,
     Record,
@@ -42,6 +41,8 @@ _MAX_LATENCY_MS = 1e9
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 K = TypeVar("K", bound=Hashable)
+
+_LISTS = {"ids", "traces"}  # of a part's columns, those that are no arrays
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def build_block(records: Sequence[Record | Run], *, budget: BodyBudget) -> Block
     rows = [record for record in records if not isinstance(record, Run)]
     parts = [_row_columns(rows, labels, urls)] if rows else []
     parts += [_run_columns(runs, labels, urls)] if runs else []
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "ids"}
+    plain = parts[0].keys() - _LISTS
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in plain}
     columns["latency_ms"] = np.maximum(columns["latency_ms"], 0.0)
     time, latency_ms = columns["time"], columns["latency_ms"]
     if not ((time >= 0) & (time < _MAX_TIME) & (latency_ms < _MAX_LATENCY_MS)).all():
@@ -96,7 +98,7 @@ def build_block(records: Sequence[Record | Run], *, budget: BodyBudget) -> Block
         urls=tuple(clean(url, MAX_URL_CHARS) for url in urls),
         request_ids=tuple(chain.from_iterable(part["ids"] for part in parts)),
         spans=tuple(_spans(rows)),
-        traces=tuple(_traces(rows, runs)),
+        traces=tuple(_traces(tuple(chain.from_iterable(part["traces"] for part in parts)))),
         bodies=budget.choose(rows, known, columns["label"][: len(rows)]),
         **columns,
     )
@@ -118,11 +120,12 @@ def _row_columns(
         raise ValueError("a row has too few or too many fields")
     (
         time, ids, project, model, version, shadow, url, status, code, latency, queue, compute, upstream,
-        row_counts, batch_rows, confidence, endpoint, _, _, _, client, _, _, _, _,
+        row_counts, batch_rows, confidence, endpoint, _, _, _, client, traces, _, _, _,
     ) = zip(*rows, strict=True)  # fmt: skip
     keys = zip(project, model, version, shadow, endpoint, status, code, client, strict=True)
     return {
         "ids": _clean_ids(ids),
+        "traces": traces,
         "label": np.array(list(map(labels.__getitem__, keys)), dtype=np.int64),
         "url": np.array(list(map(urls.__getitem__, url)), dtype=np.int64),
         "time": _floats(time),
@@ -144,12 +147,13 @@ def _run_columns(
     def spread(values: Iterable[float], dtype: type) -> NDArray[Any]:
         return np.repeat(np.array(list(values), dtype=dtype), counts)
 
-    ids, arrived, queued, answered, confidence, rows, _ = zip(
+    ids, arrived, queued, answered, confidence, rows, traces = zip(
         *chain.from_iterable(run.calls for run in runs), strict=True
     )
     started, came = _floats(arrived), _floats(queued)
     return {
         "ids": _clean_ids(ids),
+        "traces": traces,
         "label": spread((labels[run.labels] for run in runs), np.int64),
         "url": spread((urls[run.url] for run in runs), np.int64),
         "time": started + spread((run.clock_to_unix for run in runs), np.float64),
@@ -215,9 +219,10 @@ def _spans(rows: Sequence[Record]) -> Iterator[tuple[int, str]]:
             yield at, spans
 
 
-def _traces(rows: Sequence[Record], runs: Sequence[Run]) -> Iterator[tuple[int, bytes]]:
-    found = chain((row[TRACE_ID] for row in rows), (call[-1] for run in runs for call in run.calls))
-    for at, trace_id in enumerate(found):
+def _traces(ids: tuple[bytes | None, ...]) -> Iterator[tuple[int, bytes]]:
+    if ids.count(None) == len(ids):
+        return
+    for at, trace_id in enumerate(ids):
         if trace_id is not None:
             if type(trace_id) is not bytes or len(trace_id) != TRACE_ID_BYTES:
                 raise ValueError("a trace's id is not 16 bytes")

@@ -104,8 +104,9 @@ def tally(block: Block) -> Tally:
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     group = np.array([numbers[key] for key in keys])[block.label]
     spreads = [_spread(kind, block, group, len(numbers)) for kind in HISTOGRAMS.values()]
-    failed = np.array([labels.status >= 400 for labels in block.labels])[block.label]
     traces = dict(block.traces)
+    latest = _latest(spreads[0][2], len(numbers), traces)
+    failed = np.array([labels.status >= 400 for labels in block.labels])[block.label]
     versions = []
     for (project, model, version, shadow, replayed), number in numbers.items():
         if replayed:
@@ -118,11 +119,12 @@ def tally(block: Block) -> Tally:
                 version,
                 shadow,
                 histograms=[
-                    HistogramCount(buckets[number].tolist(), float(sums[number])) for buckets, sums in spreads
+                    HistogramCount(buckets[number].tolist(), float(sums[number]))
+                    for buckets, sums, _ in spreads
                 ],
                 seconds=_seconds(block.ended_us[here], block.latency_ms[here], failed[here]),
                 failed_s=float(np.nansum(block.latency_ms[here & failed])) * 1e-3,
-                exemplars=list(_exemplars(block, np.flatnonzero(here), traces)),
+                exemplars=list(_exemplars(block, latest[number], traces)),
             )
         )
     requests = [
@@ -133,32 +135,34 @@ def tally(block: Block) -> Tally:
     return Tally(requests, versions)
 
 
-def _spread(kind: HistogramKind, block: Block, group: Ints, groups: int) -> tuple[Ints, Floats]:
-    """Bucket counts, (groups, buckets), and sums, (groups,), of one histogram."""
+def _spread(kind: HistogramKind, block: Block, group: Ints, groups: int) -> tuple[Ints, Floats, Ints]:
+    """Bucket counts, (groups, buckets), and sums, (groups,), of one histogram; and in which of all buckets
+    each value that is there fell."""
     values = kind.values(block)
     there = ~np.isnan(values)
     values, group = values[there], group[there]
     width = len(kind.bounds) + 1
     flat = group * width + np.searchsorted(kind.bounds, values, side="left")
     counts = np.bincount(flat, minlength=groups * width).reshape(groups, width)
-    return counts.astype(np.int64), np.bincount(group, weights=values, minlength=groups).astype(np.float64)
+    sums = np.bincount(group, weights=values, minlength=groups).astype(np.float64)
+    return counts.astype(np.int64), sums, flat
+
+
+def _latest(flat: Ints, groups: int, traces: Mapping[int, bytes]) -> Ints:
+    """The last row in each bucket, (groups, buckets), one with a trace before one without; -1 for none."""
+    last = np.full((groups, len(_SECONDS) + 1), -1)
+    last.reshape(-1)[flat] = np.arange(len(flat))  # of equal places the last one counts
+    if traces:
+        traced = np.array(sorted(traces), dtype=np.int64)
+        last.reshape(-1)[flat[traced]] = traced
+    return last
 
 
 def _exemplars(block: Block, rows: Ints, traces: Mapping[int, bytes]) -> Iterator[ExemplarOf]:
-    """The last of these rows in each bucket, one with a trace before one without."""
-    values = block.latency_ms[rows] * 1e-3
-    buckets = np.searchsorted(_SECONDS, values, side="left")
-    last = np.full(len(_SECONDS) + 1, -1)
-    last[buckets] = np.arange(len(rows))  # of equal places the last one counts
-    if traces:
-        traced = [at for at, row in enumerate(rows.tolist()) if row in traces]
-        last[buckets[traced]] = traced
-    for bucket in np.flatnonzero(last >= 0).tolist():
-        at = int(last[bucket])
-        row = int(rows[at])
-        yield ExemplarOf(
-            bucket, float(values[at]), float(block.time[row]), block.request_ids[row], traces.get(row)
-        )
+    for bucket in np.flatnonzero(rows >= 0).tolist():
+        row = int(rows[bucket])
+        seconds, time = float(block.latency_ms[row]) * 1e-3, float(block.time[row])
+        yield ExemplarOf(bucket, seconds, time, block.request_ids[row], traces.get(row))
 
 
 def _seconds(ended_us: Ints, latency_ms: Floats, failed: np.ndarray) -> list[SecondCount]:

@@ -64,7 +64,7 @@ def answer(log: RequestLog, question: Question) -> Iterator[bytes]:
             yield encode(find_percentiles(log, wanted))
         case _:
             export = EXPORTS[question.kind]()
-            end, count = log.measure(wanted)
+            count, end = log.measure(wanted)
             yield b"%d" % count
             yield from export.begin()
             for rows in log.pages(wanted, end=end):

@@ -120,7 +120,7 @@ class RequestLog:
         return Page(tuple(found), end, skipped.names)
 
     def measure(self, wanted: Filter) -> tuple[int, int]:
-        """The log's last id by now, and how many rows up to it pass.
+        """How many rows pass, and an id that none of them is above.
 
         :raises DeadlineExceeded: the query took longer than the bound
         """
@@ -132,7 +132,7 @@ class RequestLog:
             count += sum(len(part["series_id"]) for part in HourScan(hour, span, wanted).columns("series_id"))
 
         self.each(visit, since=wanted.since, until=wanted.until)
-        return end, count
+        return count, end
 
     def pages(self, wanted: Filter, *, end: int, limit: int = 2000) -> Iterator[tuple[Entry, ...]]:
         """All rows up to the id `end` that pass, file by file, the oldest first, some at a time. Files that

@@ -172,17 +172,19 @@ class _Numbers:
             return
         values, counts = np.unique(np.concatenate(self._parts), return_counts=True)
         self._parts = []
-        self._values, places = np.unique(np.concatenate([self._values, values]), return_inverse=True)
-        together = np.concatenate([self._counts, counts])
-        self._counts = np.bincount(places, weights=together).astype(np.int64)
+        self._values, self._counts = _merge((self._values, values), (self._counts, counts))
 
     def counts(self) -> list[tuple[Any, int]]:
-        """All of the table, and the most frequent of the others."""
         whole = np.flatnonzero(self._table)
-        values = np.concatenate([whole, self._values])
-        counts = np.concatenate([self._table[whole], self._counts])
-        order = np.argsort(-counts, kind="stable")
-        return list(zip((values[order] / self._scale).tolist(), counts[order].tolist(), strict=True))
+        # A whole number may be among the others too, where it stood beside broken ones.
+        values, counts = _merge((whole, self._values), (self._table[whole], self._counts))
+        return list(zip((values / self._scale).tolist(), counts.tolist(), strict=True))
+
+
+def _merge(values: tuple[Array, Array], counts: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Two lists of values and how often each was found, as one."""
+    distinct, places = np.unique(np.concatenate(values), return_inverse=True)
+    return distinct, np.bincount(places, weights=np.concatenate(counts)).astype(np.int64)
 
 
 class _RequestIds:

@@ -1,0 +1,365 @@
+"""Histograms, top values and percentiles of the request log, against what the rows themselves say. Some of
+the rows stand in chunks of columns, some in a file that is being written, some in one without chunks."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from log_rows import HOUR_S, NOON, row, running, wanted
+
+from mdslite.errors import InvalidRequest
+from mdslite.store import hourfile
+from mdslite.store.chunks import ChunkWriter
+from mdslite.store.entries import Entry
+from mdslite.store.histograms import BYS, MAX_BUCKETS, MAX_SERIES, choose_interval, make_histogram
+from mdslite.store.hours import list_hours
+from mdslite.store.percentiles import find_percentiles
+from mdslite.store.requests import MAX_LIMIT, RequestLog
+from mdslite.store.rows import Row
+from mdslite.store.tops import find_top
+
+START = NOON - 2.5 * HOUR_S
+COUNT = 3000
+CLOCK = (NOON + 0.5 * HOUR_S).__float__
+
+
+def make_traffic() -> Iterator[Row]:
+    chance = random.Random(11)
+    for number in range(COUNT):
+        failed = chance.random() < 0.1
+        body: bytes | None = None
+        if chance.random() < 0.3:
+            one = {"text": chance.choice(["refund", "hello"]), "n": chance.choice([1, 2.5, True, None, "1"])}
+            body = json.dumps({"instances": [one, {"n": chance.randrange(3)}]}).encode()
+        yield row(
+            time=START + number * 3 * HOUR_S / COUNT,
+            request_id=f"r{number % 2500}",
+            model=None if number % 50 == 0 else chance.choice(["spam", "topics"]),
+            version=chance.choices(["v1", "v2", "v3"], [80, 15, 5])[0],
+            shadow=chance.random() < 0.1,
+            url=f"/p?q={chance.randrange(4)}",
+            status=chance.choice([400, 500]) if failed else 200,
+            code=chance.choice(["model_error", "invalid_request"]) if failed else None,
+            latency_ms=round(chance.expovariate(0.2), 3) + (100_000 if chance.random() < 0.01 else 0),
+            queue_ms=None if failed else round(chance.random(), 3),
+            upstream_ms=round(chance.random() * 5, 3) if chance.random() < 0.2 else None,
+            rows=chance.randrange(1, 4),
+            confidence=None if failed else chance.choice([0.5, 1.0, chance.random()]),
+            endpoint=f"local/{chance.randrange(2)}",
+            client=chance.choice([None, "ci"]),
+            request=body,
+            reply=b'{"predictions": [{"label": "%s"}]}' % chance.choice([b"spam", b"ham"]) if body else None,
+        )
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestLog]:
+    folder = tmp_path_factory.mktemp("log")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hourfile, "ChunkWriter", partial(ChunkWriter, chunk_rows=100))
+        with running(folder) as journal:
+            for one in make_traffic():
+                journal.append(one)
+                journal.flush() if random.Random(one[1]).random() < 0.05 else None
+            assert journal.flush()
+            first, *_, last = list_hours(folder)
+            assert not last.sealed
+            with closing(sqlite3.connect(first.path)) as db:
+                db.executescript("DROP TABLE chunks; DROP TABLE columns")
+            yield RequestLog(folder)
+
+
+class Entries(tuple[Entry, ...]):
+    def __repr__(self) -> str:
+        return "the log's rows"
+
+
+@pytest.fixture(scope="module")
+def entries(log: RequestLog) -> Entries:
+    return Entries(log.query(wanted(now=CLOCK()), limit=MAX_LIMIT).rows)
+
+
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt,
+    "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+NUMBERS = st.tuples(
+    st.sampled_from(["latency_ms", "queue_ms", "upstream_ms", "confidence", "rows", "status"]),
+    st.sampled_from(list(OPERATORS)),
+    st.sampled_from([0, 0.5, 1, 2, 3.25, 200, 400, 100_000]),
+).filter(lambda term: term[0] not in ("rows", "status") or isinstance(term[2], int))
+NAMES = st.tuples(
+    st.sampled_from(["version", "model", "code", "url", "request_id", "client", "endpoint"]),
+    st.sampled_from(["=", "!=", "~", "!~"]),
+    st.sampled_from(["", "v1", "spam", "model_error", "/p?q=1", "r77", "r1", "ci", "local/0"]),
+).filter(lambda term: term[2] or term[1] in ("=", "!="))
+MOMENTS = st.tuples(
+    st.sampled_from(["since", "until"]), st.just("="), st.floats(0.01, 2.99).map(lambda h: START + h * HOUR_S)
+)
+TERMS = st.lists(st.one_of(NUMBERS, NAMES, MOMENTS), max_size=3, unique_by=lambda term: term[0]).filter(
+    lambda terms: _moment(terms, "since", 0.0) < _moment(terms, "until", math.inf)
+)
+
+
+def _moment(terms: list[tuple[str, str, Any]], name: str, otherwise: float) -> float:
+    return next((float(value) for field, _, value in terms if field == name), otherwise)
+
+
+def spell(terms: list[tuple[str, str, Any]]) -> str:
+    return " ".join(
+        f'{name}{sign}"{value}"' if isinstance(value, str) else f"{name}{sign}{value!r}"
+        for name, sign, value in terms
+    )
+
+
+def passes(entry: Entry, terms: list[tuple[str, str, Any]]) -> bool:
+    for name, sign, value in terms:
+        if name in ("since", "until"):
+            held = entry.time >= value if name == "since" else entry.time < value
+        elif isinstance(value, str):
+            has = getattr(entry, name)
+            found = value.lower() in (has or "").lower() if "~" in sign else has == (value or None)
+            held = found != sign.startswith("!")
+        else:
+            has = getattr(entry, name)
+            held = has is not None and OPERATORS[sign](has, value)
+        if not held:
+            return False
+    return True
+
+
+BRUTE = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@BRUTE
+@given(terms=TERMS)
+def test_pages_hold_what_passes(log: RequestLog, entries: Entries, terms: Any) -> None:
+    expected = [entry.id for entry in entries if passes(entry, terms)]
+    found = log.query(wanted(spell(terms), now=CLOCK()), limit=MAX_LIMIT)
+    assert ([entry.id for entry in found.rows], found.skipped) == (expected, ())
+    count, end = log.measure(wanted(spell(terms), now=CLOCK()))
+    assert count == len(expected)
+    pages = log.pages(wanted(spell(terms), now=CLOCK()), end=end, limit=97)
+    assert sorted(entry.id for page in pages for entry in page) == expected[::-1]
+
+
+@BRUTE
+@given(terms=TERMS, interval_s=st.sampled_from([None, 0.5, 7.0, 60.0, 900.0]), by=st.sampled_from(BYS))
+def test_histograms_count_what_passes(
+    log: RequestLog, entries: Entries, terms: Any, interval_s: float | None, by: Any
+) -> None:
+    if interval_s == 0.5 and not {"since", "until"} <= {name for name, _, _ in terms}:
+        interval_s = 5.0  # half seconds of three hours would be too many
+    try:
+        found = make_histogram(
+            log, wanted(spell(terms), now=CLOCK()), interval_s=interval_s, by=by, clock=CLOCK
+        )
+    except InvalidRequest as exc:
+        assert "intervals of 0.5 s" in exc.message
+        return
+    assert interval_s in (None, found.interval_s)
+    assert found.since <= _moment(terms, "since", math.inf)
+    assert found.until >= min(_moment(terms, "until", -math.inf), CLOCK())
+    others = [term for term in terms if term[0] not in ("since", "until")]
+    expected: Counter[tuple[Any, bool, int]] = Counter()
+    for entry in entries:
+        bucket = math.floor((entry.time - found.since) / found.interval_s)
+        if passes(entry, others) and found.since <= entry.time < found.until:
+            key = (
+                (entry.project, entry.model, entry.version, entry.shadow)
+                if by == "version"
+                else getattr(entry, by)
+            )
+            expected[key, False, bucket] += 1
+            expected[key, True, bucket] += entry.status >= 400
+    counted: Counter[tuple[Any, bool, int]] = Counter()
+    for one in found.series:
+        key = (one.project, one.model, one.version, one.shadow) if by == "version" else one.value
+        assert one.total == sum(one.counts)
+        assert len(one.counts) == len(one.errors) == round((found.until - found.since) / found.interval_s)
+        for bucket, (count, errors) in enumerate(zip(one.counts, one.errors, strict=True)):
+            counted[key, False, bucket] += count
+            counted[key, True, bucket] += errors
+    assert +counted == +expected
+    assert [one.total for one in found.series] == sorted((one.total for one in found.series), reverse=True)
+
+
+@BRUTE
+@given(
+    terms=TERMS,
+    field=st.sampled_from(
+        [
+            "version",
+            "code",
+            "url",
+            "status",
+            "rows",
+            "latency_ms",
+            "queue_ms",
+            "confidence",
+            "client",
+            "shadow",
+            "request_id",
+        ]
+    ),
+    limit=st.sampled_from([1, 5, 10_000]),
+)
+def test_top_values_are_those_of_what_passes(
+    log: RequestLog, entries: Entries, terms: Any, field: str, limit: int
+) -> None:
+    found = find_top(log, wanted(spell(terms), now=CLOCK()), field=field, limit=limit)
+    values = [getattr(entry, field) for entry in entries if passes(entry, terms)]
+    expected = Counter(value for value in values if value is not None)
+    assert (found.rows, found.missing) == (len(values), values.count(None))
+    assert sum(one.count for one in found.values) + found.other == expected.total()
+    assert [one.count for one in found.values] == [count for _, count in expected.most_common(limit)]
+    for one in found.values:
+        assert expected[one.value] == one.count
+        assert one.share == pytest.approx(one.count / expected.total())
+
+
+@pytest.mark.parametrize(
+    "field", ["request.n", "request.text", "reply.label", "reply.nothing", "request.1.n"]
+)
+@pytest.mark.parametrize("text", ["", "version=v1", "latency_ms>5", "reply.label=spam"])
+def test_top_values_of_bodies(log: RequestLog, entries: Entries, field: str, text: str) -> None:
+    found = find_top(log, wanted(text, now=CLOCK()), field=field, limit=100)
+    expected: Counter[Any] = Counter()
+    rows = there = 0
+    for entry in log.query(wanted(text, now=CLOCK()), limit=MAX_LIMIT).rows:
+        rows += 1
+        body, _, name = field.partition(".")
+        if (kept := getattr(entry, body)) is None:
+            continue
+        items = next(iter(json.loads(kept.content).values()))
+        if name == "1.n":
+            name, items = "n", items[1:2]
+        values = {(type(item[name]) is bool, item[name]) for item in items if item.get(name) is not None}
+        there += bool(values)
+        expected.update(values)
+    assert (found.rows, found.missing) == (rows, rows - there)
+    assert {(type(one.value) is bool, one.value): one.count for one in found.values} == dict(expected)
+
+
+@BRUTE
+@given(terms=TERMS, exact=st.booleans())
+def test_percentiles_are_those_of_what_passes(
+    log: RequestLog, entries: Entries, terms: Any, exact: bool
+) -> None:
+    found = find_percentiles(log, wanted(spell(terms), now=CLOCK()), max_exact=10**6 if exact else 50)
+    groups: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        if passes(entry, terms):
+            groups.setdefault((entry.project, entry.model, entry.version, entry.shadow), []).append(entry)
+    assert {(one.project, one.model, one.version, one.shadow) for one in found.groups} == set(groups)
+    off = 1e-9 if found.exact else 0.004
+    assert found.exact or not exact
+    for one in found.groups:
+        mine = groups[one.project, one.model, one.version, one.shadow]
+        assert (one.count, one.errors) == (len(mine), sum(entry.status >= 400 for entry in mine))
+        latencies = sorted(entry.latency_ms for entry in mine)
+        for share, value in (
+            (0.5, one.latency_ms.p50),
+            (0.9, one.latency_ms.p90),
+            (0.99, one.latency_ms.p99),
+        ):
+            assert value == pytest.approx(latencies[math.ceil(share * len(mine)) - 1], rel=off, abs=1e-9)
+        assert one.latency_ms.max == latencies[-1]
+        sure = sorted(entry.confidence for entry in mine if entry.confidence is not None)
+        if not sure:
+            assert one.confidence is None
+            continue
+        assert one.confidence is not None
+        assert one.confidence.p10 == pytest.approx(sure[math.ceil(0.1 * len(sure)) - 1], rel=off)
+        assert one.confidence.mean == pytest.approx(sum(sure) / len(sure))
+
+
+# What is said of them
+
+
+def test_rollups_answer_where_names_alone_are_asked_for(log: RequestLog) -> None:
+    sources = {
+        ("", 60.0): "minutes", ("version=v1 status>=400", 900.0): "minutes", ("", 7.0): "seconds",
+        ("latency_ms>1", 60.0): "entries", ("url~q", 60.0): "entries", ("request.n=1", 60.0): "entries",
+    }  # fmt: skip
+    for (text, interval_s), source in sources.items():
+        assert make_histogram(log, wanted(text), interval_s=interval_s, clock=CLOCK).source == source
+
+
+def test_an_interval_is_chosen_and_told(log: RequestLog) -> None:
+    found = make_histogram(log, wanted(now=CLOCK()), clock=CLOCK)
+    assert found.interval_s == choose_interval(CLOCK() - START) == 120.0
+    assert found.since <= START < found.since + found.interval_s
+    assert choose_interval(86_400) == 900
+    assert choose_interval(60) == 1
+    assert choose_interval(1e9) == 604_800
+
+
+def test_a_log_that_is_not_there_has_no_figures(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path / "nothing")
+    found = make_histogram(log, wanted(), clock=CLOCK)
+    assert (found.series, found.until - found.since) == ((), 86_400)
+    assert find_top(log, wanted(), field="version").values == ()
+    assert find_percentiles(log, wanted()).groups == ()
+
+
+def test_the_greatest_series_come_first_and_the_rest_is_summed_up(tmp_path: Path) -> None:
+    with running(tmp_path) as journal:
+        for number in range(MAX_SERIES + 10):
+            for _ in range(MAX_SERIES + 10 - number):
+                journal.append(row(version=f"v{number:03}"))
+        assert journal.flush()
+        found = make_histogram(
+            RequestLog(tmp_path), wanted("since=2026-11-22T12:00 until=2026-11-22T12:01"), interval_s=60.0
+        )
+    assert [one.version for one in found.series] == [f"v{number:03}" for number in range(MAX_SERIES)]
+    assert found.other == (sum(range(1, 11)),)
+
+
+@pytest.mark.parametrize(
+    ("text", "interval_s", "says"),
+    [
+        ("", 0.0, "above 0"),
+        ("", math.nan, "above 0"),
+        ("", -1.0, "above 0"),
+        ("since=2026-11-22T13:00", 60.0, "empty"),
+        ("since=2026-01-01", 1.0, f"at most {MAX_BUCKETS}"),
+    ],
+)
+def test_a_histogram_that_makes_no_sense_is_refused(
+    log: RequestLog, text: str, interval_s: float, says: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        make_histogram(log, wanted(text, now=CLOCK()), interval_s=interval_s, clock=CLOCK)
+
+
+def test_the_smallest_interval_that_works_is_named(log: RequestLog) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        make_histogram(log, wanted("since=2026-11-15", now=CLOCK()), interval_s=1.0, clock=CLOCK)
+    assert caught.value.hint == "an interval of 120 s fits this window"
+    make_histogram(log, wanted("since=2026-11-15", now=CLOCK()), interval_s=120.0, clock=CLOCK)
+
+
+@pytest.mark.parametrize("field", ["text", "since", "nonsense", "request", "request.", "reply..a"])
+def test_what_has_no_values_is_refused(log: RequestLog, field: str) -> None:
+    with pytest.raises(InvalidRequest, match="no values to count") as caught:
+        find_top(log, wanted(), field=field)
+    assert "reply.NAME" in (caught.value.hint or "")

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter, thread_time
 
 LOOK_S = 0.05
-LEAST = 0.004  # of a core
+LEAST = 0.002  # of a core
 MOST = 64.0
 BUSY = 0.75  # of the time: the loop has little left
 WAITED = 0.05  # of the time: others take the cores that it needs

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 WAITING_MAX = 256  # for one version
 WAITING_BYTES = 32 * 1024 * 1024
 _LANE_ROWS = 32  # that a lane may have waiting, where its batches are smaller
+_TOGETHER = 8  # copies: a batch of so many disturbs primaries once, and takes hardly longer than a row alone
 _FULL_S = 0.002  # until the lanes are looked at again when none has room
 # Of a request that was wrong, or that nobody waited for, a shadow's answer teaches nothing.
 _COPIED = frozenset({200, 500, 504})
@@ -66,7 +67,11 @@ class ShadowCall(Call):
 
     def is_due(self, samples: Samples, now: float, *, failed: bool) -> bool:
         return samples.due_copy(
-            now, failed=failed, confidence=self.confidence, primary=self.primary.kept and not samples.never
+            now,
+            failed=failed,
+            confidence=self.confidence,
+            primary=self.primary.kept and not samples.never,
+            request_id=self.request_id,
         )
 
     def logged_reply(self, reply: bytes | None) -> bytes | None:
@@ -139,13 +144,16 @@ class Shadows:
             loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Start one copy, if this is the time for it, and see when to look again."""
+        """Start a few copies, if this is the time for them, and see when to look again."""
         self._pumping = False
         busy = self._books.started != self._started
         self._started = self._books.started
         wait_s = self.allowance.wait_s()
         if not wait_s and not (busy and self.allowance.ample):
-            wait_s = 0.0 if self._start_next() else _FULL_S
+            started = 0
+            while started < _TOGETHER and self._start_next():
+                started += 1
+            wait_s = 0.0 if started else _FULL_S
         if self._lines:
             self._again(wait_s)
 

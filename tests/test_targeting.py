@@ -46,6 +46,14 @@ def test_a_header_brings_a_request_to_the_version_that_asks_for_it() -> None:
     assert selector.choose({}, b"") is None
 
 
+def test_of_several_headers_that_fit_the_first_one_written_counts() -> None:
+    matches = [(Match("h", "a"), "v1"), (Match("g"), "v2"), (Match("h"), "v3"), (Match("h", "b"), "v4")]
+    selector = Selector(matches=matches, versions=HALVES)
+    assert selector.choose({b"g": b"x", b"h": b"a"}, b"") == "v1"
+    assert selector.choose({b"g": b"x", b"h": b"b"}, b"") == "v2"
+    assert selector.choose({b"h": b"b"}, b"") == "v3"
+
+
 def test_a_key_stays_with_its_version() -> None:
     selector = Selector(sticky=HEADER, versions=HALVES)
     again = Selector(sticky=HEADER, versions=list(reversed(HALVES)))

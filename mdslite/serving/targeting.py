@@ -29,10 +29,11 @@ class Selector(Generic[T]):
         sticky: Sticky | None = None,
         versions: Sequence[tuple[str, float, T]] = (),
     ) -> None:
-        self._matches = [
-            (match.header.lower().encode(), match.value.encode() if match.value is not None else None, target)
-            for match, target in matches
-        ]
+        # By header, so that many versions with a value each cost one lookup; with the place in the order.
+        self._matches: dict[bytes, dict[bytes | None, tuple[int, T]]] = {}
+        for place, (match, target) in enumerate(matches):
+            values = self._matches.setdefault(match.header.lower().encode(), {})
+            values.setdefault(match.value.encode() if match.value is not None else None, (place, target))
         self._header = sticky.header.lower().encode() if sticky is not None and sticky.header else None
         self._path = sticky.body.split(".") if sticky is not None and sticky.body else None
         weighted = [one for one in versions if one[1] > 0]
@@ -43,10 +44,15 @@ class Selector(Generic[T]):
 
     def choose(self, fields: Mapping[bytes, bytes], body: bytes | memoryview) -> T | None:
         """The version that a request asks for, None when it says nothing. `fields` have lower-case names."""
-        for name, value, target in self._matches:
+        first: tuple[int, T] | None = None
+        for name, values in self._matches.items():
             found = fields.get(name)
-            if found is not None and (value is None or found.strip() == value):
-                return target
+            if found is not None:
+                for one in (values.get(found.strip()), values.get(None)):
+                    if one is not None and (first is None or one[0] < first[0]):
+                        first = one
+        if first is not None:
+            return first[1]
         if not self._table:
             return None
         key = fields.get(self._header) if self._header is not None else self._key_in(body)

@@ -38,7 +38,8 @@ create table if not exists predictions (
   reply blob,
   finished_at real,
   webhook text,
-  told integer not null default 0
+  told integer not null default 0,
+  client text
 );
 create index if not exists predictions_by_end on predictions (finished_at);
 """
@@ -46,7 +47,8 @@ create index if not exists predictions_by_end on predictions (finished_at);
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A request: `target` and `fields` (lower-case header names) as they came. Times in Unix seconds."""
+    """A request: `target` and `fields` (lower-case header names) as they came; `client` is what the log calls
+    its sender. Times in Unix seconds."""
 
     id: str
     project: str
@@ -56,6 +58,7 @@ class Deferred:
     body: bytes
     submitted_at: float
     webhook: str | None = None
+    client: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,9 @@ class DeferredStore:
             self.path.touch()
             self._db = connect_writer(self.path)
             self._db.executescript(_SCHEMA)
+            columns = [row[1] for row in self._db.execute("pragma table_info(predictions)")]
+            if "client" not in columns:  # a store from before senders were kept
+                self._db.execute("alter table predictions add column client text")
             self._measure()
             rows = self._db.execute(
                 "select id from predictions where state = 'waiting' or (webhook is not null and not told"
@@ -114,7 +120,7 @@ class DeferredStore:
         with sqlite_errors(self.path), self._open as db:
             db.execute(
                 "insert into predictions (id, state, project, model, target, fields, body, submitted_at,"
-                " webhook) values (?, 'waiting', ?, ?, ?, ?, ?, ?, ?)",
+                " webhook, client) values (?, 'waiting', ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     request.id,
                     request.project,
@@ -124,6 +130,7 @@ class DeferredStore:
                     request.body,
                     request.submitted_at,
                     request.webhook,
+                    request.client,
                 ),
             )
         self._count += 1
@@ -133,7 +140,7 @@ class DeferredStore:
         with sqlite_errors(self.path):
             row = self._open.execute(
                 "select id, project, model, target, fields, body, submitted_at, webhook, state, status,"
-                " reply_headers, reply, finished_at, told from predictions where id = ?",
+                " reply_headers, reply, finished_at, told, client from predictions where id = ?",
                 (prediction_id,),
             ).fetchone()
         return None if row is None else _entry(row)
@@ -197,9 +204,17 @@ class DeferredStore:
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     (name, project, model, target, fields, body, submitted_at, webhook, state, status, headers, reply,
-     finished_at, told) = row  # fmt: skip
+     finished_at, told, client) = row  # fmt: skip
     request = Deferred(
-        name, project, model, target, dict(_unpack(fields)), body, submitted_at, webhook=webhook
+        name,
+        project,
+        model,
+        target,
+        dict(_unpack(fields)),
+        body,
+        submitted_at,
+        webhook=webhook,
+        client=client,
     )
     result = None if status is None else Result(status, _unpack(headers), reply, finished_at)
     return Entry(request, state, result, bool(told))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from doors import ROW, Deployed, Reply, Site, open_site, predict, request, run
 from mdslite.errors import InvalidRequest, Overloaded, Unavailable
 from mdslite.http.deferred import wait_s, wants_later
 from mdslite.store.deferred import Deferred, DeferredStore, Result
+from mdslite.store.tokens import Token, digest_of, mint
 from mdslite.store.webhooks import Webhooks
 
 LATER = [("Prefer", "respond-async")]
@@ -173,6 +175,38 @@ def make_store(path: Path, **bounds: int) -> DeferredStore:
     store = DeferredStore(path / "deferred.db", **bounds)
     assert store.open() == []
     return store
+
+
+def test_the_log_names_who_asked_for_a_later_answer(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with serving(tmp_path) as site:
+            token_id, text = mint()
+            token = Token(
+                id=token_id, digest=digest_of(text.encode()), name="nightly", scopes=("predict",), project="p",
+                model=None, rate=None, created_at=0.0, created_by="ann",
+            )  # fmt: skip
+            site.predictor.access.replace([token], {})
+            shown = ("Authorization", f"Bearer {text}")
+            url = await accept(site, shown)
+            reply = await site.ask(request("GET", f"{url}?wait_s=20", headers=[shown]))
+            assert reply.status == 200
+            assert [row["client"] for row in site.logged] == ["nightly"]
+
+    run(test())
+
+
+def test_a_store_of_before_takes_requests_with_their_sender(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.add(deferred())
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "deferred.db")) as db:
+        db.execute("alter table predictions drop column client")
+    store = DeferredStore(tmp_path / "deferred.db")
+    assert store.open() == ["id0"]
+    store.add(deferred(1, client="nightly"))
+    kept = [store.get("id0"), store.get("id1")]
+    assert [one.request.client for one in kept if one is not None] == [None, "nightly"]
+    store.close()
 
 
 def deferred(number: int = 0, body: bytes = b"12345", **options: Any) -> Deferred:

@@ -146,5 +146,6 @@ def test_a_token_opens_the_embeddings(tmp_path: Path) -> None:
             body = json.dumps({"model": "p.e", "input": "hey"}).encode()
             reply = await site.ask(request("POST", "/v1/embeddings", body, headers=headers))
             assert (reply.status, reply.json["data"][0]["embedding"]) == (200, [3.0, 3.5])
+            assert [row["client"] for row in site.logged] == ["ci"]
 
     run(test())

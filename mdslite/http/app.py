@@ -15,7 +15,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
 from mdslite.exposition import OPEN_METRICS, TEXT, wants_open_metrics
-from mdslite.http import admin, comparison, drift, keys, labels, later, logs, oip, openai, replays, rollouts, views
+from mdslite.http import (
+    admin,
+    comparison,
+    drift,
+    keys,
+    labels,
+    later,
+    logs,
+    oip,
+    openai,
+    replays,
+    rollouts,
+    views,
+)
 from mdslite.http.access import NOBODY
 from mdslite.http.deferred import Deferrals, wants_later
 from mdslite.http.events import EVENTS
@@ -140,13 +153,16 @@ class PredictEndpoint:
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         if error is None and wants_later(fields):
-            route = predictor.admit(target, fields.get(b"authorization", b""))
-            await send_reply(
-                send,
-                await self._deferrals.accept(
-                    project=route.project, model=route.model, target=target, fields=fields, body=body
-                ),
+            route, client = predictor.admit(target, fields.get(b"authorization", b""))
+            accepted = await self._deferrals.accept(
+                project=route.project,
+                model=route.model,
+                target=target,
+                fields=fields,
+                body=body,
+                client=client,
             )
+            await send_reply(send, accepted)
             return
         work = predictor.respond(target=target, headers=scope["headers"], body=body, error=error)
         reply = await until_left(work, receive)

@@ -89,7 +89,14 @@ class Deferrals:
         return self._queue.qsize()
 
     async def accept(
-        self, *, project: str, model: str, target: bytes, fields: Mapping[bytes, bytes], body: bytes
+        self,
+        *,
+        project: str,
+        model: str,
+        target: bytes,
+        fields: Mapping[bytes, bytes],
+        body: bytes,
+        client: str | None = None,
     ) -> Reply:
         """Take a request on; once this returns, it will be answered.
 
@@ -108,6 +115,7 @@ class Deferrals:
             body=body,
             submitted_at=time(),
             webhook=None if webhook is None else webhook.decode("latin-1"),
+            client=client,
         )
         await self._worker.call(self._store.add, request)
         self._queue.put_nowait(request.id)
@@ -178,7 +186,11 @@ class Deferrals:
         delay_s = 0.1
         while True:
             reply = await self._predictor.respond(
-                target=request.target, headers=list(request.fields.items()), body=request.body, admitted=True
+                target=request.target,
+                headers=list(request.fields.items()),
+                body=request.body,
+                admitted=True,
+                client=request.client,
             )
             late = time() > request.submitted_at + TRY_FOR_S
             if reply.status not in _RETRIED or late:

@@ -103,6 +103,7 @@ async def create_embeddings(
         headers=[(b"content-type", b"application/json"), (b"x-request-id", call.request_id.encode())],
         body=orjson.dumps({"instances": inputs}),
         admitted=True,
+        client=call.caller.grant.client,
     )
     if reply.status != 200 or reply.pieces is not None:
         return _refusal(reply)

@@ -156,14 +156,15 @@ class Predictor:
         if call.route is not None and call.route.shadows:
             self.shadows.copy(call, status)
 
-    def admit(self, target: bytes, authorization: bytes) -> Route[Served]:
-        """The route of a request that is to be answered later, for one who may ask for it.
+    def admit(self, target: bytes, authorization: bytes) -> tuple[Route[Served], str | None]:
+        """The route of a request that is to be answered later, for one who may ask for it, and what the log
+        calls who that is.
 
         :raises Unauthorized, Forbidden, RateLimited, NotFound: as its answer would say
         """
         call = Call(target, b"", b"", b"", None, perf_counter(), lambda *_: None)
         call.authorization = authorization
-        return self._admit(call)
+        return self._admit(call), call.client
 
     async def respond(
         self,
@@ -173,9 +174,10 @@ class Predictor:
         body: bytes,
         error: MdsliteError | None = None,
         admitted: bool = False,
+        client: str | None = None,
     ) -> Reply:
         """Answer one request: its body is complete, or `error` says why it is not. One that was `admitted`
-        before shows no token.
+        before shows no token; `client` is whose it is.
 
         Cancelling it cancels the call.
         """
@@ -207,7 +209,7 @@ class Predictor:
             resolve,
         )
         call.authorization = found.get(b"authorization", b"")
-        call.admitted = admitted
+        call.admitted, call.client = admitted, client
         call.fields = found
         call.on_piece = take
         self.adopt(call)

@@ -13,8 +13,10 @@ from labelled import LABELS, PREDICT, QUEUE, RULES, held_out, logged, open_digit
 
 from mdslite.errors import Conflict, NotFound, StorageFull
 from mdslite.http.labels import judge
+from mdslite.logrules import Log, Some
 from mdslite.serving.classes import count_classes, read_answer
 from mdslite.serving.lots import is_drawn
+from mdslite.serving.samples import Samples
 from mdslite.spec import Compare
 from mdslite.store.candidates import CandidateStore
 from mdslite.store.labels import CHANGES_MAX, Count, Item, LabelStore, Rules, VersionAnswer
@@ -257,6 +259,24 @@ def test_of_a_random_share_all_count_as_random(tmp_path: Path) -> None:
             assert {one["reason"] for one in only["items"]} == {"random"}
             more = (await caller.get(f"{QUEUE}&rule=random&limit=3&before={only['next']}")).json
             assert not {one["id"] for one in more["items"]} & {one["id"] for one in only["items"]}
+
+    asyncio.run(test())
+
+
+def test_where_the_log_keeps_the_unsure_and_a_share_that_share_alone_is_random(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", "v1, uri: v1.onnx") as (box, caller):
+            await set_rules(caller, below_confidence=1.0, share=0.9)
+            served = box.fleet.all()[0]
+            served.samples = Samples(Log(bodies=Some(share=0.4, below_confidence=0.999)))
+            await send(caller, rows[:80])
+            await logged(box, "shadow=false", 80)
+            items = (await caller.get(f"{QUEUE}&limit=200")).json["items"]
+            random = {one["request_id"] for one in items if one["reason"] == "random"}
+            assert random == {f"r{number}" for number in range(80) if is_drawn(f"r{number}", 0.4)}
+            assert len(items) > len(random)
 
     asyncio.run(test())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -169,7 +169,7 @@ def _left_out(found: Json) -> str:
     return ", ".join(parts)
 
 
-def _list(found: list[Json], *, as_json: bool) -> None:
+def _list(found: Sequence[Json], *, as_json: bool) -> None:
     if as_json:
         output.write_json(found)
         return

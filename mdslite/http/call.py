@@ -108,7 +108,9 @@ class Call(Job):
 
     def is_due(self, samples: Samples, now: float, *, failed: bool) -> bool:
         """Are the bodies of this request, which has been answered, for the log?"""
-        due = self.kept = samples.due(now, failed=failed, confidence=self.confidence)
+        due = self.kept = samples.due(
+            now, failed=failed, confidence=self.confidence, request_id=self.request_id
+        )
         return due
 
     def logged_reply(self, reply: bytes | None) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -41,7 +41,8 @@ async def export(labeling: Labeling, project: str, model: str, form: Format) -> 
 
     :raises InvalidRequest: Parquet takes a library that is not installed
     """
-    writer: _Writer = {"jsonl": _JsonLines, "csv": _Csv, "parquet": _Parquet}[form]()
+    makers: dict[Format, Callable[[], _Writer]] = {"jsonl": _JsonLines, "csv": _Csv, "parquet": _Parquet}
+    writer = makers[form]()
     yield writer.begin()
     before: int | None = None
     while True:

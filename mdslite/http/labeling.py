@@ -188,11 +188,16 @@ class Labeling:
         if row.project is None or row.model is None or row.version is None or not is_whole(row.request):
             return None
         rules = self.rules(row.project, row.model)
-        if row.id > self._born_id and is_drawn(row.request_id, rules.share):
+        if row.id > self._born_id and is_drawn(row.request_id, min(rules.share, self._even_share(row))):
             return "random"
         below = rules.below_confidence
         unsure = below is not None and row.confidence is not None and row.confidence < below
         return "confidence" if unsure else None
+
+    def _even_share(self, row: Entry) -> float:
+        """Of which share of a version's requests the log keeps the bodies whatever came of them."""
+        served = self._fleet.find(row.project or "", row.model or "", row.version or "")
+        return 1.0 if served is None else served.samples.even_share
 
     async def _disagreed(self, now: float, counts: dict[Counted, int]) -> list[Item]:
         """Requests that a shadow answered otherwise; those of the last moment are not in the log yet."""
@@ -243,7 +248,7 @@ class Labeling:
         if known is not None:
             return known.item
         waiting = await self._worker.call(self._candidates.get, row_id)
-        return waiting or await asyncio.to_thread(self._find_logged, row_id)
+        return waiting if waiting is not None else await asyncio.to_thread(self._find_logged, row_id)
 
     async def undo(self, row_id: int, *, author: str) -> Label:
         """:raises NotFound: it has no label"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from random import random
 
 from mdslite.logrules import Log, Some
+from mdslite.serving.lots import is_drawn
 from mdslite.store.rows import SAMPLED, Keeping
 
 GOOD_PER_SECOND = 10
@@ -46,10 +47,18 @@ class Samples:
         self._seen = 0  # good ones in this second
         self._since = 0.0
 
-    def due(self, now: float, *, failed: bool, confidence: float | None = None) -> bool:
+    @property
+    def even_share(self) -> float:
+        """The share of all requests that is taken whatever came of them: by their ids where a rule names it,
+        of its own accord without a rule."""
+        return 1.0 if self._rule is None else float(self._rule.share)
+
+    def due(
+        self, now: float, *, failed: bool, confidence: float | None = None, request_id: str | None = None
+    ) -> bool:
         """Take this one? `now` is seconds of a clock that never goes back."""
         if self._rule is not None:
-            return self._is_asked(failed, confidence)
+            return self._is_asked(failed, confidence, request_id)
         if now >= self._since + 1.0:
             self._turn(now)
         if failed:
@@ -63,21 +72,29 @@ class Samples:
         self._skip = int(random() * self._gap * 2 + 0.5) if self._gap else 0
         return self._good_left >= 0
 
-    def due_copy(self, now: float, *, failed: bool, confidence: float | None, primary: bool) -> bool:
+    def due_copy(
+        self,
+        now: float,
+        *,
+        failed: bool,
+        confidence: float | None,
+        primary: bool,
+        request_id: str | None = None,
+    ) -> bool:
         """Take a shadow's answer? By the log's own sample where its primary's was taken, so that both are
         there to be compared."""
         if self._rule is not None:
-            return self._is_asked(failed, confidence)
+            return self._is_asked(failed, confidence, request_id)
         return primary or (failed and self.due(now, failed=True))
 
-    def _is_asked(self, failed: bool, confidence: float | None) -> bool:
+    def _is_asked(self, failed: bool, confidence: float | None, request_id: str | None) -> bool:
         rule = self._rule
         assert rule is not None
-        return (
-            (failed and rule.errors)
-            or (confidence is not None and confidence < self._sure)
-            or (rule.share > 0 and random() < rule.share)
-        )
+        if (failed and rule.errors) or (confidence is not None and confidence < self._sure):
+            return True
+        if not rule.share:
+            return False
+        return random() < rule.share if request_id is None else is_drawn(request_id, rule.share)
 
     def _turn(self, now: float) -> None:
         """A new second: so many are passed over as the last one's rate asks for."""

@@ -19,6 +19,7 @@ from benchmarks.load import Load
 from benchmarks.models import TINY, WIDE, Workload, make_body, write_model
 from benchmarks.packages import UNRELATED, LaneCost, Neighbour, Restart
 from benchmarks.report import Results, find_targets, render, to_plain
+from benchmarks.routing import Estimate, RoutingCost, ShadowCost, time_picks
 from benchmarks.spam import name_load, read_answers, spam_contenders, write_body
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
@@ -252,3 +253,21 @@ def test_the_spam_filter_stands_in_the_table_and_among_the_targets() -> None:
     results = Results(MACHINE, spam=spam)
     assert list(verdicts(results).values()) == ["short"]
     assert "| spam filter, 1 text | 32          | mdslite, inline" in render(results)
+
+
+def test_routing_is_judged_by_the_choice_and_by_versions_that_only_stand_there() -> None:
+    deployed, spread = Estimate(4.0, 2.0, 6.0), Estimate(80.0, 70.0, 90.0)
+    told = verdicts(Results(MACHINE, routing=RoutingCost(100, 0.1, 40.0, deployed, spread)))
+    assert list(told.values()) == ["PASS", "PASS"]
+    slow = Estimate(6.0, 4.0, 8.0)
+    told = verdicts(Results(MACHINE, routing=RoutingCost(100, 0.1, 40.0, slow, spread)))
+    assert list(told.values()) == ["PASS", "short"]
+    assert time_picks(3, picks=10) > 0
+
+
+def test_a_shadow_may_cost_nothing_that_could_be_measured() -> None:
+    def told(ratio: Estimate) -> list[str]:
+        return list(verdicts(Results(MACHINE, shadows=[ShadowCost(100, 2.0, 2.1, ratio, 0)])).values())
+
+    assert told(Estimate(1.05, 0.9, 1.2)) == ["PASS"]
+    assert told(Estimate(1.3, 1.1, 1.5)) == ["short"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import timeit
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from benchmarks.contenders import Bench, Contender, predict_path
 from benchmarks.models import TINY, Workload
 from benchmarks.turns import Effort, Say, Turns, start, take_turns
+from mdslite.serving.router import Route, Router, weighted_cycle
 
 MANY = 100
 # Takes the tiny model's requests and some thirty times as long for each.
@@ -23,47 +25,89 @@ _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over the turns, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingCost:
-    """Processor time a request with one version and with many, in microseconds."""
+    """Microseconds a request more with many versions than with one.
+
+    `pick` is the choice alone: to look the URL up and to take a turn among many versions of equal weight.
+    `deployed` is processor time, all that a request needs, where the others are deployed and have no weight;
+    `spread` where all have the same, and then pays for it that requests of different versions share no batch.
+    """
 
     versions: int
-    one_us: float
-    many_us: float
-    added_us: float  # median over the turns
+    pick_us: float
+    one_us: float  # of a request, with one version
+    deployed: Estimate
+    spread: Estimate
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowCost:
-    """The primary's p99 with a shadow divided by that without: mean over the turns, and its 95 % interval."""
+    """The primary's p99 with a shadow divided by that without: the geometric mean over the turns."""
 
     percent: int
     without_ms: float
     with_ms: float
-    ratio: float
-    low: float
-    high: float
+    ratio: Estimate
     failed: int
 
 
 def measure_routing(bench: Bench, effort: Effort, say: Say) -> RoutingCost:
     say(f"routing among 1 and {MANY} versions, {CONNECTIONS} connections")
     model = str(bench.model(TINY))
-    many = [
-        {"version": f"v{number}", "weight": 1 + number % 7, "spec": {"uri": model}} for number in range(MANY)
-    ]
+
+    def versions(count: int, weight: int) -> list[dict[str, Any]]:
+        first = {"version": "v0", "weight": 1, "spec": {"uri": model}}
+        return [first, *({**first, "version": f"v{at}", "weight": weight} for at in range(1, count))]
+
+    boxes = {"one": versions(1, 1), "deployed": versions(MANY, 0), "spread": versions(MANY, 1)}
     with ExitStack() as stack:
-        running = [
-            start(stack, bench, TINY, _appliance(bench, name, versions))
-            for name, versions in (("one", many[:1]), ("many", many))
-        ]
-        one, hundred = take_turns(bench, TINY, running, effort, connections=CONNECTIONS)
-    differences = [theirs - own for own, theirs in zip(_cpu_us(one), _cpu_us(hundred), strict=True)]
-    return RoutingCost(MANY, one.cpu_us, hundred.cpu_us, statistics.median(differences))
+        running = [start(stack, bench, TINY, _appliance(bench, name, found)) for name, found in boxes.items()]
+        one, deployed, spread = take_turns(bench, TINY, running, effort, connections=CONNECTIONS)
+    base = _cpu_us(one)
+    return RoutingCost(
+        MANY,
+        time_picks(MANY) - time_picks(1),
+        one.cpu_us,
+        _estimate([theirs - own for own, theirs in zip(base, _cpu_us(deployed), strict=True)]),
+        _estimate([theirs - own for own, theirs in zip(base, _cpu_us(spread), strict=True)]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    version: str
+    project: str = "bench"
+    model: str = "tiny"
+
+
+def time_picks(count: int, *, picks: int = 200_000) -> float:
+    """Microseconds to find a URL's route and a version of `count`; the least of five."""
+    targets = [_Target(f"v{at}") for at in range(count)]
+    cycle = [targets[at] for at in weighted_cycle([1.0] * count)]
+    own = [Route("bench", "tiny", one.version, [one]) for one in targets]
+    router: Router[_Target] = Router()
+    router.replace([Route("bench", "tiny", None, cycle), *own])
+    url = predict_path(TINY).encode()
+    seconds = timeit.repeat(lambda: router.get(url).pick(), number=picks, repeat=5)  # type: ignore[union-attr]
+    return min(seconds) / picks * 1e6
 
 
 def measure_shadows(bench: Bench, effort: Effort, say: Say) -> list[ShadowCost]:
-    """A shadow that takes far longer than its primary gets a share of the traffic, and then all of it."""
+    """A shadow that takes far longer than its primary gets a share of the traffic, and then all of it.
+
+    Five times as many turns as elsewhere, of one second each: one p99 says little on a small machine.
+    """
     primary: dict[str, Any] = {"version": "v1", "weight": 100, "spec": {"uri": str(bench.model(TINY))}}
+    turns = Effort(seconds=1, rounds=5 * effort.rounds)
     costs = []
     for percent in (10, 100):
         say(f"a slow shadow of {percent} % of the traffic, {CONNECTIONS} connections")
@@ -77,17 +121,15 @@ def measure_shadows(bench: Bench, effort: Effort, say: Say) -> list[ShadowCost]:
                 start(stack, bench, TINY, _appliance(bench, f"{name}-{percent}", versions))
                 for name, versions in (("alone", [primary]), ("shadowed", [primary, shadow]))
             ]
-            alone, shadowed = take_turns(bench, TINY, running, effort, connections=CONNECTIONS)
-        ratios = [theirs.p99_ms / own.p99_ms for own, theirs in zip(alone.loads, shadowed.loads, strict=True)]
-        low, high = _interval(ratios)
+            alone, shadowed = take_turns(bench, TINY, running, turns, connections=CONNECTIONS)
+        pairs = zip(alone.loads, shadowed.loads, strict=True)
+        found = _estimate([math.log(theirs.p99_ms / own.p99_ms) for own, theirs in pairs])
         costs.append(
             ShadowCost(
                 percent,
                 alone.p99_ms,
                 shadowed.p99_ms,
-                statistics.fmean(ratios),
-                low,
-                high,
+                Estimate(math.exp(found.value), math.exp(found.low), math.exp(found.high)),
                 alone.failed + shadowed.failed,
             )
         )
@@ -107,11 +149,12 @@ def _cpu_us(turns: Turns) -> list[float]:
     return [cpu_s / max(load.requests, 1) * 1e6 for cpu_s, load in pairs]
 
 
-def _interval(values: list[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        return 0.0, math.inf
-    freedom = len(values) - 1
-    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 2.0
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+def _estimate(values: list[float]) -> Estimate:
+    """A mean with Student's interval."""
     mean = statistics.fmean(values)
-    return mean - half, mean + half
+    if len(values) < 2:
+        return Estimate(mean, -math.inf, math.inf)
+    freedom = len(values) - 1
+    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 2.2 if freedom < 25 else 2.06
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, mean - half, mean + half)

@@ -1,4 +1,4 @@
-"""Measures servers in turns (A B A B ...) and compares them by the median of the turns' ratios.
+"""Measures servers in turns (A B B A ...) and compares them by the median of the turns' ratios.
 
 Another program's burst then hits all sides of a comparison.
 """
@@ -85,8 +85,9 @@ def send_in_turns(body: Path, running: Sequence[Running], effort: Effort, *, con
     peaks = [0 for _ in running]
     for each in running:
         run_load(each.url, body=body, connections=connections, seconds=WARM_S)
-    for _ in range(effort.rounds):
-        for index, each in enumerate(running):
+    for number in range(effort.rounds):
+        order = list(enumerate(running))
+        for index, each in order if number % 2 == 0 else reversed(order):  # none is always the first
             with Meter(each) as meter:
                 load = run_load(each.url, body=body, connections=connections, seconds=effort.seconds)
             loads[index].append(load)

@@ -87,7 +87,7 @@ class Requests(Pane):
             return [*sided(fill(said, width - 2, height - 1), width), bottom(width)]
         self._absorb(snapshot)
         inner = width - 2
-        panel = min(_PANEL, inner * 2 // 5) if width >= _WIDE else 0
+        panel = min(_PANEL, inner * 3 // 8) if width >= _WIDE else 0
         if self.opened and not panel:
             alone = self._panel(inner - 2, height - 1, snapshot)
             return self._boxed([[(" ", ""), *line] for line in alone], width, height)

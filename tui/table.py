@@ -141,8 +141,8 @@ def _told(row: Row, width: int, roles: Roles) -> list[Part]:
 
 _COLUMNS: Final = (
     Column("TIME", 8, 0, _time),
-    Column("MODEL", 12, 4, _model),
-    Column("VER", 7, 1, _version),
+    Column("MODEL", 10, 3, _model),
+    Column("VER", 6, 1, _version),
     Column("CODE", 4, 1, _code, "right"),
     Column("MS", 6, 1, _latency, "right"),
     Column("QUEUE", 6, 7, _milliseconds("queue_ms"), "right"),
@@ -151,5 +151,5 @@ _COLUMNS: Final = (
     Column("S", 1, 2, _shadow),
     Column("BATCH", 7, 8, _batch, "right"),
     Column("CLIENT", 10, 9, _client),
-    Column("REQUEST", 14, 3, _told),
+    Column("REQUEST", 10, 3, _told),
 )

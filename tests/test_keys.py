@@ -229,6 +229,23 @@ async def test_the_log_shows_a_token_its_own_requests(box: Box, admin: Party, mo
     assert more or len(rows) == 1
 
 
+async def test_figures_of_the_log_count_a_tokens_own_requests(box: Box, admin: Party) -> None:
+    mine = party(box, await make(admin, "read", project="p"))
+    for project, model in (("p", "m"), ("q", "n"), ("q", "n")):
+        await admin.post(PREDICT.format(project, model), ROW)
+    await asyncio.to_thread(box.journal.flush, timeout_s=5)
+    histogram = (await mine.get("/api/v1/logs/histogram?by=model")).json
+    assert [(one["value"], one["total"]) for one in histogram["series"]] == [("m", 1)]
+    top = (await mine.get("/api/v1/logs/top?field=project")).json
+    assert [(one["value"], one["count"]) for one in top["values"]] == [("p", 1)]
+    percentiles = (await mine.get("/api/v1/logs/percentiles")).json
+    assert [one["project"] for one in percentiles["groups"]] == ["p"]
+    assert (await mine.get("/api/v1/logs/export")).headers["mdslite-rows"] == "1"
+    rows = (await admin.get("/api/v1/logs")).json["rows"]
+    found = {row["project"]: (await mine.get(f"/api/v1/logs/{row['id']}")).status for row in rows}
+    assert found == {"p": 200, "q": 404}
+
+
 async def test_an_administrator_of_one_project_changes_that_alone(
     box: Box, admin: Party, tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "triton": "errors fields",
         "client": "errors links calls drift_calls label_calls payloads replies retries",
         "cli": "errors findings fields planning contents pictures hosts spec client calls payloads replies",
-        "tui": "errors client calls contents payloads pictures planning replies links drawing",
+        "tui": "errors client calls label_calls contents payloads pictures planning replies links drawing",
     }.items()
 }
 UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one

@@ -146,7 +146,8 @@ def _name(entry: Entry, width: int) -> str:
     if entry.version["shadow"]:
         return "  └ shadow"
     if entry.rollout is not None:
-        return f"  └ rollout {entry.rollout['share']:g}%"
+        share = f"{entry.rollout['share']:g}%"
+        return f"  └ rollout {share}" if width >= 16 else f"  └ ▶{share}"
     return "  └"
 
 

@@ -7,16 +7,13 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mdslite.cli import output
 from mdslite.cli.options import json_option, url_option
 from mdslite.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from mdslite.tui.origin import Origin
 
 SIZE = (80, 24)  # of the first screen as text, where nobody says how large
 
@@ -72,6 +69,8 @@ async def _run(url: str | None, *, read_only: bool, ascii: bool, theme: str | No
         ink = Ink("none" if os.environ.get("NO_COLOR") else theme or DEFAULT, ascii=ascii)
     except ValueError as exc:
         raise InvalidRequest(f"--theme: {exc}") from exc
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)  # where a shell exports them, they would be believed after a resize
     async with _open(url) as client:
         app = DashApp(LiveFeed(client), ink=ink, read_only=read_only)
         await app.run_async()
@@ -101,7 +100,7 @@ async def _draw(url: str | None, *, read_only: bool, ascii: bool) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _open(url: str | None) -> AsyncGenerator[Origin, None]:
+async def _open(url: str | None) -> AsyncGenerator[Any, None]:
     """The client of an appliance, or, without a URL, of the recording."""
     if url is None:
         from mdslite.tui.demo import RecordedClient

@@ -1,0 +1,313 @@
+"""The dashboard against a real appliance in a process of its own: what its keys change, that it finds back to
+an appliance that went away, and once in a real terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import live
+import models
+import pytest
+from scenes import text_of
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from mdslite.client import AsyncClient, Client, Retries
+from mdslite.tui.app import DashApp
+from mdslite.tui.feed import LiveFeed
+from mdslite.tui.moments import unix
+
+WAIT_S = 20.0
+ROW = b'{"instances": [[1, 2, 3, 4]]}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two versions of p/m and the file that deploys them."""
+    for seed, name in enumerate(("v1", "v2")):
+        models.mlp(tmp_path / f"{name}.onnx", seed=seed)
+    write_file(tmp_path, 80, 20)
+    return tmp_path
+
+
+def write_file(folder: Path, first: float, second: float) -> None:
+    versions = [
+        {"version": name, "spec": {"uri": f"./{name}.onnx", "service_info": {"weight": weight}}}
+        for name, weight in (("v1", first), ("v2", second))
+    ]
+    text = json.dumps({"deployments": [{"project": "p", "model": "m", "versions": versions}]})
+    (folder / "deployments.yaml").write_text(text)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def send(url: str, count: int) -> None:
+    with Client(url) as client:
+        for _ in range(count):
+            client.predict("p", "m", ROW)
+
+
+def weights_in(app: DashApp) -> dict[str, float]:
+    return {one["version"]: one["weight"] for model in app.snapshot.models or [] for one in model["versions"]}
+
+
+@asynccontextmanager
+async def watching(url: str, token: str | None = None) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
+    async with AsyncClient(url, token, retries=Retries(count=0)) as client:
+        app = DashApp(LiveFeed(client))
+        async with app.run_test(size=(100, 30)) as pilot:
+            yield app, pilot
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object]) -> None:
+    """Wait for something to come true."""
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        assert isinstance(pilot.app, DashApp)
+        assert time.monotonic() < deadline, text_of(pilot.app)
+        await pilot.pause(0.02)
+
+
+async def until_said(pilot: Pilot[None], text: str) -> None:
+    app = pilot.app
+    assert isinstance(app, DashApp)
+    await until(pilot, lambda: text in text_of(app))
+
+
+def tell(
+    url: str, story: Callable[[DashApp, Pilot[None]], Awaitable[None]], token: str | None = None
+) -> None:
+    async def run() -> None:
+        async with watching(url, token) as (app, pilot):
+            await story(app, pilot)
+
+    asyncio.run(run())
+
+
+def test_traffic_is_seen_and_a_weight_is_planned_applied_and_undone(folder: Path) -> None:
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.snapshot.rows)
+        await until(pilot, lambda: (app.snapshot.histogram or {}).get("series"))
+        await until_said(pilot, "▲rev1")
+        await pilot.press("down", "w")
+        await until(pilot, lambda: app.screen.query(Input))
+        app.screen.query_one(Input).value = "v2 60"
+        await pilot.press("enter")
+        await until_said(pilot, "Weight: 20 -> 60")
+        assert weights_in(app) == {"v1": 80, "v2": 20}  # so far it is a plan
+        await pilot.press("enter")
+        await until_said(pilot, "revision 2 in")
+        await pilot.press("u")
+        await until_said(pilot, "Weight: 60 -> 20")
+        await pilot.press("enter")
+        await until_said(pilot, "revision 3 in")
+        await pilot.press("escape")
+        await until(pilot, lambda: weights_in(app) == {"v1": 80, "v2": 20})
+
+    with live.up("deployments.yaml", cwd=folder) as running:
+        send(running.url, 5)
+        tell(running.url, story)
+
+
+def test_a_deletion_waits_for_the_name(folder: Path) -> None:
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: weights_in(app))
+        await pilot.press("down", "D")
+        await until_said(pilot, "type m@v2")
+        await pilot.press("enter", "m", "@", "enter")
+        await pilot.pause()
+        assert weights_in(app) == {"v1": 80, "v2": 20}
+        await pilot.press("v", "2", "enter")
+        await until_said(pilot, "revision 2 in")
+        await pilot.press("enter")
+        await until(pilot, lambda: weights_in(app) == {"v1": 80})
+
+    with live.up("deployments.yaml", cwd=folder) as running:
+        tell(running.url, story)
+
+
+def test_a_file_is_applied_and_its_mistakes_have_a_line(folder: Path) -> None:
+    file = folder / "deployments.yaml"
+
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: weights_in(app))
+        write_file(folder, 50, 50)
+        await pilot.press("a")
+        await until(pilot, lambda: app.screen.query(Input))
+        app.screen.query_one(Input).value = str(file)
+        await pilot.press("enter")
+        await until_said(pilot, "Weight: 80 -> 50")
+        await pilot.press("enter")
+        await until_said(pilot, "revision 2 in")
+        await pilot.press("escape")
+        file.write_text(file.read_text().replace("50", '"ten"'))
+        await pilot.press("a")
+        await until(pilot, lambda: app.screen.query(Input))
+        app.screen.query_one(Input).value = str(file)
+        await pilot.press("enter")
+        await until_said(pilot, 'got "ten"')
+        await pilot.press("escape")
+        assert weights_in(app) == {"v1": 50, "v2": 50}
+
+    with live.up("deployments.yaml", cwd=folder) as running:
+        tell(running.url, story)
+
+
+def test_a_rollout_begins_and_is_aborted(folder: Path) -> None:
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: weights_in(app))
+        await pilot.press("down", "o")
+        await until(pilot, lambda: app.screen.query(Input))
+        app.screen.query_one(Input).value = "5,100 every 1h"
+        await pilot.pause()
+        assert "no gates" in text_of(app)
+        await pilot.press("enter")
+        await until_said(pilot, "gives v2 5 % at once")
+        await pilot.press("enter")
+        await until_said(pilot, "v2 has 5 %")
+        await pilot.press("escape")
+        await until_said(pilot, "rollout m v2 5%")
+        await pilot.press("o")
+        await until_said(pilot, "promote")
+        await pilot.press("x")
+        await until_said(pilot, "aborted")
+        await pilot.press("escape")
+        await until(pilot, lambda: weights_in(app) == {"v1": 80, "v2": 20})
+
+    with live.up("deployments.yaml", cwd=folder) as running:
+        tell(running.url, story)
+
+
+def test_a_model_is_taken_out_of_memory_and_back(folder: Path) -> None:
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: weights_in(app))
+        await pilot.press("m", "u")
+        await until_said(pilot, "is out of memory")
+        await pilot.press("escape")
+        await until_said(pilot, "unloaded")
+        await pilot.press("m", "l")
+        await until_said(pilot, "p/m is loaded")
+        await pilot.press("escape")
+        await until_said(pilot, "ready")
+
+    with live.up("deployments.yaml", cwd=folder) as running:
+        tell(running.url, story)
+
+
+def test_the_past_is_shown_as_it_was(folder: Path) -> None:
+    with live.up("deployments.yaml", cwd=folder) as running:
+        with Client(running.url) as client:
+            (first,) = client.revisions()
+            then = unix(first["time"]) + 0.01
+            client.put_weights("p", "m", {"v2": 80})
+
+        async def story(app: DashApp, pilot: Pilot[None]) -> None:
+            await until(pilot, lambda: weights_in(app) == {"v1": 80, "v2": 80})
+            app.look(moment=then)
+            await until(pilot, lambda: weights_in(app) == {"v1": 80, "v2": 20})
+            await until_said(pilot, "PAST")
+            await pilot.press(".")
+            await until(pilot, lambda: weights_in(app) == {"v1": 80, "v2": 80})
+
+        tell(running.url, story)
+
+
+def test_it_waits_for_an_appliance_and_finds_back_to_one_that_was_started_again(folder: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        await until_said(pilot, "no appliance answers")
+        assert "mdslite up" in text_of(app)
+        with live.up("deployments.yaml", "--port", str(port), cwd=folder):
+            await until(pilot, lambda: weights_in(app))
+            await until_said(pilot, "LIVE")
+        await until_said(pilot, "no answer since")
+        with live.up("deployments.yaml", "--port", str(port), cwd=folder):
+            await until(pilot, lambda: app.snapshot.restarts == 1)
+            await until_said(pilot, "LIVE")
+
+    tell(url, story)
+
+
+def test_without_a_token_it_says_how_to_get_in(folder: Path) -> None:
+    with live.up("deployments.yaml", cwd=folder) as running:
+        with Client(f"unix:{folder / '.mdslite'}") as owner:
+            token = owner.create_token({"scopes": ["read"]})["token"]
+
+        async def refused(app: DashApp, pilot: Pilot[None]) -> None:
+            await until_said(pilot, "does not let this dashboard in")
+            assert "MDSLITE_TOKEN" in text_of(app)
+
+        async def reading(app: DashApp, pilot: Pilot[None]) -> None:
+            await until(pilot, lambda: weights_in(app))
+            await pilot.press("w")
+            await until(pilot, lambda: app.screen.query(Input))
+            app.screen.query_one(Input).value = "v1 1"
+            await pilot.press("enter")
+            await until_said(pilot, "✖")  # a token that reads does not plan either
+
+        tell(running.url, refused)
+        tell(running.url, reading, token)
+
+
+def test_scripts_get_text_and_json(folder: Path) -> None:
+    with live.up("deployments.yaml", cwd=folder) as running:
+        send(running.url, 2)
+        command = [sys.executable, "-m", "mdslite", "dash", "--url", running.url]
+        env = {**os.environ, "COLUMNS": "90", "LINES": "30"}
+        once = subprocess.run([*command, "--once"], capture_output=True, text=True, env=env, check=True)
+        assert "p/m" in once.stdout and "v2" in once.stdout and "\x1b" not in once.stdout
+        assert max(map(len, once.stdout.splitlines())) <= 90
+        found = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
+        assert found["models"][0]["model"] == "m" and found["connection"]["state"] == "live"
+
+
+def test_scripts_are_told_when_nobody_answers() -> None:
+    command = [sys.executable, "-m", "mdslite", "dash", "--url", f"http://127.0.0.1:{free_port()}", "--once"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "no appliance answers" in ended.stderr
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+def test_it_runs_in_a_real_terminal(folder: Path) -> None:
+    def tmux(*words: str) -> str:
+        asked = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null", *words]
+        return subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout
+
+    def seen(text: str) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while text not in (screen := tmux("capture-pane", "-p", "-t", "dash")):
+            assert time.monotonic() < deadline, screen
+            time.sleep(0.05)
+
+    with live.up("deployments.yaml", cwd=folder) as running:
+        command = f"{sys.executable} -m mdslite dash --url {running.url}; echo ended $?; cat"
+        tmux("new-session", "-d", "-s", "dash", "-x", "80", "-y", "24", command)
+        try:
+            seen("LIVE")
+            seen("p/m")
+            tmux("send-keys", "-t", "dash", "Down")
+            seen("▸   └")
+            tmux("resize-window", "-t", "dash", "-x", "130", "-y", "40")
+            seen("p/m@v2")  # the panel of wide terminals
+            tmux("send-keys", "-t", "dash", "!")
+            seen("read-only")
+            tmux("send-keys", "-t", "dash", "q")
+            seen("ended 0")
+        finally:
+            tmux("kill-server")

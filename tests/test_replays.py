@@ -262,6 +262,56 @@ def test_a_version_that_takes_other_inputs_fails_each_request_and_says_why(tmp_p
     asyncio.run(test())
 
 
+# In nobody's way
+
+
+def test_live_requests_to_the_same_version_are_answered_in_batches_of_their_own(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", "v1, uri: v1.onnx") as (box, caller):
+            await send(caller, rows[:100])
+            await logged(box, "shadow=false", 100)
+            made = await begin(caller, version="v1")
+            live = 0
+            while live < 300:
+                await send(caller, [rows[live % 100]], prefix=f"live{live}-")
+                live += 1
+            done = await ended(caller, made["id"])
+            assert (done["answered"], done["failed"], done["refused"]) == (100, 0, 0), done
+            own = await logged(box, "request_id~live", live)
+            assert live > 0 and {(row.status, row.rows, row.batch_rows) for row in own} == {(200, 1, 1)}
+            served = box.fleet.all()[0]
+            assert served.lane.stats.refused == 0 and served.lane.stats.expired == 0
+
+    asyncio.run(test())
+
+
+def test_poison_and_a_full_queue_fail_the_replay_and_nobody_else(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        models.sixth(tmp_path / "sixth.onnx")  # fails on rows of less than six values
+        version = f"v1, uri: {tmp_path / 'sixth.onnx'}"
+        async with open_digits(tmp_path / "store", version) as (box, caller):
+            for number in range(20):
+                row = rows[number] if number % 2 else rows[number][:3]
+                await caller.post(PREDICT, {"instances": [row]})
+            await logged(box, "shadow=false", 20)
+            made = await begin(caller, version="v1", compare=True)
+            live = 0
+            while live < 300:
+                await send(caller, [rows[live % 100]], prefix=f"live{live}-")
+                live += 1
+            done = await ended(caller, made["id"])
+            assert (done["answered"], done["failed"], done["refused"]) == (10, 10, 0), done
+            told = done["comparison"]
+            assert (told["first"]["errors"], told["second"]["errors"]) == (10, 10)
+            assert told["agreement"]["compared"] == told["agreement"]["agreed"] == 10
+
+    asyncio.run(test())
+
+
 # How it ends
 
 

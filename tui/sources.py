@@ -182,7 +182,7 @@ class HistogramSource:
     name: str = "histogram"
 
     def wanted(self, view: View) -> bool:
-        return view.pane in ("deploy", "requests")
+        return view.pane == "deploy"
 
     def every_s(self, view: View) -> float:
         if view.moment is not None or view.until is not None:

@@ -21,6 +21,7 @@ from benchmarks.journal import count_log, measure_log_cost
 from benchmarks.limit import measure_limit
 from benchmarks.overload import measure_overload
 from benchmarks.packages import measure_lanes, measure_neighbour
+from benchmarks.queries import ROWS, measure_queries
 from benchmarks.report import WORKLOADS, Results, render, to_plain
 from benchmarks.routing import measure_routing, measure_shadows
 from benchmarks.spam import measure_spam
@@ -28,7 +29,10 @@ from benchmarks.start import measure_start
 from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Effort
 
-PARTS = ("throughput", "limit", "log", "overload", "forms", "routing", "start", "changes", "packages", "spam")
+PARTS = (
+    *("throughput", "limit", "log", "overload", "forms", "routing", "start", "changes", "packages"),
+    *("queries", "spam"),
+)
 COMPARED = ("onnxruntime-gpu", "onnxruntime", "mosec", "uvicorn", "hypercorn", "starlette")
 BUSY_LOAD = 0.5
 
@@ -43,7 +47,7 @@ def main() -> int:
     frameworks = options.frameworks if options.frameworks and options.frameworks.exists() else None
     with tempfile.TemporaryDirectory(prefix="mdslite-bench-") as folder:
         bench = Bench(Path(folder), options.mdslite, frameworks)
-        complete = measure(results, bench, effort, options.only or PARTS)
+        complete = measure(results, bench, effort, options.only or PARTS, rows=options.rows)
     print(json.dumps(to_plain(results), indent=2) if options.json else render(results))
     return 0 if complete else 1
 
@@ -55,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     parser.add_argument("--quick", action="store_true", help="one turn of 2 s each")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"of the log that queries asks ({ROWS:,})")
     parser.add_argument("--seconds", type=int, help="how long a turn lasts, whole seconds (4)")
     parser.add_argument("--rounds", type=int, help="how many turns each server gets (5)")
     options = parser.parse_args()
@@ -63,7 +68,7 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]) -> bool:
+def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str], *, rows: int) -> bool:
     """Measure each part into `results`; a part that fails says why and takes no other with it."""
 
     def throughput() -> None:
@@ -100,11 +105,14 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
         results.lanes, results.restart = measure_lanes(bench, effort, say)
         results.neighbour = measure_neighbour(bench, effort, say)
 
+    def queries() -> None:
+        results.queries = measure_queries(bench, effort, say, rows=rows)
+
     def spam() -> None:
         results.spam = measure_spam(bench, effort, say)
 
     complete = True
-    for part in (throughput, limit, log, overload, forms, routing, start, changes, packages, spam):
+    for part in (throughput, limit, log, overload, forms, routing, start, changes, packages, queries, spam):
         if part.__name__ not in parts:
             continue
         try:

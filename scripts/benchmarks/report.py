@@ -14,6 +14,7 @@ from benchmarks.limit import Limit
 from benchmarks.models import TINY, WIDE, Workload
 from benchmarks.overload import TIMES, Overload
 from benchmarks.packages import LaneCost, Neighbour, Restart
+from benchmarks.queries import QueryCost
 from benchmarks.routing import Estimate, RoutingCost, ShadowCost
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
@@ -43,6 +44,7 @@ class Results:
     lanes: list[LaneCost] = field(default_factory=list)
     restart: Restart | None = None
     neighbour: Neighbour | None = None
+    queries: QueryCost | None = None
     spam: list[Cell] = field(default_factory=list)
 
     def find(self, workload: Workload, connections: int, contender: str) -> Cell | None:
@@ -75,6 +77,7 @@ def find_targets(results: Results) -> list[Target]:
         *_start_targets(results),
         *_change_targets(results),
         *_package_targets(results),
+        *_query_targets(results),
         *_spam_targets(results),
     ]
 
@@ -187,6 +190,19 @@ def _package_targets(results: Results) -> Iterator[Target]:
         failed = f", {beside.failed} failed" if beside.failed else ""
         measured = f"{beside.ratio:.2f} x ({speeds}; {shares}{failed})"
         yield Target(what, ">= 0.8 x", measured, beside.ratio >= 0.8 and not beside.failed)
+
+
+def _query_targets(results: Results) -> Iterator[Target]:
+    if (found := results.queries) is None:
+        return
+    what = f"request log of {found.rows:,} rows"
+    yield Target(what, "<= 150 bytes a row", f"{found.bytes_a_row:.0f}", found.bytes_a_row <= 150)
+    for one in found.times:
+        wanted = "" if one.wanted_ms is None else f"<= {one.wanted_ms:.0f} ms"
+        reached = one.wanted_ms is None or one.median_ms <= one.wanted_ms
+        yield Target(f"{what}, {one.what}", wanted, f"{one.median_ms:.1f} ms", reached)
+    measured = f"{(1 - found.ratio) * 100:.1f} % (an answer takes {found.asked_ms:.0f} ms then)"
+    yield Target(f"{what}, a question a second costs of throughput", "<= 10 %", measured, found.ratio >= 0.9)
 
 
 def _spam_targets(results: Results) -> Iterator[Target]:

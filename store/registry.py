@@ -125,6 +125,16 @@ class Registry:
         newest = "select max(id) as id from revisions where state = 'applied' and time <= ?"
         return self.at_revision(self.read(newest, unix_s)[0]["id"] or 0)
 
+    def replaced_at(self, project: str, model: str, version: str) -> float:
+        """Read when a version ceased to be another model than it is, or was last; 0.0 if it never was one."""
+        found = self.read(
+            "with mine as (select * from versions where project = ? and model = ? and version = ?)"
+            " select max(time) as time from mine join revisions on revisions.id = until_revision"
+            " where digest <> (select digest from mine order by since_revision desc limit 1)",
+            project, model, version,
+        )  # fmt: skip
+        return found[0]["time"] or 0.0
+
     def commit(
         self,
         *,

@@ -16,7 +16,8 @@ import pytest
 from box import Box, Caller, deployments, open_box
 
 from mdslite.errors import LoadFailed
-from mdslite.http.comparison import Agreement, Differences, Figure, Side, judge
+from mdslite.http.comparison import Agreement, Differences, Figure, Side, judge, make_comparison
+from mdslite.http.schema import ModelPath
 from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, Signature, TensorSpec
 from mdslite.serving.agreement import make_agree
@@ -195,6 +196,33 @@ def test_two_versions_are_compared_from_the_log_and_their_pairs(tmp_path: Path) 
             assert turned["difference"]["latency_ms"]["value"] == pytest.approx(
                 -found["difference"]["latency_ms"]["value"]
             )
+
+    asyncio.run(test())
+
+
+def test_what_a_version_was_before_it_was_replaced_is_left_out(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with compared(tmp_path) as (box, caller):
+            assert await box.worker.call(box.registry.replaced_at, "p", "m", "v2") == 0.0
+            await ask(caller, 5)
+            await asyncio.to_thread(box.journal.flush, timeout_s=5)
+            source = deployments("v1, uri: v1.onnx", "v2, uri: v1.onnx, shadow: true")
+            reply = await caller.post("/api/v1/apply", {"source": source, "base": str(tmp_path)})
+            assert reply.status == 200, reply.json
+            replaced_at = await box.worker.call(box.registry.replaced_at, "p", "m", "v2")
+            assert replaced_at == (await box.revisions())[-1].time
+            # Another spec of the same model is no other model.
+            source = deployments("v1, uri: v1.onnx", "v2, uri: v1.onnx, weight: 5")
+            await caller.post("/api/v1/apply", {"source": source, "base": str(tmp_path)})
+            assert await box.worker.call(box.registry.replaced_at, "p", "m", "v2") == replaced_at
+            url = "/api/v1/projects/p/models/m/comparison?first=v1&second=v2"
+            reply = await caller.get(url)
+            assert (reply.status, "v2 has been this model since" in reply.json["error"]) == (404, True)
+            path = ModelPath(project="p", model="m")
+            whole = await make_comparison(
+                box, path, ("v1", "v2"), since=replaced_at - 600, until=replaced_at + 60, limit=0
+            )
+            assert whole.first.requests == 5
 
     asyncio.run(test())
 

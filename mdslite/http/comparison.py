@@ -14,7 +14,7 @@ from time import time
 from typing import Annotated
 
 import numpy as np
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from mdslite.errors import InvalidRequest, NotFound
 from mdslite.http.operations import Call, Name, Nothing, Operation, declare
@@ -93,7 +93,8 @@ class DisagreementInfo(Value, frozen=True, kw_only=True):
 
 
 class Comparison(Value, frozen=True, kw_only=True):
-    """Two versions of a model. `verdict` sums up in words."""
+    """Two versions of a model. `verdict` sums up in words. `since` is later than asked for where a version
+    was another model before."""
 
     project: str
     model: str
@@ -124,9 +125,25 @@ async def compare_versions(parts: Parts, call: Call[ModelPath, CompareQuery, Not
     until = now if query.until is None else parse_moment(query.until, now=now)
     if since >= until:
         raise InvalidRequest("since: expected a time before until")
-    return await make_comparison(
-        parts, call.path, (query.first, query.second), since=since, until=until, limit=query.limit
-    )
+    versions = query.first, query.second
+    replaced = [
+        (await parts.worker.call(parts.registry.replaced_at, call.path.project, call.path.model, one), one)
+        for one in versions
+    ]
+    replaced_at, version = max(replaced)
+    if not since < replaced_at < until:
+        return await make_comparison(parts, call.path, versions, since=since, until=until, limit=query.limit)
+    told = f"{version} has been this model since {time_text(replaced_at)}: what was before is left out"
+    begins = (
+        math.ceil(replaced_at / 60) * 60.0
+    )  # pairs are kept by the minute: that of the change is left out
+    try:
+        found = await make_comparison(
+            parts, call.path, versions, since=begins, until=until, limit=query.limit
+        )
+    except NotFound as exc:
+        raise NotFound(f"{exc.message}: {told}", hint=exc.hint) from exc
+    return structs.replace(found, verdict=[told, *found.verdict])
 
 
 async def make_comparison(

@@ -137,12 +137,13 @@ def begin_rollout(
     steps: Sequence[float],
     every_s: float,
     gates: Sequence[str] = (),
+    ungated: bool = False,
     reason: str = "",
     author: str | None = None,
 ) -> Ask[Json]:
-    """Step a version up, `steps` in percent, while its gates hold."""
+    """Step a version up, `steps` in percent, while its gates hold; without gates only if `ungated`."""
     body = {"version": version, "steps": list(steps), "every_s": every_s, "gates": list(gates)}
-    who = _present({"author": author})
+    who = _present({"author": author, "ungated": ungated or None})
     return _send("POST", f"{_model(project, model)}/rollout", {**body, **who, "reason": reason})
 
 

@@ -339,6 +339,36 @@ def test_it_goes_on_after_a_restart_between_any_two_moments(tmp_path: Path) -> N
     run(test, tmp_path)
 
 
+def test_without_gates_it_goes_by_the_clock_where_that_is_meant(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin(gates=(), ungated=True)
+        stage.witness.errors = 1.0
+        for _ in range(4):
+            await stage.after(600)
+        assert (await stage.last()).state == "promoted"
+
+    run(test, tmp_path)
+
+
+def test_a_restart_with_another_file_pauses_it_and_with_the_same_it_goes_on(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin()
+        # The same file is not applied again; another one is, before rollouts go on (`Appliance.start`).
+        source = deployments("v1, uri: v.onnx, weight: 60", "v2, uri: v.onnx, weight: 40")
+        await stage.box.deployer.apply(file_order(source, tmp_path))
+        stage.rollouts = stage.make()
+        await stage.rollouts.start()
+        found = await stage.after(10)
+        await stage.rollouts.close()
+        assert found is not None
+        assert (found.state, stage.weights()) == ("paused", {"v1": 60, "v2": 40})
+        assert found.message == "paused at 5 %: somebody has given v2 the weight 40"
+        assert (await stage.rollouts.abort("p", "m", author="bob")).state == "aborted"
+        assert stage.weights() == {"v1": 90, "v2": 0}  # v3 is gone
+
+    run(test, tmp_path)
+
+
 def test_agreement_as_a_gate_mirrors_requests_while_it_runs(tmp_path: Path) -> None:
     async def test(stage: Stage) -> None:
         key = ("p", "m", "v2")
@@ -378,6 +408,7 @@ def test_two_weeks_of_a_rollout(tmp_path: Path) -> None:
         ({"steps": (50, 101)}, InvalidRequest, "rising percentages"),
         ({"every_s": 0.1}, InvalidRequest, "every"),
         ({"gates": ("speed<1",)}, InvalidRequest, "gate"),
+        ({"gates": ()}, InvalidRequest, "without any, v2 would get 100 % of all, whatever it does"),
     ],
 )
 def test_a_rollout_that_makes_no_sense_is_refused(
@@ -393,7 +424,7 @@ def test_a_rollout_that_makes_no_sense_is_refused(
 
 def test_a_model_has_one_rollout_at_a_time_of_a_version_that_is_there(tmp_path: Path) -> None:
     async def test(stage: Stage) -> None:
-        wish = Wish("p", "m", "v9", (100,), 60.0, (), "ann")
+        wish = Wish("p", "m", "v9", (100,), 60.0, ("error_rate<1%",), "ann")
         with pytest.raises(NotFound, match="has no version v9: it has v1, v3, v2"):
             await stage.rollouts.begin(wish)
         await stage.begin()

@@ -236,6 +236,7 @@ def _begin_rollout(app: DashApp, entry: Entry) -> Dialog:
             steps=wish.steps,
             every_s=wish.every_s,
             gates=wish.gates,
+            ungated=not wish.gates,  # the dialog has said what that means
             author=app.author,
         )
         effect = f"gives {version} {wish.steps[0]:g} % at once; every step is a revision that undo knows"

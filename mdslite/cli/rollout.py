@@ -55,6 +55,7 @@ puts the weights of before back at once. Every step is a revision."""
 @click.option("--steps", default="5,25,50,100", show_default=True, callback=parse_steps, help="Percentages.")
 @click.option("--every", default="10m", show_default=True, callback=parse_span, help="How long each lasts.")
 @click.option("--gate", "gates", multiple=True, metavar="GATE", help="What must hold; may be repeated.")
+@click.option("--ungated", is_flag=True, help="Without gates, step it up whatever it does.")
 @click.option("--reason", default="", metavar="TEXT", help="Kept with the rollout.")
 @json_option
 @url_option
@@ -64,6 +65,7 @@ def rollout(
     steps: list[float],
     every: float,
     gates: tuple[str, ...],
+    ungated: bool,
     reason: str,
     as_json: bool,
     url: str,
@@ -82,6 +84,7 @@ def rollout(
                 steps=steps,
                 every_s=every,
                 gates=list(gates),
+                ungated=ungated,
                 reason=reason,
             )
     if as_json:

@@ -100,6 +100,7 @@ class Wish:
     gates: tuple[str, ...]
     author: str
     reason: str = ""
+    ungated: bool = False  # nothing but somebody is to stop it, and that is meant
 
     def check(self) -> None:
         """:raises InvalidRequest: it makes no sense"""
@@ -111,6 +112,11 @@ class Wish:
             raise InvalidRequest("every: expected 1 s to 30 days")
         for gate in self.gates:
             Gate.parse(gate)
+        if not self.gates and not self.ungated:
+            raise InvalidRequest(
+                f"gates: without any, {self.version} would get {self.steps[-1]:g} % of all, whatever it does",
+                hint="--gate 'error_rate<1%', or --ungated if that is meant",
+            )
 
 
 class Witness(Protocol):
@@ -188,7 +194,9 @@ class Rollouts:
                 raise Conflict(f"{name} has no other version with a weight to step up from")
             before.setdefault(wish.version, 0.0)  # a shadow until now
             now = self._clock()
-            fields = {field: getattr(wish, field) for field in wish.__dataclass_fields__}
+            fields = {
+                field: getattr(wish, field) for field in wish.__dataclass_fields__ if field != "ungated"
+            }
             rollout = Rollout(id=0, **fields, since=now, started_at=now, before=before)
             every = _span(wish.every_s)
             rollout.note(now, f"started by {wish.author}: {_steps(wish.steps)}, a step every {every}")

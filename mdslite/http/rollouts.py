@@ -67,6 +67,7 @@ class RolloutBody(Given, frozen=True, kw_only=True):
     gates: Annotated[
         tuple[str, ...], Meta(max_length=20, description="such as error_rate<1% or p99<1.2x")
     ] = ()
+    ungated: Annotated[bool, Meta(description="without gates, step it up whatever it does")] = False
     author: Annotated[str, Meta(max_length=200)] | None = None
     reason: Annotated[str, Meta(max_length=2000)] = ""
 
@@ -94,6 +95,7 @@ async def begin_rollout(parts: Parts, call: Call[ModelPath, Nothing, RolloutBody
         steps=body.steps,
         every_s=body.every_s,
         gates=body.gates,
+        ungated=body.ungated,
         author=body.author or call.caller.grant.name,
         reason=body.reason,
     )

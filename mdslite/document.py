@@ -144,6 +144,8 @@ def read_document(text: str, *, file: str) -> Document:
     if root is None:
         return bare
     document = Document(file=file, text=text, value=None, root=root)
+    if "*" in text:
+        _Weighing(document).weigh(root)
     value = _Reading(document).value(root)
     return Document(file=file, text=text, value=value, root=root)
 
@@ -177,6 +179,41 @@ def quote(value: Any, *, limit: int = 60) -> str:
     return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
 
 
+class _Weighing:
+    """Counts the values that a text holds, those that its aliases repeat included, without making them: a few
+    lines may stand for more than there is time for."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._known: dict[int, tuple[int, int]] = {}
+
+    def weigh(self, node: Node, depth: int = 0) -> tuple[int, int]:
+        """How many a node stands for, and how deep they are nested. What is too deep counts as one: that is
+        found out by reading it.
+
+        :raises SpecError: they are too many
+        """
+        known = self._known.get(id(node))
+        if known is not None:
+            return known
+        count, height = 1, 1
+        self._known[id(node)] = 1, MAX_DEPTH  # while it is looked at, it can only hold itself
+        if isinstance(node, MappingNode | SequenceNode) and depth < MAX_DEPTH:
+            is_mapping = isinstance(node, MappingNode)
+            for part in [value for _, value in node.value] if is_mapping else node.value:
+                more, inner = self.weigh(part, depth + 1)
+                count, height = count + more, max(height, inner + 1)
+                if count > MAX_VALUES and height < MAX_DEPTH:
+                    raise too_many_values(self._document, node)
+        self._known[id(node)] = found = (1 if height >= MAX_DEPTH else count), height
+        return found
+
+
+def too_many_values(document: Document, node: Node) -> SpecError:
+    message = f"the text holds more than {MAX_VALUES} values, those that its aliases repeat included"
+    return document.error_at(node.start_mark.index, message, hint="write fewer *aliases of aliases")
+
+
 class _Reading:
     """One pass over the nodes that makes the plain values and counts them."""
 
@@ -187,8 +224,7 @@ class _Reading:
     def value(self, node: Node, path: Path = ()) -> Any:
         self._count += 1
         if self._count > MAX_VALUES:
-            message = f"the text holds more than {MAX_VALUES} values, those that its aliases repeat included"
-            raise self._error(node, message, hint="write fewer *aliases of aliases")
+            raise too_many_values(self._document, node)
         if len(path) >= MAX_DEPTH:
             raise self._error(node, f"nested more than {MAX_DEPTH} levels deep", hint="write it flatter")
         if isinstance(node, MappingNode):

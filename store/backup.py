@@ -24,7 +24,15 @@ from pathlib import Path
 
 import msgspec
 
-from mdslite.errors import ArtifactError, Conflict, NotFound, StorageFull, StoreCorrupt, StoreError
+from mdslite.errors import (
+    ArtifactError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    StorageFull,
+    StoreCorrupt,
+    StoreError,
+)
 from mdslite.store.archives import unpack
 from mdslite.store.database import connect_reader, first_fault, size_fault, sqlite_errors
 from mdslite.store.disk import draft_path, remove_tree, storage_errors, sync_file, sync_folder, sync_tree
@@ -73,6 +81,7 @@ def backup(store_dir: Path, target: Path | None = None, *, log: bool = False, ar
 
     :raises ArtifactError: an artifact that is deployed now is damaged or missing
     :raises Conflict: the file exists already
+    :raises InvalidRequest: it may not, or cannot, be written there
     :raises StorageFull: no room for it; nothing was kept
     :raises StoreCorrupt: the registry is damaged
     """
@@ -81,11 +90,17 @@ def backup(store_dir: Path, target: Path | None = None, *, log: bool = False, ar
         raise NotFound(
             f"there is no store at {store_dir.absolute()}", hint="name its folder with --store DIR"
         )
+    is_chosen = target is not None
     target = _choose_target(store_dir, target, mark="" if artifacts else _AUTOSAVE_MARK)
     draft, work = draft_path(target), draft_path(target.with_suffix(""))
     try:
-        with storage_errors("the backup"):
-            work.mkdir(mode=0o700)
+        try:
+            with storage_errors("the backup"):
+                work.mkdir(mode=0o700)
+        except StoreError as exc:
+            if not is_chosen:
+                raise
+            raise InvalidRequest(exc.message, hint=f"name a folder that can be written: {target}") from exc
         with sqlite_errors(registry):
             _snapshot(registry, work / REGISTRY_NAME)
         names = [REGISTRY_NAME, *(_snapshot_log(store_dir, work) if log else [])]
@@ -177,9 +192,14 @@ def restore(path: Path, store_dir: Path, *, force: bool = False) -> Path | None:
 
 
 def _choose_target(store_dir: Path, target: Path | None, *, mark: str) -> Path:
+    if target is not None:
+        _check_target(store_dir, target)
     if target is not None and not target.is_dir():
         if target.exists():
             raise Conflict(f"{target} exists already", hint="choose another name, or remove it")
+        if target.parent.resolve() == (store_dir / BACKUPS_NAME).resolve():
+            with storage_errors("the backup"):
+                target.parent.mkdir(mode=0o700, exist_ok=True)
         if not target.parent.is_dir():
             raise NotFound(f"there is no folder {target.parent}", hint="make it first")
         return target
@@ -187,6 +207,22 @@ def _choose_target(store_dir: Path, target: Path | None, *, mark: str) -> Path:
     with storage_errors("the backup"):
         folder.mkdir(mode=0o700, exist_ok=True)
     return _choose_name(folder, "", f"{mark}{BACKUP_SUFFIX}")
+
+
+def _check_target(store_dir: Path, target: Path) -> None:
+    """Pass a place of the caller's choice.
+
+    :raises InvalidRequest: it is among what the store keeps, or no place for a file
+    """
+    store, wanted = store_dir.resolve(), target.resolve()
+    backups = store / BACKUPS_NAME
+    if wanted.is_relative_to(store) and not wanted.is_relative_to(backups):
+        raise InvalidRequest(
+            f"{target} is inside the store: expected a place outside of it, or in {backups}",
+            hint="leave the path out to write it there",
+        )
+    if wanted.exists() and not (wanted.is_dir() or wanted.is_file()):
+        raise InvalidRequest(f"{target} is neither a folder nor a file: expected a name for a new file")
 
 
 def _choose_aside(store_dir: Path) -> Path:

@@ -47,6 +47,21 @@ class Authority:
         made.both.write_bytes(pem + plain)
         return made
 
+    def revoke(self, signed: Signed) -> bytes:
+        """The PEM of a list that says that it is no longer good."""
+        now = datetime.now(UTC)
+        serial = x509.load_pem_x509_certificate(signed.cert.read_bytes()).serial_number
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        made = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - timedelta(hours=1))
+            .next_update(now + timedelta(days=2))
+            .add_revoked_certificate(revoked)
+            .sign(self._key, hashes.SHA256())
+        )
+        return made.public_bytes(serialization.Encoding.PEM)
+
     def _sign(
         self, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool = False
     ) -> x509.Certificate:

@@ -625,8 +625,41 @@ async def test_a_backup_is_written_where_it_was_asked_for(
     assert heard.json == {"path": str(target), "size_bytes": target.stat().st_size}
     assert (await caller.post("/api/v1/backup", {"path": str(target)})).status == 409
     assert (await caller.post("/api/v1/backup", {"path": "copy.tar"})).status == 400
+    kept = tmp_path / "store" / "backups" / "copy.tar"
+    assert (await caller.post("/api/v1/backup", {"path": str(kept)})).status == 200
+    assert kept.is_file()
     default = (await caller.post("/api/v1/backup")).json
     assert default["path"].startswith(str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("{store}/artifacts/copy.tar", 400, "inside the store"),
+        ("{store}/copy.tar", 400, "inside the store"),
+        ("{store}/backups/../registry.db", 400, "inside the store"),
+        ("{store}", 400, "inside the store"),
+        ("/proc/copy.tar", 400, "could not be written"),
+        ("/dev/null", 400, "neither a folder nor a file"),
+        ("{store}/none/copy.tar", 400, "inside the store"),
+        ("{store}/../none/copy.tar", 404, "no folder"),
+    ],
+)
+async def test_a_backup_goes_to_no_place_where_it_could_harm(
+    caller: Caller, folder: Path, tmp_path: Path, path: str, status: int, says: str
+) -> None:
+    await apply(caller, folder, V1)
+    heard = await caller.post("/api/v1/backup", {"path": path.format(store=tmp_path / "store")})
+    assert (heard.status, says in heard.json["error"]) == (status, True), heard.body
+
+
+async def test_the_audit_log_names_a_backup_s_file(
+    caller: Caller, box: Box, folder: Path, tmp_path: Path
+) -> None:
+    await apply(caller, folder, V1)
+    await caller.post("/api/v1/backup", {"path": str(tmp_path / "copy.tar")})
+    acts = (await caller.get("/api/v1/audit")).json
+    assert [act["remark"] for act in acts if act["what"] == "backup"] == [f"to {tmp_path / 'copy.tar'}"]
 
 
 async def test_the_doctor_lists_findings(caller: Caller) -> None:

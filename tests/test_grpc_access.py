@@ -132,7 +132,9 @@ def test_operations_ask_for_the_same_scopes_as_over_rest(guarded: tuple[str, dic
         assert b'"name":"app"' in call(channel, "/mdslite.v1.Admin/ListTokens", tokens["root"])
         unload = "/inference.GRPCInferenceService/RepositoryModelUnload"
         assert refusal(channel, unload, tokens["app"])[0] is grpc.StatusCode.PERMISSION_DENIED
+        assert refusal(channel, "/mdslite.v1.Admin/PutVersion", tokens["root"])[0].name == "INVALID_ARGUMENT"
         acts = call(channel, "/mdslite.v1.Admin/ListActs", tokens["root"])
+        assert b"/api/v1/projects/{project}/models/{model}/versions/{version}" in acts
         assert b"unload_repository_model" in acts
 
 

@@ -86,6 +86,19 @@ def test_what_would_smuggle_a_request_through_a_proxy_is_no_request(
     run(test())
 
 
+def test_a_request_that_ends_with_its_head_announces_no_body(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as site, connect(site) as client:
+            for fields, is_cut in (([("content-length", "5")], True), ([("content-length", "0")], False)):
+                head = client.head("/healthz", headers=fields, end=True)
+                client.send(head)
+                answer = await client.answer(head.stream_id)
+                assert (answer.reset is not None) == is_cut
+                assert is_cut or answer.status == 200
+
+    run(test())
+
+
 GET, TO, PLAIN, HERE = (
     (":method", "GET"),
     (":path", "/healthz"),

@@ -290,6 +290,32 @@ def test_the_audit_log_names_the_subject_of_a_clients_certificate(
     run(test())
 
 
+def test_a_revoked_certificate_lets_nobody_in(tmp_path: Path, authority: Authority) -> None:
+    server, good, gone = authority.sign("server"), authority.sign("good"), authority.sign("gone")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.cert.read_bytes() + authority.revoke(gone))
+    context = server_context(server.cert, key=server.key, client_ca=trusted)
+
+    def enters(shown: Signed) -> bool:
+        client = ssl.create_default_context(cafile=authority.cert)
+        client.load_cert_chain(shown.cert, shown.key)
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        asking = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+        asked = context.wrap_bio(to_server, to_client, server_side=True)
+        for side in (asking, asked, asking, asked):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as exc:
+                assert "revoked" in str(exc)
+                return False
+        return True
+
+    assert enters(good)
+    assert not enters(gone)
+
+
 def test_a_session_of_a_client_with_a_certificate_is_not_resumed(authority: Authority) -> None:
     server = authority.sign("server")
     context = server_context(server.cert, key=server.key, client_ca=authority.cert)

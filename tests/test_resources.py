@@ -167,10 +167,12 @@ async def test_weights_change_alone(deployed: Path, box: Box, caller: Caller) ->
     ],
 )
 async def test_weights_that_make_no_sense_are_refused(
-    deployed: Path, caller: Caller, url: str, body: Any, status: int
+    deployed: Path, box: Box, caller: Caller, url: str, body: Any, status: int
 ) -> None:
+    before = await box.revisions()
     assert (await caller.ask("PUT", url, body)).status == status
     assert (await caller.get(WEIGHTS)).json == {"v1": 80, "v2": 20}
+    assert await box.revisions() == before
 
 
 # Tags

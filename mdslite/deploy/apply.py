@@ -181,6 +181,8 @@ class Deployer:
                 order.check(rows, latest)
             current = state_of(rows)
             parsed = await complete(parsed, current, order.source)
+            if isinstance(order.source, WeightsSource):
+                reweigh(current, order.source)  # what cannot be is refused, and no revision
             plan: Plan | None = None
             try:
                 with placing(order.source):

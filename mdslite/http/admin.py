@@ -160,7 +160,10 @@ async def backup(parts: Parts, call: Call[Nothing, Nothing, BackupBody]) -> Back
     path = call.body.path
     if path is not None and not os.path.isabs(path):
         raise InvalidRequest(f"path: expected an absolute path, got {path!r}")
-    return await asyncio.to_thread(_back_up, parts.settings.store, path, call.body.log)
+    call.caller.remark = f"to {path}" if path is not None else ""
+    made = await asyncio.to_thread(_back_up, parts.settings.store, path, call.body.log)
+    call.caller.remark = f"to {made.path}"
+    return made
 
 
 async def doctor(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> list[FindingInfo]:

@@ -161,7 +161,7 @@ class AllowList:
         authority = host.decode("latin-1").strip().lower()
         if not _AUTHORITY.fullmatch(authority):
             raise InvalidRequest("malformed Host header; expected a name or an address, and maybe a port")
-        name = _strip_port(authority)
+        name = _strip_port(authority).removesuffix(".")  # of a name that is spelt to its root
         if name in self._names or authority in self._extra or (self._any_address and _is_address(name)):
             return
         raise Forbidden(

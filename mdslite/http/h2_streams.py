@@ -48,6 +48,7 @@ from mdslite.http.policing import (
     CANCEL,
     INTERNAL_ERROR,
     NO_ERROR,
+    PROTOCOL_ERROR,
     REFUSED_STREAM,
     Limits,
     Meter,
@@ -208,6 +209,10 @@ class Streams(H2Protocol):
         if too_many or event.stream_id > self._link.final_stream_id:
             await self._end(event.stream_id, REFUSED_STREAM)
             return
+        if event.stream_ended is not None and _announces_body(event):
+            self._link.count(Reason.PROTOCOL_ERROR)
+            await self._end(event.stream_id, PROTOCOL_ERROR)
+            return
         error = _malformed(event, limits)
         if error is not None:
             await self._refuse(event.stream_id, error)
@@ -346,6 +351,11 @@ def _reason(exc: ProtocolError) -> Reason:
     if isinstance(exc, TooManyStreamsError):
         return Reason.TOO_MANY_STREAMS
     return Reason.PROTOCOL_ERROR
+
+
+def _announces_body(event: RequestReceived) -> bool:
+    """Does a request that has ended with its header say that a body follows?"""
+    return any(name == b"content-length" and value.strip(b"0") != b"" for name, value in event.headers or [])
 
 
 def _malformed(event: RequestReceived, limits: Limits) -> MdsliteError | None:

@@ -137,6 +137,8 @@ def _require_clients(context: ssl.SSLContext, client_ca: Path) -> None:
         raise InvalidRequest(
             f"--tls-client-ca {client_ca} could not be read as certificates: {exc.reason or exc}"
         ) from exc
+    if b"-----BEGIN X509 CRL-----" in client_ca.read_bytes():
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     context.verify_mode = ssl.CERT_REQUIRED
     # A resumed session is not verified again: after a change of authorities, the old ones would let it in.
     context.num_tickets = 0

@@ -81,7 +81,8 @@ class Invocation:
 
     def _scope(self, path: Mapping[str, str], query: Mapping[str, str], accept: str) -> dict[str, Any]:
         quoted = {name: quote(value, safe="") for name, value in path.items()}
-        url = _PARAMETER.sub(lambda found: quoted.get(found[1], ""), self._operation.url)
+        # A name that is missing stands there as it does in the documents, and in the audit log.
+        url = _PARAMETER.sub(lambda found: quoted.get(found[1], found[0]), self._operation.url)
         address, subject = self._exchange.link.address, self._exchange.link.subject
         return {
             "type": "http",

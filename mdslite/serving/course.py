@@ -14,6 +14,7 @@ from typing import Any
 
 from mdslite.errors import DeadlineExceeded, InvalidRequest, MdsliteError, ModelError, UnsupportedMedia
 from mdslite.runtimes.protocol import Datum
+from mdslite.serving.deadline import allowed
 from mdslite.serving.network import Network
 from mdslite.serving.nodes import NodeJob, read_answers
 from mdslite.serving.queue import Job
@@ -238,10 +239,9 @@ class Course:
         name = self.network.stops[at].name
         self._failed = at, perf_counter(), error.message
         if isinstance(error, DeadlineExceeded) and not own_limit:
-            allowed_ms = (self.job.deadline - self._begun_at) * 1e3
             self.error = DeadlineExceeded(
-                f"the prediction was not answered in time: {allowed_ms:.0f} ms were allowed, and it was at "
-                f"node {name}"
+                f"the prediction was not answered in time: {allowed(self.job.deadline - self._begun_at)}, "
+                f"and it was at node {name}"
             )
         else:
             kind = type(error)

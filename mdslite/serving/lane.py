@@ -30,7 +30,7 @@ from mdslite.errors import (
 from mdslite.serving.batch import Batch, Confidence, RowCodec, ends_session, public_error
 from mdslite.serving.crew import Crew
 from mdslite.serving.curve import LatencyCurve
-from mdslite.serving.deadline import Deadline
+from mdslite.serving.deadline import Deadline, allowed
 from mdslite.serving.gate import Priority
 from mdslite.serving.knobs import Knobs, LaneStats
 from mdslite.serving.queue import Job, Slice, TieredQueue, halves
@@ -419,8 +419,8 @@ class Lane:
 
     def _expire(self, job: Job, what: str) -> None:
         self.stats.expired += 1
-        allowed_ms = (job.deadline - job.queued_at) * 1000
-        self._fail_job(job, DeadlineExceeded(f"the prediction {what}: {allowed_ms:.0f} ms were allowed"))
+        allowed_s = job.deadline - job.queued_at
+        self._fail_job(job, DeadlineExceeded(f"the prediction {what}: {allowed(allowed_s)}"))
 
     # Life
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from mdslite.logrules import Log
 from mdslite.serving.samples import Samples
 
 
@@ -15,3 +16,22 @@ def test_after_silence_there_is_no_more_than_a_seconds_worth() -> None:
     samples = Samples(good=1, failed=1)
     assert samples.due(10.0, failed=False)
     assert [samples.due(100.0, failed=False) for _ in range(3)] == [True, False, False]
+
+
+def test_what_is_passed_over_in_a_hurry_is_a_part_of_the_same_sample() -> None:
+    samples = Samples(good=10, failed=0)
+    asked = [
+        (second, samples.due(second + at / 1000, failed=False))
+        for second in range(10, 40)
+        for at in range(1000)
+        if not samples.passes(second + at / 1000)
+    ]
+    taken = [second for second, due in asked if due]
+    after = [second for second in taken if second >= 12]  # once the rate is known
+    assert 0.8 * 28 * 10 <= len(after) <= 28 * 10
+    assert max(map(after.count, range(12, 40))) <= 10
+    assert len([second for second, _ in asked if second >= 12]) < 0.05 * 28 * 1000
+
+
+def test_a_rule_passes_nothing_over() -> None:
+    assert not any(Samples(Log(bodies="errors")).passes(10.0) for _ in range(100))

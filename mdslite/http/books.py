@@ -66,25 +66,30 @@ class Books:
         if self._append is None:
             return
         now = perf_counter()
+        served = call.served
+        begun = call.started_at
+        of_a_batch = (
+            status == 200
+            and begun
+            and call.spans is None
+            and call.upstream_ms is None
+            and self._append_run is not None
+        )
+        # The common case first.
+        if of_a_batch and served is not None and not call.shadow and served.samples.passes(now):
+            self._record_in_run(call, now)
+            return
         if status == Unauthorized.status and self._strangers.take(now):
             return  # anybody can send more of these than the log should hold
-        served = call.served
         where = served or call.route
         samples = served.samples if served is not None else self._strays
-        begun = call.started_at
         if call.is_due(samples, now, failed=status != 200):
             request: bytes | None = call.body
             reply = call.logged_reply(reply)
         elif code == Overloaded.code and served is not None and self._append_run is not None:
             self._record_refusal(call, now)
             return
-        elif (
-            status == 200
-            and begun
-            and call.spans is None
-            and call.upstream_ms is None
-            and self._append_run is not None
-        ):
+        elif of_a_batch:
             self._record_in_run(call, now)
             return
         else:

@@ -44,8 +44,8 @@ class Samples:
         self._failed_left = failed
         self._gap = 0.0  # between two good answers that are taken: up to twice this many are passed over
         self._skip = 0
-        self._seen = 0  # good ones in this second
-        self._since = 0.0
+        self._seen = 0  # good ones in this second, and those that are still to be passed over
+        self._since = self._until = 0.0
 
     @property
     def even_share(self) -> float:
@@ -53,23 +53,30 @@ class Samples:
         of its own accord without a rule."""
         return 1.0 if self._rule is None else float(self._rule.share)
 
+    def passes(self, now: float) -> bool:
+        """Pass this good answer over? If not, ask `due`. This is the common case, told in a hurry."""
+        if self._skip and now < self._until:
+            self._skip -= 1
+            return True
+        return False
+
     def due(
         self, now: float, *, failed: bool, confidence: float | None = None, request_id: str | None = None
     ) -> bool:
         """Take this one? `now` is seconds of a clock that never goes back."""
         if self._rule is not None:
             return self._is_asked(failed, confidence, request_id)
-        if now >= self._since + 1.0:
+        if now >= self._until:
             self._turn(now)
         if failed:
             self._failed_left -= 1
             return self._failed_left >= 0
-        self._seen += 1
-        if self._skip > 0:
+        if self._skip:
             self._skip -= 1
             return False
         self._good_left -= 1
         self._skip = int(random() * self._gap * 2 + 0.5) if self._gap else 0
+        self._seen += 1 + self._skip
         return self._good_left >= 0
 
     def due_copy(
@@ -98,9 +105,11 @@ class Samples:
 
     def _turn(self, now: float) -> None:
         """A new second: so many are passed over as the last one's rate asks for."""
-        rate = self._seen / min(now - self._since, 60.0) if self._since else 0.0
+        seen = self._seen - self._skip
+        rate = seen / min(now - self._since, 60.0) if self._since else 0.0
         self._gap = max(0.0, rate / self._good - 1.0) if self._good else 0.0
-        self._since, self._seen = now, 0
+        self._since, self._until = now, now + 1.0
+        self._seen = self._skip  # of which none has come yet
         self._good_left, self._failed_left = self._good, self._failed
 
 

@@ -283,31 +283,79 @@ def test_scripts_are_told_when_nobody_answers() -> None:
     assert ended.returncode == 1 and "no appliance answers" in ended.stderr
 
 
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-def test_it_runs_in_a_real_terminal(folder: Path) -> None:
-    def tmux(*words: str) -> str:
-        asked = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null", *words]
-        return subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout
+class Terminal:
+    """A real terminal without a window, and what runs in it."""
 
-    def seen(text: str) -> None:
+    def __init__(self, folder: Path, command: str) -> None:
+        self._folder = folder
+        self._tmux(
+            "new-session", "-d", "-s", "dash", "-x", "80", "-y", "24", f"{command}; echo ended $?; cat"
+        )
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._tmux("kill-server")
+
+    def type(self, key: str) -> None:
+        self._tmux("send-keys", "-t", "dash", key)
+
+    def resize(self, width: int, height: int) -> None:
+        self._tmux("resize-window", "-t", "dash", "-x", str(width), "-y", str(height))
+
+    def shows(self, text: str) -> None:
+        """Wait until it does."""
         deadline = time.monotonic() + WAIT_S
-        while text not in (screen := tmux("capture-pane", "-p", "-t", "dash")):
+        while text not in (screen := self._tmux("capture-pane", "-p", "-t", "dash")):
             assert time.monotonic() < deadline, screen
             time.sleep(0.05)
 
-    with live.up("deployments.yaml", cwd=folder) as running:
-        command = f"{sys.executable} -m mdslite dash --url {running.url}; echo ended $?; cat"
-        tmux("new-session", "-d", "-s", "dash", "-x", "80", "-y", "24", command)
-        try:
-            seen("LIVE")
-            seen("p/m")
-            tmux("send-keys", "-t", "dash", "Down")
-            seen("▸   └")
-            tmux("resize-window", "-t", "dash", "-x", "130", "-y", "40")
-            seen("p/m@v2")  # the panel of wide terminals
-            tmux("send-keys", "-t", "dash", "!")
-            seen("read-only")
-            tmux("send-keys", "-t", "dash", "q")
-            seen("ended 0")
-        finally:
-            tmux("kill-server")
+    def _tmux(self, *words: str) -> str:
+        asked = ["tmux", "-S", str(self._folder / "tmux"), "-f", "/dev/null", *words]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MDSLITE_")}
+        ended = subprocess.run(
+            asked, capture_output=True, text=True, check=False, timeout=20, cwd=self._folder, env=env
+        )
+        return ended.stdout
+
+
+needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+
+
+@needs_tmux
+def test_it_runs_in_a_real_terminal(folder: Path) -> None:
+    with (
+        live.up("deployments.yaml", cwd=folder) as running,
+        Terminal(folder, f"{sys.executable} -m mdslite dash --url {running.url}") as terminal,
+    ):
+        terminal.shows("LIVE")
+        terminal.shows("p/m")
+        terminal.type("Down")
+        terminal.shows("▸   └")
+        terminal.resize(130, 40)
+        terminal.shows("p/m@v2")  # the panel of wide terminals
+        terminal.type("!")
+        terminal.shows("read-only")
+        terminal.type("q")
+        terminal.shows("ended 0")
+
+
+@needs_tmux
+@pytest.mark.parametrize(("key", "said"), [("k", "serving goes on"), ("Enter", "stopping the appliance")])
+def test_up_with_the_dashboard_asks_whether_the_appliance_goes_on(folder: Path, key: str, said: str) -> None:
+    command = f"{sys.executable} -m mdslite up deployments.yaml --port 0 --drain-grace 0 --dash"
+    with Terminal(folder, command) as terminal:
+        terminal.shows("LIVE")
+        terminal.type("q")
+        terminal.shows("Leave the dashboard")
+        terminal.type(key)
+        terminal.shows(said)
+        terminal.type("C-c")
+        terminal.shows("ended 0")
+
+
+def test_up_with_the_dashboard_takes_a_terminal(folder: Path) -> None:
+    command = [sys.executable, "-m", "mdslite", "up", "--dash"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert ended.returncode == 1 and "--dash takes a terminal" in ended.stderr

@@ -38,7 +38,8 @@ PANES = {
 
 
 class DashApp(App[None]):
-    """A dashboard on a feed. `read_only` refuses whatever would change the appliance."""
+    """A dashboard on a feed. `read_only` refuses whatever would change the appliance; `beside` says that it
+    was started with the appliance, whose end is asked about when it is left."""
 
     CSS = f"""
     Screen {{ layers: base above; background: $background; }}
@@ -76,12 +77,19 @@ class DashApp(App[None]):
     ]
 
     def __init__(
-        self, feed: Feed, *, ink: Ink | None = None, read_only: bool = False, tick: bool = True
+        self,
+        feed: Feed,
+        *,
+        ink: Ink | None = None,
+        read_only: bool = False,
+        beside: bool = False,
+        tick: bool = True,
     ) -> None:
         self.ink = ink or Ink()
         # Without a ground of its own, a theme leaves colours to the terminal.
         super().__init__(ansi_color=True if self.ink.looks.ground is None else None)
         self.feed = feed
+        self.beside = beside
         self.read_only = read_only
         self.locked = read_only  # asked for on the command line: `!` does not end it
         self.said: tuple[str, str, float] = ("", "", 0.0)
@@ -230,6 +238,14 @@ class DashApp(App[None]):
         if (shown := self.pane) is not None:
             shown.focus()
             shown.shown()
+
+    async def action_quit(self) -> None:
+        if not self.beside:
+            self.exit()
+            return
+        from mdslite.tui.leaving import LeaveDialog
+
+        self.push_screen(LeaveDialog())
 
     def action_rewind(self, steps: int) -> None:
         now, step_s = self.snapshot.clock, max(1.0, self.view.span_s / 60)

@@ -31,6 +31,8 @@ def header_lines(width: int, snapshot: Snapshot, *, read_only: bool = False) -> 
 
 def _first(width: int, snapshot: Snapshot, *, read_only: bool) -> Line:
     status, url = snapshot.status or {}, snapshot.connection.url
+    if url.startswith("unix:"):
+        url = status.get("url") or url
     left: Line = [(" mdslite ", "title"), (_host(url), "bold")]
     revision = _revision(snapshot)
     if revision is not None:

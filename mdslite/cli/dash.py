@@ -41,10 +41,18 @@ recorded time, . for now, + and - zoom, q quits; F1 or ? lists all of them."""
     metavar="NAME",
     help="okabe-ito, light, contrast or terminal. NO_COLOR=1 draws without colours.",
 )
+@click.option("--beside", is_flag=True, hidden=True)  # `up --dash`: ask whether the appliance is to go on
 @json_option
 @url_option
 def dash(
-    once: bool, read_only: bool, demo: bool, ascii: bool, theme: str | None, as_json: bool, url: str
+    once: bool,
+    read_only: bool,
+    demo: bool,
+    ascii: bool,
+    theme: str | None,
+    beside: bool,
+    as_json: bool,
+    url: str,
 ) -> int:
     """Watch and drive an appliance from this terminal."""
     import asyncio
@@ -56,10 +64,10 @@ def dash(
     if once or not (sys.stdout.isatty() and sys.stdin.isatty()):
         output.write(asyncio.run(_draw(where, read_only=read_only, ascii=ascii)))
         return 0
-    return asyncio.run(_run(where, read_only=read_only, ascii=ascii, theme=theme))
+    return asyncio.run(_run(where, read_only=read_only, ascii=ascii, theme=theme, beside=beside))
 
 
-async def _run(url: str | None, *, read_only: bool, ascii: bool, theme: str | None) -> int:
+async def _run(url: str | None, *, read_only: bool, ascii: bool, theme: str | None, beside: bool) -> int:
     from mdslite.tui.app import DashApp
     from mdslite.tui.feed import LiveFeed
     from mdslite.tui.ink import Ink
@@ -72,7 +80,7 @@ async def _run(url: str | None, *, read_only: bool, ascii: bool, theme: str | No
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)  # where a shell exports them, they would be believed after a resize
     async with _open(url) as client:
-        app = DashApp(LiveFeed(client), ink=ink, read_only=read_only)
+        app = DashApp(LiveFeed(client), ink=ink, read_only=read_only, beside=beside)
         await app.run_async()
         return app.return_code or 0
 

@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -20,6 +20,9 @@ from mdslite.cli import output
 from mdslite.cli.options import json_option
 from mdslite.cli.suggestions import suggest
 from mdslite.fields import parse_memory
+
+if TYPE_CHECKING:
+    from mdslite.cli.beside import Beside
 
 DEFAULT_STORE = "./.mdslite"
 CERTIFICATE = "tls/cert.pem"  # in the store, where the appliance makes its own
@@ -44,6 +47,7 @@ Examples:
   mdslite up model.onnx                   # served as default/model v1
   mdslite up deployments.yaml             # applied first, if it differs from the last apply
   mdslite up                              # whatever the store holds
+  mdslite up --dash                       # with the dashboard in this terminal
   mdslite up --port 0                     # any free port; the URL is printed
   mdslite up --grpc-port 8501             # gRPC beside HTTP
   mdslite up --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
@@ -103,6 +107,7 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
     "--trace-share", type=click.FloatRange(0, 1), metavar="SHARE",
     help="How many of the requests without a trace of their caller's begin one; else 0.01.",
 )  # fmt: skip
+@click.option("--dash", is_flag=True, help="Open the dashboard here once it serves.")
 @json_option
 def up(
     file: str | None,
@@ -124,10 +129,17 @@ def up(
     log_sample_size: int | None,
     traces: str | None,
     trace_share: float | None,
+    dash: bool,
     as_json: bool,
 ) -> int:
     """Start the appliance on its store and serve. FILE is a deployments.yaml or a model."""
     _check(file, tls_cert, tls_key, tls_client_ca, self_signed=tls_self_signed)
+    companion = None
+    if dash:
+        from mdslite.cli import beside
+
+        beside.check(as_json=as_json)
+        companion = beside.Beside(Path(store))
     from mdslite.appliance import Settings, serve
 
     options = {
@@ -157,7 +169,7 @@ def up(
     )
     if tls_self_signed:
         tls_cert = str(Path(store) / CERTIFICATE)
-    announcer = Announcer(file, store, tls_cert, as_json=as_json)
+    announcer = Announcer(file, store, tls_cert, as_json=as_json, companion=companion)
     try:
         return serve(settings, announcer)
     finally:
@@ -182,13 +194,23 @@ def _check(
 
 
 class Announcer:
-    """Prints what the appliance announces; a reader that went away never stops the appliance."""
+    """Prints what the appliance announces; a reader that went away never stops the appliance. `companion` is
+    started once the appliance serves."""
 
-    def __init__(self, file: str | None, store: str, tls_cert: str | None, *, as_json: bool) -> None:
+    def __init__(
+        self,
+        file: str | None,
+        store: str,
+        tls_cert: str | None,
+        *,
+        as_json: bool,
+        companion: Beside | None = None,
+    ) -> None:
         self._file = file
         self._store = store
         self._tls_cert = tls_cert
         self._as_json = as_json
+        self._companion = companion
         self._thread: threading.Thread | None = None
 
     def __call__(self, line: str) -> None:
@@ -209,11 +231,16 @@ class Announcer:
             _print(output.json_text(where), sys.stdout)
             return
         _print(line, sys.stdout)
+        if self._companion is not None:
+            self._companion.start()
+            return
         # The appliance announces from the thread that also has to answer: ask it from another one.
         self._thread = threading.Thread(target=self._suggest, args=(url,), name="suggest", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
+        if self._companion is not None:
+            self._companion.close()
         if self._thread is not None:
             self._thread.join(_JOIN_WAIT_S)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import models
@@ -20,9 +21,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from test_remote import GATEWAY, gateway, to
 
 from mdslite.gauges import Gauges
+from mdslite.http.alarms import Alarms
+from mdslite.http.bulletin import Bulletin
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.nvidia import Nvml
+from mdslite.store.webhooks import Webhooks
+from mdslite.tracing import Tracer
 
 promql = pytest.importorskip("promql_parser")
 
@@ -73,6 +78,16 @@ def selectors(query: str) -> list[tuple[str, set[str]]]:
     return found
 
 
+def drifted(folder: Path) -> Alarms:
+    """As if one signal had drifted."""
+    alarms = Alarms(folder / "drift", list, Bulletin(), Webhooks())
+    signal = SimpleNamespace(state="firing", signal="latency")
+    key = SimpleNamespace(project="p", model="m", version="v1", shadow=False)
+    alarms._watched = [SimpleNamespace(key=key, record=SimpleNamespace(signals=[signal]))]  # type: ignore[assignment]
+    alarms._counts["p", "m", "v1", "firing"] = 1
+    return alarms
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The labels of every sample that an appliance with a GPU, a shadow and a remote version tells."""
@@ -95,6 +110,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             )
             metrics = Metrics()
             metrics.observe(counted(row()))
+            metrics.add_source(drifted(folder).gauges)
+            metrics.add_source(Tracer("http://nowhere", share=0.0).gauges)
             with running(folder / "log") as journal:
                 metrics.add_source(
                     Gauges(
@@ -137,17 +154,33 @@ def test_legends_and_texts_name_labels_that_there_are(told: dict[str, set[str]])
         assert set(re.findall(r"{{ *(?:\$labels\.)?(\w+) *}}", text)) <= known, text
 
 
-def test_every_metric_of_the_appliance_s_own_has_a_panel_or_is_a_detail(told: dict[str, set[str]]) -> None:
-    shown = {name for _, query in QUERIES for name, _ in selectors(query)}
-    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in told if name.startswith("mdslite_")}
-    details = {
+def families(names: Iterable[str]) -> set[str]:
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names if name.startswith("mdslite_")}
+
+
+def test_every_metric_has_a_panel_or_a_rule_or_is_a_detail(told: dict[str, set[str]]) -> None:
+    shown = families(name for _, query in QUERIES for name, _ in selectors(query))
+    assert families(told) - shown == {
         "mdslite_info", "mdslite_batches_total", "mdslite_inline_batches_total", "mdslite_reruns_total",
         "mdslite_unauthorized_total", "mdslite_gate_busy_slots", "mdslite_endpoint_open_requests",
         "mdslite_endpoint_requests_total", "mdslite_endpoint_failures_total",
         "mdslite_journal_malformed_total", "mdslite_journal_restarts_total",
-        "mdslite_journal_bodiless_total",
+        "mdslite_journal_bodiless_total", "mdslite_drift_signal_firing",
+        "mdslite_drift_webhook_dropped_total", "mdslite_traces_total", "mdslite_traces_dropped_total",
     }  # fmt: skip
-    assert families - {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown} == details
+
+
+def test_every_metric_is_documented_with_its_labels(told: dict[str, set[str]]) -> None:
+    page = (FOLDER.parent.parent / "docs" / "monitoring.md").read_text()
+    documented: dict[str, str] = {}
+    for names, labels in re.findall(r"^\| (`mdslite_[^|]*) \|([^|]*)\|", page, re.MULTILINE):
+        documented |= dict.fromkeys(re.findall(r"`(mdslite_\w+)`", names), labels)
+    # What only a pipeline, or a connection that was ended, has.
+    rare = {name for name in documented if name.startswith("mdslite_node_")} | {"mdslite_http_closed_total"}
+    assert documented.keys() - rare == families(told) - rare
+    for name in families(told):
+        for label in told.get(name, set()) - {"le"}:
+            assert label in documented[name], name
 
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:

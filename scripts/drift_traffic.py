@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -108,13 +109,13 @@ def delay(
     signal: str,
     *,
     panes: int = 2 * DAY_PANES,
-    **changed: object,
+    **changed: Any,
 ) -> int | None:
     """How many panes after a change its signal fires, None if it does not. Healthy hours come before it."""
     watch = learn(healthy, random)
     for _ in live(watch, healthy, random, since=DAY_PANES, panes=18):
         pass
-    drifted = replace(healthy, **changed)  # type: ignore[arg-type]
+    drifted = replace(healthy, **changed)
     for after, change in live(watch, drifted, random, since=DAY_PANES + 18, panes=panes):
         if change.signal.signal == signal and change.state == "firing":
             return after

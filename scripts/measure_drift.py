@@ -1,13 +1,14 @@
 """Measures the watch for drift on made traffic: how often a healthy version raises an alarm, and how surely
 and how soon a change of known size is found.
 
-    python scripts/measure_drift.py [--healthy VERSIONS] [--trials N] [--seed S]
+    python scripts/measure_drift.py [--healthy VERSIONS] [--trials N] [--only WORDS] [--seed S]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 from drift_traffic import DAY_PANES, Traffic, delay, learn, live
@@ -19,7 +20,7 @@ _HEALTHY = {
     "bursts: every ten minutes stray on their own": Traffic(burst=0.5),
     "rhythm and bursts": Traffic(rhythm=1.0, burst=0.5),
 }
-_CHANGES: list[tuple[str, str, dict[str, float | tuple[float, ...]]]] = [
+_CHANGES: list[tuple[str, str, dict[str, Any]]] = [
     ("an input moves by 0.25 deviations", "input.x0", {"shift": 0.25}),
     ("an input moves by 0.35 deviations", "input.x0", {"shift": 0.35}),
     ("an input moves by 0.5 deviations", "input.x0", {"shift": 0.5}),
@@ -53,14 +54,14 @@ def measure_healthy(versions: int, seed: int) -> None:
         print(f"    {(time.perf_counter() - started) / versions:.1f} s a version and week")
 
 
-def measure_changes(trials: int, seed: int) -> None:
+def measure_changes(trials: int, only: str, seed: int) -> None:
     kinds = {
         "120 requests a minute": Traffic(),
         "6 requests a minute": Traffic(requests=60, rows=60),
         "120 a minute, a day's rhythm and bursts": Traffic(rhythm=1.0, burst=0.5),
     }
     print(f"\n| change | {' | '.join(kinds)} |\n|---{'|---' * len(kinds)}|")
-    for name, signal, changed in _CHANGES:
+    for name, signal, changed in (one for one in _CHANGES if only in one[0]):
         cells = []
         for healthy in kinds.values():
             delays = [
@@ -76,13 +77,16 @@ def measure_changes(trials: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--healthy", type=int, default=20, metavar="VERSIONS")
-    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=20, metavar="N")
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="changes whose description has these words"
+    )
     parser.add_argument("--seed", type=int, default=5)
     given = parser.parse_args()
     if given.healthy:
         measure_healthy(given.healthy, given.seed)
     if given.trials:
-        measure_changes(given.trials, given.seed)
+        measure_changes(given.trials, given.only, given.seed)
 
 
 if __name__ == "__main__":

@@ -166,8 +166,7 @@ class Watcher:
         made = _Version(Watch(began=began, now=now), digest=deployed.digest if deployed else "", now=now)
         made.note = _learning(now)
         self._versions[key] = made
-        if self._choice(key) is not None:
-            self._learn_now(key, made, now)
+        self._begin(key, made, now)
         return made
 
     # Time
@@ -307,11 +306,13 @@ class Watcher:
             else:
                 one.digest = deployed.digest
                 if self._choice(key) != one.chosen:
-                    self._learn_now(key, one, now)
+                    self._begin(key, one, now)
 
-    def _learn_now(self, key: Key, one: _Version, now: float) -> None:
+    def _begin(self, key: Key, one: _Version, now: float) -> None:
+        """Write down a version that is new, or is to be compared with something else."""
         try:
-            self._learn(key, one, now)
+            if self._choice(key) != one.chosen:
+                self._learn(key, one, now)
             with self._store.writing():
                 self._store.save(key, _record(one))
         except MdsliteError as exc:

@@ -188,7 +188,7 @@ def test_a_baseline_may_lie_ahead(site: Site) -> None:
 
 def test_versions_may_be_compared_with_one_of_them(site: Site) -> None:
     site.wish(deployed=[V1, Deployed(project="mail", model="spam", version="v2", digest="b", since=START)])
-    texts = {"request": b'{"instances": [{"city": "Rome"}]}', "reply": None}
+    texts: dict[str, Any] = {"request": b'{"instances": [{"city": "Rome"}]}', "reply": None}
     site.live(24, **texts)
     site.live(1, version="v2", **{**texts, "request": b'{"instances": [{"city": "Oslo"}]}'})
     site.wish(chosen={"mail/spam": Chosen(since=START, until=START + 4 * 3600, version="v1")})

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mdslite.cli import output
+from mdslite.cli.logs import local_moment
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.cli.target import Scope, Target, parse_scope, parse_target
 
@@ -35,6 +36,11 @@ _ALERTS = (
 )
 
 
+def parse_since(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A moment as the appliance reads it: what has no offset is of this machine's zone."""
+    return None if value is None else local_moment(value)
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -48,8 +54,14 @@ A signal fires when chance hardly explains a difference (P) and when it is as la
 population stability index, the Kolmogorov-Smirnov distance, a ratio of latencies, or more errors."""
 )
 @click.argument("target", metavar="PROJECT/MODEL[@VERSION]", callback=parse_target)
-@click.option("--baseline", "since", metavar="SINCE", help="Compare with this time: 24h, 7d, 2026-11-20.")
-@click.option("--until", metavar="UNTIL", help="The end of that time; now by default.")
+@click.option(
+    "--baseline",
+    "since",
+    metavar="SINCE",
+    callback=parse_since,
+    help="Compare with this time: 24h, 7d, 2026-11-20.",
+)
+@click.option("--until", metavar="UNTIL", callback=parse_since, help="The end of that time; now by default.")
 @click.option("--of", "source", metavar="VERSION", help="Compare all versions with this one's.")
 @click.option("--no-baseline", is_flag=True, help="Let each version learn from its first day.")
 @json_option
@@ -101,7 +113,7 @@ A webhook gets each alert as JSON, five more times if need be. Addresses inside 
 are, unless the appliance was started with --allow-internal."""
 )
 @click.argument("scope", metavar="[PROJECT[/MODEL]]", required=False, callback=parse_scope)
-@click.option("--since", metavar="SINCE", help="Not older than this: 24h, 7d, 2026-11-20.")
+@click.option("--since", metavar="SINCE", callback=parse_since, help="Not older than this: 24h, 7d.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The newest N.")
 @click.option("--webhook", metavar="URL", help="Have alerts posted there.")
 @click.option("--no-webhook", is_flag=True, help="Have them posted nowhere.")

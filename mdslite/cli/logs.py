@@ -146,6 +146,12 @@ def in_local_time(filter: str, now: datetime | None = None) -> str:
     return " ".join([_MOMENT.sub(move, filter), *moved])
 
 
+def local_moment(text: str, now: datetime | None = None) -> str:
+    """A moment without an offset, read in this machine's zone, with its offset; any other text as it is."""
+    moment = _local(text.strip(), now or datetime.now())
+    return text if moment is None else moment.isoformat()
+
+
 def _local(text: str, now: datetime) -> datetime | None:
     """A moment of this machine's zone; None for a span, a number, one with an offset, or no moment at all."""
     if text.replace(".", "", 1).isdigit():  # unix seconds

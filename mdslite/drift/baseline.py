@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from mdslite.drift import measures
-from mdslite.drift.features import INPUT, OUTPUT
+from mdslite.drift.features import INPUT, LENGTH, OUTPUT
 from mdslite.drift.measures import Counts
 from mdslite.drift.schedule import LEVELS, Span
 from mdslite.drift.sketches import (
@@ -115,7 +115,7 @@ def build_usual(hours: Sequence[Window]) -> list[Usual]:
     ]
     for name, presence in sorted(total.presence.items()):
         kinds.append((name, "numbers" if presence.numbers >= presence.texts else "texts"))
-        if name != OUTPUT:
+        if name != OUTPUT and not is_length(name, total):
             kinds.append((f"presence.{name.removeprefix(INPUT).removeprefix('.')}", "presence"))
     found = []
     for name, kind in kinds:
@@ -123,6 +123,11 @@ def build_usual(hours: Sequence[Window]) -> list[Usual]:
         if one is not None:
             found.append(one)
     return found
+
+
+def is_length(name: str, window: Window) -> bool:
+    """Is it the length of another feature, and so there when that is?"""
+    return name.endswith(LENGTH) and name.removesuffix(LENGTH) in window.presence
 
 
 def _build(name: str, kind: Kind, total: Window, hours: Sequence[Window]) -> Usual | None:

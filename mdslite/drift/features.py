@@ -26,6 +26,7 @@ FIELDS_MAX = 128  # of one row
 LONG = "(long)"
 OUTPUT = "output"
 INPUT = "input"
+LENGTH = ".length"
 # The field of an answer that tells its class, as comparisons of versions take it.
 _LABELS = ("label", "class", "prediction", "answer", "category")
 _ROWS = ("instances", "predictions")
@@ -113,7 +114,7 @@ def _flatten(name: str, value: Any, found: Reading, depth: int) -> None:
         _read_list(name, value, found)
     elif isinstance(value, str):
         found[name] = value if len(value) <= TEXT_MAX else LONG
-        found[f"{name}.length"] = float(len(value))
+        found[f"{name}{LENGTH}"] = float(len(value))
     else:
         found[name] = _scalar(value)
 
@@ -125,7 +126,7 @@ def _shown(name: str) -> str:
 def _read_list(name: str, values: list[Any], found: Reading) -> None:
     numbers = _numbers(values)
     if numbers is None:
-        found[f"{name}.length"] = float(len(values))
+        found[f"{name}{LENGTH}"] = float(len(values))
         return
     if len(numbers) <= VECTOR_MAX:
         for place, number in enumerate(numbers):
@@ -136,7 +137,7 @@ def _read_list(name: str, values: list[Any], found: Reading) -> None:
     found[f"{name}.deviation"] = math.sqrt(math.fsum((one - mean) ** 2 for one in numbers) / len(numbers))
     found[f"{name}.least"] = min(numbers)
     found[f"{name}.greatest"] = max(numbers)
-    found[f"{name}.length"] = float(len(numbers))
+    found[f"{name}{LENGTH}"] = float(len(numbers))
 
 
 def _numbers(values: list[Any]) -> list[float] | None:

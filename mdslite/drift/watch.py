@@ -21,6 +21,7 @@ from mdslite.drift.baseline import (
     Finding,
     Usual,
     count_cells,
+    is_length,
     judge,
 )
 from mdslite.drift.features import INPUT
@@ -133,7 +134,7 @@ class Watch:
         found = {one.signal: (one, count_cells(one, window)) for one in baseline.usual}
         if baseline.rows >= BASE_MIN:
             for name in window.presence:
-                one = _newcomer(name, baseline.rows)
+                one = None if is_length(name, window) else _newcomer(name, baseline.rows)
                 if one is not None and one.signal not in found:
                     found[one.signal] = (one, count_cells(one, window))
         return found

@@ -160,6 +160,18 @@ def test_a_replica_that_dies_again_and_again_is_rebuilt_later_each_time() -> Non
     run(test, rebuild_delays_s=(0.011, 0.012, 0.013))
 
 
+def test_who_finds_no_replica_hears_when_one_is_built_again() -> None:
+    async def test(fleet: Fleet, served: Served, runtime: Python) -> None:
+        runtime.sessions[0].die("exited with status 3")
+        await until(lambda: served.state == "unhealthy" and served.stations[0].rebuild_at > 0)
+        for version in (None, "v1"):
+            with pytest.raises(Unavailable) as caught:
+                fleet.router.find("p", "m", version).pick()
+            assert 25 <= (caught.value.retry_after_s or 0) <= 30
+
+    run(test, rebuild_delays_s=(30.0,))
+
+
 def test_a_version_that_was_replaced_is_not_rebuilt() -> None:
     async def test(fleet: Fleet, served: Served, runtime: Python) -> None:
         fleet.switch(removed=[served.key])

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from time import time
+from time import monotonic, time
 from typing import Literal
 
 from mdslite.data import DataCodec
@@ -269,10 +270,13 @@ class Fleet:
                     [takers[index] for index in cycle],
                     shadows=shadows,
                     selector=_make_selector(takers),
+                    back_in_s=partial(_back_in_s, versions),
                 )
             )
             for served in versions:
-                routes.append(Route(project, model, served.version, [served] if served in ready else []))
+                cycle_of_one = [served] if served in ready else []
+                back_in_s = partial(_back_in_s, [served])
+                routes.append(Route(project, model, served.version, cycle_of_one, back_in_s=back_in_s))
         self.router.replace(routes)
 
     def _retire(self, served: Served) -> None:
@@ -345,6 +349,13 @@ class Fleet:
         await asyncio.gather(*tasks, return_exceptions=True)
         for served in self._served.values():
             self.discard(served)
+
+
+def _back_in_s(versions: Sequence[Served]) -> float:
+    """Whole seconds until the first of these is tried again, at least one: what to tell who finds none."""
+    stations = [station for one in versions for station in one.stations if not station.lane.replicas]
+    left_s = min((station.rebuild_at - monotonic() for station in stations), default=0.0)
+    return float(max(1, math.ceil(left_s)))
 
 
 def _make_selector(takers: Sequence[Served]) -> Selector[Served] | None:

@@ -97,6 +97,7 @@ class Station:
         self.open_session = open_session  # blocks; raises LoadFailed or OutOfMemory
         self.on_lost: Callable[[Station, Replica, str], None] | None = None
         self.ended: dict[str, Printed] = {}  # the last of each name that was lost
+        self.rebuild_at = 0.0  # when a lost replica is opened again, in the time of `monotonic`
 
     def lost(self, replica: Replica, reason: str) -> None:
         found = _read_printed(replica, reason)

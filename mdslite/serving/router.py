@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import gcd
 from typing import Generic, Protocol, TypeVar
@@ -48,7 +48,9 @@ class Share(Generic[T]):
 class Route(Generic[T]):
     """One predict URL. `pick` is the whole of routing on the hot path: one list access."""
 
-    __slots__ = ("_at", "_cycle", "_length", "model", "project", "selector", "shadows", "url", "version")
+    __slots__ = (
+        "_at", "_back_in_s", "_cycle", "_length", "model", "project", "selector", "shadows", "url", "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -59,7 +61,9 @@ class Route(Generic[T]):
         *,
         shadows: Sequence[Share[T]] = (),
         selector: Selector[T] | None = None,
+        back_in_s: Callable[[], float] = lambda: 1.0,
     ) -> None:
+        self._back_in_s = back_in_s  # when to ask again where none is ready
         self.selector = selector  # asked before `pick`, where requests may choose by themselves
         self.shadows = shadows  # what copies its requests once they are answered
         self.project = project
@@ -79,7 +83,7 @@ class Route(Generic[T]):
         if at >= self._length:
             at = 0
             if not self._length:
-                raise Unavailable(self._why_not(), retry_after_s=1)
+                raise Unavailable(self._why_not(), retry_after_s=self._back_in_s())
         self._at = at + 1
         return self._cycle[at]
 

@@ -83,7 +83,9 @@ class Upkeep:
         losses[:] = [*(at for at in losses if now - at < SOUND_AFTER_S), now][-len(self._delays_s) :]
         attempt = len(losses) - 1
         while True:
-            await asyncio.sleep(self._delays_s[min(attempt, len(self._delays_s) - 1)])
+            delay_s = self._delays_s[min(attempt, len(self._delays_s) - 1)]
+            station.rebuild_at = monotonic() + delay_s
+            await asyncio.sleep(delay_s)
             attempt += 1
             if not self._serves(version):
                 return

@@ -181,6 +181,7 @@ def test_what_a_package_printed_is_shown_though_its_process_ended(box: Box) -> N
     assert "was killed by signal 11 (SIGSEGV)" in shown
     assert "    now it crashes\n    Fatal Python error: Segmentation fault\n" in shown
     assert shown.endswith("  printed by local/0:\n    all is well\n")
+    assert "    all is well\n" in box.show("p/printing")  # as well where no version is named
 
 
 def test_a_model_that_prints_nothing_has_no_output(box: Box) -> None:

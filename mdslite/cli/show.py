@@ -88,16 +88,20 @@ Examples:
 @url_option
 def show(target: Target, moment: float | None, as_json: bool, url: str) -> int:
     """Show a model or one of its versions in full, now or at a moment of the past."""
-    printed: Sequence[Json] = ()
+    printed: Mapping[str, Sequence[Json]] = {}
     with connect(url) as client:
         if target.version is not None and moment is None:
             found = client.version(target.project, target.model, target.version)
             versions = [found]
             if found.get("runtime") == "PYTHON":
-                printed = client.output(target.project, target.model, target.version)
+                name = target.version
+                printed = {name: client.output(target.project, target.model, name)}
         else:
             found = client.model(target.project, target.model, at=moment)
             versions = [one for one in found["versions"] if target.version in (None, one["version"])]
+            now = versions if moment is None else ()
+            packages = [one["version"] for one in now if one.get("runtime") == "PYTHON"]
+            printed = {name: client.output(target.project, target.model, name) for name in packages}
     if as_json:
         output.write_json(
             found if target.version is None or moment is None else {**found, "versions": versions}
@@ -109,8 +113,8 @@ def show(target: Target, moment: float | None, as_json: bool, url: str) -> int:
             if place:
                 output.write()
             _write_version(target, version, url)
-        for one in printed:
-            _write_printed(one)
+            for one in printed.get(version["version"], ()):
+                _write_printed(one)
     return 0
 
 

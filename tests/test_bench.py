@@ -20,6 +20,7 @@ from benchmarks.models import TINY, WIDE, Workload, make_body, write_model
 from benchmarks.packages import UNRELATED, LaneCost, Neighbour, Restart
 from benchmarks.report import Results, find_targets, render, to_plain
 from benchmarks.routing import Estimate, RoutingCost, ShadowCost, time_picks
+from benchmarks.rpc_cost import RpcCost, RpcTurn
 from benchmarks.spam import name_load, read_answers, spam_contenders, write_body
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
@@ -116,6 +117,14 @@ def test_the_table_says_who_is_faster_and_who_failed() -> None:
     (row,) = [line for line in lines if "| Mosec" in line]
     assert "900 (3 failed)" in row
     assert row.endswith(" 1.50 x |")
+
+
+def test_grpc_is_to_be_no_slower_than_a_bare_server() -> None:
+    def measured(ratio: float) -> Results:
+        return Results(MACHINE, rpc=RpcCost(RpcTurn(2.0, 1.0, 1.0), RpcTurn(1.0, 1.0, 1.0), ratio))
+
+    assert list(verdicts(measured(1.0)).values()) == ["PASS"]
+    assert list(verdicts(measured(0.99)).values()) == ["short"]
 
 
 def test_both_forms_of_a_request_ask_the_same(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Effort
 
 PARTS = (
-    *("throughput", "limit", "log", "overload", "forms", "routing", "start", "changes", "packages"),
+    *("throughput", "limit", "log", "overload", "forms", "rpc", "routing", "start", "changes", "packages"),
     *("queries", "spam"),
 )
 COMPARED = ("onnxruntime-gpu", "onnxruntime", "mosec", "uvicorn", "hypercorn", "starlette")
@@ -91,6 +91,11 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
     def forms() -> None:
         results.forms = measure_forms(bench, effort, say)
 
+    def rpc() -> None:
+        from benchmarks.rpc import measure_rpc  # needs gRPC, which no other part does
+
+        results.rpc = measure_rpc(bench, effort, say)
+
     def routing() -> None:
         results.routing = measure_routing(bench, effort, say)
         results.shadows = measure_shadows(bench, effort, say)
@@ -112,7 +117,8 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
         results.spam = measure_spam(bench, effort, say)
 
     complete = True
-    for part in (throughput, limit, log, overload, forms, routing, start, changes, packages, queries, spam):
+    served = (throughput, limit, log, overload, forms, rpc, routing)
+    for part in (*served, start, changes, packages, queries, spam):
         if part.__name__ not in parts:
             continue
         try:

@@ -16,6 +16,7 @@ from benchmarks.overload import TIMES, Overload
 from benchmarks.packages import LaneCost, Neighbour, Restart
 from benchmarks.queries import QueryCost
 from benchmarks.routing import Estimate, RoutingCost, ShadowCost
+from benchmarks.rpc_cost import RpcCost
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
 
@@ -37,6 +38,7 @@ class Results:
     log_count: LogCount | None = None
     overloads: list[Overload] = field(default_factory=list)
     forms: list[FormCost] = field(default_factory=list)
+    rpc: RpcCost | None = None
     routing: RoutingCost | None = None
     shadows: list[ShadowCost] = field(default_factory=list)
     start: Start | None = None
@@ -73,6 +75,7 @@ def find_targets(results: Results) -> list[Target]:
         *_log_targets(results),
         *_overload_targets(results),
         *_form_targets(results),
+        *_rpc_targets(results),
         *_routing_targets(results),
         *_start_targets(results),
         *_change_targets(results),
@@ -133,6 +136,15 @@ def _form_targets(results: Results) -> Iterator[Target]:
         speeds = f"{cost.binary_per_s:,.0f} to {cost.json_per_s:,.0f} requests/s"
         failed = f", {cost.failed} failed" if cost.failed else ""
         yield replace(target, measured=f"{target.measured} ({speeds}{failed})")
+
+
+def _rpc_targets(results: Results) -> Iterator[Target]:
+    if cost := results.rpc:
+        ours, bare = cost.ours, cost.bare
+        target = _at_least("gRPC to a bare grpc.aio server, 32 callers", 1.0, cost.ratio)
+        speeds = f"{ours.requests_per_s:,.0f} to {bare.requests_per_s:,.0f} requests/s"
+        cpu = f"cpu {ours.cpu_us:.0f} to {bare.cpu_us:.0f} us a request"
+        yield replace(target, measured=f"{target.measured} ({speeds}, {cpu})")
 
 
 def _routing_targets(results: Results) -> Iterator[Target]:

@@ -1,24 +1,16 @@
-"""gRPC: mdslite beside a bare grpc.aio server that runs the same tiny model without batching, in turns.
-
-    python -m benchmarks.rpc --mdslite .venv/bin/mdslite
-
-A program of its own, as it needs grpcio and tritonclient[grpc] beside what the other parts need. The load is
-one process: asyncio callers that each wait for their answer, with the message ready as bytes.
+"""gRPC: mdslite beside a bare grpc.aio server that runs the same tiny model without batching, in turns. The
+load is one process: asyncio callers that each wait for their answer, with the message ready as bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +21,14 @@ from tritonclient.grpc import service_pb2 as messages
 
 from benchmarks.contenders import SERVERS, STOP_WAIT_S, Bench, find_free_port, write_deployments
 from benchmarks.models import TINY
+from benchmarks.rpc_cost import RpcCost, RpcTurn
+from benchmarks.turns import Effort, Say
 
 CALLERS = 32
 CHANNELS = 4
 WARM_S = 1.0
 START_S = 60.0
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
-
-
-@dataclass(frozen=True, slots=True)
-class RpcTurn:
-    requests_per_s: float
-    p99_ms: float
-    cpu_us: float  # of the server's processes, a request
 
 
 class RpcServer:
@@ -70,8 +57,24 @@ class RpcServer:
         return float(sum(one.user + one.system for one in times))
 
 
-def measure_rpc(bench: Bench, *, seconds: float, rounds: int) -> dict[str, list[RpcTurn]]:
-    """Give both servers `rounds` turns of `seconds` each, after a warm-up."""
+def measure_rpc(bench: Bench, effort: Effort, say: Say) -> RpcCost:
+    """Give both servers their turns, after a warm-up."""
+    say(f"gRPC beside a bare grpc.aio server, {CALLERS} callers")
+    ours, bare = _measure(bench, seconds=effort.seconds, rounds=effort.rounds).values()
+    ratios = [one.requests_per_s / other.requests_per_s for one, other in zip(ours, bare, strict=True)]
+    return RpcCost(_middle(ours), _middle(bare), statistics.median(ratios))
+
+
+def _middle(turns: Sequence[RpcTurn]) -> RpcTurn:
+    return RpcTurn(
+        *(
+            statistics.median(getattr(turn, name) for turn in turns)
+            for name in ("requests_per_s", "p99_ms", "cpu_us")
+        )
+    )
+
+
+def _measure(bench: Bench, *, seconds: float, rounds: int) -> dict[str, list[RpcTurn]]:
     body = make_request()
     with ExitStack() as stack:
         servers = [stack.enter_context(server) for server in make_servers(bench)]
@@ -153,29 +156,3 @@ class _Channels:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.rpc", description="gRPC, measured.")
-    parser.add_argument("--mdslite", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mdslite-bench-") as folder:
-        turns = measure_rpc(
-            Bench(Path(folder), options.mdslite), seconds=options.seconds, rounds=options.rounds
-        )
-    ours, bare = turns.values()
-    ratios = [one.requests_per_s / other.requests_per_s for one, other in zip(ours, bare, strict=True)]
-    found = {
-        label: {
-            name: round(statistics.median(getattr(turn, name) for turn in of), 1)
-            for name in ("requests_per_s", "p99_ms", "cpu_us")
-        }
-        for label, of in turns.items()
-    }
-    print(json.dumps({**found, "ratio": round(statistics.median(ratios), 3)}, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -216,6 +216,7 @@ class Appliance:
                 fleet=self.fleet,
                 journal=self.journal,
                 devices=self.devices,
+                rpc_connections=lambda: 0 if self.rpc is None else len(self.rpc.door.connections),
             )
         )
         self.metrics.add_source(self.alarms.gauges)
@@ -293,12 +294,12 @@ class Appliance:
         if settings.grpc_port is None:
             return None
         try:
-            from mdslite.rpc.server import RpcServer  # 20 MiB that only who asks for gRPC pays
+            from mdslite.rpc.server import RpcServer  # protobuf, that only who asks for gRPC pays
         except ImportError as exc:
             raise InvalidRequest(
                 f"--grpc-port needs gRPC, which is not installed: {exc}", hint="pip install 'mdslite[grpc]'"
             ) from exc
-        self.rpc = RpcServer(self)
+        self.rpc = RpcServer(self, count=self._count_policed)
         return await self.rpc.open(settings.host, settings.grpc_port, self.front.files)
 
     async def _apply_file(self, file: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 
 from mdslite import __version__
@@ -31,13 +31,21 @@ class Gauges:
     """A source of samples over the appliance's parts; called at each scrape, from any thread."""
 
     def __init__(
-        self, *, door: Door, bridge: Http2Bridge, fleet: Fleet, journal: Journal, devices: Devices
+        self,
+        *,
+        door: Door,
+        bridge: Http2Bridge,
+        fleet: Fleet,
+        journal: Journal,
+        devices: Devices,
+        rpc_connections: Callable[[], int] = lambda: 0,
     ) -> None:
         self._door = door
         self._bridge = bridge
         self._fleet = fleet
         self._journal = journal
         self._devices = devices
+        self._rpc_connections = rpc_connections
 
     def __call__(self) -> Iterator[Gauge]:
         yield Gauge("mdslite_info", "What runs here.", 1, {"version": __version__})
@@ -55,6 +63,7 @@ class Gauges:
         name, about = "mdslite_http_connections", "Open connections."
         yield Gauge(name, about, len(self._door.connections), {"protocol": "http/1.1"})
         yield Gauge(name, about, self._bridge.connections, {"protocol": "h2"})
+        yield Gauge(name, about, self._rpc_connections(), {"protocol": "grpc"})
         yield Gauge("mdslite_open_requests", "Predict requests in progress.", self._door.predictor.books.open)
         yield Gauge(
             "mdslite_unauthorized_total",

@@ -20,6 +20,7 @@ Path: TypeAlias = tuple[str, ...]
 MAX_ITEMS = 1000  # of one list, and of one body: what is more is not looked at
 _MAX_DEPTH = 32  # of lists in lists
 _ABSENT = object()
+_SCALARS = frozenset({str, int, float, bool})
 _WRAPPERS = ("instances", "predictions", "inputs", "outputs")
 
 
@@ -55,11 +56,14 @@ def make_path(text: str) -> Path:
 def find_values(document: Any, path: Path) -> list[Scalar]:
     """The scalars under a path, of a long list those of its first MAX_ITEMS."""
     found: list[Scalar] = []
-    _gather(document, path, 0, found)
-    if type(document) is dict:
-        for name in _WRAPPERS:
-            if name in document and name != path[0]:
-                _gather(document[name], path, 0, found)
+    if type(document) is not dict:
+        _gather(document, path, 0, found)
+        return found
+    if path[0] in document or "name" in document:
+        _gather(document, path, 0, found)
+    for name in _WRAPPERS:
+        if name in document and name != path[0]:
+            _gather(document[name], path, 0, found)
     return found
 
 
@@ -82,8 +86,13 @@ def _gather(value: Any, path: Path, at: int, found: list[Scalar], depth: int = 0
             if int(path[at]) < len(value):
                 _gather(value[int(path[at])], path, at + 1, found, depth + 1)
             return
+        last = path[at] if at + 1 == len(path) else None
         for item in value[:MAX_ITEMS]:
-            _gather(item, path, at, found, depth + 1)
+            # Most lists hold objects with the name: one call less for each.
+            if last is not None and type(item) is dict and type(item.get(last)) in _SCALARS:
+                found.append(item[last])
+            else:
+                _gather(item, path, at, found, depth + 1)
             if len(found) >= MAX_ITEMS:
                 return
     elif at == len(path):

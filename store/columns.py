@@ -20,6 +20,7 @@ Columns: TypeAlias = Mapping[str, Array]
 # As in the table `entries`, but for the last one, which is a checksum of the text.
 ID = "id"
 HASH = "request_hash"
+ARRIVED = "arrived_us"  # made of the first two: unix microseconds
 FIELDS = (
     ID, "lag_us", "series_id", "url_id", "latency_us", "queue_us", "compute_us", "rows", "batch_rows",
     "confidence", "upstream_us", HASH,

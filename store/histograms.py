@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from mdslite.errors import InvalidRequest
-from mdslite.store.columns import ID, Array
+from mdslite.store.columns import ARRIVED, Array
 from mdslite.store.filters import Filter
 from mdslite.store.reading import HourReader, Span
 from mdslite.store.requests import RequestLog
@@ -163,19 +163,21 @@ def _count_rows(
     low = max(0, int((span.since - wanted.since) // interval_s))
     high = min(buckets, int((span.until - wanted.since) // interval_s) + 2)
     counted = np.zeros((series, high - low), dtype=np.int64)
-    for part in HourScan(hour, span, wanted).columns(ID, "lag_us", "series_id"):
-        # A difference of microseconds is exact as a double, and so is a whole interval.
-        bucket = (((part[ID] - start_us) - part["lag_us"]) / interval_us).astype(np.intp)
-        np.clip(bucket - low, 0, high - low - 1, out=bucket)
-        first = int(bucket.min())
-        width = int(bucket.max()) - first + 1
+    for part in HourScan(hour, span, wanted).columns(ARRIVED, "series_id"):
+        # A difference of microseconds is exact as a double.
+        bucket = ((part[ARRIVED] - start_us) / interval_us).astype(np.intp)
+        first, last = int(bucket.min()), int(bucket.max())
+        if last >= high:  # rounded up, at the end of an interval that is no whole number
+            last = high - 1
+            np.minimum(bucket, last, out=bucket)
+        width = last - first + 1
         if width > 1:
             bucket -= first
             bucket += part["series_id"].astype(np.intp) * width
         else:
             bucket = part["series_id"].astype(np.intp)
         found = np.bincount(bucket, minlength=series * width).reshape(series, width)
-        counted[:, first : first + width] += found
+        counted[:, first - low : last - low + 1] += found
     return low, counted
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mdslite.errors import StoreCorrupt
-from mdslite.store.columns import HASH, ID, Array, Columns, hash_id, unpack
+from mdslite.store.columns import ARRIVED, HASH, ID, Array, Columns, hash_id, unpack
 from mdslite.store.filters import FIELDS, Filter, Term
 from mdslite.store.reading import MAX_ID, HourReader, Span
 
@@ -73,20 +73,19 @@ class HourScan:
     def columns(self, *names: str, newest: bool = False) -> Iterator[Columns]:
         """Columns of these names, some rows at a time; rising ids, or falling parts."""
         chunks, end = self._chunks(newest=newest)
-        tail = self._hour.columns(
-            names, self._span, self._wanted, low=max(self._low, end), high=self._high, newest=newest
+        stored = [name for name in (*names, *("lag_us",) * (ARRIVED in names)) if name != ARRIVED]
+        rest = self._hour.columns(
+            stored, self._span, self._wanted, low=max(self._low, end), high=self._high, newest=newest
         )
+        tail = ({**part, ARRIVED: part[ID] - part["lag_us"]} if ARRIVED in names else part for part in rest)
         if newest:
             yield from tail
         for chunk in chunks:
             passed = self._judge(chunk)
             if passed is False:
                 continue
-            found = {name: self._column(chunk, name) for name in names}
-            if passed is not True:
-                places = np.flatnonzero(passed)
-                found = {name: values.take(places) for name, values in found.items()}
-            yield found
+            places = None if passed is True else np.flatnonzero(passed)
+            yield {name: self._take(chunk, name, places) for name in names}
         if not newest:
             yield from tail
 
@@ -105,9 +104,7 @@ class HourScan:
             passed = self._judge(chunk)
             if passed is False:
                 continue
-            some = self._column(chunk, ID)
-            if passed is not True:
-                some = some[passed]
+            some = self._take(chunk, ID, None if passed is True else np.flatnonzero(passed))
             ids += (some[::-1] if newest else some)[:left].tolist()
         found += self._hour.fetch(ids)
         if not newest and len(found) < limit:
@@ -151,7 +148,7 @@ class HourScan:
         for table, field in self._listed:
             yield self._is_listed(chunk, table, field)
         if chunk.id < self._low or chunk.last_id >= self._high:
-            ids = self._column(chunk, ID)
+            ids = self._take(chunk, ID, None)
             yield (ids >= self._low) & (ids < self._high)
         yield self._arrived(chunk)
         for field, sign, value in self._compared:
@@ -192,7 +189,7 @@ class HourScan:
             return False
         if first >= since_us and last < until_us:
             return True
-        arrived = self._column(chunk, ID) - self._column(chunk, "lag_us").astype(np.int64)
+        arrived = self._take(chunk, ARRIVED, None)
         return (arrived >= since_us) & (arrived < until_us)
 
     def _compares(self, chunk: Chunk, field: str, sign: str, value: float) -> Verdict:
@@ -221,7 +218,8 @@ class HourScan:
                 (), self._span, asked, low=chunk.id, high=chunk.last_id + 1, newest=False
             )
         ]
-        found = np.isin(self._column(chunk, ID), np.concatenate(rows)) if rows else np.zeros(chunk.rows, bool)
+        ids = self._take(chunk, ID, None)
+        found = np.isin(ids, np.concatenate(rows)) if rows else np.zeros(chunk.rows, bool)
         return ~found if term.operator == "!=" else found
 
     def _bounds(self, chunk: Chunk, field: str) -> tuple[str, float | None, float | None]:
@@ -242,8 +240,19 @@ class HourScan:
                 values = unpack(kind, low, self._data(chunk, field), chunk.rows)
             except (ValueError, TypeError) as exc:
                 raise StoreCorrupt(f"{self._hour.path.name}: the column {field} is damaged") from exc
-            columns[field] = values.astype(np.int64) + chunk.id if field == ID else values
+            columns[field] = values
         return columns[field]
+
+    def _take(self, chunk: Chunk, field: str, places: Array | None) -> Array:
+        """A column, or what stands at some places of it."""
+        if field == ARRIVED:
+            found = self._take(chunk, ID, places)
+            found -= self._take(chunk, "lag_us", places).astype(np.int64)
+            return found
+        values = self._column(chunk, field)
+        if places is not None:
+            values = values.take(places)
+        return values.astype(np.int64) + chunk.id if field == ID else values
 
     def _data(self, chunk: Chunk, field: str) -> bytes:
         """A column as it is stored; with it, those of the next chunks are read, more each time."""

@@ -17,7 +17,7 @@ from api_server import STEPS, ApiServer
 from box import deployments
 
 import mdslite
-from mdslite import calls
+from mdslite import calls, drift_calls, label_calls
 from mdslite.client import AsyncClient, Client, Retries
 from mdslite.errors import InvalidRequest, NotFound, Overloaded, Unavailable
 from mdslite.retries import Budget, Course
@@ -132,12 +132,13 @@ async def test_the_asyncio_client_does_the_same(url: str) -> None:
 def test_both_clients_have_the_same_methods_and_every_call_is_one() -> None:
     described = {
         name
-        for name, made in vars(calls).items()
-        if inspect.isfunction(made) and made.__module__ == calls.__name__ and not name.startswith("_")
+        for module in (calls, drift_calls, label_calls)
+        for name, made in vars(module).items()
+        if inspect.isfunction(made) and made.__module__ == module.__name__ and not name.startswith("_")
     }
     for kind in (Client, AsyncClient):
         own = {name for name in vars(kind) if not name.startswith("_")}
-        assert own == described | {"ask", "read", "close", "needs_token"}
+        assert own == described | {"ask", "read", "stream", "close", "needs_token"}
         for name in described:
             assert inspect.getdoc(getattr(kind, name)), name
 

@@ -26,6 +26,8 @@ PREDICTION = "x" * 24
 QUERIES = {
     "/api/v1/projects/{project}/models/{model}/comparison": "?first=v1&second=v2",
     "/api/v1/logs/top": "?field=version",
+    "/api/v1/labels/accuracy": "?project=p&model=m",
+    "/api/v1/labels/export": "?project=p&model=m",
 }
 
 
@@ -60,6 +62,11 @@ async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
         ended = Rollout(id=number, project="p", model="m", version="v1", state="promoted", **wish)
         data = msgspec.json.encode(ended)
         await box.worker.call(RolloutStore(box.registry).save, number, data, live=False)
+        row = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
+        await caller.ask("PUT", f"/api/v1/labels/{row}", {"label": "1"})
+        replay = {"filter": "", "project": "p", "model": "m", "version": "v1", "rate": "0.001/s"}
+        begun = await caller.post("/api/v1/replays", replay)
+        await caller.ask("DELETE", f"/api/v1/replays/{begun.json['id']}")
         yield caller
     prober.close()
 
@@ -127,9 +134,10 @@ async def test_every_get_answers_with_a_documented_status_and_type(document: Jso
         "prediction": PREDICTION,
         "name": "p.m",
     }
-    values["id"] = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
+    row = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
     for method, url, operation in operations(document):
         if method == "GET" and "text/event-stream" not in operation["responses"]["200"]["content"]:
+            values["id"] = "1" if "/replays/" in url else row
             heard = await caller.get(url.format(**values) + QUERIES.get(url, ""))
             assert heard.status == 200, (url, heard.body)
             assert heard.headers["content-type"] in operation["responses"]["200"]["content"], url
@@ -144,9 +152,10 @@ async def test_replies_hold_what_their_schemas_say(caller: Caller) -> None:
         "prediction": PREDICTION,
         "name": "p.m",
     }
-    values["id"] = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
+    row = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
     for operation in make_operations():
         if operation.method == "GET" and operation.media_type == "application/json":
+            values["id"] = "1" if "/replays/" in operation.url else row
             heard = await caller.get(operation.url.format(**values) + QUERIES.get(operation.url, ""))
             reply = msgspec.json.decode(heard.body, type=operation.reply)
             assert msgspec.json.decode(msgspec.json.encode(reply)) == heard.json, operation.url

@@ -477,5 +477,7 @@ def test_the_tables_are_made_by_recorded_migrations(registry: Registry) -> None:
         "0002_tokens_limits_audit",
         "0003_rollouts",
         "0004_receipts",
+        "0005_labels",
+        "0006_replays",
     ]
     reader.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from mdslite.http.access import Grant
 from mdslite.http.label_export import export
@@ -29,8 +30,8 @@ from mdslite.http.label_schema import (
     label_info,
     rules_info,
 )
-from mdslite.http.logs import Download
-from mdslite.http.operations import Answer, Call, Nothing, Operation, declare
+from mdslite.http.logs import ROWS, Download
+from mdslite.http.operations import NDJSON, Answer, Call, Nothing, Operation, declare
 from mdslite.http.parts import Parts
 from mdslite.http.schema import ModelPath
 from mdslite.intervals import share_interval
@@ -144,7 +145,12 @@ def make_operations() -> list[Operation]:
     return [
         declare("GET", f"{ROOT}/queue", get_queue, group="labels", reach="own"),
         declare("GET", f"{ROOT}/accuracy", get_accuracy, group="labels", reach="own"),
-        declare("GET", f"{ROOT}/export", export_labels, group="labels", reach="own"),
+        replace(
+            declare("GET", f"{ROOT}/export", export_labels, group="labels", reach="own"),
+            media_type=NDJSON,
+            produces=(MEDIA_TYPES["csv"], MEDIA_TYPES["parquet"]),
+            headers=((ROWS.decode(), "how many labels there are"),),
+        ),
         declare("GET", ROOT, list_labels, group="labels", reach="own"),
         declare("GET", one, get_label, group="labels", errors=(404,), reach="own"),
         declare("PUT", one, put_label, group="labels", errors=(404, 409, 422, 507), reach="own"),

@@ -22,6 +22,7 @@ _GROUPS = {
     "models": "What is deployed",
     "deployments": "Changing what is deployed, and the history of it",
     "requests": "The request log",
+    "labels": "What answers should have been, and how right versions are",
     "drift": "Whether versions get and give what they used to, and who is told",
     "access": "Who may do what: tokens, limits and the audit log",
     "appliance": "The appliance itself",

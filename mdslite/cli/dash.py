@@ -61,7 +61,8 @@ def dash(
     if as_json:
         output.write_json(asyncio.run(_look(where)))
         return 0
-    if once or not (sys.stdout.isatty() and sys.stdin.isatty()):
+    # The screen is drawn on stderr, as Textual does, so that all three have to be the terminal.
+    if once or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         output.write(asyncio.run(_draw(where, read_only=read_only, ascii=ascii)))
         return 0
     return asyncio.run(_run(where, read_only=read_only, ascii=ascii, theme=theme, beside=beside))

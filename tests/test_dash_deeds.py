@@ -1,0 +1,222 @@
+"""What is done from the dashboard's screen of requests, against a real appliance: labels, replays, exports,
+and the way back from a revision; and that each shows first what it would do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import live
+import models
+import pytest
+from dash import screen_text
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from mdslite.client import AsyncClient, Client, Retries
+from mdslite.tui.app import DashApp
+from mdslite.tui.feed import LiveFeed
+from mdslite.tui.requests import Requests
+from mdslite.tui.snapshot import View
+
+ROW = b'{"instances": [[1, 2, 3, 4]]}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    versions = []
+    for seed, name in enumerate(("v1", "v2")):
+        models.mlp(tmp_path / f"{name}.onnx", seed=seed)
+        spec = {"uri": f"./{name}.onnx", "log": {"bodies": "all"}}
+        versions.append({"version": name, "weight": 100 - 100 * seed, "spec": spec})
+    text = json.dumps({"deployments": [{"project": "p", "model": "m", "versions": versions}]})
+    (tmp_path / "deployments.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@asynccontextmanager
+async def watching(
+    url: str, *, pane: str = "requests", read_only: bool = False
+) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
+    async with AsyncClient(url, retries=Retries(count=0)) as client:
+        app = DashApp(LiveFeed(client, view=View(pane=pane)), read_only=read_only)
+        async with app.run_test(size=(120, 36)) as pilot:
+            yield app, pilot
+
+
+async def until(app: DashApp, pilot: Pilot[None], holds: Callable[[], object]) -> None:
+    try:
+        async with asyncio.timeout(20):
+            while not holds():
+                await pilot.pause(0.02)
+    except TimeoutError:
+        raise AssertionError(screen_text(app)) from None
+
+
+async def until_said(app: DashApp, pilot: Pilot[None], text: str) -> None:
+    await until(app, pilot, lambda: text in screen_text(app))
+
+
+async def choose_first(app: DashApp, pilot: Pilot[None], count: int) -> Requests:
+    """Wait for rows and what belongs to the newest."""
+    pane = app.pane
+    assert isinstance(pane, Requests)
+    await until(app, pilot, lambda: len(pane.book) >= count)
+    await pilot.press("down")
+    await until(app, pilot, lambda: pane.found is not None and pane.found.related is not None)
+    return pane
+
+
+def send(url: str, count: int) -> None:
+    with Client(url) as client:
+        for _ in range(count):
+            client.predict("p", "m", ROW)
+
+
+def test_a_request_is_labelled_and_the_label_taken_back(folder: Path) -> None:
+    async def scene(url: str) -> None:
+        async with watching(url) as (app, pilot):
+            pane = await choose_first(app, pilot, 1)
+            row = pane.book.row()
+            assert row is not None
+            await pilot.press("l")
+            await until_said(app, pilot, "What should the answer have been?")
+            app.screen.query_one(Input).value = "fraud"
+            await until_said(app, pilot, "keeps “fraud”")
+            await pilot.press("enter")
+            await until_said(app, pilot, "1 labelled")
+            async with AsyncClient(url) as client:
+                assert (await client.label(row["id"]))["label"] == "fraud"
+                await pilot.press("ctrl+z")
+                await until_said(app, pilot, "taken back")
+                assert (await client.label(row["id"]))["label"] is None
+
+    with live.up("deployments.yaml", cwd=folder) as box:
+        send(box.url, 1)
+        asyncio.run(scene(box.url))
+
+
+def test_a_request_is_sent_to_another_version(folder: Path) -> None:
+    async def scene(url: str) -> None:
+        async with watching(url) as (app, pilot):
+            await choose_first(app, pilot, 1)
+            await pilot.press("r")
+            await until_said(app, pilot, "sends this one request to v2")
+            await pilot.press("enter")
+            await until_said(app, pilot, "before and now")
+            await until(app, pilot, lambda: "answer" in screen_text(app))
+            await pilot.press("escape")
+            await until(app, pilot, lambda: any(row["version"] == "v2" for row in app.snapshot.rows or ()))
+
+    with live.up("deployments.yaml", cwd=folder) as box:
+        send(box.url, 1)
+        asyncio.run(scene(box.url))
+
+
+def test_all_that_a_filter_finds_is_replayed(folder: Path) -> None:
+    async def scene(url: str) -> None:
+        async with watching(url) as (app, pilot):
+            await choose_first(app, pilot, 5)
+            await pilot.press("r")
+            await until(app, pilot, lambda: len(app.screen.query(Input)) > 0)
+            app.screen.query_one(Input).value = "v2 all"
+            await until_said(app, pilot, "sends what the log kept of project=p model=m")
+            await pilot.press("enter")
+            await until_said(app, pilot, "begins")
+            await pilot.press("enter")
+            await until_said(app, pilot, "5 of 5 sent")
+            await until_said(app, pilot, "done")
+
+    with live.up("deployments.yaml", cwd=folder) as box:
+        send(box.url, 5)
+        asyncio.run(scene(box.url))
+
+
+@pytest.mark.parametrize(("typed", "said"), [("v9", "there are v1, v2"), ("v2 some", "expected VERSION")])
+def test_a_replay_that_makes_no_sense_says_why(folder: Path, typed: str, said: str) -> None:
+    async def scene(url: str) -> None:
+        async with watching(url) as (app, pilot):
+            await choose_first(app, pilot, 1)
+            await pilot.press("r")
+            await until(app, pilot, lambda: len(app.screen.query(Input)) > 0)
+            app.screen.query_one(Input).value = typed
+            await pilot.press("enter")
+            await until_said(app, pilot, said)
+
+    with live.up("deployments.yaml", cwd=folder) as box:
+        send(box.url, 1)
+        asyncio.run(scene(box.url))
+
+
+def test_the_log_is_written_to_a_file_that_is_not_there_yet(folder: Path) -> None:
+    async def scene(url: str) -> None:
+        async with watching(url) as (app, pilot):
+            await choose_first(app, pilot, 3)
+            for name, said in (("rows.txt", "expected a file that ends in"), ("rows.jsonl", "✓")):
+                await pilot.press("x")
+                await until(app, pilot, lambda: len(app.screen.query(Input)) > 0)
+                app.screen.query_one(Input).value = name
+                await pilot.press("enter")
+                await until_said(app, pilot, said)
+                await pilot.press("escape")
+            await pilot.press("x")
+            await until(app, pilot, lambda: len(app.screen.query(Input)) > 0)
+            app.screen.query_one(Input).value = "rows.jsonl"
+            await pilot.press("enter")
+            await until_said(app, pilot, "is there already")
+
+    with live.up("deployments.yaml", cwd=folder) as box:
+        send(box.url, 3)
+        asyncio.run(scene(box.url))
+    assert sorted(file.name for file in folder.glob("rows*")) == ["rows.jsonl"]
+    assert len([json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]) == 3
+
+
+def test_read_only_opens_nothing_that_changes_something(folder: Path) -> None:
+    async def scene(url: str) -> None:
+        async with watching(url, read_only=True) as (app, pilot):
+            await choose_first(app, pilot, 1)
+            for key in ("l", "L", "r"):
+                app.say("")
+                await pilot.press(key)
+                await until(app, pilot, lambda: app.said[0].startswith("read-only"))
+                assert len(app.screen_stack) == 1, key
+
+    with live.up("deployments.yaml", cwd=folder) as box:
+        send(box.url, 1)
+        asyncio.run(scene(box.url))
+
+
+def test_the_changes_lead_back_to_an_earlier_revision(folder: Path) -> None:
+    async def scene(url: str) -> None:
+        async with watching(url, pane="changes") as (app, pilot):
+            await until(app, pilot, lambda: len(app.snapshot.revisions or ()) == 3)
+            await pilot.press("down", "down", "u")
+            await until_said(app, pilot, "Go back to the state after revision 1")
+            await until_said(app, pilot, "applies")
+            await pilot.press("enter")
+            await until_said(app, pilot, "✓ revision 4")
+
+    with live.up("deployments.yaml", cwd=folder) as box:
+        with Client(box.url) as client:
+            client.put_weights("p", "m", {"v1": 90, "v2": 10})
+            client.put_weights("p", "m", {"v1": 80, "v2": 20})
+        asyncio.run(scene(box.url))
+
+
+def test_fields_of_bodies_are_completed_from_the_log(folder: Path) -> None:
+    async def scene(url: str) -> None:
+        async with watching(url) as (app, pilot):
+            await choose_first(app, pilot, 2)
+            await pilot.press("slash", *"vers", "tab", "tab")
+            await pilot.press("tab", "enter")
+            await until(app, pilot, lambda: app.view.filter.startswith("version=v"))
+
+    with live.up("deployments.yaml", cwd=folder) as box:
+        send(box.url, 2)
+        asyncio.run(scene(box.url))

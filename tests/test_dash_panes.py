@@ -14,6 +14,7 @@ from dash import NOW, SIZES, body, look, make_row, make_tape, opened, screen_tex
 from scenes import SNAPSHOTS, agree
 from textual.binding import Binding
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from mdslite.tui.app import PANES, DashApp
 from mdslite.tui.canvas import Canvas
@@ -302,12 +303,35 @@ def test_commands_are_completed_and_run() -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "heading"),
+    [
+        ("weight demo/digits@v2 30", "Weights of demo/digits"),
+        ("undo 1", "Go back to the state after revision 1"),
+        ("apply other.yaml", "other.yaml"),
+        ("export rows.csv", "Export the log"),
+        ("label demo/digits", "What should the answer have been?"),
+    ],
+)
+def test_commands_open_what_keys_open(typed: str, heading: str) -> None:
+    async def scene(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.snapshot.models))
+        await pilot.press("colon")
+        app.screen.query_one(Input).value = typed
+        await pilot.press("enter")
+        await until(pilot, lambda: heading in screen_text(app))
+
+    play(scene, recorded_feed())
+
+
+@pytest.mark.parametrize(
     ("typed", "said"),
     [
         ("nonsense", "no command 'nonsense'"),
         ("span soon", "expected a span such as 15m or 2h"),
         ("at never", "expected a time such as 14:03"),
         ("theme pink", "no theme 'pink'"),
+        ("undo yesterday", "expected the number of a revision"),
+        ("weight v2 20", "expected PROJECT/MODEL@VERSION; demo/digits@v1"),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(typed: str, said: str) -> None:

@@ -14,6 +14,7 @@ from textual.binding import Binding
 
 from mdslite.tui.bars import sign_of
 from mdslite.tui.completion import Candidate, complete_filter, matches, vocabulary_of
+from mdslite.tui.deployments import entries_of
 from mdslite.tui.snapshot import SPANS_S
 
 if TYPE_CHECKING:
@@ -149,16 +150,49 @@ def _show(name: str) -> Callable[[DashApp, str], Any]:
     return lambda app, rest: app.action_show(name)
 
 
-def _pane_action(name: str, *, pane: str) -> Callable[[DashApp, str], Any]:
-    """An action of one screen, which is shown first. What was typed is its argument, if there is any."""
+def _apply(app: DashApp, rest: str) -> None:
+    from mdslite.tui import driving
 
-    async def run(app: DashApp, rest: str) -> None:
-        await app.action_show(pane)
-        done = getattr(app.pane, f"action_{name}")(*([rest] if rest else []))
-        if hasattr(done, "__await__"):
-            await done
+    driving.apply_file(app, rest or None)
 
-    return run
+
+def _undo(app: DashApp, rest: str) -> None:
+    from mdslite.tui import driving
+
+    if rest and not rest.isdigit():
+        raise ValueError(f"expected the number of a revision, got {rest!r}")
+    driving.undo(app, int(rest) if rest else None)
+
+
+def _weight(app: DashApp, rest: str) -> None:
+    from mdslite.tui import driving
+
+    name, _, weight = rest.partition(" ")
+    entry = next((one for one in entries_of(app.snapshot) if one.name == name), None)
+    if entry is None:
+        known = ", ".join(_versions(app)) or "nothing"
+        raise ValueError(f"expected PROJECT/MODEL@VERSION; {known} is deployed")
+    driving.change_weights(app, entry, weight or None)
+
+
+def _versions(app: DashApp) -> Sequence[str]:
+    return [one.name for one in entries_of(app.snapshot)]
+
+
+def _models(app: DashApp) -> Sequence[str]:
+    return [f"{one['project']}/{one['model']}" for one in app.snapshot.models or ()]
+
+
+def _label(app: DashApp, rest: str) -> None:
+    from mdslite.tui.labeling import label_queue
+
+    label_queue(app, rest)
+
+
+def _export(app: DashApp, rest: str) -> None:
+    from mdslite.tui.exporting import export_rows
+
+    export_rows(app, rest)
 
 
 def _filter(app: DashApp, rest: str) -> None:
@@ -245,6 +279,11 @@ COMMANDS: Final = (
     Command("at", "14:03", "show everything as it was then", _at, lambda app: ("5m", "1h", "12:00")),
     Command("live", "", "back to now", lambda app, rest: app.action_live()),
     Command("pause", "", "stop, or go on", lambda app, rest: app.action_pause()),
+    Command("weight", "P/M@V 20", "change weights, the plan first", _weight, _versions),
+    Command("apply", "FILE", "apply a file of this machine, the plan first", _apply),
+    Command("undo", "[REV]", "go back to a revision, the plan first", _undo),
+    Command("label", "[P/M]", "label what waits for it", _label, _models),
+    Command("export", "FILE", "write what the filter finds to a file", _export),
     Command("theme", "NAME", "other colours", _theme, _themes),
     Command("readonly", "", "refuse what changes something, or let it", lambda app, rest: app.action_guard()),
     Command("help", "", "all keys and commands", lambda app, rest: app.action_help()),

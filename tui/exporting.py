@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMATS: Final = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
-def export_rows(app: DashApp) -> None:
+def export_rows(app: DashApp, name: str = "") -> None:
     """Ask for the file; its ending says what is written."""
     wanted = log_filter(app.view)
 
@@ -41,7 +41,7 @@ def export_rows(app: DashApp) -> None:
             raise Conflict(f"{path} is there already", hint="choose another name")
         return ExportDialog(wanted, path, format)
 
-    app.push_screen(AskDialog("Export the log", "requests.jsonl", explain, submit, label="FILE:"))
+    app.push_screen(AskDialog("Export the log", name or "requests.jsonl", explain, submit, label="FILE:"))
 
 
 def read_target(text: str) -> tuple[Path, str]:

@@ -2,10 +2,8 @@
 
     python scripts/measure_journal.py [--seconds 20] [--rates 1000,10000,30000]
 
-    python scripts/measure_journal.py --read 10000000
-
-Prints the tables that docs/request-log.md quotes; the second form makes a day of so many rows and times
-queries on it. Slices in which other processes took the loop's processor are left out (Linux only).
+Prints the tables that docs/request-log.md quotes. Slices in which other processes took the loop's processor
+are left out (Linux only).
 """
 
 from __future__ import annotations
@@ -22,17 +20,14 @@ import time
 import timeit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from mdslite.metrics import Metrics
 from mdslite.store import rollups
 from mdslite.store.blocks import build_block
 from mdslite.store.bodies import BodyBudget
-from mdslite.store.filters import parse
 from mdslite.store.journal import Journal, Row
 from mdslite.store.recorder import Recorder
-from mdslite.store.requests import RequestLog
 from mdslite.store.rows import Labels, Run, pack_row, pack_run, unpack
 from mdslite.store.tallies import tally
 from mdslite.store.writer import GC_THRESHOLD
@@ -236,60 +231,13 @@ def alternate() -> Iterator[bool]:
     return itertools.cycle((True, False, False, True))
 
 
-def measure_reading(count: int) -> None:
-    """A day of rows, made hour by hour, and queries as a dashboard would ask them."""
-    midnight = (time.time() // 86400 - 1) * 86400
-    hourly = count // 24
-    pattern = make_rows(20_000, start=0.0, span_s=1.0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        recorder = Recorder(folder, max_age_s=1e9, max_bytes=1 << 50)
-        recorder.open()
-        budget = BodyBudget()
-        for at in range(0, 24 * hourly, BLOCK):
-            times = (midnight + (at + number) * 3600 / hourly for number in range(BLOCK))
-            part = [(when, *pattern[(at + n) % len(pattern)][1:]) for n, when in enumerate(times)]
-            records = [unpack(pack_row(row, bodies=n % 100 == 0)) for n, row in enumerate(part)]
-            budget.grant(0, at * 3600 / hourly)
-            recorder.write(recorder.number(build_block(records, budget=budget)))
-        recorder.close()
-        size_bytes = sum(path.stat().st_size for path in folder.iterdir())
-        print(f"reading {24 * hourly:,} rows over 24 hours, {size_bytes / (24 * hourly):.1f} bytes a row")
-        time_queries(RequestLog(folder), midnight)
-
-
-def time_queries(log: RequestLog, midnight: float) -> None:
-    now = midnight + 86400
-    for text in (
-        "", "version=v1", "status>=400", "status>=400 version=v7", "confidence<0.6", "latency_ms>20",
-        "latency_ms>60", "confidence<0.00001", "request_id=nobody", "text~refund", "version=nothing",
-    ):  # fmt: skip
-        wanted = parse(text, now=now)
-        best = min(timeit.repeat(partial(log.query, wanted, limit=100), number=1, repeat=3))
-        print(f"  page of 100, {text or 'everything':<39}{best * 1e3:8.1f} ms")
-    for text, interval_s in (("", 900), ("status>=400", 60), ("version=v1", 10), ("confidence<0.6", 900)):
-        wanted = parse(text, now=now)
-        best = min(
-            timeit.repeat(
-                partial(log.histogram, wanted, since=midnight, until=now, interval_s=interval_s),
-                number=1,
-                repeat=3,
-            )
-        )
-        print(f"  {f'24 h by {interval_s} s, {text or chr(42)}':<52}{best * 1e3:8.1f} ms")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="of the busy loop, for each rate")
     parser.add_argument("--rates", default="1000,10000,30000")
-    parser.add_argument("--read", type=int, metavar="ROWS", help="time queries on a day of so many rows")
     options = parser.parse_args()
-    if options.read:
-        measure_reading(options.read)
-        return
     rows = make_rows(100_000)
     print(
         f"SQLite {sqlite3.sqlite_version}, {len(rollups.MINUTE_COLUMNS)} columns a minute, {len(rows)} rows"

@@ -23,6 +23,7 @@ from mdslite.errors import StoreError
 from mdslite.store.database import connect_reader, connect_writer, sqlite_errors
 
 KEPT_S = 8 * 86_400.0  # of hours: a week, and a day to choose it
+HOURS_BYTES = 256 << 20  # of all versions' hours; the oldest go
 ALERTS_MAX = 10_000
 DATABASE = "drift.db"
 WISHES = "wishes.json"
@@ -172,6 +173,7 @@ class DriftStore:
     """The tables, for their one writer."""
 
     folder: Path
+    hours_bytes: int = HOURS_BYTES
     _db: sqlite3.Connection | None = field(default=None, init=False)
 
     @property
@@ -188,7 +190,7 @@ class DriftStore:
             with sqlite_errors(self.path):
                 self.path.touch()
                 self._db = connect_writer(self.path)
-                self._db.execute("pragma synchronous = normal")
+                self._db.executescript("pragma synchronous = normal; pragma journal_size_limit = 8388608")
                 self._db.executescript(_SCHEMA)
         except OSError as exc:
             raise StoreError(f"{DATABASE} cannot be made: {exc.strerror}") from exc
@@ -238,7 +240,17 @@ class DriftStore:
             )
 
     def tidy(self, now: float) -> None:
+        """Drop hours that are too old, and the oldest of what is too much."""
         self._open.execute("delete from hours where start < ?", (now - KEPT_S,))
+        sizes = self._open.execute(
+            "select start, sum(length(data)) from hours group by start order by start desc"
+        ).fetchall()
+        total = 0
+        for start, size_bytes in sizes:
+            total += size_bytes
+            if total > self.hours_bytes:
+                self._open.execute("delete from hours where start <= ?", (start,))
+                break
 
     def load(self) -> list[tuple[Key, Record, Baseline | None]]:
         """Every version that is known."""
@@ -331,14 +343,12 @@ class DriftReader:
                     (since, before, before, after or 0, project, model, limit),
                 ).fetchall()
             )
-        return [
-            msgspec.structs.replace(msgspec.msgpack.decode(data, type=Alert), id=number)
-            for number, data in rows
-        ]
-
-    def last_alert(self) -> int:
-        found = self.alerts(limit=1)
-        return found[0].id if found else 0
+        found = []
+        for number, data in rows:
+            with contextlib.suppress(msgspec.DecodeError):  # of another edition
+                alert = msgspec.msgpack.decode(data, type=Alert)
+                found.append(msgspec.structs.replace(alert, id=number))
+        return found
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from drift_traffic import DAY_PANES, Traffic, baseline_of, delay, learn, live
@@ -415,3 +416,31 @@ def test_an_alert_names_the_text_whose_share_has_changed_most() -> None:
     )
     assert text.startswith("'new' in ")
     assert text.endswith("usual are 0 %")
+
+
+def test_texts_that_are_ever_new_are_no_drift_and_fixed_ones_in_their_place_are() -> None:
+    source = random(12)
+    shares = 1.0 / np.arange(1, 5001)
+    shares /= shares.sum()
+    watch, hours, number = Watch(began=0.0, now=0.0), [], 0
+
+    def live_one(pane: int, words: list[int]) -> list[str]:
+        nonlocal number
+        readings: list[dict[str, float | str | None]] = []
+        for word in words:
+            number += 1
+            readings.append({"input.id": f"id-{number}", "input.word": f"word-{word}"})
+        watch.pane.add_readings(readings, watch.vocabulary, watch.known)
+        turned = watch.turn((pane + 1) * PANE_S)
+        hours.extend(window for _, window in turned.hours)
+        return [change.signal.signal for change in turned.changes]
+
+    def some() -> list[int]:
+        return source.choice(5000, 300, p=shares).tolist()  # type: ignore[no-any-return]
+
+    for pane in range(DAY_PANES):
+        live_one(pane, some())
+    baseline = baseline_of(hours)
+    watch.restore(msgspec.structs.replace(baseline, rows=DAY_PANES * 300), [])
+    assert [live_one(pane, some()) for pane in range(DAY_PANES, 3 * DAY_PANES)] == [[]] * (2 * DAY_PANES)
+    assert live_one(3 * DAY_PANES, [3] * 300) == ["input.word"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from log_rows import NOON, Clock, block, row, running, wanted
 
+from mdslite.drift.sketches import Window
 from mdslite.store.blocks import Block, build_block
 from mdslite.store.bodies import BodyBudget
 from mdslite.store.drift import (
@@ -20,6 +21,7 @@ from mdslite.store.drift import (
     Chosen,
     Deployed,
     DriftReader,
+    DriftStore,
     Key,
     Watched,
     Wishes,
@@ -278,6 +280,21 @@ def test_as_many_versions_as_may_be_are_watched(tmp_path: Path) -> None:
     assert len(found) == WATCHES_MAX
     site.clock.pass_by(2 * 86_400)
     assert Key("mail", "spam", "late", False) in counted(site, row(version="late"))
+
+
+def test_hours_are_kept_for_eight_days_and_within_a_bound(tmp_path: Path) -> None:
+    store = DriftStore(tmp_path, hours_bytes=10 * len(Window().encode()))
+    store.open()
+    key = Key("p", "m", "v1", False)
+    with store.writing():
+        for hour in range(300):
+            store.save_hour(key, hour * 3600, Window())
+        store.tidy(300 * 3600)
+    assert [start // 3600 for start, _ in store.hours(key, since=0, until=1e9)] == list(range(290, 300))
+    with store.writing():
+        store.tidy(300 * 3600 + 8 * 86_400 - 3600)
+    assert [start // 3600 for start, _ in store.hours(key, since=0, until=1e9)] == [299]
+    store.close()
 
 
 # The log goes on whatever happens here

@@ -19,6 +19,7 @@ from mdslite.http.shadows import WAITING_MAX
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
 from mdslite.serving.fleet import Served
 from mdslite.serving.gate import Priority
+from mdslite.serving.knobs import Knobs
 from mdslite.serving.loader import LoadRequest
 from mdslite.spec import ServiceInfo, Spec
 
@@ -183,6 +184,23 @@ def test_while_primaries_leave_no_time_copies_wait_and_are_dropped(tmp_path: Pat
             assert [row["status"] for row in site.logged] == [200] * asked
             site.predictor.shadows.allowance = idle()
             await until(lambda: len(shadows_of(site)) == WAITING_MAX)
+
+    run(test())
+
+
+def test_a_copy_waits_no_longer_than_its_prediction_may_take(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path) as (site, served, session):
+            shadows = site.predictor.shadows
+            frozen = Allowance(times=lambda: (0.0, 0.0), clock=lambda: 0.0)
+            frozen.spend(1.0)
+            shadows.allowance = frozen
+            await site.ask(predict())
+            assert shadows.waiting == 1
+            served.lane.knobs = Knobs(prediction_s=0.0)
+            shadows.allowance = idle()
+            await until(lambda: served.shadows_dropped == 1)
+            assert not session.batches
 
     run(test())
 

@@ -175,7 +175,11 @@ class Shadows:
         served = copy.served
         primary = copy.primary.served
         assert served is not None and primary is not None
-        lane = served.lane
+        lane, now = served.lane, perf_counter()
+        if now - copy.arrived_at > lane.knobs.prediction_s:
+            served.shadows_dropped += 1
+            return
+        copy.arrived_at = now  # its version did not make it wait until now
         try:
             lane.make_room()
             if (
@@ -185,7 +189,7 @@ class Shadows:
                 copy.columns = copy.primary.columns
             else:
                 copy.columns = self._reader.read(copy, served)
-            copy.deadline = copy.arrived_at + lane.knobs.prediction_s
+            copy.deadline = now + lane.knobs.prediction_s
             lane.submit(copy, perf_counter())
         except MdsliteError as exc:
             if exc.status in (429, 503):

@@ -77,6 +77,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.Live]:
         uris[datatype.lower()] = f"{datatype.lower()}.onnx"
         models.identity(folder / f"{datatype.lower()}.onnx", datatype, shape=("N", 2))
     models.bfloat(folder / "bf16.onnx")
+    models.identity(folder / "wide.onnx", shape=("N", "L"))
+    uris["wide"] = "wide.onnx"
     uris["bf16"] = "bf16.onnx"
     for name, methods in (("stream", STREAM), ("hang", HANG)):
         write_package(folder / name, {"model.py": class_text(methods, name=name.title())})
@@ -152,6 +154,15 @@ def test_each_datatype_comes_back_as_it_was_sent(client: Any, datatype: str) -> 
         found = reply.as_numpy("y")
         assert found.dtype == array.dtype
         assert found.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("columns", [10_000, 50_001, 700_000])
+def test_large_tensors_come_back_as_they_were_sent(client: Any, columns: int) -> None:
+    for number in range(3):
+        array = np.random.default_rng(number).random((3, columns), np.float32)
+        assert (client.infer("p.wide", [given(array)]).as_numpy("y") == array).all()
+        squeezed = client.infer("p.wide", [given(array[:1])], compression_algorithm="gzip")
+        assert (squeezed.as_numpy("y") == array[:1]).all()
 
 
 def test_strings_and_bfloats_come_back_as_they_were_sent(client: Any, channel: Any) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
+import numpy as np
+
 from mdslite.errors import DeadlineExceeded, InvalidRequest, MdsliteError, TooLarge
 from mdslite.http.guard import make_request_id
 from mdslite.http.inflate import decompress
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 Message = bytes | memoryview
 _COPY_BYTES = 64 * 1024
+_ALIGNMENT = 64
 _PIN_MOST = 4  # times its size that a piece of a message may keep in memory
 
 
@@ -218,8 +221,8 @@ class Exchange:
 
     def _end_message(self) -> None:
         pieces = self.pieces
-        # The one copy between the socket and whoever reads it; none where it came in one piece.
-        message: Message = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        # The one copy between the socket and the runtime; none where it came in one piece.
+        message: Message = pieces[0] if len(pieces) == 1 else _join(pieces, self.need)
         self.ready.append((self.compressed, message))
         self.pieces, self.prefix, self.need = [], b"", -1
         self.wake()
@@ -309,6 +312,21 @@ class Exchange:
             self._moved = asyncio.Event()
         self._moved.clear()
         await self._moved.wait()
+
+
+def _join(pieces: list[Message], size_bytes: int) -> Message:
+    """One message. A large one ends where any element may: so the tensor that stands last in it begins where
+    its elements may, and can be read in its place."""
+    if size_bytes < _COPY_BYTES:
+        return b"".join(pieces)
+    space = np.empty(size_bytes + _ALIGNMENT, np.uint8)
+    begin = -(space.ctypes.data + size_bytes) % _ALIGNMENT
+    found = space[begin : begin + size_bytes].data
+    at = 0
+    for piece in pieces:
+        found[at : at + len(piece)] = piece
+        at += len(piece)
+    return found
 
 
 def trail(exchange: Exchange, fields: Iterable[tuple[str, str]]) -> None:

@@ -19,14 +19,14 @@ from mdslite.data import DataCodec
 from mdslite.errors import InvalidRequest, InvalidTensor
 from mdslite.http.infer import InferForm
 from mdslite.oip.free import OUTPUT, take_data
-from mdslite.oip.inputs import InputTensor
+from mdslite.oip.inputs import InputTensor, read_raw
 from mdslite.oip.message import Plan
 from mdslite.oip.outputs import OutputTensor, classify, empty_outputs
 from mdslite.oip.request import InferRequest, check_place, read_outputs, read_timeout
 from mdslite.oip.wire import Buffer, pack_strings
 from mdslite.packing import clip
 from mdslite.rpc.schema import Schema, parse
-from mdslite.runtimes.protocol import Outputs
+from mdslite.runtimes.protocol import Outputs, TensorSpec
 from mdslite.serving.fleet import Served
 from mdslite.tensors import Columns
 
@@ -71,12 +71,20 @@ class Fitted:
     plan: Plan
     plain: bool
     template: Columns | None = None
+    spec: TensorSpec | None = None  # of those bytes
     shapes: Any = None
     prefixes: tuple[bytes, ...] = ()
 
     @property
     def id(self) -> str | None:
         return self.plan.id
+
+    def place(self, raw: memoryview) -> Buffer:
+        """The bytes of a tensor where a runtime can read them: there where they are, if they are aligned."""
+        assert self.spec is not None
+        found = read_raw(self.spec, raw, 0)
+        assert not isinstance(found, list)
+        return found
 
 
 class RpcForm(InferForm):
@@ -112,7 +120,10 @@ class RpcForm(InferForm):
         fitted: Fitted | None = None if head is None else notes.get(head)
         if head is not None and fitted is not None and fitted.template is not None:
             template = fitted.template
-            columns = Columns(template.rows, (call.body[len(head) :],), template.key, "inputs")
+            raw: Buffer = call.body[len(head) :]
+            if isinstance(raw, memoryview):
+                raw = fitted.place(raw)
+            columns = Columns(template.rows, (raw,), template.key, "inputs")
         else:
             message = envelope.message or parse(self._schema.InferRequest, call.body)
             fitted, columns = self._read_new(served, message, memorable=head is not None)
@@ -144,6 +155,7 @@ class RpcForm(InferForm):
             places = served.messages.places(tensors, [len(tensors[0].raw or b"")])
             if places is not None and places.plain:
                 fitted.template = Columns(columns.rows, (), columns.key, "inputs")
+                fitted.spec = places.spans[0].spec if places.spans[0] is not None else None
         return fitted, columns
 
     def write(self, call: Call, outputs: Outputs | None) -> bytes:

@@ -313,3 +313,17 @@ def test_disagreements_keep_no_more_than_the_log_may() -> None:
     kept = told(body, [Log(redact=("card",)), Log()])
     assert json.loads(kept) == {"instances": [{"card": REDACTED, "x": "y" * 100}]}
     assert told(SECRET.encode(), [Log(), Log(redact=("card",))]) == b""
+
+
+def test_of_what_reached_no_version_no_request_body_is_kept(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path, Deployed(models.identity(tmp_path / "m.onnx"))) as site:
+            await site.ask(predict(target="/projects/p/models/m/versions/v9:predict"))
+            await site.ask(predict(body=b"nonsense"))
+            await until(lambda: len(site.rows) == 2)
+            stray, wrong = site.logged
+            assert (stray["status"], stray["request"]) == (404, None)
+            assert b"v9" in stray["reply"]
+            assert (wrong["status"], wrong["request"]) == (400, b"nonsense")
+
+    run(test())

@@ -84,7 +84,8 @@ class Books:
         where = served or call.route
         samples = served.samples if served is not None else self._strays
         if call.is_due(samples, now, failed=status != 200):
-            request: bytes | None = call.body
+            # What reached no version has no rule that says what of it may be kept.
+            request: bytes | None = call.body if served is not None else None
             reply = call.logged_reply(reply)
         elif code == Overloaded.code and served is not None and self._append_run is not None:
             self._record_refusal(call, now)

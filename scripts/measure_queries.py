@@ -92,7 +92,7 @@ def make_block(chance: np.random.Generator, ended: np.ndarray, labels: tuple[Lab
     compute_ms = chance.lognormal(0.0, 0.4, count) * (1 + version * 0.3)
     queue_ms = chance.exponential(0.8, count)
     latency_ms = compute_ms + queue_ms + 0.1 + np.where(status == 3, 5000.0, 0.0)
-    confidence = np.float32(chance.beta(6, 1.5, count)).astype(np.float64)
+    confidence = chance.beta(6, 1.5, count).astype(np.float32).astype(np.float64)  # as models give it
     confidence[failed] = np.nan
     noise = chance.bytes(8 * count).hex()
     url = np.where(chance.random(count) < 0.9, 0, version + 1)

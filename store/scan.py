@@ -201,7 +201,7 @@ class HourScan:
             return known
         values = self._column(chunk, field)
         # A double on the right: a narrower column is compared in doubles, as SQLite does.
-        found = _COMPARE[sign](values, np.float64(value))
+        found: Array = _COMPARE[sign](values, np.float64(value))
         return found & ~np.isnan(values) if sign == "!=" and kind.endswith("?") else found
 
     def _is_called(self, chunk: Chunk, term: Term) -> Verdict:
@@ -224,7 +224,9 @@ class HourScan:
 
     def _bounds(self, chunk: Chunk, field: str) -> tuple[str, float | None, float | None]:
         if field not in self._stats:
-            self._stats[field] = {number: (kind, *ends) for number, kind, *ends in self._hour.bounds(field)}
+            self._stats[field] = {
+                number: (kind, low, high) for number, kind, low, high in self._hour.bounds(field)
+            }
         try:
             return self._stats[field][chunk.id]
         except KeyError as exc:

@@ -47,7 +47,8 @@ class TopValues(msgspec.Struct, frozen=True):
 class _Counting(Protocol):
     """Counts one kind of field, hour by hour."""
 
-    columns: tuple[str, ...]
+    @property
+    def columns(self) -> tuple[str, ...]: ...
 
     def add(self, hour: HourReader, part: Columns) -> int:
         """Count rows; returns how many of them have a value."""

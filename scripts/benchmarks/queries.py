@@ -59,13 +59,15 @@ def measure_queries(bench: Bench, effort: Effort, say: Say, *, rows: int) -> Que
     running = Running(mdslite(bench, TINY), body=bench.body(TINY), folder=bench.folder / "queries")
     log = running.folder / "store" / "log"
     log.parent.mkdir(parents=True)
-    command = [bench.mdslite.with_name("python"), SCRIPT, "--json", "--log", log, "--rows", str(rows)]
+    python = str(bench.mdslite.with_name("python"))
+    command = [python, str(SCRIPT), "--json", "--log", str(log), "--rows", str(rows)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=MADE_IN_S)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     found = json.loads(done.stdout)
     say("predictions while it is asked every second")
-    ratios, times = [], []
+    ratios: list[float] = []
+    times: list[float] = []
     with running:
         run_load(running.url, body=bench.body(TINY), connections=CONNECTIONS, seconds=WARM_S)
         for turn in range(2 * effort.rounds):

@@ -422,7 +422,8 @@ def test_texts_that_are_ever_new_are_no_drift_and_fixed_ones_in_their_place_are(
     source = random(12)
     shares = 1.0 / np.arange(1, 5001)
     shares /= shares.sum()
-    watch, hours, number = Watch(began=0.0, now=0.0), [], 0
+    watch, number = Watch(began=0.0, now=0.0), 0
+    hours: list[Window] = []
 
     def live_one(pane: int, words: list[int]) -> list[str]:
         nonlocal number

@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from mdslite.errors import MdsliteError
-from mdslite.http.bulletin import Bulletin
 from mdslite.exposition import Gauge
+from mdslite.http.bulletin import Bulletin
 from mdslite.serving.fleet import Served
 from mdslite.store.drift import (
     DATABASE,

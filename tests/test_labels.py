@@ -395,12 +395,12 @@ def test_a_token_for_a_model_sees_and_labels_that_one_alone(tmp_path: Path) -> N
             one = f"{LABELS}/{found['id']}"
             assert (await caller.ask("GET", f"{LABELS}/queue", headers=other)).json["items"] == []
             assert (await caller.ask("GET", QUEUE, headers=other)).status == 403
-            assert (await caller.ask("PUT", one, {"label": "1"}, headers=other)).status == 403
+            assert (await caller.ask("PUT", one, {"label": "1"}, headers=other)).status == 404
             assert (await caller.ask("PUT", one, {"label": "1"}, headers=reader)).status == 403
             assert len((await caller.ask("GET", QUEUE, headers=reader)).json["items"]) == 1
             made = await caller.ask("PUT", one, {"label": "1"}, headers=keys)
             assert made.status == 200 and made.json["author"] == f"the token {ours['name']}"
-            assert (await caller.ask("GET", one, headers=other)).status == 403
-            assert (await caller.ask("DELETE", one, headers=other)).status == 403
+            assert (await caller.ask("GET", one, headers=other)).status == 404
+            assert (await caller.ask("DELETE", one, headers=other)).status == 404
 
     asyncio.run(test())

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from mdslite.errors import NotFound
 from mdslite.http.access import Grant
 from mdslite.http.label_export import export
 from mdslite.http.label_schema import (
@@ -36,7 +37,7 @@ from mdslite.http.parts import Parts
 from mdslite.http.schema import ModelPath
 from mdslite.intervals import share_interval
 from mdslite.store.exports import MEDIA_TYPES
-from mdslite.store.labels import Count, Rules
+from mdslite.store.labels import Count, Item, Rules
 
 ROOT = "/api/v1/labels"
 _ENOUGH = 30  # labels below which an interval is wide whatever it holds
@@ -94,7 +95,7 @@ async def export_labels(parts: Parts, call: Call[Nothing, ExportQuery, Nothing])
 async def get_label(parts: Parts, call: Call[LabelPath, Nothing, Nothing]) -> LabelInfo:
     """A request's label with its history"""
     found = await parts.labeling.get(call.path.id)
-    call.caller.grant.require_model(found.item.project, found.item.model)
+    _check(call.caller.grant, found.item)
     return label_info(found)
 
 
@@ -102,7 +103,7 @@ async def put_label(parts: Parts, call: Call[LabelPath, Nothing, LabelBody]) -> 
     """Say what the answer to a request should have been; again to say otherwise"""
     body, grant = call.body, call.caller.grant
     item = await parts.labeling.find_item(call.path.id)
-    grant.require_model(item.project, item.model)
+    _check(grant, item)
     text = body.label.strip() or body.label
     author = body.author or grant.name
     made = await parts.labeling.put(call.path.id, text, note=body.note, author=author)
@@ -114,7 +115,7 @@ async def undo_label(parts: Parts, call: Call[LabelPath, Nothing, Nothing]) -> L
     """Take the last label of a request back: it has the one before it again, or waits for one"""
     grant = call.caller.grant
     item = (await parts.labeling.get(call.path.id)).item
-    grant.require_model(item.project, item.model)
+    _check(grant, item)
     call.caller.remark = f"{item.project}/{item.model} {item.request_id}"
     return label_info(await parts.labeling.undo(call.path.id, author=grant.name))
 
@@ -201,6 +202,12 @@ def _score(counts: Sequence[Count]) -> ScoreInfo:
     found = share_interval(correct, labelled)
     share = None if found is None else Share(value=found.value, low=found.low, high=found.high)
     return ScoreInfo(labelled=labelled, correct=correct, accuracy=share)
+
+
+def _check(grant: Grant, item: Item) -> None:
+    """:raises NotFound: the request is not the grant's to know"""
+    if not grant.covers(item.project, item.model):
+        raise NotFound(f"there is no request {item.id}")
 
 
 async def _joined(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -30,6 +30,7 @@ from mdslite.tui.app import DashApp
 from mdslite.tui.clean import clean
 from mdslite.tui.deploy import Deploy
 from mdslite.tui.deployments import entries_of
+from mdslite.tui.header import firing_alerts
 from mdslite.tui.histogram import read_stack
 from mdslite.tui.ink import Ink
 from mdslite.tui.lines import cells, cut, edge, fit, line_width, plain
@@ -208,8 +209,11 @@ def test_arrows_move_and_enter_narrows_to_a_model() -> None:
         assert isinstance(app.pane, Deploy) and app.pane.cursor == 2
         await pilot.press("enter")
         assert app.view.model == ("bank", "fraud")
-        await pilot.press("escape")
-        assert app.view.model is None
+        await pilot.press("enter")
+        assert app.view.pane == "requests"
+        assert app.view.filter == "project=bank model=fraud version=v14"
+        await pilot.press("escape", "1", "escape", "escape")
+        assert app.view.model is None and app.view.filter == ""
         await pilot.press("end")
         assert app.pane.cursor == len(entries_of(app.snapshot)) - 1
 
@@ -309,6 +313,14 @@ def test_figures_of_a_chosen_part_come_from_the_log() -> None:
     assert figures_of(brushed, "bank", "fraud", version).rps == 22_260 / 60
     total = add_up(live)
     assert total is not None and total.rps == pytest.approx(412.2) and total.p99_ms == 9.8
+
+
+def test_an_alert_that_is_resolved_is_told_no_more() -> None:
+    live = make_scene()
+    (firing,) = live.alerts or []
+    over = {**firing, "id": 4, "state": "resolved", "opened": 3, "time": "2026-11-22T11:59:00Z"}
+    assert firing_alerts(live) == [firing]
+    assert firing_alerts(make_scene(alerts=[over, firing])) == []
 
 
 def test_shadows_are_no_traffic_unless_asked_for() -> None:

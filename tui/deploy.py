@@ -73,13 +73,17 @@ class Deploy(Pane):
         self.cursor = self._clamp(self.dash.snapshot, steps)
         self.repaint()
 
-    def action_open(self) -> None:
+    async def action_open(self) -> None:
         """A model alone; then, of a version, its requests."""
         entry = self.entry
         if entry is None:
             return
         if self.dash.view.model != entry.model_key:
             self.dash.look(model=entry.model_key)
+            return
+        terms = f"project={entry.project} model={entry.model} version={entry.version['version']}"
+        self.dash.look(filter=terms)
+        await self.dash.action_show("requests")
 
     def action_weights(self) -> None:
         if (entry := self.entry) is not None:

@@ -152,9 +152,8 @@ def _alarms(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         for version in model["versions"]:
             if version["state"] in ("failed", "unhealthy"):
                 yield f"✖ {model['model']} {version['version']} {version['state']}, press e", "bad"
-    for alert in (snapshot.alerts or [])[:3]:
-        if alert.get("state") == "firing":
-            yield f"▲ {alert.get('model')} {alert.get('text')}", "warn"
+    for alert in firing_alerts(snapshot)[:3]:
+        yield f"▲ {alert.get('model')} {alert.get('text')}", "warn"
     progress = snapshot.progress
     if progress is not None:
         yield (
@@ -166,6 +165,13 @@ def _alarms(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
             yield f"▶ rollout {one['model']} {one['version']} {one['share']:g}% {one['state']}", "accent"
     for name, text in snapshot.troubles.items():
         yield f"{name}: {text}", "dim"
+
+
+def firing_alerts(snapshot: Snapshot) -> list[Json]:
+    """Those that fired and were not resolved since, the newest first."""
+    alerts = snapshot.alerts or []
+    over = {one.get("opened") for one in alerts if one.get("state") == "resolved"}
+    return [one for one in alerts if one.get("state") == "firing" and one.get("id") not in over]
 
 
 def _at_end(recorded: Json) -> Json:

@@ -82,7 +82,7 @@ def measure_routing(bench: Bench, effort: Effort, say: Say) -> RoutingCost:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Target:
     version: str
     project: str = "bench"

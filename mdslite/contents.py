@@ -28,6 +28,7 @@ _NPY_TYPES: Final = {
 }  # fmt: skip
 _BASE64: Final = re.compile(r"(data:[\w/+.-]+;base64,)?[A-Za-z0-9+/]{16,}={0,2}")
 _OPENING: Final = {"[": "]", "{": "}"}
+_DEEPEST: Final = 64  # what is nested deeper is shown as the text that it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,15 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text, as far as it goes when its end is missing; None when it is no JSON."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
+    if _is_deep(text):
+        return None
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         pass
     try:
         return json.loads(_close(text))
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
 
 
@@ -106,7 +109,7 @@ def _told(answer: Any) -> Any:
                 return answer[name]
         doubt = ("confidence", "probability", "probabilities", "score", "scores")
         return {name: value for name, value in answer.items() if name not in doubt}
-    if _is_numbers(answer) and len(answer) > 1:
+    if is_numbers(answer) and len(answer) > 1:
         return answer.index(max(answer))
     return answer
 
@@ -115,7 +118,10 @@ def _same(first: Any, second: Any) -> bool:
     if isinstance(first, bool) or isinstance(second, bool):
         return first is second
     if isinstance(first, int | float) and isinstance(second, int | float):
-        return math.isclose(first, second, rel_tol=1e-3, abs_tol=1e-3)
+        try:
+            return math.isclose(first, second, rel_tol=1e-3, abs_tol=1e-3)
+        except OverflowError:  # an integer that no float holds
+            return first == second
     if isinstance(first, list) and isinstance(second, list):
         return len(first) == len(second) and all(map(_same, first, second))
     if isinstance(first, Mapping) and isinstance(second, Mapping):
@@ -184,7 +190,7 @@ def _of_value(value: Any, **told: Any) -> Content:
 
 
 def _of_list(value: list[Any], **told: Any) -> Content:
-    if _is_numbers(value):
+    if is_numbers(value):
         side = math.isqrt(len(value))
         is_square = side * side == len(value) and side >= _LEAST_SQUARE
         picture = from_numbers(value, side, side) if is_square and min(value) >= 0 else None
@@ -195,7 +201,7 @@ def _of_list(value: list[Any], **told: Any) -> Content:
     if picture is not None:
         return Content("picture", numbers=tuple(_flat(value)), picture=picture, value=value, **told)
     flat = list(_flat(value))
-    if flat and _is_numbers(flat):
+    if flat and is_numbers(flat):
         return Content("numbers", numbers=tuple(flat), value=value, **told)
     return Content("json", text=json.dumps(value, ensure_ascii=False, indent=2), value=value, **told)
 
@@ -216,7 +222,7 @@ def _nested_picture(value: list[Any]) -> Picture | None:
         flat = list(_flat(value))
     else:
         return None
-    if not (_LEAST_SIDE <= height <= MAX_SIDE and _LEAST_SIDE <= width <= MAX_SIDE) or not _is_numbers(flat):
+    if not (_LEAST_SIDE <= height <= MAX_SIDE and _LEAST_SIDE <= width <= MAX_SIDE) or not is_numbers(flat):
         return None
     return from_numbers(flat, width, height, 3 if len(shape) == 3 and 3 in (shape[0], shape[2]) else 1)
 
@@ -241,7 +247,8 @@ def _flat(value: list[Any]) -> list[Any]:
     return found
 
 
-def _is_numbers(value: Any) -> bool:
+def is_numbers(value: Any) -> bool:
+    """A list of numbers that can be drawn."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -300,6 +307,18 @@ def _from_base64(text: str) -> bytes | None:
         return base64.b64decode(text[: len(text) // 4 * 4], validate=True)
     except (binascii.Error, ValueError):
         return None
+
+
+def _is_deep(text: str) -> bool:
+    depth = 0
+    for letter in text:
+        if letter in "[{":
+            depth += 1
+            if depth > _DEEPEST:
+                return True
+        elif letter in "]}":
+            depth -= 1
+    return False
 
 
 def _close(text: str) -> str:

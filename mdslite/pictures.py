@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 Line: TypeAlias = list[tuple[str, str]]  # parts: a text, and `rgb:RRGGBB/RRGGBB` of its front and back or ""
 
-MAX_PIXELS: Final = 4_000_000
+MAX_PIXELS: Final = 65_536  # a few bytes may claim to be more, and would take seconds to unpack
 _RAMP: Final = " .:-=+*#%@"
 _SHADES: Final = " ░▒▓█"
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -184,8 +184,7 @@ def _decode_png(content: bytes) -> Picture | None:
     if (
         depth != 8
         or interlaced
-        or (kind not in _CHANNELS
-        and kind != 3)
+        or (kind not in _CHANNELS and kind != 3)
         or not 0 < width * height <= MAX_PIXELS
     ):
         return None

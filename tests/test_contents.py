@@ -187,6 +187,23 @@ def test_broken_files_are_bytes(content: bytes) -> None:
     assert read_content(raw_body(content)).kind == "bytes"
 
 
+def test_a_picture_that_claims_to_be_huge_is_not_unpacked() -> None:
+    huge = png([bytes(8)], 8, 0, b"\0").replace(struct.pack(">II", 8, 1), struct.pack(">II", 20_000, 20_000))
+    assert read_content(raw_body(huge)).kind == "bytes"
+
+
+@pytest.mark.parametrize("content", ["[" * 900 + "1" + "]" * 900, '{"a":' * 500 + "1" + "}" * 500])
+def test_what_is_nested_too_deep_is_a_text(content: str) -> None:
+    assert read_content(text_body(content)).kind == "text"
+
+
+def test_numbers_that_no_float_holds_are_no_columns() -> None:
+    big = "9" * 400
+    content = read_content(text_body(f'{{"predictions":[{{"label":{big},"scores":[{big},1e999,NaN]}}]}}'))
+    assert content.kind == "json"
+    assert answers_agree(text_body(f'{{"predictions":[{big}]}}'), text_body('{"predictions":[1.5]}')) is False
+
+
 def test_one_of_several_instances_is_chosen() -> None:
     body = text_body('{"instances": [[1, 2], [3, 4], [5, 6]]}')
     assert [read_content(body, place).numbers for place in (0, 1, 2, 3)] == [(1, 2), (3, 4), (5, 6), (1, 2)]

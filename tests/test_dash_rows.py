@@ -172,6 +172,16 @@ def test_what_a_stranger_wrote_is_shown_and_not_obeyed() -> None:
     assert "\\x1b]0;gone\\x07[red]" in text
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 900, "9" * 400, '{"a":[1e999,NaN]}', '{"a":' + "9" * 400 + "}", "[[1,2],[3]]"]
+)
+def test_strange_bodies_are_drawn(text: str) -> None:
+    for wrapped in (text, f'{{"instances":[{text}]}}', f'{{"predictions":[{text}]}}'):
+        row = make_row(1, request=body(wrapped), reply=body(wrapped))
+        lines = panel_lines(Found(row, [make_row(2, shadow=True, reply=body(wrapped))]), 40, Looks())
+        assert len(lines) > 5
+
+
 def test_the_time_of_a_request_is_split_into_its_parts() -> None:
     row = make_row(1, latency_ms=10.0, queue_ms=2.0, compute_ms=5.0)
     assert split_time(row) == {"queue": 2.0, "compute": 5.0, "other": 3.0}

@@ -76,6 +76,11 @@ def test_the_wheel_holds_what_describes_grpc(wheel: Path) -> None:
     assert {"mdslite/rpc/descriptors.binpb", "mdslite/rpc/inference.proto", "mdslite/rpc/admin.proto"} <= held
 
 
+def test_the_wheel_holds_the_recording_of_the_dashboard(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert "mdslite/tui/demo.json.xz" in archive.namelist()
+
+
 def test_the_wheel_brings_two_top_level_names(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mdslite.contents import Content, answers_agree, read_content
+from mdslite.contents import Content, answers_agree, is_numbers, read_content
 from mdslite.pictures import render
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
@@ -149,7 +149,7 @@ def _fields(value: Mapping[str, Any], width: int) -> list[Line]:
     lines: list[Line] = []
     for name, held in list(value.items())[:40]:
         title = (fit(name, name_width), "dim")
-        if isinstance(held, list) and held and all(type(one) in (int, float) for one in held):
+        if is_numbers(held):
             most = max(held)
             columns = figures.sparkline(held[: room - 20], min(len(held), room - 20), top=most)
             told = f"  most {most:.3g} at {held.index(most)}"

@@ -169,7 +169,7 @@ def run_of(count: int, *, version: str = "v1", begun: float = 100.0) -> Run:
     for number in range(count):
         queued = begun - 0.001
         run.calls.append(
-            (f"{version}-{number}", queued - number / 1000, queued, begun + 0.002, number / 10 or None, 1, None)
+            (f"{version}-{number}", queued - number / 1e3, queued, begun + 0.002, number / 10 or None, 1, None)
         )
     return run
 
@@ -610,7 +610,8 @@ def test_a_file_of_an_earlier_schema_is_read_and_goes_on(tmp_path: Path, version
     assert [entry.request_id for entry in read(tmp_path, "client=alice")] == ["new"]
     assert len(ids(tmp_path)) == 7
     assert sql(tmp_path / "2026-11-22T12.db", "SELECT count(*) FROM requests WHERE spans IS NULL") == [(3,)]
-    assert sql(tmp_path / "2026-11-22T11.db", "PRAGMA user_version") == [(version,)]  # nobody touches what is over
+    # Nobody touches what is over.
+    assert sql(tmp_path / "2026-11-22T11.db", "PRAGMA user_version") == [(version,)]
 
 
 def test_a_file_of_the_first_schema_that_is_damaged_is_set_aside(tmp_path: Path) -> None:

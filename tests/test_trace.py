@@ -44,8 +44,8 @@ def test_a_span_of_ours_stands_in_for_the_callers() -> None:
     "parent",
     [
         "", "nonsense", f"ff-{TRACE_ID}-{SPAN_ID}-01", f"00-{'0' * 32}-{SPAN_ID}-01",
-        f"00-{TRACE_ID}-{'0' * 16}-01", f"00-{TRACE_ID.upper()}-{SPAN_ID}-01", f"00-{TRACE_ID}-{SPAN_ID}-01-more",
-        f"00-{TRACE_ID[1:]}-{SPAN_ID}-01", f"00-{TRACE_ID}-{SPAN_ID}-1",
+        f"00-{TRACE_ID}-{'0' * 16}-01", f"00-{TRACE_ID.upper()}-{SPAN_ID}-01",
+        f"00-{TRACE_ID}-{SPAN_ID}-01-more", f"00-{TRACE_ID[1:]}-{SPAN_ID}-01", f"00-{TRACE_ID}-{SPAN_ID}-1",
     ],
 )  # fmt: skip
 def test_what_is_no_traceparent_names_no_trace(parent: str) -> None:

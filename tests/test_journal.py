@@ -169,7 +169,15 @@ def run_of(count: int, *, version: str = "v1", begun: float = 100.0) -> Run:
     for number in range(count):
         queued = begun - 0.001
         run.calls.append(
-            (f"{version}-{number}", queued - number / 1e3, queued, begun + 0.002, number / 10 or None, 1, None)
+            (
+                f"{version}-{number}",
+                queued - number / 1e3,
+                queued,
+                begun + 0.002,
+                number / 10 or None,
+                1,
+                None,
+            )
         )
     return run
 

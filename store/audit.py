@@ -52,20 +52,21 @@ class Audit:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def add(self, act: Act) -> None:
-        """Keep an act, and drop the oldest of its kind when there are too many."""
-        keep = REFUSED_MAX if act.refused else ADMITTED_MAX
+    def add(self, *acts: Act) -> None:
+        """Keep acts, and drop the oldest of their kind when there are too many."""
         with self._registry.writing() as db:
-            db.execute(
-                "insert into audit (time, who, what, target, origin, status, remark, request_id, refused)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*astuple(act), act.refused),
-            )
-            db.execute(
-                "delete from audit where id in (select id from audit where refused = ?"
-                " order by id desc limit -1 offset ?)",
-                (act.refused, keep),
-            )
+            for act in acts:
+                db.execute(
+                    "insert into audit (time, who, what, target, origin, status, remark, request_id, refused)"
+                    " values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*astuple(act), act.refused),
+                )
+            for refused in {act.refused for act in acts}:
+                db.execute(
+                    "delete from audit where id in (select id from audit where refused = ?"
+                    " order by id desc limit -1 offset ?)",
+                    (refused, REFUSED_MAX if refused else ADMITTED_MAX),
+                )
 
     def page(self, limit: int, before: int | None = None) -> list[Entry]:
         """Acts, newest first; only those before number `before`, if given."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 SAVE_USES_S = 60.0  # how often it is kept which tokens are in use
 _REFUSALS = Rate(60, "m")  # refused calls that are written down; anybody can make them
+_ACTS_MAX = 4096  # that wait to be written down
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +40,8 @@ class Issuer:
         self._worker = worker
         self._refusals = Bucket(_REFUSALS)
         self._unrecorded = 0  # refused calls since the last that was written down
+        self._acts: deque[Act] = deque(maxlen=_ACTS_MAX)  # to be written down, all of them at once
+        self._writing = False  # the worker is asked to
         self._saved: dict[str, float] = {}
         self._saver: asyncio.TimerHandle | None = None
 
@@ -90,7 +94,11 @@ class Issuer:
         if act.refused and self._unrecorded:
             act = replace(act, remark=f"{act.remark} ({self._unrecorded} like it before are not listed)")
             self._unrecorded = 0
-        self._submit(f"a call of {act.who} ({act.what})", self._audit.add, act)
+        self._acts.append(act)
+        if not self._writing:
+            self._writing = True  # before it is asked: it may have done so when `_submit` returns
+            if not self._submit(f"a call of {act.who} ({act.what})", self._write_down):
+                self._writing = False
 
     def save_uses(self) -> None:
         """Keep when tokens were last used, without waiting for it."""
@@ -115,8 +123,18 @@ class Issuer:
         self._saver = asyncio.get_running_loop().call_later(SAVE_USES_S, self._save_again)
         self.save_uses()
 
-    def _submit(self, what: str, keep: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Let the registry keep something that nothing depends on; say so when it could not."""
+    def _write_down(self) -> None:
+        """In the worker's thread: write down all acts that there are by now. However many come, they take one
+        of its places."""
+        self._writing = False  # those that come from here on ask again
+        acts = []
+        while self._acts:
+            acts.append(self._acts.popleft())
+        self._audit.add(*acts)
+
+    def _submit(self, what: str, keep: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Let the registry keep something that nothing depends on; say so when it could not. Returns whether
+        it was asked to."""
 
         def check(future: Future[None]) -> None:
             if (error := future.exception()) is not None:
@@ -126,3 +144,5 @@ class Issuer:
             self._worker.submit(keep, *args, **kwargs).add_done_callback(check)
         except MdsliteError as exc:
             logger.warning("%s could not be kept: %s", what, exc)
+            return False
+        return True

@@ -233,8 +233,8 @@ def appliance(folder: Path, *args: str) -> Iterator[tuple[Place, psutil.Process]
         assert process.stdout is not None
         line = process.stdout.readline()
         process.stdout.readline()
-        ports = [int(line.split()[at].rpartition(":")[2]) for at in (2, -1)]
-        yield Place("127.0.0.1", *ports), psutil.Process(process.pid)
+        port, rpc_port = (int(line.split()[at].rpartition(":")[2]) for at in (2, -1))
+        yield Place("127.0.0.1", port, rpc_port), psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait(30)

@@ -182,8 +182,8 @@ def test_the_log_names_who_asked_for_a_later_answer(tmp_path: Path) -> None:
         async with serving(tmp_path) as site:
             token_id, text = mint()
             token = Token(
-                id=token_id, digest=digest_of(text.encode()), name="nightly", scopes=("predict",), project="p",
-                model=None, rate=None, created_at=0.0, created_by="ann",
+                id=token_id, digest=digest_of(text.encode()), name="nightly", scopes=("predict",),
+                project="p", model=None, rate=None, created_at=0.0, created_by="ann",
             )  # fmt: skip
             site.predictor.access.replace([token], {})
             shown = ("Authorization", f"Bearer {text}")

@@ -88,7 +88,7 @@ class Limits:
     patience_s: float = 2.0  # of a goodbye, for a moment without open requests
     linger_s: float = 1.0  # between the goodbye and the end of the socket
 
-    resets: Allowance = Allowance(200, 50, start=40)
+    resets: Allowance = Allowance(200, 50, start=16)
     settings: Allowance = Allowance(32, 1)
     pings: Allowance = Allowance(128, 10)
     priorities: Allowance = Allowance(256, 10)

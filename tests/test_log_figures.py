@@ -363,3 +363,46 @@ def test_what_has_no_values_is_refused(log: RequestLog, field: str) -> None:
     with pytest.raises(InvalidRequest, match="no values to count") as caught:
         find_top(log, wanted(), field=field)
     assert "reply.NAME" in (caught.value.hint or "")
+
+
+# The files
+
+
+def test_a_file_whose_columns_are_damaged_is_left_out_and_named(tmp_path: Path) -> None:
+    with running(tmp_path) as journal:
+        for number in range(20):
+            journal.append(row(time=NOON + number // 10 * HOUR_S, latency_ms=number + 1.0))
+    with closing(sqlite3.connect(tmp_path / "2026-11-22T12.db")) as db:
+        db.execute("UPDATE columns SET data = x'00' WHERE field = 'latency_us'")
+        db.commit()
+    log = RequestLog(tmp_path)
+    found = log.query(wanted("latency_ms>5.5", now=NOON + 3 * HOUR_S))
+    assert (len(found.rows), found.skipped) == (10, ("2026-11-22T12.db",))
+    assert find_top(log, wanted(), field="latency_ms").skipped == ("2026-11-22T12.db",)
+    assert len(log.query(wanted("version=v1")).rows) == 20  # other columns are whole
+
+
+def test_rows_that_stand_in_no_chunk_get_one_when_their_hour_is_written_again(tmp_path: Path) -> None:
+    def chunked() -> list[tuple[int, int]]:
+        with closing(sqlite3.connect(tmp_path / "2026-11-22T12.db")) as db:
+            return db.execute(
+                "SELECT rows, (SELECT count(*) FROM entries) FROM chunks ORDER BY id"
+            ).fetchall()
+
+    with running(tmp_path) as journal:
+        journal.append(row())
+    with closing(sqlite3.connect(tmp_path / "2026-11-22T12.db")) as db:
+        db.executescript("DROP TABLE chunks; DROP TABLE columns")
+    with running(tmp_path) as journal:
+        for number in range(5):
+            journal.append(row(latency_ms=number + 1.0))
+        assert journal.flush()
+        assert len(RequestLog(tmp_path).query(wanted("latency_ms<3")).rows) == 3
+    assert chunked() == [(6, 6)]
+    with running(tmp_path) as journal:
+        journal.append(row())
+    assert chunked() == [(6, 7), (1, 7)]
+    found = make_histogram(
+        RequestLog(tmp_path), wanted("since=2026-11-22T12:00"), interval_s=1.0, clock=CLOCK
+    )
+    assert (found.source, sum(one.total for one in found.series)) == ("seconds", 7)

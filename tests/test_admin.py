@@ -20,6 +20,7 @@ from mdslite.http.guard import Errors, RequestIds
 from mdslite.http.operations import read_body
 from mdslite.http.reading import Reader
 from mdslite.runtimes.prober import Prober
+from mdslite.store.audit import Act
 
 pytestmark = pytest.mark.anyio
 
@@ -660,6 +661,15 @@ async def test_the_audit_log_names_a_backup_s_file(
     await caller.post("/api/v1/backup", {"path": str(tmp_path / "copy.tar")})
     acts = (await caller.get("/api/v1/audit")).json
     assert [act["remark"] for act in acts if act["what"] == "backup"] == [f"to {tmp_path / 'copy.tar'}"]
+
+
+async def test_a_flood_of_audited_calls_leaves_the_registry_room(box: Box, caller: Caller) -> None:
+    for number in range(2000):
+        act = Act(0.0, "ann", "apply", f"/x/{number}", "127.0.0.1", 200, "", "id")
+        box.issuer.record(act)
+    assert (await caller.get("/api/v1/revisions")).status == 200
+    kept = [entry.act.target for entry in await box.issuer.acts(3000, None)]
+    assert kept == [f"/x/{number}" for number in reversed(range(2000))]
 
 
 async def test_the_doctor_lists_findings(caller: Caller) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mdslite.planning import render_plan
 from mdslite.deploy.plan import State, Wanted, make_plan, to_plain
+from mdslite.planning import render_plan
 from mdslite.spec import (
     Batch,
     Confidence,

@@ -171,7 +171,7 @@ def test_a_part_that_fails_takes_no_other_with_it(
     monkeypatch.setattr(program, "measure_start", fail)
     results = Results(MACHINE)
     bench = Bench(tmp_path, Path("mdslite"))
-    assert not program.measure(results, bench, Effort(seconds=0.02, rounds=1), ["start", "limit"])
+    assert not program.measure(results, bench, Effort(seconds=0.02, rounds=1), ["start", "limit"], rows=1)
     assert "start could not be measured: nobody answers" in capsys.readouterr().err
     assert set(results.limits) == {"tiny", "wide"}
     assert results.start is None

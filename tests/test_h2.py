@@ -402,6 +402,19 @@ async def test_a_body_above_the_bound_is_cut_there() -> None:
 
 
 @on_loop
+async def test_a_body_that_comes_by_drops_is_whole_and_holds_nobody_up() -> None:
+    async with serving() as server, server.connect() as client:
+        request = client.head("/echo", method="POST", end=False)
+        client.send(request)
+        for _ in range(50):
+            client.send(data(request.stream_id, b"x"))
+            assert (await client.get()).status == 200  # what is no drop goes on at once, drops before it too
+        client.send(*(data(request.stream_id, b"y") for _ in range(50)))
+        client.send(data(request.stream_id, b"z", end=True))
+        assert json.loads((await client.answer(request.stream_id)).body)["bytes"] == 101
+
+
+@on_loop
 async def test_a_body_that_stalls_gets_a_408_and_its_neighbours_go_on() -> None:
     limits = Limits(body_timeout_s=0.1, linger_s=0.2)
     async with serving(limits=limits) as server, server.connect() as client:

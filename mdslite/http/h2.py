@@ -37,6 +37,7 @@ App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[N
 _READ_BYTES = 16 * 1024  # what the engine parses before others get their turn
 _CORK_BYTES = 64 * 1024
 _LINGER_BYTES = 1024 * 1024
+_DROPS_BYTES = 4 * 1024
 _QUIET_S = 0.5  # after which a connection is not just between two requests
 _NOTICE_S = 1.0  # how long the answer to the ping of a goodbye may take
 _FAREWELL = b"goodbye!"
@@ -199,6 +200,7 @@ class Connection(asyncio.StreamReaderProtocol):
         self._stage = Stage.OPEN
         self._stage_ends = 0.0
         self._ignored_bytes = 0
+        self._drops = bytearray()  # received, and not for the engine yet
         self._timer: asyncio.TimerHandle | None = None  # of the next stage
 
     async def serve(self) -> None:
@@ -321,10 +323,20 @@ class Connection(asyncio.StreamReaderProtocol):
         if violation is not None:
             self.cut(violation)
             return
-        super().data_received(data)
+        # A drop of a body costs the engine as much as a whole request, and nobody can use it yet.
+        self._drops += data
+        if self.meter.urgent or len(self._drops) >= _DROPS_BYTES:
+            self._let_in()
         self._progress()
 
+    def _let_in(self) -> None:
+        """Hand what came in to the engine."""
+        data = bytes(self._drops)
+        self._drops.clear()
+        super().data_received(data)
+
     def eof_received(self) -> bool:
+        self._let_in()
         super().eof_received()
         return False  # nobody half-closes HTTP/2: the transport closes
 

@@ -147,6 +147,7 @@ class Meter:
         self.idle_since = now
         self.charges_resets = True  # of the server's own making too; off while it drains
         self.pongs = 0
+        self.urgent = False  # what was received last holds more than drops of bodies
 
         self._opened_at = now
         self._seen_settings = False
@@ -155,6 +156,7 @@ class Meter:
         self._payload_left = 0
         self._frame_at: float | None = None  # when a frame began that has not ended
         self._frame_is_data = False
+        self._frame_is_drop = False  # a few bytes of a body, more of which follow
         self._block_id = 0  # the stream of an unfinished header block
         self._block_bytes = 0
         self._block_frames = 0
@@ -177,12 +179,14 @@ class Meter:
     def receive(self, data: bytes, *, now: float) -> Violation | None:
         """Count what the client sent. After a violation none of `data` may reach the engine."""
         position = self._skip_preface(data)
+        self.urgent = position != 0
         if position < 0:
             return Violation(Reason.PROTOCOL_ERROR, PROTOCOL_ERROR)
         end = len(data)
         begun_here = False
         while position < end:
             if self._payload_left:
+                self.urgent = self.urgent or not self._frame_is_drop
                 step = min(self._payload_left, end - position)
                 self._payload_left -= step
                 position += step
@@ -271,6 +275,9 @@ class Meter:
         self._head.clear()
         self._payload_left = length
         self._frame_is_data = kind == _DATA
+        stream = self.streams.get(stream_id) if kind == _DATA and length < _TINY_BYTES else None
+        self._frame_is_drop = stream is not None and stream.request_open and not flags & _END_STREAM
+        self.urgent = self.urgent or not self._frame_is_drop
         if length > self.limits.max_frame_bytes:
             return Violation(Reason.FRAME_TOO_LARGE, FRAME_SIZE_ERROR)
         if kind == _DATA:

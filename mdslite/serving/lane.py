@@ -41,7 +41,7 @@ from mdslite.tensors import Key
 
 logger = logging.getLogger(__name__)
 
-INLINE_S = 200e-6  # a hand-off takes half of it, and on the loop nothing else is read meanwhile
+INLINE_S = 500e-6  # about what two hand-offs between threads cost beside other work
 _MANY_ROWS = 8  # it takes the loop a good while to write as many answers
 
 

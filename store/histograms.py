@@ -4,6 +4,7 @@ the rows. Owns no file."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
@@ -27,6 +28,7 @@ MAX_BUCKETS = 10_000
 MAX_SERIES = 50
 DEFAULT_WINDOW_S = 86_400.0
 DEFAULT_BUCKETS = 120
+LONGEST_S = 1e9
 ROUND_S = (
     1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 604_800,
 )  # fmt: skip
@@ -129,22 +131,32 @@ def _find_window(log: RequestLog, wanted: Filter, now: float) -> tuple[float, fl
 
 def _cut(since: float, until: float, interval_s: float) -> tuple[float, int]:
     """The start of the first interval, and how many there are."""
-    if not 0 < interval_s < 1e9:
-        raise InvalidRequest(f"interval_s is {interval_s:g}, expected a number above 0")
+    if not 0 < interval_s <= LONGEST_S:
+        raise InvalidRequest(
+            f"interval_s is {interval_s:g}, expected a number above 0 and at most {LONGEST_S:.0f}",
+            hint=f"an interval of {choose_interval(max(until - since, 1.0)):g} s fits this window",
+        )
     if not since < until:
         raise InvalidRequest("the window is empty: since is not before until")
+    if (until - since) / interval_s > 2 * MAX_BUCKETS:  # what is far too short has no start that is a number
+        raise _too_many(since, until, interval_s, (until - since) / interval_s)
     start = since // interval_s * interval_s
     buckets = -int(-(until - start) // interval_s)
     if buckets > MAX_BUCKETS:
-        least = next(
-            (one for one in ROUND_S if (until - since) / one < MAX_BUCKETS),
-            (until - since) / (MAX_BUCKETS - 1),
-        )
-        raise InvalidRequest(
-            f"{buckets} intervals of {interval_s:g} s, expected at most {MAX_BUCKETS}",
-            hint=f"an interval of {least:g} s fits this window",
-        )
+        raise _too_many(since, until, interval_s, buckets)
     return start, buckets
+
+
+def _too_many(since: float, until: float, interval_s: float, buckets: float) -> InvalidRequest:
+    window_s = until - since
+    least = next(
+        (one for one in ROUND_S if window_s / one < MAX_BUCKETS), math.ceil(window_s / (MAX_BUCKETS - 1))
+    )
+    said = f"{math.ceil(buckets)}" if buckets < 1e9 else "far too many"
+    return InvalidRequest(
+        f"{said} intervals of {interval_s:g} s, expected at most {MAX_BUCKETS}",
+        hint=f"an interval of {least} s fits this window",
+    )
 
 
 def _source(wanted: Filter, interval_s: float) -> Source:

@@ -340,6 +340,8 @@ def test_the_greatest_series_come_first_and_the_rest_is_summed_up(tmp_path: Path
         ("", 0.0, "above 0"),
         ("", math.nan, "above 0"),
         ("", -1.0, "above 0"),
+        ("", 1e308, "above 0 and at most 1000000000"),
+        ("", 99_999_999_999.0, "above 0 and at most 1000000000"),
         ("since=2026-11-22T13:00", 60.0, "empty"),
         ("since=2026-01-01", 1.0, f"at most {MAX_BUCKETS}"),
     ],
@@ -351,9 +353,10 @@ def test_a_histogram_that_makes_no_sense_is_refused(
         make_histogram(log, wanted(text, now=CLOCK()), interval_s=interval_s, clock=CLOCK)
 
 
-def test_the_smallest_interval_that_works_is_named(log: RequestLog) -> None:
+@pytest.mark.parametrize("interval_s", [1.0, 1e-9, 1e-308, 5e-324])
+def test_the_smallest_interval_that_works_is_named(log: RequestLog, interval_s: float) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        make_histogram(log, wanted("since=2026-11-15", now=CLOCK()), interval_s=1.0, clock=CLOCK)
+        make_histogram(log, wanted("since=2026-11-15", now=CLOCK()), interval_s=interval_s, clock=CLOCK)
     assert caught.value.hint == "an interval of 120 s fits this window"
     make_histogram(log, wanted("since=2026-11-15", now=CLOCK()), interval_s=120.0, clock=CLOCK)
 

@@ -21,6 +21,7 @@ from mdslite.drift.sketches import Window
 from mdslite.drift.watch import Signal
 from mdslite.errors import StoreError
 from mdslite.store.database import connect_reader, connect_writer, sqlite_errors
+from mdslite.store.disk import storage_errors
 
 KEPT_S = 8 * 86_400.0  # of hours: a week, and a day to choose it
 HOURS_BYTES = 256 << 20  # of all versions' hours; the oldest go
@@ -154,18 +155,17 @@ def read_wishes(folder: Path) -> Wishes:
 def write_wishes(folder: Path, wishes: Wishes) -> None:
     """Put a file in place of the last one, whole or not at all.
 
+    :raises StorageFull: the disk takes no more
     :raises StoreError: the folder cannot be written
     """
     fresh = folder / f"{WISHES}.new"
-    try:
+    with storage_errors(WISHES):
         folder.mkdir(parents=True, exist_ok=True)
         with fresh.open("wb") as file:
             file.write(msgspec.json.encode(wishes))
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(folder / WISHES)
-    except OSError as exc:
-        raise StoreError(f"{WISHES} cannot be written: {exc.strerror}") from exc
 
 
 @dataclass(slots=True)

@@ -153,6 +153,22 @@ def test_a_baseline_that_cannot_be_is_refused(
     run(tmp_path, prober, test)
 
 
+def test_a_full_disk_is_told_as_such(tmp_path: Path, prober: Prober) -> None:
+    async def test(box: Box, ask: Caller) -> None:
+        folder = tmp_path / "store" / "drift"
+        folder.mkdir(exist_ok=True)
+        (folder / "wishes.json.new").symlink_to("/dev/full")
+        for url, body in (
+            ("/api/v1/projects/p/models/m/baseline", {"since": "6h"}),
+            ("/api/v1/alerts/webhook", {"url": "http://8.8.8.8/hook"}),
+        ):
+            refused = await ask.ask("PUT", url, body)
+            assert (refused.status, refused.json["code"]) == (507, "storage_full")
+            assert "wishes.json" in refused.json["error"]
+
+    run(tmp_path, prober, test)
+
+
 def test_a_webhook_inside_is_refused(tmp_path: Path, prober: Prober) -> None:
     async def test(box: Box, ask: Caller) -> None:
         url = "/api/v1/alerts/webhook"

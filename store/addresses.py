@@ -21,7 +21,8 @@ from mdslite.errors import ArtifactError, InvalidRequest
 Resolve = Callable[[str, int], Sequence[str]]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Networks whose addresses end in an IPv4 address: NAT64, IPv4-compatible, and IPv4-translated (SIIT).
+_ENDS_IN_IPV4 = tuple(ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96"))
 # Global by their number, but answered by the cloud's own machinery: Azure's host channel.
 _MACHINERY = frozenset({ipaddress.ip_address("168.63.129.16")})
 _ENTRY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
@@ -127,7 +128,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that packets to this one end up at, through whichever tunnel."""
-    if address in _NAT64:
+    if any(address in network for network in _ENDS_IN_IPV4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
 

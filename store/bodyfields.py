@@ -149,6 +149,8 @@ def _text(one: Scalar) -> str:
 
 
 def _number(text: str) -> float | None:
+    if not text.isascii() or "_" in text:  # what Python takes for a number, too
+        return None
     try:
         number = float(text)
     except ValueError:

@@ -28,7 +28,7 @@ MAX_PATH = 32  # names of a body's field
 class FilterField:
     """A name that a filter may use: what its values are, and the table and column where they stand."""
 
-    kind: Literal["text", "flag", "integer", "number", "body", "path", "moment"]
+    kind: Literal["text", "flag", "integer", "number", "body", "path", "moment", "trace"]
     table: Literal["series", "urls", "entries", "bodies", ""]
     column: str
     scale: float = 1.0  # from the filter's unit to the column's
@@ -45,6 +45,7 @@ FIELDS = {
     "code": FilterField("text", "series", "code"),
     "url": FilterField("text", "urls", "url"),
     "request_id": FilterField("text", "entries", "request_id"),
+    "trace_id": FilterField("trace", "entries", "trace_id"),
     "latency_ms": FilterField("number", "entries", "latency_us", 1e3),
     "queue_ms": FilterField("number", "entries", "queue_us", 1e3),
     "compute_ms": FilterField("number", "entries", "compute_us", 1e3),
@@ -64,6 +65,7 @@ _OPERATORS: dict[str, tuple[str, ...]] = {
     "body": ("~", "!~"),
     "path": ("=", "!=", "~", "!~", "<", "<=", ">", ">="),
     "moment": ("=",),
+    "trace": ("=", "!="),
 }
 BODIES = ("request", "reply")
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -72,10 +74,11 @@ _OTHER_NAMES = {
     "time": "since", "from": "since", "after": "since", "to": "until", "before": "until", "body": "text",
     "request": "text", "reply": "text", "id": "request_id", "latency": "latency_ms", "ms": "latency_ms",
     "queue": "queue_ms", "compute": "compute_ms", "upstream": "upstream_ms", "batch": "batch_rows",
-    "conf": "confidence", "path": "url", "error": "code",
+    "trace": "trace_id", "traceparent": "trace_id", "conf": "confidence", "path": "url", "error": "code",
 }  # fmt: skip
 _NAME = re.compile(r"(?:request|reply)\.[^\s=!<>~\"']+|[A-Za-z_][A-Za-z0-9_.]*")
 _OPERATOR = re.compile(r"\s*(!=|!~|<=|>=|=|<|>|~)\s*")
+_TRACE_ID = re.compile(r"(?:[0-9a-f]{32})?")
 _BARE = re.compile(r"[^\s\"']+")
 
 
@@ -232,12 +235,18 @@ def _typed(name: str, value: str, at: int) -> str | float | bool:
     if kind in ("integer", "number"):
         convert: Callable[[str], float] = int if kind == "integer" else float
         try:
+            if not value.isascii() or "_" in value:  # what Python takes for a number, too
+                raise ValueError
             number = convert(value)
         except ValueError:
             _refuse(at, f"{name} is {'a whole' if kind == 'integer' else 'a'} number, got {value!r}", None)
         if not abs(number) < 2**53:  # NaN too
             _refuse(at, f"{name}: {value!r} is no number that it can have", None)
         return number
+    if kind == "trace":
+        if not _TRACE_ID.fullmatch(value.lower()):
+            _refuse(at, f"{name} is 32 hex digits, got {value!r}", 'as the log shows it; "" for none')
+        return value.lower()
     return value
 
 
@@ -254,6 +263,12 @@ def _condition(term: Term) -> Sql:
         inner = "(ifnull(request LIKE ? ESCAPE '\\', 0) OR ifnull(reply LIKE ? ESCAPE '\\', 0))"
         pattern = _like(str(term.value))
         return ("NOT " if term.operator == "!~" else "") + inner, [pattern, pattern]
+    if of.kind == "trace":
+        # Requests of no trace have no row there, so an empty value stands for all that have none.
+        found = "SELECT id FROM traces" + (" WHERE trace_id = ?" if term.value else "")
+        values = [bytes.fromhex(str(term.value))] if term.value else []
+        inside = (term.operator == "=") == bool(term.value)
+        return f"e.id {'IN' if inside else 'NOT IN'} ({found})", values
     if of.kind == "text":
         if term.operator in ("~", "!~"):
             sql = f"ifnull({of.column} LIKE ? ESCAPE '\\', 0)"

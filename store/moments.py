@@ -23,6 +23,8 @@ def parse_moment(text: str, *, now: float) -> float:
     text = text.strip()
     if text == "now":
         return now
+    if not text.isascii():  # other scripts' digits, which Python reads as numbers, too
+        raise InvalidRequest(f"{text!r} is no moment", hint=_EXAMPLES)
     if _SPAN.fullmatch(text):
         ago_s = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text))
         if ago_s > now:

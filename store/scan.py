@@ -116,8 +116,9 @@ class HourScan:
 
     def _chunks(self, *, newest: bool) -> tuple[list[Chunk], int]:
         """The chunks that hold ids of the scan, and the first id behind all chunks. None of them where bodies
-        are asked for: few rows have some, and SQLite goes from there."""
-        if self._wanted.on("bodies") is not None:
+        or traces are asked for: few rows have some, and SQLite goes from there."""
+        traced = any(term.field == "trace_id" for term in self._wanted.terms)
+        if traced or self._wanted.on("bodies") is not None:
             return [], 0
         found = [Chunk(*row) for row in self._hour.chunks()]
         end = found[-1].last_id + 1 if found else 0

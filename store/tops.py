@@ -21,6 +21,7 @@ from mdslite.store.scan import HourScan
 DEFAULT_LIMIT = 10
 MAX_TEXTS = 200_000  # request ids, and distinct values of a body's field, that are held at once
 _MAX_COUNTED = 1 << 20  # whole numbers below it are counted in a table
+_UNCOUNTED = frozenset({"body", "moment", "trace"})
 
 
 class TopValue(msgspec.Struct, frozen=True):
@@ -65,8 +66,8 @@ def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAUL
     :raises DeadlineExceeded: the query took longer than the log's bound
     """
     of = find_field(field)
-    if of is None or of.kind in ("body", "moment"):
-        known = [name for name, one in FIELDS.items() if one.kind not in ("body", "moment")]
+    if of is None or of.kind in _UNCOUNTED:
+        known = [name for name, one in FIELDS.items() if one.kind not in _UNCOUNTED]
         raise InvalidRequest(
             f"{field!r} has no values to count", hint=f"fields: {' '.join(known)} request.NAME reply.NAME"
         )

@@ -157,6 +157,28 @@ def test_a_filter_finds_what_the_rows_say(
     assert names(followed.rows) == found[::-1]
 
 
+def test_requests_are_found_by_their_trace(tmp_path: Path) -> None:
+    trace, other = bytes(range(16)), bytes(16)
+    with running(tmp_path) as journal:
+        for number, one in enumerate((trace, other, None, trace)):
+            journal.append(row(time=NOON + number // 2 * HOUR_S, request_id=f"r{number}", trace_id=one))
+    log = RequestLog(tmp_path)
+
+    def found(text: str) -> set[str]:
+        return {one.request_id for one in log.query(wanted(text), limit=10).rows}
+
+    assert found(f"trace_id={trace.hex()}") == {"r0", "r3"}
+    assert found(f"trace_id={trace.hex().upper()} model=spam request_id!=r0") == {"r3"}
+    assert found(f"trace_id!={trace.hex()}") == {"r1", "r2"}
+    assert found('trace_id=""') == {"r2"}
+    assert found('trace_id!="" status=200') == {"r0", "r1", "r3"}
+    last = NOON + 2 * HOUR_S
+    assert (
+        make_histogram(log, wanted(f"trace_id={trace.hex()}", now=last), clock=lambda: last).series[0].total
+        == 2
+    )
+
+
 def test_values_never_become_sql(log: RequestLog) -> None:
     for value in ["x'; DROP TABLE entries; --", 'x" OR 1=1', "x) OR (1=1", "\\", "%", "_", "?", ":a", "\0"]:
         quoted = value.replace("\\", "\\\\").replace('"', '\\"')

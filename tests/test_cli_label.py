@@ -307,10 +307,13 @@ def test_a_replay_is_waited_for_and_compared(client: Client, capsys: Captured) -
     assert re.search(r"^· compute: ", told, re.MULTILINE)
     found = json.loads(say(capsys, "replay", "since=10m", *to, "--limit", "2", "--json"))
     assert (found["sent"], found["state"], found["comparison"]) == (2, "done", None)
+    told = say(capsys, "replay", "since=10m", *to, "--limit", "1")
+    assert re.search(r"matched +\d+ logged requests; of these the first 1 with a body were looked at", told)
+    assert "no logged request matches" in say(capsys, "replay", "client=nobody", *to, "--compare")
     told = say(capsys, "replay", "since=10m", "--to", f"{MODEL}@v2", "--rate", "0.01/s", "--detach")
     number = re.search(r"replay (\d+) has begun", told)
     assert number is not None
-    assert re.search(r"state +cancelled", say(capsys, "replay", "--cancel", number[1]))
+    assert re.search(r"state +cancelled\n", say(capsys, "replay", "--cancel", number[1]))
     assert re.search(rf"{number[1]} .*cancelled", say(capsys, "replay", "--list"))
     assert json.loads(say(capsys, "replay", "--show", number[1], "--json"))["state"] == "cancelled"
     for wrong in ((), ("--to", MODEL), ("--to", f"{MODEL}@v9"), (*to[:2], "--rate", "fast")):

@@ -20,6 +20,7 @@ from textual.widgets import Input
 from mdslite.client import AsyncClient, Client, Retries
 from mdslite.tui.app import DashApp
 from mdslite.tui.feed import LiveFeed
+from mdslite.tui.replaying import Counts, count_filter, count_line
 from mdslite.tui.requests import Requests
 from mdslite.tui.snapshot import View
 
@@ -128,6 +129,7 @@ def test_all_that_a_filter_finds_is_replayed(folder: Path) -> None:
             await until_said(app, pilot, "sends what the log kept of project=p model=m")
             await pilot.press("enter")
             await until_said(app, pilot, "begins")
+            await until_said(app, pilot, "5 logged requests, up to 5 of them with a body")
             await pilot.press("enter")
             await until_said(app, pilot, "5 of 5 sent")
             await until_said(app, pilot, "done")
@@ -135,6 +137,18 @@ def test_all_that_a_filter_finds_is_replayed(folder: Path) -> None:
     with live.up("deployments.yaml", cwd=folder) as box:
         send(box.url, 5)
         asyncio.run(scene(box.url))
+
+
+def test_what_a_replay_would_send_is_told_as_far_as_it_is_known() -> None:
+    def told(*counts: int) -> str:
+        return "".join(text for text, _ in count_line(Counts(*counts), 100))
+
+    assert "counting" in told() and "no logged request matches" in told(0)
+    assert told(7) == "7 logged requests; counting those with a body"
+    assert told(7, 0).endswith("none with a body: nothing would be sent")
+    assert told(70_000, 20_000).endswith("20,000 of them with a body; 10,000 are sent at most")
+    assert count_filter("shadows") == 'shadow=false client!~"replay:" shadows'
+    assert count_filter("model=m shadow client=ann") == "model=m shadow client=ann"
 
 
 @pytest.mark.parametrize(("typed", "said"), [("v9", "there are v1, v2"), ("v2 some", "expected VERSION")])

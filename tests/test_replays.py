@@ -20,6 +20,7 @@ from mdslite.http.replay_source import read_filter
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Signature, TensorSpec
 from mdslite.serving.replies import read_outputs
 from mdslite.serving.samples import Samples
+from mdslite.store.rows import Keeping
 
 REPLAYS = "/api/v1/replays"
 BOTH = ("v1, uri: v1.onnx", "v2, uri: v2.onnx, weight: 0")
@@ -165,6 +166,31 @@ def test_what_cannot_be_sent_again_is_counted(tmp_path: Path) -> None:
             done = await ended(caller, (await begin(caller))["id"])
             names = ("matched", "with_body", "truncated", "unreadable", "total", "sent")
             assert [done[name] for name in names] == [7, 5, 1, 1, 3, 3]
+            assert not done["limited"]
+            done = await ended(caller, (await begin(caller, limit=3))["id"])
+            assert (done["matched"], done["total"], done["limited"]) == (7, 3, True)
+
+    asyncio.run(test())
+
+
+def test_a_request_of_which_the_reply_alone_was_kept_is_left_out(tmp_path: Path) -> None:
+    rows, _ = held_out()
+
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", *BOTH) as (box, caller):
+            await send(caller, rows[:1])
+            (good,) = await logged(box, "shadow=false", 1)
+            row = (
+                *(good.time, "bodiless", "demo", "digits", "v1", False, PREDICT, 503, "UNAVAILABLE"),
+                *(1.0, None, None, None, 0, 0, None, "local/0"),
+                *(None, b'{"error": "later"}', None, None, None),
+            )
+            box.journal.append(row, Keeping(asked=True))
+            await send(caller, rows[1:2])
+            await logged(box, 'shadow=false text~""', 3)
+            done = await ended(caller, (await begin(caller))["id"])
+            names = ("state", "matched", "with_body", "truncated", "unreadable", "total", "sent")
+            assert [done[name] for name in names] == ["done", 3, 2, 0, 0, 2, 2], done
 
     asyncio.run(test())
 
@@ -330,6 +356,7 @@ def test_a_replay_can_be_cancelled_and_one_of_the_past_is_interrupted(tmp_path: 
                     await asyncio.sleep(0)
             gone = await caller.ask("DELETE", f"{REPLAYS}/{slow['id']}")
             assert (gone.json["state"], gone.json["sent"], gone.json["total"]) == ("cancelled", 1, 3)
+            assert gone.json["message"] == ""
             assert (await caller.ask("DELETE", f"{REPLAYS}/{slow['id']}")).json == gone.json
             left = await begin(caller, rate="0.001/s")
             others = [await begin(caller, rate="0.001/s") for _ in range(3)]

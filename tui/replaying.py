@@ -5,6 +5,7 @@ filter finds, with how far that is and what it came to.
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mdslite.tui.app import DashApp
 
 _LOOK_S: Final = 0.5
+_LIMIT: Final = 10_000  # requests of one replay
 _OVER: Final = ("done", "cancelled", "failed", "interrupted")
 
 
@@ -95,6 +97,38 @@ def replay_row(app: DashApp, row: Json) -> None:
     app.push_screen(AskDialog(heading, other, explain, submit, label="VERSION, or VERSION all [2x, 50/s]:"))
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Logged requests that pass the filter, and those of them with a kept body, be it the reply's; None: not
+    known yet."""
+
+    matched: int | None = None
+    bodies: int | None = None
+
+
+def count_filter(filter: str) -> str:
+    """What a replay takes of what a filter finds: neither shadows' copies nor what replays sent, unless it
+    asks for them."""
+    own = {"shadow": "shadow=false", "client": 'client!~"replay:"'}
+    terms = [term for name, term in own.items() if not re.search(rf"(?:^|\s){name}(?![\w.])", filter)]
+    return " ".join([*terms, filter])
+
+
+def count_line(counts: Counts, width: int) -> Line:
+    """What there is to send, as far as it is known."""
+    matched, bodies = counts.matched, counts.bodies
+    if matched is None:
+        return [("◌ counting", "warn")]
+    if not matched:
+        return [("no logged request matches: nothing would be sent", "warn")]
+    if bodies is None:
+        return [(f"{matched:,} logged requests; counting those with a body", "")]
+    if not bodies:
+        return [(cut(f"{matched:,} logged requests, none with a body: nothing would be sent", width), "warn")]
+    most = f"; {_LIMIT:,} are sent at most" if bodies > _LIMIT else ""
+    return [(cut(f"{matched:,} logged requests, up to {bodies:,} of them with a body{most}", width), "")]
+
+
 class AgainDialog(Dialog):
     """Sends one request to a version, and shows both answers."""
 
@@ -164,7 +198,13 @@ class ReplayDialog(Dialog):
         self._model = (project, model)
         self._wish = wish
         self._told: Json = {}
+        self._counts = Counts()
+        self._uncounted = ""
         self.stage = "ready"
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.run_worker(self._count(), group="count")
 
     def text(self, width: int) -> list[Line]:
         lines: list[Line] = [
@@ -174,9 +214,17 @@ class ReplayDialog(Dialog):
             [("pace   ", "dim"), (clean(self._wish.rate or "as there is time"), "")],
         ]
         if self.stage == "ready":
+            lines += [[("sends  ", "dim"), *self._amount(width - 7)]]
             keys: Line = [("↵", "key"), (" begins   ", "bold"), ("esc", "key"), (" leaves it", "dim")]
             return [*lines, [], keys]
         return [*lines, [], *self._progress(width), *self.said(width), [], self._keys()]
+
+    def _amount(self, width: int) -> Line:
+        if self._uncounted:
+            known = self._counts.matched
+            what = "not counted" if known is None else f"{known:,} logged requests, bodies not counted"
+            return [(cut(f"{what}: {self._uncounted}", width), "warn")]
+        return count_line(self._counts, width)
 
     def _keys(self) -> Line:
         close: Line = [("esc", "key"), (" closes", "dim")]
@@ -188,6 +236,8 @@ class ReplayDialog(Dialog):
         told = self._told
         if not told:
             return []
+        if told.get("state") == "done" and not told.get("matched"):
+            return [[("no logged request matches: nothing was sent", "warn")]]
         sent, total = told.get("sent") or 0, told.get("total") or 0
         share = sent / total if total else 0.0
         lines: list[Line] = [
@@ -216,6 +266,20 @@ class ReplayDialog(Dialog):
                 self.failure = exc
             self.redraw()
 
+    async def _count(self) -> None:
+        """Ask how many there are, and then, which takes longer, how many of them have a body."""
+        wanted = count_filter(self._filter)
+        try:
+            found = await self.dash.feed.ask(calls.top("shadow", wanted, limit=1))
+            self._counts = Counts(found["rows"])
+            self.redraw()
+            if found["rows"]:
+                kept = await self.dash.feed.ask(calls.top("shadow", f'{wanted} text~""', limit=1))
+                self._counts = Counts(found["rows"], kept["rows"])
+        except errors.MdsliteError as exc:
+            self._uncounted = clean(exc.message)
+        self.redraw()
+
     async def _run(self) -> None:
         wish, (project, model) = self._wish, self._model
         try:
@@ -227,6 +291,7 @@ class ReplayDialog(Dialog):
                     wish.version,
                     rate=wish.rate,
                     compare=True,
+                    limit=_LIMIT,
                     author=self.dash.author,
                 )
             )

@@ -141,23 +141,39 @@ def _write(found: Json, *, as_json: bool) -> int:
         output.write_json(found)
         return 0 if good else 1
     target = f"{found['project']}/{found['model']}@{found['version']}"
-    kept = found["with_body"] - found["truncated"] - found["unreadable"]
+    if found["state"] == "done" and not found["matched"]:
+        output.write(f"replay {found['id']} to {target}: no logged request matches, so nothing was sent")
+        output.note("see what there is: mdslite logs 'FILTER'")
+        return 0
+    sent, total = found["sent"], found["total"]
     output.write_fields(
         {
             "replay": f"{found['id']} to {target} at {found['rate']}",
             "state": found["state"] + (f": {found['message']}" if found["message"] else ""),
-            "matched": f"{found['matched']} logged requests, {found['with_body']} of them with a body",
+            "matched": _matched(found),
             "left out": _left_out(found) or None,
-            "sent": f"{found['sent']} of {kept}" if found["total"] < kept else f"{found['sent']}",
+            "sent": f"{sent} of {total}" if sent < total else f"{sent}",
             "answered": f"{found['answered']}, {found['failed']} failed, {found['refused']} refused",
         }
     )
-    if found["comparison"] is not None:
+    if found["state"] == "done" and not total:
+        output.note("nothing was sent: the log kept no whole body of these requests")
+    elif found["comparison"] is not None:
         output.write()
         write_comparison(found["comparison"])
     elif found["compare"] and found["ended_at"]:
         output.note("nothing to compare: no request was answered")
     return 0 if good else 1
+
+
+def _matched(found: Json) -> str:
+    """How many there are, and of how many it is known whether they have a body."""
+    matched, bodies = found["matched"], found["with_body"]
+    if found["state"] == "counting":
+        return "not counted yet"
+    if found.get("limited"):
+        return f"{matched} logged requests; of these the first {bodies} with a body were looked at"
+    return f"{matched} logged requests, {bodies} of them with a body"
 
 
 def _left_out(found: Json) -> str:

@@ -161,6 +161,7 @@ class Run:
             with_body=census.with_body,
             truncated=census.truncated,
             unreadable=census.unreadable,
+            limited=census.limited,
             total=census.total,
             sent=self._sent,
             answered=self._answered,

@@ -52,9 +52,10 @@ class ReplayBody(Given, frozen=True, kw_only=True):
 class ReplayInfo(Value, frozen=True, kw_only=True):
     """A replay. `matched` counts logged requests that pass the filter, `with_body` those whose body was kept,
     `truncated` those kept in part and `unreadable` those kept without what tells how to read them (redacted,
-    or binary): neither can be sent. `total` are to be sent, `sent` were; of these `answered` well, `failed`
-    with an error of the version's, `refused` for want of room or time. `behind_s` is how far it lags behind
-    its pace: it gives way to everybody else."""
+    or binary): neither can be sent. With `limited` all but `matched` is of the first requests alone, as
+    many as were looked at until the limit was met. `total` are to be sent, `sent` were; of these `answered`
+    well, `failed` with an error of the version's, `refused` for want of room or time. `behind_s` is how far
+    it lags behind its pace: it gives way to everybody else."""
 
     id: int
     project: str
@@ -72,6 +73,7 @@ class ReplayInfo(Value, frozen=True, kw_only=True):
     with_body: int
     truncated: int
     unreadable: int
+    limited: bool = False
     total: int
     sent: int
     answered: int

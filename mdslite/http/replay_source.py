@@ -31,6 +31,7 @@ class Census:
     truncated: int = 0
     unreadable: int = 0
     total: int = 0
+    limited: bool = False  # the limit was met before all had been looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,22 @@ def read_filter(text: str, *, project: str, model: str, grant: Grant, now: float
 
 
 def count(log: RequestLog, filter: str, *, limit: int, now: float) -> Census:
-    """Count them; of those that can be sent, `limit` at most."""
+    """Count them. Their bodies are looked at until `limit` are found that can be sent."""
     census = Census()
     census.matched = find_top(log, parse(filter, now=now), field="shadow", limit=1).rows
     for row in _with_bodies(log, filter, now=now):
+        if census.total >= limit:
+            census.limited = True
+            break
+        if row.request is None:  # its reply alone was kept
+            continue
         census.with_body += 1
-        assert row.request is not None
         if row.request.truncated:
             census.truncated += 1
         elif make_sendable(row) is None:
             census.unreadable += 1
         else:
             census.total += 1
-            if census.total >= limit:
-                break
     return census
 
 

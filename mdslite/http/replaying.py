@@ -147,7 +147,7 @@ class Replays:
             if run.stopping:
                 run.end("interrupted", "the appliance stopped")
             else:
-                run.end("cancelled", "cancelled")
+                run.end("cancelled")
         except MdsliteError as exc:
             run.end("failed", exc.message)
         except Exception:

@@ -149,8 +149,10 @@ def test_the_confidence_is_read_from_the_answer(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def listening(answer: Callable[[], tuple[int, bytes] | None]) -> AsyncIterator[int]:
-    """A server that answers what it is told, or ends the connection."""
+async def listening(
+    answer: Callable[[], tuple[int, bytes] | None], *, ready: bool = True
+) -> AsyncIterator[int]:
+    """A server that answers what it is told, or ends the connection; `ready` is whether it knows /readyz."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -158,6 +160,8 @@ async def listening(answer: Callable[[], tuple[int, bytes] | None]) -> AsyncIter
             length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
             await reader.readexactly(int(length or b"0"))
             found = (200, b"ok") if head.startswith(b"GET") else answer()
+            if not ready and head.startswith(b"GET /readyz"):
+                found = (404, b"what?")
             if found is not None:
                 status, body = found
                 writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
@@ -345,6 +349,56 @@ def test_what_is_no_json_or_no_success_is_never_passed_on(tmp_path: Path) -> Non
     run(test())
 
 
+def test_an_endpoint_without_the_model_is_left_for_another_until_it_has_it(tmp_path: Path) -> None:
+    """Its health check passes all the while, and the request may be sent once more though it is not safe to
+    repeat: nothing was computed."""
+
+    async def test(make: Callable[..., EndpointInfo], folder: Path) -> None:
+        async with (
+            open_site(folder) as far,
+            open_site(folder, Deployed(models.identity(folder / "n.onnx"), model="n")) as lacking,
+            gateway(
+                folder / "near", make(far, idempotent=False), make(lacking, idempotent=False), health_s=0.01
+            ) as (near, served),
+        ):
+            pool = lane_of(served).pool
+            replies = [await near.ask(predict(target=GATEWAY)) for _ in range(12)]
+            assert {one.status for one in replies} == {200}
+            bad = next(one for one in pool.endpoints if one.url == url(lacking))
+            assert (bad.requests, bad.reason, bad.lacking) == (1, "it has no such model", True)
+            until_s = bad.ejected_until
+            await until(lambda: bad.ejected_until > until_s)  # it was asked for the model, time and again
+            assert bad.requests == 1
+            [served_far] = far.fleet.all()
+            lacking.fleet.switch(added=[served_far])
+            await until(lambda: not bad.lacking and pool.available == 2)
+            assert {(await near.ask(predict(target=GATEWAY))).status for _ in range(4)} == {200}
+            assert bad.requests > 1
+
+    for make in (to, oip):
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        run(test(make, folder))
+
+
+def test_where_nobody_has_the_model_the_first_who_gets_it_takes_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        told = (404, b'{"error": "no such thing"}')
+        async with listening(lambda: told, ready=False) as one, listening(lambda: told, ready=False) as other:
+            infos = [EndpointInfo(url=f"http://127.0.0.1:{port}") for port in (one, other)]
+            async with gateway(tmp_path / "near", *infos, health_s=0.05) as (near, served):
+                for _ in range(3):
+                    reply = await near.ask(predict(["x"], target=GATEWAY))
+                    assert (reply.status, reply.code) == (503, "unavailable")
+                    assert "retry-after" in reply.headers
+                await until(lambda: served.state == "unhealthy")
+                told = (200, GOOD)
+                await until(lambda: served.state == "ready")
+                assert (await near.ask(predict(["x"], target=GATEWAY))).status == 200
+
+    run(test())
+
+
 # The pool
 
 
@@ -395,6 +449,20 @@ def test_no_more_than_half_are_ejected() -> None:
         for _ in range(EJECT_AFTER):
             pool.failed(endpoint, "refused")
     assert pool.available == 2
+
+
+def test_all_who_lack_the_model_are_out_and_a_failing_one_is_left_rather_than_them() -> None:
+    pool, clock = make_pool(4)
+    *lacking, good = pool.endpoints
+    for endpoint in lacking:
+        pool.lacks(endpoint, "no model")
+    assert {pool.pick() for _ in range(8)} == {good}
+    for _ in range(EJECT_AFTER):
+        pool.failed(good, "refused")
+    assert {pool.pick() for _ in range(8)} == {good}
+    clock.now = lacking[0].ejected_until
+    pool.lacks(lacking[0], "no model")
+    assert lacking[0].ejected_until - clock.now == 2.0
 
 
 def test_what_was_tried_is_not_picked_again_and_ejected_ones_are_the_last_resort() -> None:

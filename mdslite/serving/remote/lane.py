@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from mdslite.errors import DeadlineExceeded, MdsliteError, Overloaded, TooLarge, Unavailable
+from mdslite.errors import DeadlineExceeded, MdsliteError, NotFound, Overloaded, TooLarge, Unavailable
 from mdslite.serving.batch import Confidence
 from mdslite.serving.knobs import Knobs, LaneStats
 from mdslite.serving.queue import Job
@@ -30,6 +30,7 @@ HEALTH_S = 1.0
 HEALTH_TIMEOUT_S = 2.0
 # Answers that say the endpoint, not the request, is at fault.
 _FAULTS = frozenset({502, 503, 504})
+_NO_MODEL = "it has no such model"
 
 
 class RemoteLane:
@@ -167,11 +168,13 @@ class RemoteLane:
             finally:
                 self.pool.end(endpoint)
                 job.upstream_ms = (perf_counter() - job.started_at) * 1e3
-            if answer.status not in _FAULTS:
+            # Without the model nothing was computed: that is always safe to ask again.
+            lacks = answer.status == NotFound.status
+            if answer.status not in _FAULTS and not lacks:
                 self.pool.succeeded(endpoint)
                 return answer
-            self._fail(endpoint, f"answered {answer.status}")
-            again = self._repeats and len(tried) < min(TRIES_MAX, len(self.pool.endpoints))
+            self._fail(endpoint, _NO_MODEL if lacks else f"answered {answer.status}", lacks=lacks)
+            again = (self._repeats or lacks) and len(tried) < min(TRIES_MAX, len(self.pool.endpoints))
             if answer.status == 504 or not (again and self.pool.may_retry()):
                 return answer
 
@@ -186,9 +189,12 @@ class RemoteLane:
 
     # Endpoints
 
-    def _fail(self, endpoint: Endpoint, reason: str) -> None:
+    def _fail(self, endpoint: Endpoint, reason: str, *, lacks: bool = False) -> None:
         before = self.pool.available
-        self.pool.failed(endpoint, reason)
+        if lacks:
+            self.pool.lacks(endpoint, reason)
+        else:
+            self.pool.failed(endpoint, reason)
         if self.pool.available != before:
             logger.warning("%s: %s is left out for a while: %s", self.name, endpoint.url, reason)
             self.changed()
@@ -199,20 +205,32 @@ class RemoteLane:
             self.changed()
 
     async def _check(self) -> None:
+        seen = -1
         while True:
             await asyncio.sleep(self._health_s)
             await asyncio.gather(*(self._check_one(one) for one in list(self.pool.endpoints)))
+            if self.pool.available != seen:  # also because the time of one that was left out is over
+                seen = self.pool.available
+                self.changed()
 
     async def _check_one(self, endpoint: Endpoint) -> None:
+        lacking, readiness = endpoint.lacking, self._speech.readiness
+        path = readiness if lacking and readiness is not None else self._speech.health
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                answer = await self._wires.get(endpoint.address, self._speech.health)
+                answer = await self._wires.get(endpoint.address, path)
         except (Unanswered, TimeoutError) as exc:
             self._fail(endpoint, getattr(exc, "reason", "its health check was not answered"))
             return
         if answer.status >= 500:
             self._fail(endpoint, f"its health check answered {answer.status}")
             return
+        if lacking and (readiness is None or answer.status != 200):
+            if readiness is not None and self._speech.lacks(answer):
+                self._fail(endpoint, _NO_MODEL, lacks=True)
+            return  # well it may be: whether it has the model, the next request will tell
+        if endpoint.lacking and not lacking:
+            return  # a request has found out meanwhile
         before = self.pool.available
         self.pool.succeeded(endpoint)
         if self.pool.available != before:

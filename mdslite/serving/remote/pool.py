@@ -43,6 +43,7 @@ class Endpoint:
         self.in_a_row = 0  # failures
         self.ejections = 0  # since it was last well
         self.ejected_until = 0.0
+        self.lacking = False  # it said that it has no such model, and has answered nothing since
         self.reason = ""  # of its last failure
 
     @property
@@ -80,7 +81,7 @@ class Pool:
         if not left:
             raise Unavailable(self._why_not(), retry_after_s=1)
         well = [one for one in left if not one.is_ejected(now)]
-        candidates = well or left
+        candidates = well or [one for one in left if not one.lacking] or left
         self._turn += 1
         if self._balance == "least_loaded":
             least = min(one.open for one in candidates)
@@ -100,13 +101,21 @@ class Pool:
         """It answered, or its health check did."""
         endpoint.in_a_row = endpoint.ejections = 0
         endpoint.ejected_until = 0.0
+        endpoint.lacking = False
+
+    def lacks(self, endpoint: Endpoint, reason: str) -> None:
+        """It does not have the model. However well it is, it stays out until it has, or until its time is
+        over and a request may try."""
+        endpoint.lacking = True
+        self.failed(endpoint, reason)
 
     def failed(self, endpoint: Endpoint, reason: str) -> None:
         """It did not answer, or not well."""
         endpoint.failures += 1
         endpoint.in_a_row += 1
         endpoint.reason = reason
-        if endpoint.in_a_row >= EJECT_AFTER and not endpoint.is_ejected(self._clock()):
+        enough = endpoint.lacking or endpoint.in_a_row >= EJECT_AFTER
+        if enough and not endpoint.is_ejected(self._clock()):
             self._eject(endpoint)
 
     def may_retry(self) -> bool:
@@ -131,9 +140,11 @@ class Pool:
 
     def _eject(self, endpoint: Endpoint) -> None:
         now = self._clock()
-        out = sum(one.is_ejected(now) for one in self.endpoints if one is not endpoint)
-        if out + 1 > max(1, math.floor(len(self.endpoints) * EJECTED_SHARE_MAX)):
-            return
+        if not endpoint.lacking:  # who lacks the model takes no load from the others
+            having = [one for one in self.endpoints if not one.lacking]
+            out = sum(one.is_ejected(now) for one in having if one is not endpoint)
+            if out + 1 > max(1, math.floor(len(having) * EJECTED_SHARE_MAX)):
+                return
         endpoint.ejected_until = now + min(EJECT_FIRST_S * 2**endpoint.ejections, EJECT_MAX_S)
         endpoint.ejections += 1
 

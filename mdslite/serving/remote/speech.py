@@ -66,9 +66,11 @@ class Answer:
 
 
 class Speech(Protocol):
-    """How one protocol asks. `health` is the path whose answer below 400 says that an endpoint is well."""
+    """How one protocol asks. `health` is the path whose answer below 500 says that an endpoint is well;
+    `readiness`, where there is one, that whose 200 says that it has the model."""
 
     health: str
+    readiness: str | None
 
     def ask(self, columns: Columns) -> Question: ...
 
@@ -77,6 +79,10 @@ class Speech(Protocol):
 
         :raises ModelError: it is not what the protocol says
         """
+        ...
+
+    def lacks(self, answer: Answer) -> bool:
+        """Does an answer to `readiness` say that there is no such model, rather than no such question?"""
         ...
 
 
@@ -105,6 +111,8 @@ class PredictSpeech:
         middle = "" if version is None else f"/versions/{version}"
         self._path = f"/projects/{project}/models/{model}{middle}:predict"
         self.health = health
+        # It tells of a model, not of one of its versions.
+        self.readiness = f"/readyz?model={project}/{model}" if version is None else None
 
     def ask(self, columns: Columns) -> Question:
         data: Any = columns.columns[0]
@@ -125,6 +133,13 @@ class PredictSpeech:
         if len(predictions) != columns.rows:
             raise ModelError(f"the endpoint gave {len(predictions)} answers; expected {columns.rows}")
         return [Answers(bytes(one) for one in predictions)]
+
+    def lacks(self, answer: Answer) -> bool:
+        if answer.status != NotFound.status:
+            return False
+        with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+            return bool(orjson.loads(answer.body)["code"] == NotFound.code)
+        return False
 
     def _question(self, body: bytes, media_type: str) -> Question:
         return Question(self._path, [(b"content-type", media_type.encode("latin-1"))], body)
@@ -157,6 +172,7 @@ class InferSpeech:
         self._codec = Codec(signature)
         self._path = infer_path(model, version)
         self.health = "/v2/health/ready"
+        self.readiness: str | None = model_path(model, version) + "/ready"
 
     def ask(self, columns: Columns) -> Question:
         inputs, parts = [], []
@@ -183,6 +199,9 @@ class InferSpeech:
             return [_take(spec, *found[spec.name], rows=columns.rows) for spec in self._signature.outputs]
         except (KeyError, ValueError, TypeError, InvalidRequest) as exc:
             raise ModelError(f"the endpoint's answer is not what the protocol says: {exc}") from exc
+
+    def lacks(self, answer: Answer) -> bool:
+        return answer.status >= 400
 
 
 def infer_path(model: str, version: str | None) -> str:

@@ -244,7 +244,7 @@ def test_what_cannot_be_held_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
             assert (reply.status, reply.code) == (503, "unavailable")
             assert reply.headers["retry-after"] == "1"
 
-    monkeypatch.setattr("mdslite.http.landing._make_space", fail)
+    monkeypatch.setattr("mdslite.http.landing.make_space", fail)
     run(test())
 
 

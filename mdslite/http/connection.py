@@ -114,7 +114,7 @@ class Connection(Receiver):
             self._exchange = None
         # The parser and this object hold each other, and maybe a large body: let go at once.
         self._parser = self._request = None
-        self._body, self._landing = b"", None
+        self._body, self._landing, self._claim = b"", None, None
 
     def pause_writing(self) -> None:
         self._writable = False

@@ -9,18 +9,15 @@ of a .npy file, is aligned for any runtime.
 from __future__ import annotations
 
 import asyncio
-import mmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mdslite.errors import Unavailable
+from mdslite.errors import MdsliteError, Unavailable
+from mdslite.http.budget import bind, claim_large, make_space
 
 if TYPE_CHECKING:
     from mdslite.http.receiver import Receiver
 
 ALIGNMENT = 64
-_HEAP_BYTES = 4 * 1024 * 1024
 
 
 class Landing(asyncio.BufferedProtocol):
@@ -32,12 +29,14 @@ class Landing(asyncio.BufferedProtocol):
 
     def __init__(self, receiver: Receiver, size_bytes: int, *, aligned_at: int) -> None:
         self._receiver = receiver
+        self._claim = claim_large(size_bytes)
         try:
-            space = _make_space(size_bytes + ALIGNMENT)
+            space = make_space(size_bytes + ALIGNMENT)
         except (MemoryError, OSError) as exc:
             raise Unavailable(
                 f"there is no memory for a body of {size_bytes} bytes", retry_after_s=1
             ) from exc
+        bind(self._claim, space)
         start = -(space.ctypes.data + aligned_at) % ALIGNMENT
         self.view = space[start : start + size_bytes].data
         self._rest = self.view
@@ -47,11 +46,20 @@ class Landing(asyncio.BufferedProtocol):
         return len(self._rest)
 
     def put(self, data: bytes | memoryview) -> int:
-        """Take the next bytes, as many as there is room for; returns how many those were."""
+        """Take the next bytes, as many as there is room for; returns how many those were.
+
+        :raises Unavailable: large bodies have taken all there is for them
+        """
         count = min(len(data), len(self._rest))
+        self.count(count)
         self._rest[:count] = data[:count]
         self._rest = self._rest[count:]
         return count
+
+    def count(self, size_bytes: int) -> None:
+        """:raises Unavailable: as `put`"""
+        if self._claim is not None:
+            self._claim.grow(size_bytes)
 
     # The transport's side
 
@@ -60,6 +68,11 @@ class Landing(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._rest = self._rest[nbytes:]
+        try:
+            self.count(nbytes)
+        except MdsliteError as exc:
+            self._receiver.cannot_land(exc)
+            return
         self._receiver.landed(nbytes)
 
     def pause_writing(self) -> None:
@@ -73,14 +86,3 @@ class Landing(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._receiver.connection_lost(exc)
-
-
-def _make_space(size_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Memory that is not touched yet. The heap's is quicker to have; but NumPy wants much in huge pages,
-    and the first byte in one costs two megabytes."""
-    if size_bytes < _HEAP_BYTES:
-        return np.empty(size_bytes, np.uint8)
-    pages = mmap.mmap(-1, size_bytes)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(pages, np.uint8)

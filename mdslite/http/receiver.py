@@ -13,6 +13,7 @@ from typing import Any, Literal
 import httptools
 
 from mdslite.errors import MdsliteError, TooLarge
+from mdslite.http.budget import LEAST_BYTES, Claim, claim_large
 from mdslite.http.landing import Landing
 from mdslite.http.paths import is_prediction
 from mdslite.http.predict import Predictor
@@ -44,6 +45,7 @@ class Receiver(asyncio.Protocol):
         "_body",
         "_body_bytes",
         "_body_limit",
+        "_claim",
         "_deaf",
         "_fields",
         "_first",
@@ -75,6 +77,7 @@ class Receiver(asyncio.Protocol):
         self._landing: Landing | None = None  # of a large body
         self._body_bytes = 0
         self._body_limit = 0
+        self._claim: Claim | None = None  # of a large body whose length was not told
         self._stranger: MdsliteError | None = None  # why its sender is none to read much from
         self._held_bytes = -1  # received since the parser last had something to tell
         self._told_bytes = 0  # of the body, by then
@@ -136,7 +139,11 @@ class Receiver(asyncio.Protocol):
 
     def _land(self, landing: Landing, data: bytes | memoryview) -> None:
         """What was read before the transport knew where to."""
-        count = landing.put(data)
+        try:
+            count = landing.put(data)
+        except MdsliteError as exc:
+            self.cannot_land(exc)
+            return
         self.landed(count)
         if count < len(data):
             self.data_received(data[count:])
@@ -154,6 +161,13 @@ class Receiver(asyncio.Protocol):
         self.switch(self)
         parser, self._parser = self._parser, httptools.HttpRequestParser(self)
         self._complete(parser)
+
+    def cannot_land(self, error: MdsliteError) -> None:
+        """There is no memory for the rest of a large body."""
+        self._landing = None
+        self.switch(self)
+        if not self._deaf:
+            self._refuse(error)
 
     def _incomplete(self, size_bytes: int) -> None:
         """Wait for the rest, and bound what the parser holds back: a field or a trailer that does not end."""
@@ -192,6 +206,7 @@ class Receiver(asyncio.Protocol):
 
     def _refuse(self, error: MdsliteError) -> None:
         self._deaf = True
+        self._claim = None
         self.refuse(error)
 
     def known_request(self, error: MdsliteError) -> Request:
@@ -258,14 +273,35 @@ class Receiver(asyncio.Protocol):
         if self._body_bytes > self._body_limit:
             self._refuse(self._too_large())
             raise _Refused
-        if self._landing is not None:
-            self._landing.put(body)
+        if self._body_bytes > LEAST_BYTES or self._landing is not None:
+            self._hold_large(body)
         elif not self._body:
             self._body = body
         else:
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += body
+
+    def _hold_large(self, body: bytes) -> None:
+        """Take a piece of a body that counts, or has a place of its own."""
+        try:
+            if self._landing is not None:
+                self._landing.put(body)
+                return
+            if self._claim is None:
+                self._claim = claim_large(self._body_bytes)
+                size_bytes = self._body_bytes
+            else:
+                size_bytes = len(body)
+            if self._claim is not None:
+                self._claim.grow(size_bytes)
+        except MdsliteError as exc:
+            self._landing, self._body = None, b""
+            self._refuse(exc)
+            raise _Refused from exc
+        if not isinstance(self._body, bytearray):
+            self._body = bytearray(self._body)
+        self._body += body
 
     def on_message_complete(self) -> None:
         if not self._upgrading:
@@ -289,7 +325,7 @@ class Receiver(asyncio.Protocol):
             keep_alive,
             perf_counter(),
         )
-        self._body = b""
+        self._body, self._claim = b"", None
         self._phase = "none"
         self.take(request)
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
-import numpy as np
-
-from mdslite.errors import DeadlineExceeded, InvalidRequest, MdsliteError, TooLarge
+from mdslite.errors import DeadlineExceeded, InvalidRequest, MdsliteError, Overloaded, TooLarge
+from mdslite.http.budget import LEAST_BYTES, Claim, bind, claim_large, make_space
 from mdslite.http.guard import make_request_id
 from mdslite.http.inflate import decompress
 from mdslite.rpc import frames
@@ -64,6 +63,7 @@ class Exchange:
         "_request_id",
         "begun_at",
         "call",
+        "claim",
         "closed",
         "compressed",
         "credit",
@@ -82,6 +82,7 @@ class Exchange:
         "pieces",
         "prefix",
         "ready",
+        "room",
         "share",
         "sid",
         "stalled_at",
@@ -108,6 +109,8 @@ class Exchange:
         self.prefix = b""
         self.have, self.need = 0, -1
         self.compressed = False
+        self.room: memoryview | None = None  # where a large message comes down
+        self.claim: Claim | None = None  # of that
         self.ready: deque[tuple[bool, Message]] = deque()
         self.credit = 0  # bytes that the client may still send
         self.owed = 0  # and those that it may be told of
@@ -137,6 +140,7 @@ class Exchange:
         """Take the next bytes of the messages; they are a view of `pinned_bytes`.
 
         :raises TooLarge, InvalidRequest: no message begins like this
+        :raises Overloaded: large ones have taken all the memory there is for them
         """
         while piece:
             if self.need < 0:
@@ -148,7 +152,9 @@ class Exchange:
                 self._begin_message(now)
             step = piece[: self.need - self.have]
             piece = piece[len(step) :]
-            if len(step):
+            if len(step) and self.room is not None:
+                self._land(self.room, step)
+            elif len(step):
                 self.pieces.append(step if len(step) * _PIN_MOST >= pinned_bytes else bytes(step))
                 self.have += len(step)
             if self.have == self.need:
@@ -218,11 +224,25 @@ class Exchange:
         most = self.link.limits.max_message_bytes
         if self.need > most:
             raise TooLarge(f"a message of {self.need} bytes; expected at most {most}")
+        if self.need >= LEAST_BYTES:
+            self.claim = claim_large(self.need, kind=Overloaded)
+            self.room = _make_room(self.need, self.claim)
+
+    def _land(self, room: memoryview, piece: memoryview) -> None:
+        """Take a piece of a large message to where a runtime will read it."""
+        if self.claim is not None:
+            self.claim.grow(len(piece))
+        room[self.have : self.have + len(piece)] = piece
+        self.have += len(piece)
 
     def _end_message(self) -> None:
-        pieces = self.pieces
-        # The one copy between the socket and the runtime; none where it came in one piece.
-        message: Message = pieces[0] if len(pieces) == 1 else _join(pieces, self.need)
+        pieces, room = self.pieces, self.room
+        message: Message
+        if room is not None:
+            message, self.room, self.claim = room, None, None
+        else:
+            # The one copy between the socket and the runtime; none where it came in one piece.
+            message = pieces[0] if len(pieces) == 1 else _join(pieces, self.need)
         self.ready.append((self.compressed, message))
         self.pieces, self.prefix, self.need = [], b"", -1
         self.wake()
@@ -248,6 +268,7 @@ class Exchange:
         """End it with an error that is not its answerer's."""
         call, task = self.call, self.task
         self.fail(error.with_traceback(None))
+        self.pieces, self.room, self.claim = [], None, None
         for work in (call, task):
             if work is not None:
                 work.cancel()
@@ -274,7 +295,7 @@ class Exchange:
             call.cancel()
         if self.task is not None:
             self.task.cancel()
-        self.pieces = []
+        self.pieces, self.room, self.claim = [], None, None
         self.ready.clear()
         self.out.clear()
 
@@ -315,18 +336,27 @@ class Exchange:
 
 
 def _join(pieces: list[Message], size_bytes: int) -> Message:
-    """One message. A large one ends where any element may: so the tensor that stands last in it begins where
-    its elements may, and can be read in its place."""
+    """One message."""
     if size_bytes < _COPY_BYTES:
         return b"".join(pieces)
-    space = np.empty(size_bytes + _ALIGNMENT, np.uint8)
-    begin = -(space.ctypes.data + size_bytes) % _ALIGNMENT
-    found = space[begin : begin + size_bytes].data
+    found = _make_room(size_bytes, None)
     at = 0
     for piece in pieces:
         found[at : at + len(piece)] = piece
         at += len(piece)
     return found
+
+
+def _make_room(size_bytes: int, claim: Claim | None) -> memoryview:
+    """Where a message ends where any element may: so the tensor that stands last in it begins where its
+    elements may, and can be read in its place."""
+    try:
+        space = make_space(size_bytes + _ALIGNMENT)
+    except (MemoryError, OSError) as exc:
+        raise Overloaded(f"there is no memory for a message of {size_bytes} bytes", retry_after_s=1) from exc
+    bind(claim, space)
+    begin = -(space.ctypes.data + size_bytes) % _ALIGNMENT
+    return space[begin : begin + size_bytes].data
 
 
 def trail(exchange: Exchange, fields: Iterable[tuple[str, str]]) -> None:

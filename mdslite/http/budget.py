@@ -1,0 +1,146 @@
+"""How much memory large bodies may take, all that are under way over HTTP and gRPC together; and the memory
+for them, which goes back to the system when the last who reads it lets go.
+
+A body counts as it arrives, not as it was announced, so that who announces much and sends little keeps nobody
+out. What is smaller than `LEAST_BYTES` is not counted, and pays for none of this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdslite.errors import MdsliteError, Unavailable
+
+LEAST_BYTES = 1024 * 1024
+MOST_BYTES = 4 * 1024 * 1024 * 1024
+_SHARE = 4  # of the memory, one in so many
+_FLOOR_BYTES = 256 * 1024 * 1024  # one body as large as any may be
+_HEAP_BYTES = 4 * 1024 * 1024
+_RETRY_S = 1.0
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+class Budget:
+    """Used on the event loop's thread, but for the end of claims, which may come on any."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._taken_bytes = 0
+        self._returned: deque[int] = deque()  # its `append` needs no lock
+        self._untidy = False
+
+    @property
+    def used_bytes(self) -> int:
+        self._settle()
+        return self._taken_bytes
+
+    def open(self, size_bytes: int, *, kind: type[MdsliteError] = Unavailable) -> Claim:
+        """A claim of a body that may become so long; nothing is counted yet. `kind` is what refuses.
+
+        :raises MdsliteError: there is no room for it
+        """
+        claim = Claim(self, kind)
+        if self.used_bytes + size_bytes > self.most_bytes:
+            raise claim.refusal()
+        return claim
+
+    def take(self, size_bytes: int) -> bool:
+        if self.used_bytes + size_bytes > self.most_bytes:
+            return False
+        self._taken_bytes += size_bytes
+        return True
+
+    def give_back(self, size_bytes: int) -> None:
+        self._returned.append(size_bytes)
+
+    def is_untidy(self) -> bool:
+        """Has a large body gone since this was last asked?"""
+        self._settle()
+        found, self._untidy = self._untidy, False
+        return found
+
+    def _settle(self) -> None:
+        while self._returned:
+            self._taken_bytes -= self._returned.popleft()
+            self._untidy = True
+
+
+class Claim:
+    """What one body takes of a budget, until `close` or until nobody holds the claim."""
+
+    __slots__ = ("_budget", "_kind", "size_bytes")
+
+    def __init__(self, budget: Budget, kind: type[MdsliteError]) -> None:
+        self._budget = budget
+        self._kind = kind
+        self.size_bytes = 0
+
+    def grow(self, size_bytes: int) -> None:
+        """:raises MdsliteError: the budget is spent"""
+        if not self._budget.take(size_bytes):
+            raise self.refusal()
+        self.size_bytes += size_bytes
+
+    def close(self) -> None:
+        size_bytes, self.size_bytes = self.size_bytes, 0
+        if size_bytes:
+            self._budget.give_back(size_bytes)
+
+    def refusal(self) -> MdsliteError:
+        return self._kind(
+            f"large bodies under way take all of the {self._budget.most_bytes} bytes that there are for them",
+            retry_after_s=_RETRY_S,
+        )
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def claim_large(size_bytes: int, *, kind: type[MdsliteError] = Unavailable) -> Claim | None:
+    """A claim on the budget of this process, None for what is not counted.
+
+    :raises MdsliteError: there is no room for it
+    """
+    return BODIES.open(size_bytes, kind=kind) if size_bytes >= LEAST_BYTES else None
+
+
+def bind(claim: Claim | None, space: np.ndarray[Any, Any]) -> None:
+    """Let a claim last as long as the memory that it is for."""
+    if claim is not None:
+        weakref.finalize(space, claim.close).atexit = False
+
+
+def make_space(size_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Memory that is not touched yet. The heap's is quicker to have; but NumPy wants much in huge pages,
+    and the first byte in one costs two megabytes."""
+    if size_bytes < _HEAP_BYTES:
+        return np.empty(size_bytes, np.uint8)
+    pages = mmap.mmap(-1, size_bytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
+
+
+def trim() -> None:
+    """Give the system back what the C library keeps of freed memory, where it has a call for that."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _default_bytes() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        memory = min(memory, int(_CGROUP_LIMIT.read_text()))
+    return max(_FLOOR_BYTES, min(MOST_BYTES, memory // _SHARE))
+
+
+BODIES = Budget(_default_bytes())

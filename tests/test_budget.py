@@ -1,0 +1,127 @@
+"""Large bodies of HTTP and gRPC together take no more memory than there is for them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+from doors import Deployed, chunked, open_site, request, run, until
+from rpc_doors import data, framed, raw, serving
+
+from mdslite.http.budget import BODIES, LEAST_BYTES, Budget, claim_large
+from mdslite.rpc.exchange import Exchange, Message, Method
+
+MIB = 1024 * 1024
+PREDICT = "/projects/p/models/m:predict"
+HEADERS = [("content-type", "application/octet-stream"), ("accept", "application/octet-stream")]
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    monkeypatch.setattr(BODIES, "most_bytes", BODIES.used_bytes + 8 * MIB)
+
+
+def free() -> int:
+    return BODIES.most_bytes - BODIES.used_bytes
+
+
+def body_of(size_bytes: int) -> bytes:
+    return request("POST", PREDICT, np.ones((1, size_bytes // 4), np.float32).tobytes(), headers=HEADERS)
+
+
+def split(message: bytes) -> tuple[bytes, bytes]:
+    head, _, body = message.partition(b"\r\n\r\n")
+    return head + b"\r\n\r\n", body
+
+
+def test_http_and_grpc_share_one_budget_and_small_bodies_are_let_in(tmp_path: Path) -> None:
+    async def test() -> None:
+        path = models.identity(tmp_path / "m.onnx", shape=("N", "L"))
+        async with (
+            open_site(tmp_path, Deployed(path)) as site,
+            serving(max_message_bytes=16 * MIB) as rpc,
+            raw(rpc.port) as client,
+        ):
+            async with site.connect() as first:
+                head, body = split(body_of(6 * MIB))
+                first.send(head + body[: 5 * MIB])
+                await first.drained()
+                await until(lambda: free() == 3 * MIB)
+                reply = await site.ask(body_of(4 * MIB))
+                assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "unavailable", "1")
+                client.send(client.headers(1), data(1, framed(bytes(4 * MIB))[:1000]))
+                answer = await client.answer(1)
+                assert (answer.fields["grpc-status"], answer.fields["retry-after"]) == ("8", "1")
+                assert (await site.ask(body_of(MIB // 2))).status == 200
+            await until(lambda: gc.collect() >= 0 and free() == 8 * MIB)
+            assert (await site.ask(body_of(4 * MIB))).status == 200
+
+    run(test())
+
+
+def test_a_body_counts_as_it_comes_and_is_refused_where_the_memory_ends(tmp_path: Path) -> None:
+    async def test(whole: bytes, pieces: list[bytes]) -> None:
+        path = models.identity(tmp_path / "m.onnx", shape=("N", "L"))
+        async with open_site(tmp_path, Deployed(path)) as site, site.connect() as one:
+            head, body = split(whole)
+            one.send(head)
+            await one.drained()
+            assert free() == 8 * MIB
+            other = claim_large(7 * MIB)
+            assert other is not None
+            other.grow(7 * MIB)
+            for piece in pieces or [body]:
+                one.send(piece)
+            reply = await one.reply()
+            assert (reply.status, reply.code) == (503, "unavailable")
+            other.close()
+        await until(lambda: gc.collect() >= 0 and free() == 8 * MIB)
+
+    run(test(body_of(3 * MIB), []))
+    head, body = split(body_of(3 * MIB))
+    lines = [one for one in head.split(b"\r\n") if not one.lower().startswith(b"content-length")]
+    run(test(chunked(b"\r\n".join(lines), *(body[at : at + MIB] for at in range(0, 3 * MIB, MIB))), []))
+
+
+def test_grpc_messages_give_back_what_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed = []
+    monkeypatch.setattr("mdslite.rpc.door.trim", lambda: trimmed.append(1))
+
+    async def measure(message: Message, exchange: Exchange) -> bytes:
+        assert free() == 2 * MIB
+        assert bytes(message[:2]) == b"xx"
+        return b"%d" % len(message)
+
+    async def test() -> None:
+        method: dict[str, Any] = {"/t/double": Method(measure)}
+        async with serving(method, max_message_bytes=16 * MIB, sweep_s=0.02) as rpc:
+            for _ in range(3):
+                async with raw(rpc.port) as client:
+                    client.ask(1, b"x" * (6 * MIB))
+                    answer = await client.answer(1)
+                    assert answer.body[5:] == b"%d" % (6 * MIB), answer
+                await until(lambda: gc.collect() >= 0 and free() == 8 * MIB)
+            async with raw(rpc.port) as client:  # one that leaves in the midst
+                whole = framed(bytes(6 * MIB))
+                client.send(client.headers(1), *(data(1, whole[at : at + 65536]) for at in (0, 65536)))
+                await until(lambda: free() < 8 * MIB)
+            await until(lambda: gc.collect() >= 0 and free() == 8 * MIB)
+            await until(lambda: bool(trimmed))
+
+    asyncio.run(test())
+
+
+def test_small_bodies_are_not_counted_and_claims_end_with_who_holds_them() -> None:
+    assert claim_large(LEAST_BYTES - 1) is None
+    budget = Budget(10)
+    claim = budget.open(10)
+    claim.grow(10)
+    assert budget.used_bytes == 10
+    del claim
+    assert (budget.used_bytes, budget.is_untidy(), budget.is_untidy()) == (0, True, False)

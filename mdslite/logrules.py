@@ -15,7 +15,14 @@ _Share = (
     | Annotated[float, Meta(ge=0, le=1, description="how many of the requests, 0 to 1, such as 0.01")]
 )
 _FieldName = Annotated[
-    str, Meta(min_length=1, max_length=128, description="a field's name, such as password or user.email")
+    str,
+    Meta(
+        min_length=1,
+        max_length=128,
+        pattern=r"\A[^.]+(\.[^.]+)*\Z",
+        description="a field's name, such as password or user.email",
+        extra={"word": "names with single dots between them"},
+    ),
 ]
 
 
@@ -24,7 +31,8 @@ class Some(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
 
     share: Annotated[_Share, Meta(description="how many of all requests, 0 to 1, such as 0.01")] = 0.0
     below_confidence: Annotated[
-        float | None, Meta(description="answers that are less sure than this, such as 0.6")
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(description="answers that are less sure than this, above 0 and up to 1, such as 0.6"),
     ] = None
     errors: bool = False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -328,7 +329,29 @@ def _version(
         uri=resolve(document, spec_path, entry.spec.uri, entry.spec.source_type, base=base),
         service_info=_service_info(document, path, entry, sticky),
     )
+    _refuse_no_body(document, spec_path, spec.log)
+    _refuse_odd_ports(document, (*spec_path, "service_info", "endpoints_infos"), spec.service_info)
     return Version(version=entry.version, spec=spec)
+
+
+def _refuse_no_body(document: Document, path: documents.Path, log: Log) -> None:
+    """Rules that no request can meet are not what somebody meant."""
+    if log.bodies == Some():
+        message = "expected share, below_confidence or errors: no request could meet this"
+        raise document.error(
+            (*path, "log", "bodies"), message, hint="such as {share: 0.01}; or write bodies: never"
+        )
+
+
+def _refuse_odd_ports(document: Document, path: documents.Path, info: ServiceInfo) -> None:
+    for index, endpoint in enumerate(info.endpoints_infos):
+        try:
+            port = urlsplit(endpoint.url).port
+        except ValueError:  # above 65535, or no number
+            port = 0
+        if port == 0:
+            message = f"expected an address with a port of 1 to 65535, or none, got {quote(endpoint.url)}"
+            raise document.error((*path, index, "url"), message, hint="such as http://host:8500")
 
 
 def _service_info(

@@ -244,7 +244,12 @@ deployments:
         ("{bodies: most}", "all, errors, never"),
         ("{bodies: {shares: 1}}", "share"),
         ("{bodies: {share: 2}}", "0 to 1"),
+        ("{bodies: {below_confidence: 5}}", "of 1 or less"),
+        ("{bodies: {below_confidence: 0}}", "above 0"),
+        ("{bodies: {}}", "expected share, below_confidence or errors"),
         ("{max_bytes: 0}", "1"),
+        ("{redact: [a..b]}", "single dots"),
+        ("{redact: [.b]}", "single dots"),
         ("{redact: card}", "list"),
     ):
         with pytest.raises(SpecError) as caught:

@@ -357,6 +357,12 @@ class TestMistakes:
                 "url: where the endpoint answers",
             ),
             (
+                "service_info: {endpoints_infos: [{url: 'http://a:99999'}]}",
+                "11:46",
+                "url: expected an address with a port of 1 to 65535",
+                "http://host:8500",
+            ),
+            (
                 "service_info: {shadow_percent: 101}",
                 "11:38",
                 "shadow_percent: expected a number of 100",

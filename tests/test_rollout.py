@@ -434,6 +434,22 @@ def test_a_model_has_one_rollout_at_a_time_of_a_version_that_is_there(tmp_path: 
     run(test, tmp_path)
 
 
+def test_a_first_step_below_what_a_version_has_is_refused(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        has = stage.weights()["v1"] / sum(stage.weights().values()) * 100
+        wish = Wish("p", "m", "v1", (has / 2, 100), 60.0, ("error_rate<1%",), "ann")
+        with pytest.raises(Conflict, match="would take some away") as caught:
+            await stage.rollouts.begin(wish)
+        assert "--steps 100" in (caught.value.hint or "")
+
+    run(test, tmp_path)
+
+
+def test_a_gate_that_no_share_can_pass_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="agreement is never above 100 %"):
+        Gate.parse("agreement>150%")
+
+
 # Over the API
 
 

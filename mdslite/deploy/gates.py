@@ -71,6 +71,8 @@ class Gate:
         if unit not in _UNITS[metric]:
             wanted = " or ".join(one or "a plain number" for one in _UNITS[metric])
             raise InvalidRequest(f"gate {text.strip()!r}: {metric} is measured in {wanted}")
+        if unit == "%" and float(found["limit"]) > 100:
+            raise InvalidRequest(f"gate {text.strip()!r}: {metric} is never above 100 %")
         scale = {"%": 0.01, "s": 1000.0}.get(unit, 1.0)
         return cls(
             text=text.strip(),

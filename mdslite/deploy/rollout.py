@@ -119,6 +119,17 @@ class Wish:
             )
 
 
+def _refuse_step_down(wish: Wish, before: Mapping[str, float]) -> None:
+    share = before[wish.version] / sum(before.values()) * 100
+    if wish.steps[0] < share - 1e-9:
+        above = [f"{step:g}" for step in (*wish.steps, 100.0) if step > share]
+        raise Conflict(
+            f"{wish.project}/{wish.model} {wish.version} has {share:.4g} % of the requests now, so a first"
+            f" step of {wish.steps[0]:g} % would take some away",
+            hint=f"a rollout only steps up: --steps {','.join(dict.fromkeys(above))}",
+        )
+
+
 class Witness(Protocol):
     """What is known of versions since a time (Unix seconds)."""
 
@@ -193,6 +204,7 @@ class Rollouts:
             if not sum(weight for version, weight in before.items() if version != wish.version):
                 raise Conflict(f"{name} has no other version with a weight to step up from")
             before.setdefault(wish.version, 0.0)  # a shadow until now
+            _refuse_step_down(wish, before)
             now = self._clock()
             fields = {
                 field: getattr(wish, field) for field in wish.__dataclass_fields__ if field != "ungated"

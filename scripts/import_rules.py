@@ -54,7 +54,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "serving": "errors declarations mds targets logrules spec graph pipelines packing tensors data oip "
         "runtimes.protocol runtimes store",
         "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
-        "http": "errors intervals findings hosts spec graph drawing npy packing tensors data oip "
+        "http": "errors mistakes intervals findings hosts spec graph drawing npy packing tensors data oip "
         "runtimes.protocol "
         "runtimes drift store exposition history metrics serving deploy",
         "rpc": "errors data packing tensors oip runtimes.protocol serving http",

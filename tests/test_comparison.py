@@ -191,6 +191,9 @@ def test_two_versions_are_compared_from_the_log_and_their_pairs(tmp_path: Path) 
             for one in found["disagreements"]:
                 assert json.loads(one["request"])["instances"]
                 assert json.loads(one["primary_reply"]) != json.loads(one["shadow_reply"])
+            unknown = await caller.get(url.replace("second=v2", "second=v9"))
+            assert unknown.status == 404
+            assert "p/m has no version v9" in unknown.json["error"]
             turned = (await caller.get(url.replace("first=v1&second=v2", "first=v2&second=v1"))).json
             assert turned["agreement"]["pairs"] == 40
             assert turned["difference"]["latency_ms"]["value"] == pytest.approx(

@@ -153,6 +153,17 @@ def test_a_baseline_that_cannot_be_is_refused(
     run(tmp_path, prober, test)
 
 
+@pytest.mark.parametrize("url", ["drift?project=p&model=x", "projects/p/models/x/baseline"])
+def test_what_is_not_there_has_no_drift_and_no_baseline(tmp_path: Path, prober: Prober, url: str) -> None:
+    async def test(box: Box, ask: Caller) -> None:
+        heard = await ask.get(f"/api/v1/{url}")
+        assert heard.status == 404
+        assert "no model p/x" in heard.json["error"]
+        assert (await ask.get(f"/api/v1/{url.replace('x', 'm')}")).status == 200
+
+    run(tmp_path, prober, test)
+
+
 def test_a_full_disk_is_told_as_such(tmp_path: Path, prober: Prober) -> None:
     async def test(box: Box, ask: Caller) -> None:
         folder = tmp_path / "store" / "drift"

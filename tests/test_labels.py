@@ -287,6 +287,23 @@ async def label(caller: Caller, number: int, text: str, **more: str) -> Any:
     return reply.json
 
 
+def test_models_that_are_not_there_have_no_labels_and_no_rules(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_digits(tmp_path / "store", "v1, uri: v1.onnx") as (_, caller):
+            rules = "/api/v1/projects/demo/models/x/labeling"
+            assert (await caller.get(rules)).status == 404
+            assert (await caller.ask("PUT", rules, {"share": 0.5})).status == 404
+            assert (await caller.get(rules)).status == 404
+            assert (await caller.get(f"{LABELS}/accuracy?project=demo&model=x")).status == 404
+            assert (await caller.get(f"{LABELS}/accuracy?project=demo&model=digits")).status == 200
+            wrong = await caller.get("/api/v1/logs/export?format=xml")
+            assert wrong.json["error"] == "format: expected one of csv, jsonl, parquet; got 'xml'"
+            acted = await caller.post("/api/v1/projects/demo/models/digits/rollout/action", {"action": "zap"})
+            assert "action: expected one of pause, resume, promote, abort; got 'zap'" in acted.json["error"]
+
+    asyncio.run(test())
+
+
 def test_a_label_takes_its_request_out_of_the_queue_and_an_undo_puts_it_back(tmp_path: Path) -> None:
     rows, truth = held_out()
 
@@ -333,6 +350,11 @@ def test_any_logged_request_of_one_row_can_be_labelled_a_shadow_s_for_its_primar
             many = (await logged(box, "shadow=false rows=3", 1))[0]
             made = await label(caller, shadow.id, str(truth[0]), note="by hand")
             assert (made["id"], made["reason"], made["note"]) == (primary.id, "chosen", "by hand")
+            assert (await caller.get(f"{LABELS}/{shadow.id}")).json == made
+            undone = await caller.ask("DELETE", f"{LABELS}/{shadow.id}")
+            assert (undone.json["id"], undone.json["label"]) == (primary.id, None)
+            assert (await caller.ask("DELETE", f"{LABELS}/{shadow.id}")).status == 404
+            made = await label(caller, shadow.id, str(truth[0]), note="by hand")
             assert [one["version"] for one in made["answers"]] == ["v1", "v2"]
             assert (await caller.get(f"{LABELS}/{primary.id}")).json == made
             reply = await caller.ask("PUT", f"{LABELS}/{many.id}", {"label": "1"})

@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import Meta, structs
 
 from mdslite.errors import InvalidRequest, NotFound
+from mdslite.http.known import versions_of
 from mdslite.http.operations import Call, Name, Nothing, Operation, declare
 from mdslite.http.parts import Parts
 from mdslite.http.schema import Given, ModelPath, Time, Value
@@ -159,6 +160,7 @@ async def make_comparison(
             f"neither {versions[0]} nor {versions[1]} of {path.project}/{path.model} answered anything then",
             hint="mdslite show says what is deployed; --since goes further back",
         )
+    await _refuse_unknown(parts, path, [one.version for one in (first, second) if not one.requests])
     agreement: Agreement | None = None
     disagreements: list[DisagreementInfo] = []
     for primary, shadow in (versions, versions[::-1]):
@@ -169,6 +171,18 @@ async def make_comparison(
             disagreements = [disagreement_info(*one) for one in requests]
             break
     return report(path, (first, second), agreement, disagreements, since=since, until=until)
+
+
+async def _refuse_unknown(parts: Parts, path: ModelPath, silent: list[str]) -> None:
+    """:raises NotFound: a version of which the log knows nothing is not deployed either"""
+    known = await versions_of(parts, path.project, path.model) if silent else []
+    for version in silent:
+        if version not in known:
+            raise NotFound(
+                f"{path.project}/{path.model} has no version {version}, and none answered anything then: "
+                f"it has {', '.join(known) or 'none'}",
+                hint="mdslite show says what is deployed; --since goes further back",
+            )
 
 
 def report(

@@ -13,6 +13,7 @@ from mdslite.drift.schedule import DAY_S
 from mdslite.drift.watch import Signal
 from mdslite.errors import InvalidRequest, NotFound
 from mdslite.http.alarms import plain
+from mdslite.http.known import require_model
 from mdslite.http.operations import Call, Name, Nothing, Operation, declare
 from mdslite.http.parts import Parts
 from mdslite.http.schema import Given, Limit, ModelPath, Time, Value
@@ -160,6 +161,8 @@ async def get_drift(parts: Parts, call: Call[Nothing, DriftQuery, Nothing]) -> l
     """Is what versions get and give still what it was? Signals against each version's baseline"""
     query, grant = call.query, call.caller.grant
     found = await asyncio.to_thread(parts.alarms.reader.watched, query.project, query.model)
+    if not found and query.project and query.model and grant.covers(query.project, query.model):
+        await require_model(parts, query.project, query.model)
     deployed = {one.key for one in parts.fleet.all()}
     return [
         _drift(one)
@@ -210,6 +213,8 @@ async def choose_baseline(parts: Parts, call: Call[ModelPath, Nothing, BaselineB
 
 async def get_baseline(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> ChosenInfo:
     """Which time was chosen for a model's versions to be compared with"""
+    if parts.alarms.chosen(call.path.project, call.path.model) is None:
+        await require_model(parts, call.path.project, call.path.model)
     return _chosen(parts, call.path)
 
 
@@ -241,9 +246,9 @@ def make_operations() -> list[Operation]:
     baseline = f"{root}/projects/{{project}}/models/{{model}}/baseline"
     webhook = f"{root}/alerts/webhook"
     return [
-        declare("GET", f"{root}/drift", get_drift, group=group, reach="own"),
+        declare("GET", f"{root}/drift", get_drift, group=group, errors=(404,), reach="own"),
         declare("GET", f"{root}/alerts", list_alerts, group=group, reach="own"),
-        declare("GET", baseline, get_baseline, group=group),
+        declare("GET", baseline, get_baseline, group=group, errors=(404,)),
         declare("PUT", baseline, choose_baseline, group=group, errors=(404, 507)),
         declare("DELETE", baseline, drop_baseline, group=group, errors=(507,)),
         declare("GET", webhook, get_webhook, group=group, scope="admin"),

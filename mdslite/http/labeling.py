@@ -108,6 +108,10 @@ class Labeling:
     def rules(self, project: str, model: str) -> Rules:
         return self._rules.get((project, model), Rules())
 
+    def has_rules(self, project: str, model: str) -> bool:
+        """Does a model have rules of its own?"""
+        return (project, model) in self._rules
+
     async def set_rules(self, project: str, model: str, rules: Rules) -> None:
         await self._registry_worker.call(self._store.set_rules, project, model, rules)
         self._rules[project, model] = rules
@@ -252,7 +256,8 @@ class Labeling:
 
     async def undo(self, row_id: int, *, author: str) -> Label:
         """:raises NotFound: it has no label"""
-        label = await self._registry_worker.call(self._store.undo, row_id, author=author)
+        item = (await self.get(row_id)).item
+        label = await self._registry_worker.call(self._store.undo, item.id, author=author)
         if label.current is None and label.item.reason != "chosen":
             await self._worker.call(self._candidates.add, [label.item])
         return label
@@ -263,8 +268,15 @@ class Labeling:
         return found if found is not None and found.current is not None else None
 
     async def get(self, row_id: int) -> Label:
-        """:raises NotFound: it was never labelled"""
-        return await self._registry_worker.call(self._store.get, row_id)
+        """The label of a request, by its id or by one of a shadow's.
+
+        :raises NotFound: it was never labelled
+        """
+        found = await self._registry_worker.call(self._store.find, row_id)
+        if found is not None:
+            return found
+        primary_id = await asyncio.to_thread(self._find_primary, row_id)
+        return await self._registry_worker.call(self._store.get, primary_id)
 
     async def page(
         self, *, project: str | None, model: str | None, label: str | None, limit: int, before: int | None
@@ -294,11 +306,20 @@ class Labeling:
 
     # In threads
 
-    def _find_logged(self, row_id: int) -> Item:
+    def _find_row(self, row_id: int) -> Entry | None:
+        """The row of the log that answered its request: a shadow's leads to the primary's."""
         page = self._log.query(parse("", now=time()), before=row_id + 1, limit=1)
         row = page.rows[0] if page.rows and page.rows[0].id == row_id else None
         if row is not None and row.shadow:
             row = next((one for one in self._same_request(row) if not one.shadow), row)
+        return row
+
+    def _find_primary(self, row_id: int) -> int:
+        row = self._find_row(row_id)
+        return row_id if row is None else row.id
+
+    def _find_logged(self, row_id: int) -> Item:
+        row = self._find_row(row_id)
         if row is None or row.project is None or row.model is None or row.version is None:
             raise NotFound(
                 f"the log has no request {row_id} of a model", hint="mdslite logs --json shows ids"

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mdslite.errors import NotFound
 from mdslite.http.access import Grant
+from mdslite.http.known import require_model
 from mdslite.http.label_export import export
 from mdslite.http.label_schema import (
     AccuracyReply,
@@ -77,6 +78,8 @@ async def get_accuracy(parts: Parts, call: Call[Nothing, OneModelQuery, Nothing]
     query = call.query
     call.caller.grant.require_model(query.project, query.model)
     counts = await parts.labeling.counts(query.project, query.model)
+    if not counts:
+        await require_model(parts, query.project, query.model)
     return judge(query.project, query.model, counts)
 
 
@@ -122,11 +125,14 @@ async def undo_label(parts: Parts, call: Call[LabelPath, Nothing, Nothing]) -> L
 
 async def get_labeling(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> RulesInfo:
     """By which rules a model's requests are put before people"""
+    if not parts.labeling.has_rules(call.path.project, call.path.model):
+        await require_model(parts, call.path.project, call.path.model)
     return rules_info(call.path, parts.labeling.rules(call.path.project, call.path.model))
 
 
 async def put_labeling(parts: Parts, call: Call[ModelPath, Nothing, RulesBody]) -> RulesInfo:
     """Choose by which rules a model's requests are put before people from now on"""
+    await require_model(parts, call.path.project, call.path.model)
     given = {name: getattr(call.body, name) for name in Rules.__struct_fields__}
     rules = Rules(**{**given, "classes": tuple(dict.fromkeys(call.body.classes))})
     await parts.labeling.set_rules(call.path.project, call.path.model, rules)
@@ -145,7 +151,7 @@ def make_operations() -> list[Operation]:
     one = f"{ROOT}/{{id}}"
     return [
         declare("GET", f"{ROOT}/queue", get_queue, group="labels", reach="own"),
-        declare("GET", f"{ROOT}/accuracy", get_accuracy, group="labels", reach="own"),
+        declare("GET", f"{ROOT}/accuracy", get_accuracy, group="labels", errors=(404,), reach="own"),
         replace(
             declare("GET", f"{ROOT}/export", export_labels, group="labels", reach="own"),
             media_type=NDJSON,
@@ -156,8 +162,8 @@ def make_operations() -> list[Operation]:
         declare("GET", one, get_label, group="labels", errors=(404,), reach="own"),
         declare("PUT", one, put_label, group="labels", errors=(404, 409, 422, 507), reach="own"),
         declare("DELETE", one, undo_label, group="labels", errors=(404, 507), reach="own"),
-        declare("GET", f"{model}/labeling", get_labeling, group="labels"),
-        declare("PUT", f"{model}/labeling", put_labeling, group="labels", errors=(409, 507)),
+        declare("GET", f"{model}/labeling", get_labeling, group="labels", errors=(404,)),
+        declare("PUT", f"{model}/labeling", put_labeling, group="labels", errors=(404, 409, 507)),
         declare("DELETE", f"{model}/labels", forget_labels, group="labels", errors=(507,)),
     ]
 

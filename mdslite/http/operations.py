@@ -391,7 +391,7 @@ def convert(given: dict[str, str], into: type[QueryT]) -> QueryT:
         raise InvalidRequest(f"{wrong}{came}") from exc
 
 
-def _plain(exc: msgspec.ValidationError, into: type[msgspec.Struct]) -> str:
+def _plain(exc: msgspec.ValidationError, into: Any) -> str:
     """`Expected int - at $.limit` as `limit: expected int`."""
     what, _, where = str(exc).partition(" - at `")
     place = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")

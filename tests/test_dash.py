@@ -31,12 +31,12 @@ from mdslite.tui.clean import clean
 from mdslite.tui.deploy import Deploy
 from mdslite.tui.deployments import entries_of
 from mdslite.tui.header import firing_alerts
-from mdslite.tui.histogram import read_stack
+from mdslite.tui.histogram import histogram_lines, read_stack
 from mdslite.tui.ink import Ink
 from mdslite.tui.lines import cells, cut, edge, fit, line_width, plain
 from mdslite.tui.once import screen_text
 from mdslite.tui.snapshot import Connection, Snapshot, View, decode, encode
-from mdslite.tui.sources import interval_of, log_filter
+from mdslite.tui.sources import bars_of, interval_of, log_filter
 from mdslite.tui.traffic import add_up, figures_of
 
 Story = Callable[[DashApp, "Pilot[None]"], Awaitable[None]]
@@ -245,8 +245,24 @@ def test_zoom_and_pan() -> None:
         assert app.view.until == NOW - 75
         await pilot.press(">")
         assert app.view.until is None
+        await pilot.press(">")
+        assert "ends with what is newest" in text_of(app)
         await pilot.press("left", "H", "H", "H", "+")
         assert app.view.span_s == 60 and app.view.until is not None
+        await pilot.press("+")
+        assert "the histogram shows 1m, the closest" in text_of(app)
+
+    tell(story)
+
+
+def test_a_brush_stays_where_something_can_have_happened() -> None:
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        await pilot.press("right")
+        assert app.view.brush == (NOW - 15, NOW)  # the bar that begins now is still to come
+        await pilot.press("right", "L")
+        assert app.view.brush == (NOW - 15, NOW)
+        await pilot.press("right")
+        assert "nothing newer to brush" in text_of(app)
 
     tell(story)
 
@@ -342,10 +358,26 @@ def test_many_versions_are_stacked_as_the_greatest_and_others() -> None:
     assert stack.names[0] == "v20" and stack.names[-1] == "others" and sum(map(sum, stack.counts)) == 210
 
 
-@pytest.mark.parametrize("span_s", [60, 300, 900, 3600, 86_400, 604_800])
-def test_bars_are_round_times_and_hold_the_span(span_s: float) -> None:
-    view = View(span_s=span_s, bars=58)
-    assert span_s <= interval_of(view) * view.bars <= 2 * span_s
+@pytest.mark.parametrize("span_s", [10, 60, 180, 300, 900, 3600, 86_400, 604_800])
+@pytest.mark.parametrize("bars", [8, 43, 56, 118])
+def test_bars_are_round_times_and_hold_what_was_asked_for(span_s: float, bars: int) -> None:
+    view = View(span_s=span_s, bars=bars)
+    assert bars_of(view) <= bars
+    over = (bars_of(view) - 1) * interval_of(view)  # the last one is not over
+    assert span_s <= over < span_s + interval_of(view)
+
+
+def test_labels_of_different_widths_move_neither_bars_nor_times() -> None:
+    found = {
+        "project": "p", "model": "m", "version": "v1", "shadow": False, "counts": [80_000] * 20,
+        "errors": [0] * 20,
+    }  # fmt: skip
+    histogram = {"interval_s": 15.0, "since": NOW - 300, "until": NOW, "series": [found]}
+    lines = [plain(line) for line in histogram_lines(80, 7, make_scene(histogram=histogram))]
+    assert any("80k│" in line for line in lines) and any("26.7k│" in line for line in lines)
+    edges = [max(line.find("│", 1, 20), line.find("└")) for line in lines[1:-1]]
+    assert set(edges[-4:]) == {6}, "\n".join(lines)
+    assert any("█ v1" in line for line in lines)
 
 
 def test_narrow_figures() -> None:

@@ -128,8 +128,10 @@ def test_a_deletion_waits_for_the_name(folder: Path) -> None:
         await until(pilot, lambda: weights_in(app))
         await pilot.press("down", "D")
         await until_said(pilot, "type m@v2")
-        await pilot.press("enter", "m", "@", "enter")
-        await pilot.pause()
+        await pilot.press("enter")
+        await until_said(pilot, "nothing was typed: nothing is deleted")
+        await pilot.press("m", "@", "enter")
+        await until_said(pilot, "“m@” is not m@v2: nothing is deleted")
         assert weights_in(app) == {"v1": 80, "v2": 20}
         await pilot.press("v", "2", "enter")
         await until_said(pilot, "revision 2 in")
@@ -172,15 +174,15 @@ def test_a_rollout_begins_and_is_aborted(folder: Path) -> None:
         await until(pilot, lambda: weights_in(app))
         await pilot.press("down", "o")
         await until(pilot, lambda: app.screen.query(Input))
-        app.screen.query_one(Input).value = "5,100 every 1h"
+        app.screen.query_one(Input).value = "50,100 every 1h"
         await pilot.pause()
         assert "no gates" in text_of(app)
         await pilot.press("enter")
-        await until_said(pilot, "gives v2 5 % at once")
+        await until_said(pilot, "gives v2 50 % at once")
         await pilot.press("enter")
-        await until_said(pilot, "v2 has 5 %")
+        await until_said(pilot, "v2 has 50 %")
         await pilot.press("escape")
-        await until_said(pilot, "rollout m v2 5%")
+        await until_said(pilot, "rollout m v2 50%")
         await pilot.press("o")
         await until_said(pilot, "promote")
         await pilot.press("x")
@@ -197,6 +199,7 @@ def test_a_model_is_taken_out_of_memory_and_back(folder: Path) -> None:
         await until(pilot, lambda: weights_in(app))
         await pilot.press("m", "u")
         await until_said(pilot, "is out of memory")
+        assert "is answering its requests" not in text_of(app)
         await pilot.press("escape")
         await until_said(pilot, "unloaded")
         await pilot.press("m", "l")
@@ -252,6 +255,10 @@ def test_without_a_token_it_says_how_to_get_in(folder: Path) -> None:
         async def refused(app: DashApp, pilot: Pilot[None]) -> None:
             await until_said(pilot, "does not let this dashboard in")
             assert "MDSLITE_TOKEN" in text_of(app)
+            told = next(line for line in text_of(app).splitlines() if "mdslite token create" in line)
+            words = told.strip("│ ").split()
+            made = await asyncio.create_subprocess_exec(sys.executable, "-m", *words, cwd=folder)
+            assert await made.wait() == 0
 
         async def reading(app: DashApp, pilot: Pilot[None]) -> None:
             await until(pilot, lambda: weights_in(app))

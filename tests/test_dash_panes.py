@@ -197,6 +197,23 @@ def test_a_wrong_filter_says_what_is_wrong() -> None:
     assert "latency_ms: expected a number, got 'fast'" in play(scene, recorded_feed())
 
 
+def test_a_wrong_filter_stays_in_the_line_with_what_is_wrong() -> None:
+    async def scene(app: DashApp, pilot: Pilot[None]) -> None:
+        await pilot.press("slash", *"latency_ms>fast", "enter")
+        said = "latency_ms: expected a number, got 'fast'"
+        await until(pilot, lambda: said in screen_text(app))
+        assert screen_text(app).count(said) == 1 and app.view.filter == ""
+        await pilot.press(*["backspace"] * 4, *"2")
+        assert said not in screen_text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.view.filter == "latency_ms>2")
+        await pilot.press("colon", *"filter confidence<abc", "enter")
+        await until(pilot, lambda: "expected a number" in app.said[0])
+        assert app.view.filter == "latency_ms>2"
+
+    play(scene, recorded_feed())
+
+
 def test_the_past_is_read_page_by_page() -> None:
     async def scene(app: DashApp, pilot: Pilot[None]) -> None:
         pane = pane_of(app)
@@ -239,6 +256,29 @@ def test_keys_narrow_the_log_to_what_the_row_has() -> None:
             await pilot.press("down", key)
             assert f"{field}=" in app.view.filter
         await until(pilot, lambda: len(pane_of(app).book) > 0)
+
+    play(scene, recorded_feed())
+
+
+def test_narrowing_keeps_the_row_and_escape_goes_back_by_one() -> None:
+    async def scene(app: DashApp, pilot: Pilot[None]) -> None:
+        pane = pane_of(app)
+        await until(pilot, lambda: len(pane.book) == 200)
+        await pilot.press("down", "down", "down")
+        row = pane.book.row()
+        assert row is not None
+        await pilot.press("m", "v", "s")
+        wanted = [f"model={row['model']}", f"version={row['version']}", f"status={row['status']}"]
+        assert app.view.filter.split() == wanted and pane.book.row() == row
+        assert len(pane.book) > 20
+        assert {one["version"] for one in pane.book.seen(1000)} == {row["version"]}
+        await pilot.press("s")
+        assert app.said[0].startswith("these are all")
+        for count in (2, 1, 0):
+            await pilot.press("escape")
+            assert app.view.filter.split() == wanted[:count] and pane.book.row() == row
+        await pilot.press("escape", "v")
+        assert app.said[0].startswith("no row is chosen")
 
     play(scene, recorded_feed())
 
@@ -294,8 +334,9 @@ def test_commands_are_completed_and_run() -> None:
     async def scene(app: DashApp, pilot: Pilot[None]) -> None:
         await pilot.press("colon", *"chan", "tab", "enter")
         await until(pilot, lambda: app.view.pane == "changes")
-        await pilot.press("colon", *"span 1h", "enter")
-        await until(pilot, lambda: app.view.span_s == 3600)
+        for typed, seconds in (("1h", 3600), ("3m", 180)):
+            await pilot.press("colon", *f"span {typed}", "enter")
+            await until(pilot, lambda seconds=seconds: app.view.span_s == seconds)  # type: ignore[misc]
         await pilot.press("colon", *"theme light", "enter")
         await until(pilot, lambda: app.ink.theme == "light")
 
@@ -328,6 +369,7 @@ def test_commands_open_what_keys_open(typed: str, heading: str) -> None:
     [
         ("nonsense", "no command 'nonsense'"),
         ("span soon", "expected a span such as 15m or 2h"),
+        ("span 9d", "expected a span from 10s to 7d"),
         ("at never", "expected a time such as 14:03"),
         ("theme pink", "no theme 'pink'"),
         ("undo yesterday", "expected the number of a revision"),

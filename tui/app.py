@@ -18,6 +18,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.theme import Theme
 
+from mdslite.tui import figures
 from mdslite.tui.bars import Footer, Tabs
 from mdslite.tui.canvas import Canvas, Pane
 from mdslite.tui.feed import Feed
@@ -249,6 +250,9 @@ class DashApp(App[None]):
 
     def action_rewind(self, steps: int) -> None:
         now, step_s = self.snapshot.clock, max(1.0, self.view.span_s / 60)
+        if steps > 0 and self.view.moment is None:
+            self.say("this is now: [ goes back in time", "warn")
+            return
         moment = (self.view.moment or now) + steps * step_s
         self.look(moment=None if moment >= now else moment, until=None)
 
@@ -261,13 +265,24 @@ class DashApp(App[None]):
         if steps < 0 and view.brush is not None:
             start, stop = view.brush
             fitting = next((one for one in SPANS_S if one >= stop - start), SPANS_S[-1])
-            self.look(span_s=float(fitting), until=min(self.snapshot.now, (start + stop + fitting) / 2))
+            until = min(self.snapshot.now, (start + stop + fitting) / 2)
+            if fitting < view.span_s:
+                self.look(span_s=float(fitting), until=until)
+                return
+        further = [one for one in SPANS_S if (one < view.span_s if steps < 0 else one > view.span_s)]
+        if not further:
+            end = "closest: :span 10s shows less" if steps < 0 else "longest that there is"
+            self.say(f"the histogram shows {figures.exact_span(view.span_s)}, the {end}", "warn")
             return
-        at = min(range(len(SPANS_S)), key=lambda one: abs(SPANS_S[one] - view.span_s))
-        self.look(span_s=float(SPANS_S[min(len(SPANS_S) - 1, max(0, at + steps))]))
+        self.look(span_s=float(further[-1] if steps < 0 else further[0]))
+        if view.pane not in ("deploy", "gpu"):
+            self.say(f"the histogram of the first screen shows {figures.exact_span(self.view.span_s)}")
 
     def action_pan(self, steps: int) -> None:
         view, now = self.view, self.snapshot.now
+        if steps > 0 and view.until is None:
+            self.say("the histogram ends with what is newest: < goes back", "warn")
+            return
         until = (view.until or now) + steps * view.span_s / 4
         self.look(until=None if until >= now else until)
 

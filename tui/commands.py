@@ -15,7 +15,7 @@ from textual.binding import Binding
 from mdslite.tui.bars import sign_of
 from mdslite.tui.completion import Candidate, complete_filter, matches, vocabulary_of
 from mdslite.tui.deployments import entries_of
-from mdslite.tui.snapshot import SPANS_S
+from mdslite.tui.snapshot import SHORTEST_S, SPANS_S
 
 if TYPE_CHECKING:
     from mdslite.tui.app import DashApp
@@ -196,12 +196,23 @@ def _export(app: DashApp, rest: str) -> None:
 
 
 def _filter(app: DashApp, rest: str) -> None:
-    app.look(filter=rest)
+    from mdslite.tui.prompting import wrong_with
+
+    async def narrow() -> None:
+        wrong = await wrong_with(app, rest)
+        if wrong is None:
+            app.look(filter=rest)
+        else:
+            app.say(wrong, "bad")
+
+    app.run_worker(narrow(), name="filter", group="filter", exclusive=True)
 
 
 def _span(app: DashApp, rest: str) -> None:
     seconds = read_span(rest)
-    app.look(span_s=min(SPANS_S, key=lambda one: abs(one - seconds)))
+    if not SHORTEST_S <= seconds <= SPANS_S[-1]:
+        raise ValueError(f"expected a span from {SHORTEST_S:.0f}s to 7d, got {rest!r}")
+    app.look(span_s=seconds)
 
 
 def _at(app: DashApp, rest: str) -> None:

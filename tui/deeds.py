@@ -29,7 +29,10 @@ class DeedDialog(Dialog):
         self._chosen: Deed | None = None
 
     def text(self, width: int) -> list[Line]:
-        lines: list[Line] = [[(clean(self.heading), "title")], [], *self._effect]
+        head: list[Line] = [[(clean(self.heading), "title")], []]
+        if self.stage == "done":  # what was so before is so no more
+            return [*head, [("✓ " + self._outcome, "good")], [], CLOSES]
+        lines = [*head, *self._effect]
         if self.stage == "ready":
             for key, deed in self._choices.items():
                 sign = "↵" if key == "enter" else key
@@ -39,8 +42,6 @@ class DeedDialog(Dialog):
             return [*lines, [], LEAVES]
         if self.stage == "doing":
             return [*lines, [], [(f"◌ {self._chosen.name if self._chosen else ''} ...", "warn")]]
-        if self.stage == "done":
-            return [*lines, [], [("✓ " + self._outcome, "good")], [], CLOSES]
         return [*lines, [], *self.said(width), [], CLOSES]
 
     def on_key(self, event: events.Key) -> None:

@@ -10,7 +10,7 @@ from mdslite.tui import messages
 from mdslite.tui.canvas import Pane
 from mdslite.tui.deployments import Entry, entries_of, table_lines
 from mdslite.tui.details import detail_lines
-from mdslite.tui.histogram import bars_that_fit, histogram_lines, read_stack
+from mdslite.tui.histogram import bars_by, bars_that_fit, histogram_lines, read_stack
 from mdslite.tui.lines import Line, beside, bottom, fill, sided
 from mdslite.tui.snapshot import Snapshot
 from mdslite.tui.tail import tail_lines
@@ -124,24 +124,30 @@ class Deploy(Pane):
         if stack is None:
             return
         brush = self.dash.view.brush
-        step_s = steps * stack.interval_s
+        begun, over = bars_by(stack, self.dash.snapshot.now)
         if brush is None:
-            start = stack.until - stack.interval_s * (2 if steps < 0 else 1)
+            start = stack.since + (over if steps < 0 else begun) * stack.interval_s - stack.interval_s
             brush = (start, start + stack.interval_s)
         else:
+            step_s = steps * stack.interval_s
             brush = (brush[0] + step_s, brush[1] + step_s)
-        if brush[0] >= stack.since and brush[1] <= stack.until + stack.interval_s:
+        if brush[0] < stack.since - 1e-3:
+            self.dash.say("the histogram begins here: < goes further back", "warn")
+        elif brush[1] > stack.since + begun * stack.interval_s + 1e-3:
+            self.dash.say("there is nothing newer to brush", "warn")
+        else:
             self.dash.look(brush=brush)
 
     def action_widen(self, steps: int) -> None:
         stack = read_stack(self.dash.snapshot.histogram, shadows=True)
         if stack is None:
             return
-        brush = self.dash.view.brush or (stack.until - stack.interval_s, stack.until)
+        newest = stack.since + bars_by(stack, self.dash.snapshot.now)[0] * stack.interval_s
+        brush = self.dash.view.brush or (newest - stack.interval_s, newest)
         if steps < 0:
             brush = (max(stack.since, brush[0] - stack.interval_s), brush[1])
         else:
-            brush = (brush[0], min(stack.until, brush[1] + stack.interval_s))
+            brush = (brush[0], max(brush[1], min(newest, brush[1] + stack.interval_s)))
         self.dash.look(brush=brush)
 
     def on_resize(self, event: object) -> None:

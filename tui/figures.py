@@ -68,6 +68,16 @@ def span(seconds: float) -> str:
     return f"{seconds:.3g}s"
 
 
+def exact_span(seconds: float) -> str:
+    """A span to the second: 45s, 15m20s, 1h, 7d2h."""
+    parts, rest = [], round(seconds)
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, rest = divmod(rest, length)
+        if number:
+            parts.append(f"{number}{unit}")
+    return "".join(parts) or "0s"
+
+
 def clock(moment: float, *, seconds: bool = True) -> str:
     """The time of day in this machine's zone."""
     return datetime.fromtimestamp(moment).strftime("%H:%M:%S" if seconds else "%H:%M")

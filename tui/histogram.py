@@ -4,19 +4,22 @@ axis, and the brush. Pure drawing; what the keys do to it is the view's.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
 from mdslite.tui.ink import FILLS, SERIES
-from mdslite.tui.lines import Line, bottom, cells, cut, edge, fit, sided
+from mdslite.tui.lines import Line, bottom, cells, cut, edge, fill, fit, sided
 from mdslite.tui.moments import unix
 from mdslite.tui.snapshot import Json, Snapshot
 
 _TOPS = " ▁▂▃▄▅▆▇█"
 _LEAST_LEGEND = 60  # narrower than this, there is no room for a legend
 _LABEL_EVERY = 15  # columns between two times of the axis
+_WIDEST_AXIS = 6  # columns: `26.7k│`
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Stack:
 
 def bars_that_fit(width: int) -> int:
     """How many bars a box of `width` columns has room for."""
-    return max(8, width - 2 - _axis_width(9999) - _legend_width(width))
+    return max(8, width - 2 - _WIDEST_AXIS - _legend_width(width))
 
 
 def histogram_lines(width: int, height: int, snapshot: Snapshot) -> list[Line]:
@@ -51,7 +54,7 @@ def histogram_lines(width: int, height: int, snapshot: Snapshot) -> list[Line]:
     shown_s = view.span_s if stack is None else stack.until - stack.since
     per = figures.span(stack.interval_s) if stack is not None else "…"
     keys: Line = [
-        (f"{cut(about, 30)} {figures.span(shown_s)}  ", "bold"),
+        (f"{cut(about, 30)} {figures.exact_span(shown_s)}  ", "bold"),
         ("+/-", "key"),
         (" zoom ", "dim"),
     ]
@@ -66,7 +69,7 @@ def histogram_lines(width: int, height: int, snapshot: Snapshot) -> list[Line]:
         ]
     top = edge([(f"requests/{per}", "bold")], keys, width)
     inside = _inside(width - 2, height - 2, snapshot, stack)
-    return [top, *sided(inside, width), bottom(width)]
+    return [top, *sided(fill(inside, width - 2, height - 2), width), bottom(width)]
 
 
 def read_stack(found: Json | None, *, shadows: bool) -> Stack | None:
@@ -95,6 +98,12 @@ def read_stack(found: Json | None, *, shadows: bool) -> Stack | None:
     return Stack(unix(found["since"]), found["interval_s"], names, [merged[name] for name in names], failed)
 
 
+def bars_by(stack: Stack, now: float) -> tuple[int, int]:
+    """How many bars have begun by now, and how many of them are over: at least one each."""
+    passed = (now - stack.since) / stack.interval_s
+    return max(1, min(stack.buckets, ceil(passed))), max(1, min(stack.buckets, floor(passed)))
+
+
 def _rank(series: Json) -> tuple[bool, str, str, bool, tuple[int, str]]:
     """What was refused before it had a version comes last; versions by their number."""
     version = str(series.get("version") or "")
@@ -118,7 +127,10 @@ def _inside(width: int, height: int, snapshot: Snapshot, stack: Stack | None) ->
     plot_rows = height - 1 - bool(marks)
     highest = max(sum(counts[at] for counts in stack.counts) for at in range(stack.buckets))
     top = _round_up(highest)
-    axis, legend = _axis_width(top), _legend_width(width + 2)
+    labels = [
+        "" if row % 2 else figures.count(top * (plot_rows - row) / plot_rows) for row in range(plot_rows)
+    ]
+    axis, legend = max(4, *(cells(one) + 1 for one in labels)), _legend_width(width + 2)
     scale = max(1, (width - axis - legend) // stack.buckets)
     first = max(0, stack.buckets - (width - axis - legend))  # the oldest are left out where there is no room
     columns = [at for at in range(first, stack.buckets) for _ in range(scale)]
@@ -128,13 +140,8 @@ def _inside(width: int, height: int, snapshot: Snapshot, stack: Stack | None) ->
     drawn = _plot(stack, columns, plot_rows, top, snapshot.view.brush)
     legends = _legend(stack, legend)
     for row, line in enumerate(drawn):
-        label = (
-            f"{figures.count(top * (plot_rows - row) / plot_rows):>{axis - 1}}│"
-            if row % 2 == 0
-            else " " * (axis - 1) + "│"
-        )
         beside: Line = legends[row] if row < len(legends) else []
-        lines.append([(label, "dim"), *line, *beside])
+        lines.append([(f"{labels[row]:>{axis - 1}}│", "dim"), *line, *beside])
     lines.append([(" " * (axis - 1) + "└", "dim"), *_axis(stack, columns, snapshot)])
     return lines
 
@@ -153,7 +160,9 @@ def _nothing(snapshot: Snapshot, stack: Stack) -> list[Line]:
         name = clean(
             f"{models[0]['project']}/{models[0]['model']}" if view.model is None else "/".join(view.model)
         )
-        return [*lines, [(" send one: ", "dim"), (f"mdslite predict {name} -d @request.json", "accent")]]
+        url = clean(snapshot.connection.url)
+        command = f"mdslite predict {shlex.quote(name)} --curl --url {shlex.quote(url)}"
+        return [*lines, [(" a request to start from: ", "dim")], [(f"   {command}", "accent")]]
     return lines
 
 
@@ -211,7 +220,7 @@ def _axis(stack: Stack, columns: Sequence[int], snapshot: Snapshot) -> Line:
             signs[x] = ("✖", "bad")
     seconds = stack.interval_s < 10
     length = 8 if seconds else 5
-    days = stack.until - stack.since > 86_400
+    days = stack.until - stack.since > 1.5 * 86_400
     failed = [bool(stack.errors[at]) for at in columns]
     for x in _label_places(failed, length):
         moment = stack.since + columns[x] * stack.interval_s
@@ -285,10 +294,6 @@ def _join(signs: Sequence[tuple[str, str]]) -> Line:
         else:
             line.append((text, role))
     return line
-
-
-def _axis_width(top: float) -> int:
-    return max(4, cells(figures.count(top)) + 1)
 
 
 def _legend_width(width: int) -> int:

@@ -5,7 +5,7 @@ the same ones as before, however many come. Holds a bounded stretch of the log w
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mdslite.tui.snapshot import Json
 
@@ -45,6 +45,16 @@ class Logbook:
         self._last = self.newer = 0
         self.chosen = self._top = None
         self.ended = False
+
+    def narrowed(self, holds: Callable[[Json], bool]) -> Logbook:
+        """The rows for which something holds, the chosen one still chosen: what a narrower filter finds in
+        the same stretch of the log."""
+        made = Logbook(self._limit)
+        made._rows = [row for row in self._rows if holds(row)]
+        made._ids = [row["id"] for row in made._rows]
+        made._last = made._ids[-1] if made._ids else 0
+        made.chosen, made._top, made.ended = self.chosen, self._top, self.ended
+        return made
 
     def absorb(self, newest: Sequence[Json], *, hole: bool = False) -> None:
         """Take in the newest rows, newest first. `hole` says that rows are missing between them and those

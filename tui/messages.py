@@ -69,9 +69,10 @@ def _unauthorised(width: int, snapshot: Snapshot) -> list[Line]:
             ("read", "bold"),
             (" shows everything, one with ", "dim"),
             ("admin", "bold"),
-            (" may change it:", "dim"),
+            (" may change it.", "dim"),
         ],
-        [("    mdslite token create --scope read --scope admin", "accent")],
+        [("  On the appliance's machine, in the folder where it was started:", "dim")],
+        [("    mdslite token create dash --scope read --scope admin --store .mdslite", "accent")],
     ]
     return lines
 

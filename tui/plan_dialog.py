@@ -40,6 +40,7 @@ class PlanDialog(Dialog):
         self._body = dict(body)
         self._reason = reason
         self._typed: str | None = None
+        self._refused_word: str | None = None
         self._plan: Json | None = None
         self._progress: list[str] = []
         self._result: Json | None = None
@@ -56,6 +57,7 @@ class PlanDialog(Dialog):
 
     @on(Input.Changed)
     def _changed(self) -> None:
+        self._refused_word = None
         self.redraw()
 
     def text(self, width: int) -> list[Line]:
@@ -83,11 +85,13 @@ class PlanDialog(Dialog):
                 CLOSES,
             ]
         if not self._confirmed():
-            said = f"this deletes: type {self._typed}, then Enter"
+            said = f"this deletes: type {clean(self._typed)}, then Enter"
+            wrong = self._refused_word
             return [
                 *lines,
                 [],
                 [("! ", "bad"), (said, "bold")],
+                *([] if wrong is None else [[("✖ ", "bad"), (_mismatch(wrong, str(self._typed)), "bold")]]),
                 [("esc", "key"), (" leaves it as it is", "dim")],
             ]
         keys: Line = [("↵", "key"), (" applies   ", "bold"), ("esc", "key"), (" leaves it as it is", "dim")]
@@ -144,7 +148,10 @@ class PlanDialog(Dialog):
         elif self.stage == "ready" and self._plan is not None:
             if not self._plan["changed"]:
                 self.dismiss(None)
-            elif self._confirmed() and self.dash.may_change():
+            elif not self._confirmed():
+                self._refused_word = self.query_one(Input).value.strip()
+                self.redraw()
+            elif self.dash.may_change():
                 self.stage = "doing"
                 self._hide_field()
                 self.redraw()
@@ -189,6 +196,12 @@ class PlanDialog(Dialog):
     def action_undo(self) -> None:
         back = PlanDialog("Undo it", {"revision": "previous"}, reason="undone in the dashboard")
         self.app.switch_screen(back)
+
+
+def _mismatch(typed: str, wanted: str) -> str:
+    if not typed:
+        return "nothing was typed: nothing is deleted"
+    return f"“{clean(typed)}” is not {clean(wanted)}: nothing is deleted"
 
 
 def word_for(plan: Json) -> str | None:

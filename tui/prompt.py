@@ -4,7 +4,7 @@ above it. Knows nothing of what is typed: who opens it says how it is completed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final
 
 from textual import on
@@ -18,11 +18,13 @@ from mdslite.tui.clean import clean
 from mdslite.tui.completion import Candidate
 from mdslite.tui.lines import Line, cut, fit
 from mdslite.tui.snapshot import Snapshot
+from mdslite.tui.wrapping import wrap
 
 ROWS: Final = 8  # of candidates that are seen at once
 
 Complete = Callable[[str], Sequence[Candidate]]
 Submit = Callable[[str, Candidate | None], None]
+Check = Callable[[str], Awaitable[str | None]]
 
 
 class Candidates(Canvas):
@@ -32,8 +34,11 @@ class Candidates(Canvas):
         super().__init__()
         self.found: Sequence[Candidate] = ()
         self.at = -1
+        self.wrong = ""
 
     def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
+        if self.wrong:
+            return [[(" ✖ ", "bad"), (text, "bold")] for text in wrap(self.wrong, width - 4)][:height]
         first = max(0, min(self.at - height + 1, len(self.found) - height))
         name = max((len(one.text) for one in self.found), default=0)
         name = min(max(16, name), width // 2)
@@ -57,7 +62,8 @@ class Sign(Canvas):
 
 
 class Prompt(Vertical):
-    """`sign` stands before the line. `picks` says that Enter takes a candidate, the first one by itself."""
+    """`sign` stands before the line. `picks` says that Enter takes a candidate, the first one by itself.
+    `check` says what is wrong with a line; it stays open with that until it is mended."""
 
     DEFAULT_CSS = """
     Prompt { dock: bottom; height: auto; background: $background; layer: above; }
@@ -84,6 +90,7 @@ class Prompt(Vertical):
         submit: Submit,
         *,
         picks: bool = False,
+        check: Check | None = None,
         past: Sequence[str] = (),
         placeholder: str = "",
     ) -> None:
@@ -93,6 +100,7 @@ class Prompt(Vertical):
         self._complete = complete
         self._submit = submit
         self._picks = picks
+        self._check = check
         self._past = [*past, text] if text not in past else list(past)
         self._remembered = len(self._past) - 1
         self._typed = text
@@ -129,8 +137,24 @@ class Prompt(Vertical):
         event.stop()
         found, at = self.candidates.found, self.candidates.at
         picked = found[at] if 0 <= at < len(found) else None
+        line = event.value.strip()
+        if self._check is not None:
+            self.run_worker(self._submit_checked(self._check, line, picked), exclusive=True)
+            return
         self.close()
-        self._submit(event.value.strip(), picked)
+        self._submit(line, picked)
+
+    async def _submit_checked(self, check: Check, line: str, picked: Candidate | None) -> None:
+        wrong = await check(line)
+        if self.input.value.strip() != line:
+            return  # more was typed meanwhile
+        if wrong is None:
+            self.close()
+            self._submit(line, picked)
+            return
+        self.candidates.wrong = wrong
+        self.candidates.styles.height = len(wrap(wrong, max(20, self.size.width - 4)))
+        self.candidates.forget()
 
     def action_next(self, steps: int) -> None:
         """Put in the next candidate."""
@@ -176,7 +200,7 @@ class Prompt(Vertical):
 
     def _show(self, text: str) -> None:
         found = self._complete(text)
-        self.candidates.found = found
+        self.candidates.found, self.candidates.wrong = found, ""
         self.candidates.at = 0 if self._picks and found else -1
         self.candidates.styles.height = min(ROWS, len(found))
         self.candidates.forget()

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mdslite import calls, errors
+from mdslite.tui.clean import clean
 from mdslite.tui.commands import Choice, complete_command, palette, run_command
 from mdslite.tui.completion import Candidate, complete_filter, vocabulary_of
 from mdslite.tui.prompt import Prompt
@@ -45,6 +47,7 @@ def open_prompt(app: DashApp, sign: str, text: str = "") -> None:
             text or app.view.filter,
             lambda line: complete_filter(line, words),
             filter_by,
+            check=lambda line: wrong_with(app, line),
             past=past,
             placeholder="model=fraud confidence<0.6 shadow      Tab completes, Enter filters, Esc leaves",
         )
@@ -53,3 +56,16 @@ def open_prompt(app: DashApp, sign: str, text: str = "") -> None:
     else:
         made = Prompt(sign, text, lambda line: palette(app, line), choose, picks=True)
     app.screen.mount(made)
+
+
+async def wrong_with(app: DashApp, line: str) -> str | None:
+    """What the appliance says against a filter; None where it takes it, or cannot be asked."""
+    if not line:
+        return None
+    try:
+        await app.feed.ask(calls.logs(f"{line} since={app.snapshot.clock:.3f}", limit=1))
+    except errors.InvalidRequest as exc:
+        return clean(exc.message)
+    except errors.MdsliteError:
+        return None  # what is wrong is not the filter
+    return None

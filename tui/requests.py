@@ -67,6 +67,8 @@ class Requests(Pane):
         self.opened = False  # the panel in the table's place, where both have no room
         self.looks = Looks()
         self._scroll = 0
+        self._trail: list[tuple[str, Logbook]] = []  # filters before each narrowing to the row, and the rows
+        self._turned: str | None = None  # the filter that the rows of `book` are of already
         self._absorbed: list[Json] | None = None
         self._missed = 0
         self._key: tuple[Any, ...] = ()
@@ -157,9 +159,13 @@ class Requests(Pane):
         if key != self._key:
             if self._key:
                 self._stale = snapshot.rows
-            self._key = key
-            self._absorbed, self.found = None, None
-            self.book.clear()
+            before, self._key = self._key, key
+            self._absorbed = None
+            if view.filter != self._turned or key[1:] != before[1:]:
+                self.found = None
+                self._trail.clear()
+                self.book.clear()
+            self._turned = None
         rows = snapshot.rows
         if rows is None or rows is self._absorbed or rows is self._stale:
             return
@@ -175,6 +181,10 @@ class Requests(Pane):
     def dismiss(self) -> bool:
         if self.opened:
             self.opened = False
+            return True
+        if self._trail:
+            before, book = self._trail.pop()
+            self._turn(before, book)
             return True
         if not self.book.follows:
             self.action_follow()
@@ -223,14 +233,28 @@ class Requests(Pane):
     def action_narrow(self, field: str) -> None:
         """Add what the chosen row has in a field to the filter."""
         row = self.book.row()
-        value = row.get(field) if row is not None else None
+        if row is None:
+            self.dash.say("no row is chosen: ↓ chooses one", "warn")
+            return
+        value = row.get(field)
         if value is None:
             self.dash.say(f"this row has no {field}", "warn")
             return
         text = str(value)
         quoted = text if text.replace("-", "").replace("_", "").isalnum() else f'"{text}"'
-        kept = [term for term in self.dash.view.filter.split() if not term.startswith(f"{field}=")]
-        self.dash.look(filter=" ".join([*kept, f"{field}={quoted}"]))
+        before, term = self.dash.view.filter, f"{field}={quoted}"
+        if term in before.split():
+            self.dash.say(f"these are all of {term}", "warn")
+            return
+        self._trail.append((before, self.book))
+        self._turn(f"{before} {term}".strip(), self.book.narrowed(lambda one: one.get(field) == value))
+
+    def _turn(self, filter: str, book: Logbook) -> None:
+        """Look through another filter, at rows of it that are there."""
+        self.book, self._turned = book, filter
+        self.dash.look(filter=filter)
+        self._absorb(self.dash.snapshot)
+        self._chosen()
 
     def action_copy_curl(self) -> None:
         row = self._row()
@@ -338,6 +362,8 @@ class Requests(Pane):
         finally:
             self._asking = False
             self.dash.repaint()
+            if key != self._key:  # that page was of another filter
+                self._chosen()
 
 
 def _nothing(snapshot: Snapshot) -> Line:
@@ -346,6 +372,14 @@ def _nothing(snapshot: Snapshot) -> Line:
     if snapshot.rows is None:
         wrong = snapshot.troubles.get("rows")
         return [(f"  ✖ {clean(wrong)}", "bad")] if wrong else [("  ◌ loading the log", "warn")]
+    if view.filter and "rows" in snapshot.troubles:
+        return [
+            ("  ", ""),
+            ("/", "key"),
+            (" edits the filter, ", "dim"),
+            ("esc", "key"),
+            (" drops it", "dim"),
+        ]
     if view.filter or view.brush is not None:
         return [
             ("  no request matches: ", "bold"),

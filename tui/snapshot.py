@@ -13,6 +13,8 @@ Reach = Literal["connecting", "live", "unreachable", "unauthorised"]
 
 SPANS_S = (60, 300, 900, 3600, 10_800, 21_600, 43_200, 86_400, 604_800)  # what the histogram zooms through
 
+SHORTEST_S = 10.0  # less than that shows nothing
+
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """What is looked at. `moment` is the time that the whole screen shows, None for now; `until` the

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any, Protocol
 
 from mdslite import calls
@@ -195,7 +196,7 @@ class HistogramSource:
     async def fetch(self, ask: Asker, view: View, kept: Kept, now: float) -> Any:
         interval_s = interval_of(view)
         until = (int((view.until or view.moment or now) / interval_s) + 1) * interval_s
-        since = until - view.bars * interval_s
+        since = until - bars_of(view) * interval_s
         terms = [view.filter, *model_terms(view), f"since={since:.3f}", f"until={until:.3f}"]
         return await ask(calls.histogram(" ".join(filter(None, terms)), interval_s=interval_s))
 
@@ -281,10 +282,15 @@ class ListSource:
 
 
 def interval_of(view: View) -> float:
-    """How long one bar of the histogram is: a round time, so that there is room for all of the span, and, as
-    all of the room is used, for a little more."""
-    least = view.span_s / max(8, view.bars)
+    """How long one bar of the histogram is: a round time, so that there is room for all of the span and for
+    the bar that is not over."""
+    least = view.span_s / (max(8, view.bars) - 1)
     return next((one for one in _ROUND_S if one >= least), _ROUND_S[-1])
+
+
+def bars_of(view: View) -> int:
+    """How many bars hold the span, and the one that is not over."""
+    return ceil(view.span_s / interval_of(view)) + 1
 
 
 def chosen(view: View, now: float) -> tuple[float, float]:
@@ -316,7 +322,7 @@ def iso(moment: float) -> str:
 
 
 _ROUND_S = (
-    *(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0),
+    *(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 18.0, 20.0, 24.0, 30.0, 40.0, 60.0, 80.0),
     *(
         120.0,
         180.0,
@@ -332,6 +338,9 @@ _ROUND_S = (
         7200.0,
         10_800.0,
         14_400.0,
+        21_600.0,
+        43_200.0,
+        86_400.0,
     ),
 )
 

@@ -33,7 +33,8 @@ def _versions(snapshot: Snapshot, width: int) -> list[Line]:
     groups = (snapshot.percentiles or {}).get("groups") or []
     if not groups:
         said = snapshot.troubles.get("percentiles")
-        return [[(clean(said), "warn")]] if said else []
+        known = said == snapshot.troubles.get("rows")  # which the table says
+        return [[(clean(said), "warn")]] if said and not known else []
     roles = version_roles(snapshot.models)
     name = max(8, width - 36)
     head = f"{'':<{name}} {'COUNT':>7} {'ERR%':>6} {'P50':>6} {'P99':>6} {'CONF':>5}"

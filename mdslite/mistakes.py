@@ -50,6 +50,13 @@ def convert(document: Document, kind: type[T], *, base: Path = (), advise: Advic
         raise _Mistake(document, kind, base, advise).explain(str(exc)) from exc
 
 
+def choices_at(kind: Any, place: str) -> list[str]:
+    """What a value may be at a place within a type, such as `steps[0].action`, where it is one of a few."""
+    for name, index in re.findall(r"([^.\[]+)|\[(\d+|\.\.\.)\]", place):
+        kind = _inside(kind, name or (int(index) if index.isdigit() else ""))
+    return [str(choice) for choice in _choices(kind)]
+
+
 class _Mistake:
     """One refusal of msgspec's, looked up in the document and in the types."""
 

@@ -38,6 +38,7 @@ from mdslite.errors import (
 )
 from mdslite.http.budget import BODIES, LEAST_BYTES, Claim
 from mdslite.http.caller import Caller, caller_of
+from mdslite.mistakes import choices_at
 from mdslite.store.tokens import Scope
 
 AsgiScope = Any  # ASGI's own shapes: a dict, and two callables
@@ -345,7 +346,7 @@ def parse_json(body: bytes, into: type[BodyT]) -> BodyT:
         return msgspec.json.decode(body or b"{}", type=into)
     except msgspec.ValidationError as exc:
         raise InvalidRequest(
-            f"the body does not fit: {_plain(exc)}", hint="/docs lists what it takes"
+            f"the body does not fit: {_plain(exc, into)}", hint="/docs lists what it takes"
         ) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidJson(f"the body is not JSON: {exc}; expected one JSON object") from exc
@@ -384,13 +385,13 @@ def convert(given: dict[str, str], into: type[QueryT]) -> QueryT:
     try:
         return msgspec.convert(given, into, strict=False)
     except msgspec.ValidationError as exc:
-        wrong = _plain(exc)
+        wrong = _plain(exc, into)
         culprit = wrong.partition(":")[0]
-        came = f"; got {given[culprit]!r}" if culprit in given else ""
+        came = f"; got {given[culprit]!r}" if culprit in given and "; got " not in wrong else ""
         raise InvalidRequest(f"{wrong}{came}") from exc
 
 
-def _plain(exc: msgspec.ValidationError) -> str:
+def _plain(exc: msgspec.ValidationError, into: Any) -> str:
     """`Expected int - at $.limit` as `limit: expected int`."""
     what, _, where = str(exc).partition(" - at `")
     place = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
@@ -398,6 +399,9 @@ def _plain(exc: msgspec.ValidationError) -> str:
     if pattern:
         words = (words for form, words in FORMS.items() if repr(form) == pattern)
         what = f"Expected {next(words, None) or f'text like {pattern}'}"
+    _, enum, came = what.partition("Invalid enum value ")
+    if enum and (choices := choices_at(into, place)):
+        what = f"Expected one of {', '.join(choices)}; got {came}"
     what = what.replace("`", "")
     return f"{place}: {what[:1].lower()}{what[1:]}" if place else f"{what[:1].lower()}{what[1:]}"
 

@@ -43,7 +43,7 @@ def document() -> Json:
 
 @pytest.fixture
 async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
-    """An appliance with one version, one prediction logged, one answered later and one rollout ended."""
+    """Two versions, of which one answers; one prediction logged, one answered later, one rollout ended."""
     prober = Prober()
     models.mlp(tmp_path / "v1.onnx")
     async with open_box(tmp_path / "store", prober) as box:
@@ -54,7 +54,8 @@ async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
         deferred.close()
         await box.deferrals.start()
         caller = Caller(box.app)
-        await caller.post("/api/v1/apply", {"source": deployments("v1, uri: v1.onnx"), "base": str(tmp_path)})
+        source = deployments("v1, uri: v1.onnx", "v2, uri: v1.onnx, weight: 0")
+        await caller.post("/api/v1/apply", {"source": source, "base": str(tmp_path)})
         await caller.post("/projects/p/models/m:predict", {"instances": [[1, 2, 3, 4]]})
         await asyncio.to_thread(box.journal.flush, timeout_s=10)
         number = await box.worker.call(RolloutStore(box.registry).add, "p", "m")

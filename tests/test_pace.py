@@ -197,7 +197,7 @@ def test_a_door_that_drains_still_answers_whom_it_holds(tmp_path: Path) -> None:
                 wire.send(predict(MANY))
                 assert (await wire.reply()).status == 429
             wire.send(predict(MANY))
-            draining = asyncio.create_task(site.door.drain(grace_s=2.0, quiet_s=0.0))
+            draining = asyncio.create_task(site.door.drain(grace_s=2.0, quiet_s=0.5))
             last = await wire.reply()
             assert (last.status, last.closes) == (429, True)
             draining.cancel()

@@ -76,11 +76,10 @@ class TestUp:
         (deployments.parent / "b.json").write_text("{")
         (deployments.parent / "row.json").write_text('{"instances": [[1, 2, 3, 4]]}')
         line = suggest(api.url, file="deployments.yaml", tls_cert=None)
-        predict, ls = line.split("   |   ")
+        predict, dash = line.split("   |   ")
         assert predict == f"mdslite predict demo/digits -d @row.json --url {api.url}"
-        assert ls == f"mdslite ls --url {api.url}"
+        assert dash == f"mdslite dash --url {api.url}"
         assert run(shlex.split(predict)[1:]) == 0
-        assert run(shlex.split(ls)[1:]) == 0
 
     def test_suggests_only_what_needs_no_knowledge_of_an_appliance_it_cannot_ask(self) -> None:
         assert suggest("https://127.0.0.1:1", file="m.onnx", tls_cert="cert.pem") == (

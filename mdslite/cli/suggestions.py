@@ -37,7 +37,7 @@ def suggest(url: str, *, file: str | None, tls_cert: str | None, ask: str | None
     sample = find_sample(Path(file).parent, signature) if file is not None else None
     data = "--curl" if sample is None else f"-d {shlex.quote(f'@{sample}')}"
     predict = command_line(f"predict {name} {data}", url, tls_cert=tls_cert)
-    return f"{predict}   |   {command_line('ls', url, tls_cert=tls_cert)}"
+    return f"{predict}   |   {command_line('dash', url, tls_cert=tls_cert)}"
 
 
 def find_sample(folder: Path, signature: Json) -> Path | None:

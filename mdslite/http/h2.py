@@ -324,19 +324,21 @@ class Connection(asyncio.StreamReaderProtocol):
             self.cut(violation)
             return
         # A drop of a body costs the engine as much as a whole request, and nobody can use it yet.
-        self._drops += data
-        if self.meter.urgent or len(self._drops) >= _DROPS_BYTES:
-            self._let_in()
+        if self.meter.urgent or len(self._drops) + len(data) >= _DROPS_BYTES:
+            self._let_in(data)
+        else:
+            self._drops += data
         self._progress()
 
-    def _let_in(self) -> None:
-        """Hand what came in to the engine."""
-        data = bytes(self._drops)
-        self._drops.clear()
+    def _let_in(self, data: bytes) -> None:
+        """Hand what came in to the engine, after the drops before it."""
+        if self._drops:
+            data = bytes(self._drops) + data
+            self._drops.clear()
         super().data_received(data)
 
     def eof_received(self) -> bool:
-        self._let_in()
+        self._let_in(b"")
         super().eof_received()
         return False  # nobody half-closes HTTP/2: the transport closes
 

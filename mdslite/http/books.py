@@ -81,7 +81,6 @@ class Books:
             return
         if status == Unauthorized.status and self._strangers.take(now):
             return  # anybody can send more of these than the log should hold
-        where = served or call.route
         samples = served.samples if served is not None else self._strays
         if call.is_due(samples, now, failed=status != 200):
             # What reached no version has no rule that says what of it may be kept.
@@ -95,8 +94,18 @@ class Books:
             return
         else:
             request = reply = None
-        trace_id = None if call.trace is None else call.trace.trace_id
-        row: Row = (
+        row = self._make_row(call, now, status, code, request, reply)
+        if samples.keeping is SAMPLED:
+            self._append(row)
+        else:
+            self._append(row, samples.keeping)
+
+    @staticmethod
+    def _make_row(
+        call: Call, now: float, status: int, code: str | None, request: bytes | None, reply: bytes | None
+    ) -> Row:
+        where, begun = call.served or call.route, call.started_at
+        return (
             time() - (now - call.arrived_at),
             call.request_id,
             where.project if where else None,
@@ -118,12 +127,8 @@ class Books:
             reply,
             call.spans,
             call.client,
-            trace_id,
+            None if call.trace is None else call.trace.trace_id,
         )
-        if samples.keeping is SAMPLED:
-            self._append(row)
-        else:
-            self._append(row, samples.keeping)
 
     def _record_in_run(self, call: Call, now: float) -> None:
         """Log a good answer together with its batch's others: a third of what a row of its own costs."""

@@ -7,7 +7,6 @@ row of the answer is the value of the only output, or an object of the outputs b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,11 @@ import orjson
 
 from mdslite.data import DataCodec
 from mdslite.errors import InvalidRequest, InvalidTensor, ModelError
-from mdslite.oip.inputs import InputTensor, check_flat, check_rank, check_size, read_raw
+from mdslite.oip.inputs import InputTensor, check_rank, read_column
 from mdslite.oip.message import Messages
 from mdslite.oip.outputs import OutputTensor
 from mdslite.oip.wire import Buffer
-from mdslite.packing import check_shape, clip, pack_flat, show_shape
+from mdslite.packing import check_shape, clip, show_shape
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Datum, Outputs, Signature, TensorSpec
 from mdslite.tensors import Columns
 
@@ -70,14 +69,9 @@ class DeclaredMessages(Messages):
             )
         check_rank(spec, tensor.shape)
         check_shape(spec, tensor.shape, spec.shape)
-        count = math.prod(tensor.shape)
-        if tensor.raw is not None:
-            check_size(spec, tensor.shape, len(tensor.raw))
-            column = read_raw(spec, tensor.raw, count)
-        else:
-            column = pack_flat(spec, check_flat(spec, tensor.data or [], tensor.shape))
+        column = read_column(spec, tensor)
         if isinstance(column, list):
-            found = np.empty(count, object)
+            found = np.empty(len(column), object)
             found[:] = column
             return found.reshape(tensor.shape)
         return np.frombuffer(column, NUMPY_DTYPES[spec.datatype]).reshape(tensor.shape)

@@ -7,7 +7,6 @@ answers are arrays of one dtype and shape: those go as the tensor that they are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,11 +16,11 @@ import orjson
 from mdslite.data import DataCodec, read_text
 from mdslite.errors import InvalidRequest, InvalidTensor
 from mdslite.npy import MAX_RANK
-from mdslite.oip.inputs import InputTensor, check_flat, check_rank, check_size, read_raw
+from mdslite.oip.inputs import InputTensor, check_rank, read_column
 from mdslite.oip.message import Messages
 from mdslite.oip.outputs import OutputTensor
 from mdslite.oip.wire import Buffer
-from mdslite.packing import clip, from_bfloat16, pack_flat
+from mdslite.packing import clip, from_bfloat16
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Datum, Outputs, TensorSpec
 from mdslite.tensors import Columns
 
@@ -66,12 +65,7 @@ def take_data(codec: DataCodec, tensors: Sequence[InputTensor], *, streamed: boo
     tensor = tensors[0]
     spec = _spec_of(tensor)
     check_rank(spec, tensor.shape)
-    count = math.prod(tensor.shape)
-    if tensor.raw is not None:
-        check_size(spec, tensor.shape, len(tensor.raw))
-        column = read_raw(spec, tensor.raw, count)
-    else:
-        column = pack_flat(spec, check_flat(spec, tensor.data or [], tensor.shape))
+    column = read_column(spec, tensor)
     if isinstance(column, list):
         return codec.take([_read(text, number) for number, text in enumerate(column)])
     array: Any = np.frombuffer(column, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)

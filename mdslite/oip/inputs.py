@@ -38,11 +38,7 @@ def take_inputs(codec: Codec, tensors: Sequence[InputTensor]) -> Columns:
         spec = expect(codec, tensor)
         if tensor.name in named:
             raise InvalidTensor(f'input "{tensor.name}" is given twice, expected it once')
-        if tensor.raw is not None:
-            check_size(spec, tensor.shape, len(tensor.raw))
-            column = read_raw(spec, tensor.raw, math.prod(tensor.shape))
-        else:
-            column = pack_flat(spec, check_flat(spec, tensor.data or [], tensor.shape))
+        column = read_column(spec, tensor)
         named[tensor.name] = column, tensor.shape
     return codec.assemble(named)
 
@@ -87,6 +83,17 @@ def check_size(spec: TensorSpec, shape: Sequence[int], size_bytes: int) -> None:
             f'input "{spec.name}": {size_bytes} bytes, but {spec.datatype} of shape '
             f"{clip(show_shape(shape))} takes {clip(str(wanted_bytes))}"
         )
+
+
+def read_column(spec: TensorSpec, tensor: InputTensor) -> Column:
+    """An input's elements, however they came; its rank is known to be fine.
+
+    :raises InvalidTensor: as many as its shape asks for are not there, or are no such values
+    """
+    if tensor.raw is None:
+        return pack_flat(spec, check_flat(spec, tensor.data or [], tensor.shape))
+    check_size(spec, tensor.shape, len(tensor.raw))
+    return read_raw(spec, tensor.raw, math.prod(tensor.shape))
 
 
 def read_raw(spec: TensorSpec, raw: Buffer, count: int) -> Column:

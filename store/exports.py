@@ -88,24 +88,11 @@ class Parquet:
     """
 
     def __init__(self) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as exc:
-            raise InvalidRequest(
-                "writing Parquet takes pyarrow, which is not installed where the appliance runs",
-                hint="pip install 'mdslite[parquet]' there, or export csv or jsonl",
-            ) from exc
-        self._arrow = pyarrow
-        self._schema = _arrow_schema(pyarrow)
-        self._sink = Sink()
-        self._writer = pyarrow.parquet.ParquetWriter(
-            pyarrow.PythonFile(self._sink, mode="w"), self._schema, compression="zstd"
-        )
+        self._file = ParquetFile(_arrow_schema)
         self._rows: list[Entry] = []
 
     def begin(self) -> Iterator[bytes]:
-        yield self._sink.take()
+        yield self._file.take()
 
     def add(self, rows: Sequence[Entry]) -> Iterator[bytes]:
         self._rows += rows
@@ -115,8 +102,7 @@ class Parquet:
     def end(self) -> Iterator[bytes]:
         if self._rows:
             yield self._write()
-        self._writer.close()
-        yield self._sink.take()
+        yield self._file.end()
 
     def _write(self) -> bytes:
         cells = [_cells(row) for row in self._rows]
@@ -124,8 +110,7 @@ class Parquet:
         for row in cells:
             row["time"] = datetime.fromtimestamp(row["time"], UTC)
         columns = {name: [row[name] for row in cells] for name in COLUMNS}
-        self._writer.write_table(self._arrow.table(columns, schema=self._schema))
-        return self._sink.take()
+        return self._file.add(columns)
 
 
 EXPORTS: Mapping[str, Callable[[], Export]] = {"csv": Csv, "jsonl": JsonLines, "parquet": Parquet}
@@ -134,6 +119,42 @@ MEDIA_TYPES = {
     "jsonl": "application/x-ndjson",
     "parquet": "application/vnd.apache.parquet",
 }
+
+
+class ParquetFile:
+    """A Parquet file as its bytes come. `make_schema` makes its schema of the module `pyarrow`.
+
+    :raises InvalidRequest: pyarrow is not installed here
+    """
+
+    def __init__(self, make_schema: Callable[[Any], Any]) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as exc:
+            raise InvalidRequest(
+                "writing Parquet takes pyarrow, which is not installed where the appliance runs",
+                hint="pip install 'mdslite[parquet]' there, or export csv or jsonl",
+            ) from exc
+        self._arrow = pyarrow
+        self._schema = make_schema(pyarrow)
+        self._sink = Sink()
+        self._writer = pyarrow.parquet.ParquetWriter(
+            pyarrow.PythonFile(self._sink, mode="w"), self._schema, compression="zstd"
+        )
+
+    def add(self, columns: Mapping[str, Sequence[Any]]) -> bytes:
+        """Write a group of rows."""
+        self._writer.write_table(self._arrow.table(columns, schema=self._schema))
+        return self.take()
+
+    def end(self) -> bytes:
+        self._writer.close()
+        return self.take()
+
+    def take(self) -> bytes:
+        """What was written and not taken yet."""
+        return self._sink.take()
 
 
 class Sink(io.RawIOBase):

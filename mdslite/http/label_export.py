@@ -10,10 +10,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from mdslite.errors import InvalidRequest
 from mdslite.http.inputs import read_input
 from mdslite.http.labeling import Labeling
-from mdslite.store.exports import Sink
+from mdslite.store.exports import ParquetFile
 from mdslite.store.labels import Label
 from mdslite.store.moments import time_text
 
@@ -82,38 +81,27 @@ class _Parquet:
     """Typed columns; inputs and answers as JSON, times in UTC."""
 
     def __init__(self) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as exc:
-            raise InvalidRequest(
-                "writing Parquet takes pyarrow, which is not installed where the appliance runs",
-                hint="pip install 'mdslite[parquet]' there, or export csv or jsonl",
-            ) from exc
-        self._arrow = pyarrow
-        kinds = {"id": pyarrow.int64(), "confidence": pyarrow.float64()}
-        kinds |= {name: pyarrow.timestamp("us", tz="UTC") for name in _TIMES}
-        self._schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
-        self._sink = Sink()
-        self._writer = pyarrow.parquet.ParquetWriter(
-            pyarrow.PythonFile(self._sink, mode="w"), self._schema, compression="zstd"
-        )
+        self._file = ParquetFile(_arrow_schema)
 
     def begin(self) -> bytes:
-        return self._sink.take()
+        return self._file.take()
 
     def add(self, labels: Sequence[Label]) -> bytes:
-        if labels:
-            rows = [_flat(one) for one in labels]
-            for row in rows:
-                row |= {name: datetime.fromisoformat(row[name]).astimezone(UTC) for name in _TIMES}
-            columns = {name: [row[name] for row in rows] for name in COLUMNS}
-            self._writer.write_table(self._arrow.table(columns, schema=self._schema))
-        return self._sink.take()
+        if not labels:
+            return b""
+        rows = [_flat(one) for one in labels]
+        for row in rows:
+            row |= {name: datetime.fromisoformat(row[name]).astimezone(UTC) for name in _TIMES}
+        return self._file.add({name: [row[name] for row in rows] for name in COLUMNS})
 
     def end(self) -> bytes:
-        self._writer.close()
-        return self._sink.take()
+        return self._file.end()
+
+
+def _arrow_schema(arrow: Any) -> Any:
+    kinds = {"id": arrow.int64(), "confidence": arrow.float64()}
+    kinds |= {name: arrow.timestamp("us", tz="UTC") for name in _TIMES}
+    return arrow.schema([(name, kinds.get(name, arrow.string())) for name in COLUMNS])
 
 
 def _row(one: Label) -> dict[str, Any]:

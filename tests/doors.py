@@ -19,6 +19,7 @@ import models
 import msgspec
 import numpy as np
 import uvloop
+from waiting import until
 
 from mdslite.http.access import Access
 from mdslite.http.app import create_app
@@ -57,13 +58,6 @@ HASTY = Limits(head_s=0.2, body_s=0.2, idle_s=0.2, write_s=0.2, linger_s=0.05, s
 def run(test: Coroutine[Any, Any, None]) -> None:
     """Run a test on the loop that the appliance runs on."""
     uvloop.run(test)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Let the loop turn until a condition holds."""
-    async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110 - turns of the loop are what is waited for
-            await asyncio.sleep(0)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from box import Box, Caller, Heard, deployments, open_box
+from waiting import answered
 
 from mdslite.runtimes.prober import Prober
 from mdslite.serving.samples import Samples
@@ -54,12 +55,13 @@ async def send(caller: Caller, rows: list[list[float]], *, prefix: str = "r") ->
 
 async def logged(box: Box, filter: str, count: int) -> list[Any]:
     """Rows of the log that pass a filter, the oldest first, once so many are written."""
-    async with asyncio.timeout(30):
-        while True:
-            await asyncio.to_thread(box.journal.flush, timeout_s=5)
-            rows = box.request_log.query(parse(filter, now=box.started_at + 3600), limit=1000).rows
-            if len(rows) >= count:
-                return sorted(rows, key=lambda row: row.id)
+
+    async def ask() -> list[Any]:
+        await asyncio.to_thread(box.journal.flush, timeout_s=5)
+        rows = box.request_log.query(parse(filter, now=box.started_at + 3600), limit=1000).rows
+        return sorted(rows, key=lambda row: row.id) if len(rows) >= count else []
+
+    return await answered(ask)
 
 
 async def set_rules(caller: Caller, **rules: Any) -> Heard:

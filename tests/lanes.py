@@ -215,12 +215,6 @@ class DataJob(FakeJob):
         return [row for _, outputs in sorted(self.pieces, key=lambda piece: piece[0]) for row in outputs[0]]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
-            await asyncio.sleep(0)
-
-
 def make_lane(
     *sessions: Any, gate: Gate | None = None, curve: LatencyCurve | None = None, **options: Any
 ) -> Lane:

@@ -6,7 +6,6 @@ import http.client
 import json
 import signal
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ import live
 import models
 import pytest
 from load import Load
+from waiting import hold_on
 
 from mdslite.client import Client
 from mdslite.errors import LoadFailed, MdsliteError
@@ -64,14 +64,6 @@ def get(url: str, path: str) -> tuple[int, dict[str, Any]]:
     return found
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Ask again until it holds; each question is a round trip to the appliance."""
-    for _ in range(2000):
-        if condition():
-            return
-    raise AssertionError("it never came true")
-
-
 def test_the_split_is_exact_from_outside(tmp_path: Path, model: Path, other: Path) -> None:
     spec = write_spec(tmp_path, spec_of(v1=(model, 80), v2=(other, 20)))
     with live.up(str(spec), cwd=tmp_path) as box:
@@ -104,7 +96,7 @@ def test_while_it_drains_it_is_not_ready_but_still_answers(tmp_path: Path, model
     with live.up(str(spec), "--drain-grace", "2", cwd=tmp_path) as box:
         assert get(box.url, "/readyz")[0] == 200
         box.process.send_signal(signal.SIGTERM)
-        until(lambda: get(box.url, "/readyz")[0] == 503)
+        hold_on(lambda: get(box.url, "/readyz")[0] == 503)
         assert get(box.url, "/readyz")[1]["draining"] is True
         assert get(box.url, "/healthz")[0] == 200
 
@@ -163,7 +155,7 @@ def test_a_killed_appliance_comes_back_as_it_was(tmp_path: Path, model: Path, ot
         (deployed,) = client.models()
         assert {one["version"]: one["weight"] for one in deployed["versions"]} == {"v1": 30, "v2": 70}
         assert all(one["state"] == "ready" for one in deployed["versions"])
-        until(lambda: len(client.logs(limit=1000)["rows"]) == load.answered)
+        hold_on(lambda: len(client.logs(limit=1000)["rows"]) == load.answered)
         assert [one["id"] for one in client.revisions()] == [2, 1]
 
 

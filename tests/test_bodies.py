@@ -11,8 +11,9 @@ import models
 import msgspec
 import numpy as np
 import pytest
-from doors import ROW, Deployed, open_site, predict, run, until
+from doors import ROW, Deployed, open_site, predict, run
 from log_rows import HOUR_S, Clock, row, running, wanted
+from waiting import until
 
 from mdslite.errors import SpecError
 from mdslite.http.comparing import _told as told

@@ -10,8 +10,9 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import Deployed, chunked, open_site, request, run, until
+from doors import Deployed, chunked, open_site, request, run
 from rpc_doors import data, framed, raw, serving
+from waiting import until
 
 from mdslite.http.budget import BODIES, LEAST_BYTES, Budget, claim_large
 from mdslite.rpc.exchange import Exchange, Message, Method

@@ -14,6 +14,7 @@ import models
 import numpy as np
 import pytest
 from box import Box, Caller, deployments, open_box
+from waiting import answered
 
 from mdslite.errors import LoadFailed
 from mdslite.http.comparison import Agreement, Differences, Figure, Side, judge, make_comparison
@@ -175,12 +176,14 @@ def test_two_versions_are_compared_from_the_log_and_their_pairs(tmp_path: Path) 
         async with compared(tmp_path) as (box, caller):
             await ask(caller, 40)
             url = "/api/v1/projects/p/models/m/comparison?first=v1&second=v2"
-            async with asyncio.timeout(30):
-                while True:
-                    await asyncio.to_thread(box.journal.flush, timeout_s=5)
-                    found = (await caller.get(url)).json
-                    if found.get("agreement", {}).get("pairs") == 40 and found["second"]["requests"] == 40:
-                        break
+
+            async def complete() -> Any:
+                await asyncio.to_thread(box.journal.flush, timeout_s=5)
+                found = (await caller.get(url)).json
+                pairs = found.get("agreement", {}).get("pairs")
+                return found if (pairs, found["second"]["requests"]) == (40, 40) else None
+
+            found = await answered(complete)
             assert (found["first"]["requests"], found["first"]["shadow"]) == (40, False)
             assert found["second"]["shadow"] is True
             assert found["first"]["error_rate"]["value"] == 0.0

@@ -24,8 +24,8 @@ from doors import (
     predict,
     request,
     run,
-    until,
 )
+from waiting import until
 
 from mdslite.http.door import Limits
 

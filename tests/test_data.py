@@ -13,8 +13,9 @@ from typing import Any
 import h2_client
 import numpy as np
 import pytest
-from doors import Site, npy, open_site, request, run, until
+from doors import Site, npy, open_site, request, run
 from lanes import FakeData, FakeGenerator, GivenRuntime
+from waiting import until
 
 import mds
 from mdslite.data import DataCodec, read_confidences

@@ -13,6 +13,7 @@ from typing import Any
 import h2_client
 import pytest
 from doors import ROW, Deployed, Reply, Site, open_site, predict, request, run
+from waiting import until
 
 from mdslite.errors import InvalidRequest, Overloaded, Unavailable
 from mdslite.http.deferred import wait_s, wants_later
@@ -150,8 +151,7 @@ def test_a_model_that_is_away_is_waited_for(tmp_path: Path) -> None:
             site.fleet._route()
             url = await accept(site)
             asked = asyncio.create_task(answer(site, url))
-            while 503 not in site.statuses:  # noqa: ASYNC110 - turns of the loop are what is waited for
-                await asyncio.sleep(0)
+            await until(lambda: 503 in site.statuses)
             served.state = "ready"
             site.fleet._route()
             assert (await asked).json == {"predictions": [ROW]}

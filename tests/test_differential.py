@@ -16,7 +16,8 @@ import h2.connection
 import h2.events
 import models
 import numpy as np
-from doors import WAIT_S, Deployed, Reply, Site, gzipped, npy, open_site, predict, request, run, until
+from doors import WAIT_S, Deployed, Reply, Site, gzipped, npy, open_site, predict, request, run
+from waiting import until
 
 PREDICT = "/projects/p/models/m:predict"
 JSON = ("content-type", "application/json")

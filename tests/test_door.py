@@ -21,8 +21,8 @@ from doors import (
     predict,
     request,
     run,
-    until,
 )
+from waiting import until
 
 ANSWER = {"predictions": [ROW]}
 UPGRADE = (("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQ"))

@@ -17,7 +17,8 @@ from typing import Any
 import h2_client
 import msgspec
 import pytest
-from doors import ROW, Reply, Site, Wire, open_site, predict, request, run, until
+from doors import ROW, Reply, Site, Wire, open_site, predict, request, run
+from waiting import until
 
 from mdslite.client import Client
 from mdslite.errors import InvalidRequest, Unauthorized, Unavailable

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import HASTY, ROW, WAIT_S, open_site, predict, request, run, until
+from doors import HASTY, ROW, WAIT_S, open_site, predict, request, run
+from waiting import until
 
 ANSWER = {"predictions": [ROW]}
 

@@ -20,8 +20,8 @@ from doors import (
     predict,
     request,
     run,
-    until,
 )
+from waiting import until
 
 ANSWER = {"predictions": [ROW]}
 LOOP_TURNS = 20_000  # some milliseconds of computing

@@ -13,6 +13,7 @@ from typing import Any
 import models
 import pytest
 from box import Box, Caller, deployments, file_order, open_box
+from waiting import until
 
 from mdslite.drift.watch import Signal
 from mdslite.errors import MdsliteError
@@ -247,12 +248,6 @@ def make_alarms(folder: Path, bulletin: Bulletin | None = None) -> Alarms:
         look_s=0.01,
         tell_delays_s=(0.0, 0.0),
     )
-
-
-async def until(holds: Any) -> None:
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 (a file)
-            await asyncio.sleep(0.01)
 
 
 def test_an_alert_is_logged_told_as_event_and_counted_once(

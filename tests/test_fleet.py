@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lanes import DOUBLER, FakeJob, FakeSession
+from waiting import until
 
 from mdslite.errors import LoadFailed, Unavailable
 from mdslite.runtimes.devices import Devices
@@ -85,12 +86,6 @@ async def ask(served: Served, row: list[float] | None = None) -> list[list[float
 def picks(fleet: Fleet, count: int = 10) -> list[str]:
     route = fleet.router.find("p", "m", None)
     return [route.pick().version for _ in range(count)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - turns of the loop are what is waited for
-            await asyncio.sleep(0)
 
 
 def test_a_loaded_version_takes_no_traffic_until_it_is_switched_in() -> None:

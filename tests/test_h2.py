@@ -27,6 +27,7 @@ from hyperframe.frame import (
     PriorityFrame,
     SettingsFrame,
 )
+from waiting import until
 
 from mdslite.http.h2 import Http2Bridge
 from mdslite.http.policing import Allowance, Limits
@@ -158,9 +159,7 @@ class Server:
 
     async def until_alone(self) -> None:
         """Wait until no connection is left."""
-        async with asyncio.timeout(20):
-            while self.bridge.connections:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until(lambda: not self.bridge.connections)
 
 
 @asynccontextmanager

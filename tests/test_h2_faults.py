@@ -13,9 +13,10 @@ import h2_client
 import models
 import msgspec
 import pytest
-from doors import ROW, Deployed, Site, gzipped, open_site, run, until
+from doors import ROW, Deployed, Site, gzipped, open_site, run
 from h2_client import Answer, Client, data
 from hyperframe.frame import HeadersFrame
+from waiting import until
 
 PREDICT = "/projects/p/models/m:predict"
 BODY = json.dumps({"instances": [ROW]}).encode()

@@ -16,8 +16,9 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import Deployed, Reply, Site, gzipped, npy, open_site, request, run, until
+from doors import Deployed, Reply, Site, gzipped, npy, open_site, request, run
 from test_differential import Asked, ask_http1, ask_http2, compare, open_corpus_site, post
+from waiting import until
 
 from mdslite.http.deflate import INLINE_BYTES
 from mdslite.runtimes.protocol import NUMPY_DTYPES

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from obedient import OBEDIENT, do, feeds, write_package
+from waiting import hold_on
 
 import mds
 from mdslite.errors import (
@@ -85,14 +85,6 @@ def message_of(answer: Any, kind: type[MdsliteError] = ModelError) -> str:
 
 def pid_of(session: Any) -> int:
     return session.pid  # type: ignore[no-any-return]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Look at a process again and again: it sends no event."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:
@@ -311,7 +303,7 @@ def test_an_end_during_a_run_and_a_close_are_told_to_nobody_else(folder: Path) -
     with opened(folder) as session:
         session.watch(reasons.append)
         pid = pid_of(session)
-    wait_until(lambda: is_gone(pid))
+    hold_on(lambda: is_gone(pid))
     assert reasons == []
 
 
@@ -388,13 +380,13 @@ def test_a_fork_that_comes_back_does_not_answer(isolated: DataSession) -> None:
 def test_a_flood_of_output_neither_blocks_nor_grows(isolated: DataSession) -> None:
     flood = do("for n in range(3000): print('x' * 1000, n)")
     assert answers_of(isolated, flood, "2") == [b"null", b"2"]
-    wait_until(lambda: " 2999\n" in isolated.output())
+    hold_on(lambda: " 2999\n" in isolated.output())
     assert len(isolated.output()) == TAIL_BYTES
 
 
 def test_tracebacks_are_in_the_output(isolated: DataSession) -> None:
     answers_of(isolated, do("raise LookupError('here it is')"))
-    wait_until(lambda: "LookupError: here it is\n" in isolated.output())
+    hold_on(lambda: "LookupError: here it is\n" in isolated.output())
     assert "model.py" in isolated.output()
     assert "executor.py" not in isolated.output()
 
@@ -630,11 +622,11 @@ def test_a_generator_runs_no_further_than_it_is_listened_to(tmp_path: Path) -> N
         thread = threading.Thread(target=session.stream, args=(feeds('{"to": 50}'), None, emit))
         thread.start()
         assert emitting.wait(DEADLINE_S)
-        wait_until(lambda: "made 1\n" in session.output())
+        hold_on(lambda: "made 1\n" in session.output())
         assert "made 3\n" not in session.output()
         go_on.set()
         thread.join(DEADLINE_S)
-        wait_until(lambda: "made 49\nclosed\n" in session.output())
+        hold_on(lambda: "made 49\nclosed\n" in session.output())
 
 
 # Ends
@@ -645,7 +637,7 @@ def test_closing_lets_user_code_end_by_itself(tmp_path: Path) -> None:
     head = f"import atexit, pathlib; atexit.register(pathlib.Path({str(ended)!r}).touch)"
     with opened(write_package(tmp_path / "package", head=head)) as session:
         pid = pid_of(session)
-    wait_until(lambda: is_gone(pid))
+    hold_on(lambda: is_gone(pid))
     assert ended.exists()
 
 
@@ -654,7 +646,7 @@ def test_closing_ends_what_does_not_end_by_itself(tmp_path: Path, monkeypatch: p
     head = "threading.Thread(target=time.sleep, args=(600,)).start()"
     with opened(write_package(tmp_path, head=head)) as session:
         pid = pid_of(session)
-    wait_until(lambda: is_gone(pid))
+    hold_on(lambda: is_gone(pid))
 
 
 def test_closing_ends_a_run_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -669,7 +661,7 @@ def test_closing_ends_a_run_under_way(folder: Path, monkeypatch: pytest.MonkeyPa
 
         thread = threading.Thread(target=run)
         thread.start()
-        wait_until(lambda: "running" in session.output())
+        hold_on(lambda: "running" in session.output())
     thread.join(DEADLINE_S)
     assert len(errors) == 1
 
@@ -690,4 +682,4 @@ def test_packages_end_with_the_appliance(folder: Path) -> None:
         assert appliance.stdout is not None
         pid = int(appliance.stdout.readline())
         appliance.kill()
-    wait_until(lambda: is_gone(pid))
+    hold_on(lambda: is_gone(pid))

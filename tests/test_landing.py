@@ -12,7 +12,8 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import HASTY, Deployed, Reply, Site, chunked, npy, open_site, predict, request, run, until
+from doors import HASTY, Deployed, Reply, Site, chunked, npy, open_site, predict, request, run
+from waiting import until
 
 from mdslite.http.landing import ALIGNMENT, Landing
 from mdslite.http.receiver import LANDING_BYTES

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane, until
+from lanes import POISON, FakeJob, FakeSession, make_lane
+from waiting import until
 
 from mdslite.errors import (
     DeadlineExceeded,

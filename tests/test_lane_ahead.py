@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import FakeJob, FakeSession, make_lane, until
+from lanes import FakeJob, FakeSession, make_lane
+from waiting import until
 
 from mdslite.errors import DeadlineExceeded, Unavailable
 from mdslite.serving import crew, flight

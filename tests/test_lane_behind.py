@@ -8,7 +8,8 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane, until
+from lanes import POISON, FakeJob, FakeSession, make_lane
+from waiting import until
 
 from mdslite.errors import ModelError, Overloaded
 from mdslite.serving.curve import LatencyCurve

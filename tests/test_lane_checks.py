@@ -6,7 +6,8 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import DataJob, FakeData, make_lane, until
+from lanes import DataJob, FakeData, make_lane
+from waiting import until
 
 from mdslite.data import DataCodec
 from mdslite.errors import DeadlineExceeded, MdsliteError, Unavailable

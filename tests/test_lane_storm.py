@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane, until
+from lanes import POISON, FakeJob, FakeSession, make_lane
+from waiting import until
 
 from mdslite.errors import DeadlineExceeded, MdsliteError, ModelError, Overloaded, Unavailable
 from mdslite.serving.curve import LatencyCurve

@@ -7,7 +7,8 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import DataJob, FakeGenerator, make_lane, until
+from lanes import DataJob, FakeGenerator, make_lane
+from waiting import until
 
 from mdslite.data import DataCodec
 from mdslite.errors import ClientClosed, DeadlineExceeded, ModelError, Unavailable

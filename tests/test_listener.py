@@ -18,7 +18,8 @@ import h2.config
 import h2.connection
 import pytest
 from authority import Authority, Signed
-from doors import PAIR, Site, connect, open_site, predict, request, run, until
+from doors import PAIR, Site, connect, open_site, predict, request, run
+from waiting import until
 
 from mdslite.errors import InvalidRequest, StorageFull
 from mdslite.http.certificates import expires_at, self_signed

@@ -11,6 +11,7 @@ from typing import Any
 import models
 import pytest
 from box import Box, Caller, GatedRuntime, PickyRuntime, deployments, file_order, open_box
+from waiting import answered, until
 
 from mdslite.errors import LoadFailed, NotFound, Unavailable
 from mdslite.http import oip_views
@@ -234,9 +235,7 @@ async def test_what_is_in_progress_is_answered_by_a_model_that_is_unloaded(
         asking = asyncio.create_task(Caller(box.app).post(INFER, turns))
         served = box.fleet.find("p", "m", "v1")
         assert served is not None
-        async with asyncio.timeout(20):
-            while not served.lane.running:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await until(lambda: served.lane.running)
         await load(Caller(box.app), "unload")
         assert (await asking).status == 200
 
@@ -291,9 +290,11 @@ async def test_a_load_goes_on_when_its_caller_leaves(folder: Path, prober: Probe
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
         runtime.gate.set()
-        async with asyncio.timeout(20):
-            while await index(caller) != {"v1": "READY"}:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+
+        async def is_ready() -> bool:
+            return await index(caller) == {"v1": "READY"}
+
+        await answered(is_ready)
 
 
 @pytest.mark.parametrize("what", ["load", "unload"])

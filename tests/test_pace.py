@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import models
-from doors import Deployed, Site, open_site, predict, run, until
+from doors import Deployed, Site, open_site, predict, run
 from log_rows import Clock, block
+from waiting import until
 
 from mdslite.http.books import Books
 from mdslite.http.door import Limits

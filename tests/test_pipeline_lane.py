@@ -7,7 +7,7 @@ import contextlib
 import gc
 import json
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pipes import (
     FakeHandler,
     FakeServed,
@@ -27,6 +27,7 @@ from hypothesis import strategies as some
 from lanes import DOUBLER, FakeSession
 from test_graph import pipelines as any_pipeline
 from test_graph import to
+from waiting import until
 
 import mds
 from mdslite.errors import (
@@ -52,12 +53,6 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 async def entered(handler: FakeHandler) -> None:
     """Wait until a batch is being computed."""
     await asyncio.to_thread(handler.entered.wait, 10)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
-            await asyncio.sleep(0)
 
 
 def submit(lane: PipelineLane, *requests: Request) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,17 +15,12 @@ from doors import request as http_request
 from handlers import CONFIDENCE, PIPELINE, SHOUT, examine, request_for, serving, write_pipeline
 from msgspec import structs
 from test_remote import gateway, oip, to
+from waiting import until
 
 from mdslite.errors import LoadFailed, ModelError, SpecError
 from mdslite.http.views import models_of
 from mdslite.metrics import Metrics
 from mdslite.spec import Batch, Confidence, ServiceInfo
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - processes start and end meanwhile
-            await asyncio.sleep(0.01)
 
 
 def texts(*values: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import ROW, Deployed, Site, gzipped, npy, open_site, predict, run, until
+from doors import ROW, Deployed, Site, gzipped, npy, open_site, predict, run
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from mdslite.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
 from mdslite.http.books import Books

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import models
 import numpy as np
 import psutil
 import pytest
+from waiting import hold_on
 
 from mdslite.errors import LoadFailed, OutOfMemory
 from mdslite.runtimes import engine
@@ -39,14 +39,6 @@ def prober() -> Iterator[Prober]:
 
 def probe(prober: Prober, path: Path, *, timeout_s: float = DEADLINE_S) -> ProbeReport:
     return prober.probe("ONNXRUNTIME", path, LoadOptions(), timeout_s=timeout_s)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Look at other processes again and again: they send no event."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def zygote_of(prober: Prober) -> psutil.Process:
@@ -184,7 +176,7 @@ def test_a_zygote_that_was_killed_is_replaced(tmp_path: Path) -> None:
         probe(prober, path)
         zygote = zygote_of(prober)
         zygote.kill()
-        wait_until(lambda: zygote.status() == psutil.STATUS_ZOMBIE)
+        hold_on(lambda: zygote.status() == psutil.STATUS_ZOMBIE)
         assert probe(prober, path).bounded
 
 
@@ -205,12 +197,12 @@ def test_closing_ends_a_probe_under_way(tmp_path: Path) -> None:
     with contextlib.closing(Prober()) as prober:
         zygote = zygote_of(prober)
         thread, messages = start_probe(prober, models.loop(tmp_path / "m.onnx", endless=True))
-        wait_until(lambda: bool(zygote.children()))
+        hold_on(lambda: bool(zygote.children()))
         (child,) = zygote.children()
         prober.close()
         thread.join(DEADLINE_S)
     assert len(messages) == 1
-    wait_until(lambda: not child.is_running())
+    hold_on(lambda: not child.is_running())
 
 
 @pytest.mark.parametrize(
@@ -233,7 +225,7 @@ def test_probing_processes_are_limited_and_hold_no_socket(tmp_path: Path) -> Non
         listener.set_inheritable(True)
         zygote = zygote_of(prober)
         thread, _ = start_probe(prober, models.loop(tmp_path / "m.onnx", endless=True))
-        wait_until(lambda: any(one.rlimit(psutil.RLIMIT_FSIZE)[0] == 0 for one in zygote.children()))
+        hold_on(lambda: any(one.rlimit(psutil.RLIMIT_FSIZE)[0] == 0 for one in zygote.children()))
         (child,) = zygote.children()
         assert child.nice() == min(19, os.nice(0) + NICENESS)
         assert child.rlimit(psutil.RLIMIT_CORE)[0] == 0
@@ -259,7 +251,7 @@ def test_probing_processes_end_when_the_appliance_is_killed(tmp_path: Path) -> N
     )
     with subprocess.Popen([sys.executable, "-P", "-c", code, str(path)]) as appliance:
         process = psutil.Process(appliance.pid)
-        wait_until(lambda: len(process.children(recursive=True)) == 2)
+        hold_on(lambda: len(process.children(recursive=True)) == 2)
         family = process.children(recursive=True)
         os.kill(appliance.pid, signal.SIGKILL)
-    wait_until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))
+    hold_on(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family))

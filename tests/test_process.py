@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import hold_on
 
 from mdslite.errors import MdsliteError
 from mdslite.process import TAIL_BYTES, Child, size_text
@@ -44,14 +44,6 @@ def running(
         yield child
     finally:
         child.close()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Look at a process again and again: it sends no event."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def end_of(code: str) -> str:
@@ -109,7 +101,7 @@ def test_a_child_dies_with_what_it_started() -> None:
     with running(code) as child:
         assert child.wait(DEADLINE_S)
         grandchild = int(child.output().split()[0])
-    wait_until(lambda: not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == "zombie")
+    hold_on(lambda: not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == "zombie")
 
 
 def test_a_command_that_is_not_there_is_an_error_of_ours() -> None:
@@ -145,7 +137,7 @@ def test_a_child_that_asks_for_it_ends_with_its_parent(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert psutil.pid_exists(pid)
         parent.kill()
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+    hold_on(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
 
 
 # What it prints
@@ -162,7 +154,7 @@ def test_the_end_of_a_flood_is_kept_and_no_more() -> None:
 
 def test_a_child_that_floods_its_output_can_be_killed() -> None:
     with running("while True: print('x' * 1000)") as child:
-        wait_until(lambda: len(child.output()) == TAIL_BYTES)
+        hold_on(lambda: len(child.output()) == TAIL_BYTES)
         assert child.running
         child.kill("printed too much")
         assert child.wait(DEADLINE_S)
@@ -216,7 +208,7 @@ def test_only_the_descriptors_that_it_is_given_are_open() -> None:
 
 def test_ctrl_c_does_not_reach_it() -> None:
     with running("import time; print('up', flush=True); time.sleep(600)") as child:
-        wait_until(lambda: child.output() == "up\n")
+        hold_on(lambda: child.output() == "up\n")
         assert os.getpgid(child.pid) == child.pid != os.getpgid(0)
         os.kill(child.pid, signal.SIGTERM)
         assert child.wait(DEADLINE_S)
@@ -242,7 +234,7 @@ def test_memory_is_what_is_touched_not_what_is_reserved() -> None:
         "print('up', flush=True); time.sleep(600)"
     )
     with running(code, memory_limit_bytes=64 << 20) as child:
-        wait_until(lambda: child.output() == "up\n")
+        hold_on(lambda: child.output() == "up\n")
         assert 1 << 20 < child.memory_bytes() < 64 << 20
         assert child.running
 

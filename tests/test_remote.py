@@ -13,7 +13,8 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import ROW, Deployed, Site, npy, open_site, predict, request, run, until
+from doors import ROW, Deployed, Site, npy, open_site, predict, request, run
+from waiting import until
 
 from mdslite.errors import LoadFailed, Overloaded, Unavailable
 from mdslite.runtimes.protocol import DATA_SIGNATURE, ProbeReport

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from box import Caller
 from labelled import LABELS, PREDICT, held_out, logged, open_digits, send
+from waiting import answered
 
 from mdslite.errors import InvalidRequest
 from mdslite.http.access import ANYBODY, Grant
@@ -36,12 +37,12 @@ async def begin(caller: Caller, filter: str = "", **more: Any) -> Any:
 
 async def ended(caller: Caller, number: int) -> Any:
     """A replay once it is over."""
-    async with asyncio.timeout(30):
-        while True:
-            found = (await caller.get(f"{REPLAYS}/{number}")).json
-            if found["state"] in ENDED:
-                return found
-            await asyncio.sleep(0)
+
+    async def ask() -> Any:
+        found = (await caller.get(f"{REPLAYS}/{number}")).json
+        return found if found["state"] in ENDED else None
+
+    return await answered(ask)
 
 
 # What a filter and a rate mean
@@ -349,11 +350,11 @@ def test_a_replay_can_be_cancelled_and_one_of_the_past_is_interrupted(tmp_path: 
             await send(caller, rows[:3])
             await logged(box, "shadow=false", 3)
             slow = await begin(caller, rate="0.001/s")
-            async with asyncio.timeout(30):
-                while True:
-                    if (await caller.get(f"{REPLAYS}/{slow['id']}")).json["sent"]:
-                        break
-                    await asyncio.sleep(0)
+
+            async def begun() -> bool:
+                return bool((await caller.get(f"{REPLAYS}/{slow['id']}")).json["sent"])
+
+            await answered(begun)
             gone = await caller.ask("DELETE", f"{REPLAYS}/{slow['id']}")
             assert (gone.json["state"], gone.json["sent"], gone.json["total"]) == ("cancelled", 1, 3)
             assert gone.json["message"] == ""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from log_rows import NOON, SearchThread, launch_search_thread, row, running
+from waiting import until
 
 from mdslite.errors import (
     DeadlineExceeded,
@@ -109,8 +110,7 @@ async def test_a_mistake_of_ours_ends_no_process(
 async def test_a_question_that_nobody_waits_for_is_taken_back(searches: Searches) -> None:
     for _ in range(5):
         asked = asyncio.create_task(searches.ask(question("top", field="request.n")))
-        while not searches.processes:  # noqa: ASYNC110 (its start has no event)
-            await asyncio.sleep(0)
+        await until(lambda: searches.processes)
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
@@ -153,8 +153,7 @@ async def test_too_many_that_wait_are_refused_and_none_waits_for_ever(
     monkeypatch.setattr(module, "MAX_WAITING", 1)
     searches = Searches(folder, wait_s=0.05, launch=silent)
     busy = [asyncio.create_task(searches.ask(question())) for _ in range(AT_ONCE)]
-    while searches.processes < AT_ONCE:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    await until(lambda: searches.processes == AT_ONCE)
     waiting = asyncio.create_task(searches.ask(question()))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded, match="too many"):

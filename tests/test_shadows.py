@@ -10,8 +10,9 @@ from typing import Any
 
 import models
 import pytest
-from doors import ROW, Deployed, Site, open_site, predict, run, until
+from doors import ROW, Deployed, Site, open_site, predict, run
 from lanes import FakeData, GivenRuntime
+from waiting import until
 
 from mdslite.errors import ModelError, Unavailable
 from mdslite.http.allowance import Allowance

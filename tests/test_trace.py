@@ -7,9 +7,10 @@ from typing import Any
 
 import models
 import pytest
-from doors import Deployed, open_site, predict, run, until
+from doors import Deployed, open_site, predict, run
 from log_rows import row, running, wanted
 from test_remote import GATEWAY, gateway, to
+from waiting import until
 
 from mdslite.serving.trace import Trace, read_trace
 from mdslite.store.requests import RequestLog

@@ -16,9 +16,10 @@ from urllib.request import Request, urlopen
 import models
 import msgspec
 import pytest
-from doors import ROW, Deployed, open_site, predict, run, until
+from doors import ROW, Deployed, open_site, predict, run
 from live import up
 from test_trace import PARENT, SPAN_ID, TRACE_ID
+from waiting import until
 
 from mdslite.errors import InvalidRequest
 from mdslite.serving.trace import Trace

@@ -10,7 +10,8 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import DataJob, FakeData, until
+from lanes import DataJob, FakeData
+from waiting import until
 
 from mdslite.errors import LoadFailed, Unavailable
 from mdslite.runtimes.devices import Devices

@@ -10,13 +10,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from log_rows import NOON, row, running, wanted
+from waiting import hold_on
 
 from mdslite.process import Child
 from mdslite.store import journal as journals
@@ -43,13 +42,6 @@ class Launcher:
 
     def signal(self, number: int) -> None:
         os.kill(self.writers[-1].pid, number)
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def ids(folder: Path) -> list[str]:
@@ -113,10 +105,10 @@ def test_a_writer_that_is_killed_is_replaced_and_every_row_is_written_once(tmp_p
     def keep_killing() -> None:
         chance = random.Random(1)
         for known in range(4):
-            until(lambda known=known: len(launcher.writers) > known)
+            hold_on(lambda known=known: len(launcher.writers) > known)
             if known:  # in the midst of its work; else of its imports
                 written = journal.statistics().written
-                until(lambda written=written: journal.statistics().written > written)
+                hold_on(lambda written=written: journal.statistics().written > written)
             stop.wait(chance.random() * 0.05)
             launcher.writers[known].kill()
         stop.set()
@@ -145,7 +137,7 @@ def test_a_writer_that_falls_silent_is_replaced(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(journals, "SILENCE_S", 0.3)
         launcher.signal(signal.SIGSTOP)
         journal.append(row(request_id="waits"))
-        until(lambda: journal.statistics().restarts)
+        hold_on(lambda: journal.statistics().restarts)
         monkeypatch.undo()
         assert "did not answer" in str(launcher.writers[0].reason)
         assert journal.flush(timeout_s=WAIT_S)
@@ -187,7 +179,7 @@ def test_rows_that_no_writer_survives_are_dropped_and_counted(
     with running(tmp_path, launch=launch, flush_s=0.01) as journal:
         for number in range(7):
             journal.append(row(request_id=f"poison{number}"))
-        until(lambda: journal.statistics().dropped)
+        hold_on(lambda: journal.statistics().dropped)
         assert "poison" in str(journal.statistics().trouble)
         assert journal.statistics().dropped == 7
         journal.append(row(request_id="sound"))
@@ -207,7 +199,7 @@ def test_a_machine_that_starts_no_process_keeps_the_rows(tmp_path: Path) -> None
 
     with running(tmp_path, launch=launch, flush_s=0.01) as journal:
         journal.append(row(request_id="patient"))
-        until(lambda: journal.statistics().trouble)
+        hold_on(lambda: journal.statistics().trouble)
         assert "did not start" in str(journal.statistics().trouble)
         ready.set()
         assert journal.flush(timeout_s=WAIT_S)
@@ -292,7 +284,7 @@ def test_rows_are_safe_before_their_writer_has_done_anything(tmp_path: Path) -> 
         assert appliance.stdout.readline()
         appliance.kill()
     # It may be met while the file is made or sealed, and is then left out of an answer.
-    until(lambda: len(RequestLog(tmp_path).query(wanted(now=NOON), limit=1000).rows) == 1000)
+    hold_on(lambda: len(RequestLog(tmp_path).query(wanted(now=NOON), limit=1000).rows) == 1000)
     await_the_orphan(tmp_path)
     assert ids(tmp_path) == [f"r{number}" for number in range(1000)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 from api_server import ApiServer, serving
+
+from mdslite.runtimes.prober import Prober
 
 # The same examples in every run, however slow the machine.
 hypothesis.settings.register_profile(
@@ -19,6 +22,18 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("mdslite")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def prober() -> Iterator[Prober]:
+    """Looks at models for every test that does not look at the prober itself."""
+    with contextlib.closing(Prober()) as one:
+        yield one
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,6 @@ pytestmark = pytest.mark.anyio
 
 PREDICT = "/projects/p/models/m:predict"
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    yield prober
-    prober.close()
 
 
 @pytest.fixture

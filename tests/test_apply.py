@@ -34,18 +34,6 @@ from mdslite.runtimes.protocol import LoadOptions, ProbeReport
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    yield prober
-    prober.close()
-
-
 @pytest.fixture
 async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
     async with open_box(tmp_path / "store", prober) as box:

@@ -26,11 +26,6 @@ ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An appliance with p/m, whose one input is `x`, and p/two of two inputs."""
     folder = tmp_path_factory.mktemp("clients")

@@ -54,14 +54,6 @@ def write(folder: Path, *alerts: Alert, signals: tuple[Signal, ...] = ()) -> Non
     store.close()
 
 
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    prober.start()
-    yield prober
-    prober.close()
-
-
 def run(tmp_path: Path, prober: Prober, test: Any) -> None:
     async def main() -> None:
         models.identity(tmp_path / "v1.onnx")

@@ -15,11 +15,6 @@ grpc = pytest.importorskip("grpc")
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def channel_to(**limits: Any) -> AsyncIterator[Any]:
     """A channel to a server of the three methods, open to everybody."""

@@ -33,11 +33,6 @@ REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 7, 8, 9, 11
 INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 4, 5
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 # What it takes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,6 @@ PREDICT = "/projects/{}/models/{}:predict"
 ROW = {"instances": [[1, 2, 3, 4]]}
 # Whether it is alive, and what every mdslite says of itself.
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/v2", "/v2/health/live", "/v2/health/ready"}
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    yield prober
-    prober.close()
 
 
 @pytest.fixture

@@ -22,11 +22,6 @@ WINDOW = "since=2026-11-22T12:00 until=2026-11-22T12:10"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def box(tmp_path: Path) -> AsyncIterator[Box]:
     prober = Prober()
     async with open_box(tmp_path / "store", prober) as box:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,6 @@ from mdslite.runtimes.prober import Prober
 pytestmark = pytest.mark.anyio
 
 EVENTS = "/api/v1/events"
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    yield prober
-    prober.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,6 @@ pytestmark = pytest.mark.anyio
 WEIGHTS = "/api/v1/projects/p/models/m/weights"
 VERSION = "/api/v1/projects/p/models/m/versions/v3"
 NDJSON = "application/x-ndjson"
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    yield prober
-    prober.close()
 
 
 @pytest.fixture

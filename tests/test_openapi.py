@@ -32,11 +32,6 @@ QUERIES = {
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def document() -> Json:
     return make_document(make_operations())
 

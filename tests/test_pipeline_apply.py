@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,6 @@ pytestmark = pytest.mark.anyio
 PIPE = "- {project: p, model: pipe, versions: [{version: v1, spec: {uri: ./pipe}}]}\n"
 MODEL = "- {project: p, model: m, versions: [{version: v1, spec: {uri: v1.onnx}}]}\n"
 OTHER = "- {project: p, model: other, versions: [{version: v1, spec: {uri: v1.onnx}}]}\n"
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    yield prober
-    prober.close()
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,6 @@ torch = pytest.importorskip("torch")
 tm = importlib.import_module("torch_models")
 
 DEADLINE_S = 50.0
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    with contextlib.closing(Prober()) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ other."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,6 @@ pytestmark = pytest.mark.anyio
 MODEL = "/api/v1/projects/p/models/m"
 VERSION = f"{MODEL}/versions"
 WEIGHTS = f"{MODEL}/weights"
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def prober() -> Iterator[Prober]:
-    prober = Prober()
-    yield prober
-    prober.close()
 
 
 @pytest.fixture

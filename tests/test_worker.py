@@ -16,11 +16,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def worker() -> Iterator[Worker]:
     worker = Worker("registry", depth=4, wait_s=20.0)
     yield worker

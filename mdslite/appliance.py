@@ -174,7 +174,7 @@ class Appliance:
             store / "drift", self.fleet.all, self.bulletin, Webhooks(settings.allow_internal)
         )
         self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
-        self.predictor.shadows.compare = self.comparisons.observe
+        self.predictor.shadows.observer = self.comparisons
         self.labeling = Labeling(
             self.registry,
             self.worker,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from time import perf_counter
+from typing import get_args
 
 from mdslite import __version__
 from mdslite.exposition import Gauge
@@ -15,6 +16,7 @@ from mdslite.serving.fleet import Fleet, Served
 from mdslite.serving.lane import Lane
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.serving.remote.lane import RemoteLane
+from mdslite.store.comparisons import DropReason
 from mdslite.store.journal import Journal
 
 _LANE_COUNTERS = (
@@ -111,12 +113,18 @@ def _version(served: Served) -> Iterator[Gauge]:
         about = "Replicas in rotation."
         rotation = sum(len(station.lane.replicas) for station in served.stations)
         yield Gauge("mdslite_replicas", about, rotation, labels)
-    if served.spec.service_info.shadow:
-        about = "Copies of requests that a shadow had no room for."
-        yield Gauge("mdslite_shadow_dropped_total", about, served.shadows_dropped, labels, kind="counter")
+    if served.spec.service_info.shadow or served.shadows_dropped:
+        yield from _dropped(served, labels)
     if isinstance(lane, PipelineLane):
         for node, handler in lane.handlers.items():
             yield from _node(handler.lane, labels | {"node": node})
+
+
+def _dropped(served: Served, labels: dict[str, str]) -> Iterator[Gauge]:
+    about = "Copies of requests that came to no comparison, by why."
+    for reason in get_args(DropReason):
+        count = served.shadows_dropped[reason]
+        yield Gauge("mdslite_shadow_dropped_total", about, count, labels | {"reason": reason}, kind="counter")
 
 
 def _endpoints(lane: RemoteLane, labels: dict[str, str]) -> Iterator[Gauge]:

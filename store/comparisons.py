@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 from mdslite.store.database import connect_writer, sqlite_errors
 
 KEPT_S = 30 * 86_400.0
 DISAGREEMENTS_MAX = 2_000  # of each pair
 BODY_BYTES = 4096
+
+# Why a copy came to no comparison: requests left no time for it, its version was behind with others, it had
+# waited for longer than a prediction may take, its version took none, or nobody came to judging the answers.
+DropReason = Literal["busy", "slow", "late", "refused", "unjudged"]
 
 _SCHEMA = """
 create table if not exists minutes (
@@ -23,6 +28,9 @@ create table if not exists minutes (
   primary_errors integer not null, shadow_errors integer not null,
   latency_count integer not null, latency_sum real not null, latency_squares real not null,
   confidence_count integer not null, confidence_sum real not null, confidence_squares real not null,
+  dropped_busy integer not null default 0, dropped_slow integer not null default 0,
+  dropped_late integer not null default 0, dropped_refused integer not null default 0,
+  dropped_unjudged integer not null default 0,
   primary key (project, model, primary_version, shadow_version, minute)
 ) without rowid;
 create table if not exists disagreements (
@@ -33,10 +41,6 @@ create table if not exists disagreements (
 create index if not exists disagreements_by_pair on disagreements
   (project, model, primary_version, shadow_version, id);
 """
-_SUMS = (
-    "pairs", "compared", "agreed", "primary_errors", "shadow_errors", "latency_count", "latency_sum",
-    "latency_squares", "confidence_count", "confidence_sum", "confidence_squares",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Pair:
 @dataclass(slots=True)
 class Sums:
     """What became of a number of pairs. Differences are the shadow's less the primary's: latencies in
-    milliseconds, confidences where both have one."""
+    milliseconds, confidences where both have one. `dropped_...` are copies that became no pair."""
 
     pairs: int = 0
     compared: int = 0  # both answered, and their answers could be compared
@@ -65,6 +69,31 @@ class Sums:
     confidence_count: int = 0
     confidence_sum: float = 0.0
     confidence_squares: float = 0.0
+    dropped_busy: int = 0
+    dropped_slow: int = 0
+    dropped_late: int = 0
+    dropped_refused: int = 0
+    dropped_unjudged: int = 0
+
+    @property
+    def dropped(self) -> int:
+        return (
+            self.dropped_busy
+            + self.dropped_slow
+            + self.dropped_late
+            + self.dropped_refused
+            + self.dropped_unjudged
+        )
+
+    def drop(self, reason: DropReason, count: int) -> None:
+        """Count copies that became no pair."""
+        name = f"dropped_{reason}"
+        setattr(self, name, getattr(self, name) + count)
+
+    def take(self, others: Sums) -> None:
+        """Add another number of pairs."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(others, name))
 
     def add(self, *, slower_ms: float, surer: float | None) -> None:
         """Count the differences of a pair that both answered."""
@@ -75,6 +104,9 @@ class Sums:
             self.confidence_count += 1
             self.confidence_sum += surer
             self.confidence_squares += surer * surer
+
+
+_SUMS = tuple(one.name for one in fields(Sums))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +134,10 @@ class ComparisonStore:
             self._db = connect_writer(self.path)
             self._db.execute("pragma synchronous = normal")
             self._db.executescript(_SCHEMA)
+            known = {row[1] for row in self._db.execute("pragma table_info(minutes)")}
+            for name in _SUMS:
+                if name not in known:  # a store that was made before copies were counted
+                    self._db.execute(f"alter table minutes add column {name} integer not null default 0")
 
     def add(
         self, sums: Sequence[tuple[Pair, int, Sums]], disagreements: Sequence[Disagreement], *, now: float
@@ -110,7 +146,9 @@ class ComparisonStore:
         changes = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)
         with sqlite_errors(self.path), self._open as db:
             db.executemany(
-                f"insert into minutes values ({', '.join('?' * 16)}) on conflict do update set {changes}",
+                "insert into minutes (project, model, primary_version, shadow_version, minute,"
+                f" {', '.join(_SUMS)}) values ({', '.join('?' * (5 + len(_SUMS)))})"
+                f" on conflict do update set {changes}",
                 [(*astuple(pair), minute, *astuple(found)) for pair, minute, found in sums],
             )
             db.executemany(

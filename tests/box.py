@@ -111,7 +111,7 @@ class Box:
             store / "drift", self.fleet.all, self.bulletin, Webhooks(), tell_delays_s=(0.01, 0.01)
         )
         self.comparisons = Comparisons(ComparisonStore(store / "comparisons.db"))
-        self.predictor.shadows.compare = self.comparisons.observe
+        self.predictor.shadows.observer = self.comparisons
         self.labeling = Labeling(
             self.registry,
             self.worker,

@@ -115,7 +115,7 @@ class Site:
             DeferredStore(folder / "deferred.db"), self.predictor, Webhooks(("127.0.0.1",))
         )
         self.comparisons = Comparisons(ComparisonStore(folder / "comparisons.db"))
-        self.predictor.shadows.compare = self.comparisons.observe
+        self.predictor.shadows.observer = self.comparisons
         self.door: Door
         self.bridge: Http2Bridge
         self.renewal: Renewal

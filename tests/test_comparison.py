@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Any
+from time import time
+from typing import Any, get_args
 
 import models
 import numpy as np
 import pytest
 from box import Box, Caller, deployments, open_box
-from waiting import answered
+from waiting import answered, until
 
 from mdslite.errors import LoadFailed
-from mdslite.http.comparison import Agreement, Differences, Figure, Side, judge, make_comparison
+from mdslite.http.allowance import Allowance
+from mdslite.http.comparing import WAITING_MAX as PAIRS_MAX
+from mdslite.http.comparison import Agreement, Differences, Dropped, Figure, Side, judge, make_comparison
 from mdslite.http.schema import ModelPath
+from mdslite.http.shadows import WAITING_MAX, ShadowCall
 from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, Signature, TensorSpec
 from mdslite.serving.agreement import make_agree
 from mdslite.spec import Compare
-from mdslite.store.comparisons import DISAGREEMENTS_MAX, ComparisonStore, Disagreement, Pair, Sums
+from mdslite.store.comparisons import DISAGREEMENTS_MAX, ComparisonStore, Disagreement, DropReason, Pair, Sums
 
 X = (TensorSpec("x", "FP32", (None, 2)),)
 LABELS = Signature(
@@ -134,6 +139,20 @@ def test_sums_add_up_over_minutes_and_old_ones_go(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_store_of_before_copies_were_counted_is_read_on(tmp_path: Path) -> None:
+    store = ComparisonStore(tmp_path / "comparisons.db")
+    store.open()
+    store.add([(PAIR, 60, Sums(pairs=2))], [], now=100.0)
+    store.close()
+    with closing(sqlite3.connect(store.path)) as db:
+        for reason in get_args(DropReason):
+            db.execute(f"alter table minutes drop column dropped_{reason}")
+    store.open()
+    store.add([(PAIR, 60, Sums(pairs=1, dropped_slow=4))], [], now=100.0)
+    assert store.sums(PAIR, since=0.0, until=200.0) == Sums(pairs=3, dropped_slow=4)
+    store.close()
+
+
 def test_the_newest_disagreements_are_kept_cut_to_a_bound(tmp_path: Path) -> None:
     store = ComparisonStore(tmp_path / "comparisons.db")
     store.open()
@@ -206,6 +225,47 @@ def test_two_versions_are_compared_from_the_log_and_their_pairs(tmp_path: Path) 
     asyncio.run(test())
 
 
+def test_copies_that_were_dropped_are_counted_with_why(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with compared(tmp_path) as (box, caller):
+            shadows = box.predictor.shadows
+            shadows.allowance = Allowance(times=lambda: (0.0, 0.0), clock=lambda: 0.0)
+            shadows.allowance.spend(1.0)  # and this clock gives nothing back
+            await ask(caller, WAITING_MAX + 7)
+            await asyncio.to_thread(box.journal.flush, timeout_s=5)
+            found = (await caller.get("/api/v1/projects/p/models/m/comparison?first=v1&second=v2")).json
+            agreement = found["agreement"]
+            assert (agreement["pairs"], agreement["rate"]) == (0, None)
+            assert agreement["dropped"] == {"busy": 7, "slow": 0, "late": 0, "refused": 0, "unjudged": 0}
+            assert found["verdict"][-1] == (
+                "copies: 0 of 7 had an answer to compare; dropped: 7 as requests left no time for them"
+            )
+
+    asyncio.run(test())
+
+
+def test_pairs_that_nobody_comes_to_judging_are_counted(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with compared(tmp_path) as (box, caller):
+            copies: list[ShadowCall] = []
+            observe = box.comparisons.observe
+            box.comparisons.observe = copies.append  # type: ignore[method-assign]
+            await ask(caller, 1)
+            await until(lambda: len(copies) == 1)
+            for _ in range(PAIRS_MAX + 3):
+                observe(copies[0])
+            pair = Pair("p", "m", "v1", "v2")
+
+            async def judged() -> Sums | None:
+                sums, _ = await box.comparisons.read(pair, since=0.0, until=time() + 60, limit=0)
+                return sums if sums.pairs == PAIRS_MAX else None
+
+            sums = await answered(judged)
+            assert (sums.dropped_unjudged, sums.dropped) == (3, 3)
+
+    asyncio.run(test())
+
+
 def test_what_a_version_was_before_it_was_replaced_is_left_out(tmp_path: Path) -> None:
     async def test() -> None:
         async with compared(tmp_path) as (box, caller):
@@ -272,6 +332,7 @@ def test_the_verdict_calls_a_difference_what_the_interval_shows_to_be_one() -> N
         pairs=10,
         compared=10,
         agreed=9,
+        dropped=Dropped(busy=88, slow=1, late=0, refused=0, unjudged=1),
         rate=Figure(value=0.9, low=0.5959, high=0.98),
         compute_ms=None,
         confidence=None,
@@ -281,6 +342,8 @@ def test_the_verdict_calls_a_difference_what_the_interval_shows_to_be_one() -> N
         "latency: no difference that these requests could show",
         "confidence: not enough requests to tell",
         "agreement: 9 of 10 answers, so at least 59.5 % of all",
+        "copies: 10 of 100 had an answer to compare; dropped: 88 as requests left no time for them,"
+        " 1 as v2 was behind with others, 1 as there was no time to judge the answers",
     ]
 
 
@@ -297,6 +360,7 @@ def test_a_shadow_that_waits_behind_all_others_is_not_called_slower_for_it() -> 
             pairs=9,
             compared=9,
             agreed=9,
+            dropped=Dropped(busy=0, slow=0, late=0, refused=0, unjudged=0),
             rate=None,
             compute_ms=compute,
             confidence=None,

@@ -133,6 +133,8 @@ def test_all_that_a_filter_finds_is_replayed(folder: Path) -> None:
             await pilot.press("enter")
             await until_said(app, pilot, "5 of 5 sent")
             await until_said(app, pilot, "done")
+            await until_said(app, pilot, " % of 5")
+            await until_said(app, pilot, "v2: p50 ")
 
     with live.up("deployments.yaml", cwd=folder) as box:
         send(box.url, 5)

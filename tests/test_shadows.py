@@ -132,12 +132,13 @@ def test_a_shadow_that_hangs_loses_copies_and_holds_nothing_up(tmp_path: Path) -
         async with shadowed(tmp_path, session) as (site, served, _):
             async with site.connect() as wire:
                 asked = 0
-                while not served.shadows_dropped:
+                while not served.shadows_dropped.total():
                     wire.send(predict())
                     assert (await wire.reply()).json == {"predictions": [ROW]}
                     asked += 1
                     assert asked < 3000
             assert not shadows_of(site)
+            assert set(served.shadows_dropped) == {"slow"}
             assert served.lane.queue_rows <= served.lane.knobs.queue_rows
             session.hold.set()
 
@@ -159,11 +160,11 @@ def test_a_shadow_that_hangs_keeps_no_other_from_its_copies(tmp_path: Path) -> N
                 for _ in range(asked):
                     wire.send(predict())
                     assert (await wire.reply()).headers["mdslite-version"] == "v1"
-            await until(lambda: len(shadows_of(site)) + other.shadows_dropped == asked)
+            await until(lambda: len(shadows_of(site)) + other.shadows_dropped.total() == asked)
             assert {row["version"] for row in shadows_of(site)} == {"v3"}
             # Its lane has no more than the batch that runs and the next ones.
             assert served.lane.queue_rows <= 32
-            assert site.predictor.shadows.waiting >= asked - 32 - 4 - served.shadows_dropped
+            assert site.predictor.shadows.waiting >= asked - 32 - 4 - served.shadows_dropped.total()
             session.hold.set()
 
     run(test())
@@ -180,7 +181,7 @@ def test_while_primaries_leave_no_time_copies_wait_and_are_dropped(tmp_path: Pat
                 for _ in range(asked):
                     wire.send(predict())
                     assert (await wire.reply()).json == {"predictions": [ROW]}
-            assert (site.predictor.shadows.waiting, served.shadows_dropped) == (WAITING_MAX, 44)
+            assert (site.predictor.shadows.waiting, served.shadows_dropped) == (WAITING_MAX, {"busy": 44})
             assert not session.batches
             assert [row["status"] for row in site.logged] == [200] * asked
             site.predictor.shadows.allowance = idle()
@@ -200,7 +201,7 @@ def test_a_copy_waits_no_longer_than_its_prediction_may_take(tmp_path: Path) -> 
             assert shadows.waiting == 1
             served.lane.knobs = Knobs(prediction_s=0.0)
             shadows.allowance = idle()
-            await until(lambda: served.shadows_dropped == 1)
+            await until(lambda: served.shadows_dropped == {"late": 1})
             assert not session.batches
 
     run(test())
@@ -217,9 +218,9 @@ def test_copies_that_wait_are_bounded(tmp_path: Path) -> None:
             for _ in range(WAITING_MAX + 5):
                 copy(calls[0], 200)
             assert shadows.waiting == WAITING_MAX
-            assert served.shadows_dropped == 5
+            assert served.shadows_dropped == {"busy": 5}
             # The lane has a bound of its own: what it has no room for is counted too.
-            await until(lambda: len(site.rows) - 1 + served.shadows_dropped == WAITING_MAX + 5)
+            await until(lambda: len(site.rows) - 1 + served.shadows_dropped.total() == WAITING_MAX + 5)
 
     run(test())
 

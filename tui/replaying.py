@@ -309,17 +309,16 @@ def compared_lines(comparison: Json | None, width: int) -> list[Line]:
     """How two versions did, as the appliance compares them."""
     if not comparison:
         return []
-    agreement = comparison.get("agreement") or {}
-    value = agreement.get("value") if isinstance(agreement, dict) else agreement
     lines: list[Line] = []
-    if value is not None:
-        lines.append([("agreement ", "dim"), (f"{100 * value:.1f} %", "bold")])
-    for side in ("first", "second"):
-        told = comparison.get(side)
-        if isinstance(told, dict):
-            slow = told.get("latency_ms") or {}
-            text = f"{told.get('version')}: p50 {figures.milliseconds(slow.get('p50'))} ms"
-            lines.append([(cut(clean(text), width), "")])
+    agreement = comparison["agreement"]
+    if agreement is not None and agreement["rate"] is not None:
+        compared = f" of {agreement['compared']:,}"
+        share = f"{100 * agreement['rate']['value']:.1f} %"
+        lines.append([("agreement ", "dim"), (share, "bold"), (compared, "dim")])
+    for side in (comparison["first"], comparison["second"]):
+        p50 = (side["p50_ms"] or {}).get("value")
+        text = f"{side['version']}: p50 {figures.milliseconds(p50)} ms"
+        lines.append([(cut(clean(text), width), "")])
     return lines
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from mdslite.cli import output
-from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.target import Target, parse_target
 
 Json = Mapping[str, Any]
@@ -30,7 +31,8 @@ Examples:
   mdslite compare mail/spamfilter v1 v2 --since 24h --disagreements 50
   mdslite compare mail/spamfilter v1 v2 --json | jq .verdict
 
-Figures stand with their 95 % intervals. Agreement needs one of the two to be the other's shadow."""
+Figures stand with their 95 % intervals. Agreement needs one of the two to be the other's shadow. Copies get
+what time requests leave, and the others are dropped: `mdslite replay` asks later what the log kept."""
 )
 @click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
 @click.argument("first", metavar="V1")
@@ -61,7 +63,18 @@ def compare(
         output.write_json(found)
         return 0
     write_comparison(found)
+    agreement = found["agreement"]
+    if agreement is None:
+        output.note("no agreement: neither version has been the other's shadow in this time")
+        _suggest_replay(f"{target}@{second}", since, url)
+    elif any(agreement["dropped"].values()):
+        _suggest_replay(f"{target}@{agreement['shadow']}", since, url)
     return 0
+
+
+def _suggest_replay(target: str, since: str, url: str) -> None:
+    line = f"mdslite replay {shlex.quote(f'since={since}')} --to {target} --compare"
+    output.note(addressed_to(url, f"hint: {line}   asks it what the log kept, when there is time"))
 
 
 def write_comparison(found: Json) -> None:
@@ -108,13 +121,17 @@ def _write_sides(found: Json) -> None:
 
 def _write_agreement(agreement: Json | None) -> None:
     if agreement is None:
-        output.note("no agreement: neither version has been the other's shadow in this time")
         return
+    dropped = sum(agreement["dropped"].values())
+    copies = agreement["pairs"] + dropped
     output.write()
     output.write_fields(
         {
             "agreement": f"{_figure(agreement['rate'], 100, ' %')} of {agreement['compared']} pairs, "
             f"{agreement['shadow']} as the shadow of {agreement['primary']}",
+            "copies": f"{agreement['pairs']} of {copies} answered ({100 * agreement['pairs'] / copies:.2g} %)"
+            if dropped
+            else None,
             "compute": f"{_figure(agreement['compute_ms'])} ms more a request",
             "confidence": f"{_figure(agreement['confidence'])} more a request",
         }

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8500"  # client.DEFAULT_URL, without importing the client for --help
 
 _ASKING = re.compile(
-    r"\bmdslite (alerts|apply|audit|backup|drift|history|logs|ls|predict|show|"
-    r"token (?:limit|list|revoke)|undo)\b"
+    r"\bmdslite (alerts|apply|audit|backup|compare|dash|drift|history|label|logs|ls|predict|replay|rollout|"
+    r"show|token (?:limit|list|revoke)|undo)\b"
 )
 
 F = TypeVar("F", bound=Callable[..., Any])

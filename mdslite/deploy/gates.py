@@ -108,6 +108,8 @@ def judge(gate: Gate, candidate: Evidence, others: Evidence, sums: Sums) -> Find
 def _judge_agreement(gate: Gate, sums: Sums) -> Finding:
     if sums.compared < REQUESTS_MIN:
         told = f"{sums.compared} answers could be compared; {REQUESTS_MIN} are needed to tell"
+        if sums.dropped:
+            told += f" ({sums.dropped} copies were dropped: requests left too little time for them)"
         return Finding(gate.text, "open", told)
     loose = share_interval(sums.agreed, sums.compared, level=PASS_LEVEL)
     strict = share_interval(sums.agreed, sums.compared, level=FAIL_LEVEL)

@@ -331,8 +331,7 @@ class Rollouts:
             for primary in rollout.before:
                 pair = Pair(rollout.project, rollout.model, primary, rollout.version)
                 one = await self._witness.sums(pair, since=rollout.since, until=now)
-                sums.compared += one.compared
-                sums.agreed += one.agreed
+                sums.take(one)
         return [judge(Gate.parse(gate), mine, others, sums) for gate in rollout.gates]
 
     def _changed(self, rollout: Rollout) -> str | None:

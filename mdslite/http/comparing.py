@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.agreement import Agree, make_agree
 from mdslite.serving.fleet import Served
 from mdslite.spec import Log
-from mdslite.store.comparisons import BODY_BYTES, ComparisonStore, Disagreement, Pair, Sums
+from mdslite.store.comparisons import BODY_BYTES, ComparisonStore, Disagreement, DropReason, Pair, Sums
 from mdslite.store.evidence import Evidence
 from mdslite.store.redaction import Redactor
 from mdslite.store.requests import RequestLog
@@ -59,7 +60,6 @@ class Comparisons:
     """Made, opened and closed by the appliance. `observe` is for the event loop's thread."""
 
     def __init__(self, store: ComparisonStore, *, flush_s: float = FLUSH_S) -> None:
-        self.dropped = 0
         self._store = store
         self._worker = Worker("comparisons")
         self._flush_s = flush_s
@@ -67,6 +67,7 @@ class Comparisons:
         self._sums: dict[tuple[Pair, int], Sums] = {}
         self._disagreements: dict[Pair, list[Disagreement]] = {}
         self._pairs: list[_Pair] = []
+        self._missed: Counter[tuple[Served, Served, DropReason]] = Counter()  # primary, shadow
         self._judging = False  # the thread has pairs, or is about to get some
         self._flushing: asyncio.Task[None] | None = None
 
@@ -77,7 +78,7 @@ class Comparisons:
     def observe(self, copy: ShadowCall) -> None:
         """Take in a pair: the shadow has answered, or failed."""
         if len(self._pairs) >= WAITING_MAX:
-            self.dropped += 1
+            self._leave_out(copy.primary, copy)
             return
         status = 200 if copy.error is None else copy.error.status
         primary = _Answered(copy.primary, copy.primary_status, copy.primary.compute_s * 1e3)
@@ -85,6 +86,15 @@ class Comparisons:
         if not self._judging:
             self._judging = True
             asyncio.get_running_loop().call_later(HAND_OVER_S, self._hand_over)
+
+    def miss(self, primary: Served, shadow: Served, reason: DropReason) -> None:
+        """Count a copy that will not become a pair."""
+        self._missed[primary, shadow, reason] += 1
+
+    def _leave_out(self, primary: Call, shadow: Call) -> None:
+        if primary.served is not None and shadow.served is not None:
+            shadow.served.shadows_dropped["unjudged"] += 1
+            self.miss(primary.served, shadow.served, "unjudged")
 
     def _hand_over(self) -> None:
         """Give the thread what has come together; it gets more when it is done with that."""
@@ -101,8 +111,17 @@ class Comparisons:
         try:
             return asyncio.wrap_future(self._worker.submit(self._judge_all, pairs))
         except Unavailable:
-            self.dropped += len(pairs)
+            for primary, shadow, _ in pairs:
+                self._leave_out(primary.call, shadow.call)
             return None
+
+    def _give_missed(self) -> None:
+        missed, self._missed = self._missed, Counter()
+        if missed:
+            try:
+                self._worker.submit(self._count, missed)
+            except Unavailable:  # they are told the next time
+                self._missed = missed
 
     async def read(
         self, pair: Pair, *, since: float, until: float, limit: int
@@ -110,6 +129,7 @@ class Comparisons:
         """A pair's sums, and the newest requests on which it disagreed."""
 
         self._give()
+        self._give_missed()
 
         def look() -> tuple[Sums, list[tuple[int, Disagreement]]]:
             self._flush()
@@ -134,6 +154,7 @@ class Comparisons:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
             self._give()
+            self._give_missed()
             with suppress(MdsliteError):
                 await self._worker.call(self._flush)
                 await self._worker.call(self._store.close)
@@ -149,11 +170,19 @@ class Comparisons:
                 logger.exception("a pair of answers could not be judged")
             sleep(_REST_S)
 
+    def _count(self, missed: Counter[tuple[Served, Served, DropReason]]) -> None:
+        now = time()
+        for (primary, shadow, reason), count in missed.items():
+            self._sums_of(_pair(primary, shadow), now).drop(reason, count)
+
+    def _sums_of(self, pair: Pair, now: float) -> Sums:
+        return self._sums.setdefault((pair, int(now) // 60 * 60), Sums())
+
     def _judge(self, primary: _Answered, shadow: _Answered, now: float) -> None:
         first, second = primary.call.served, shadow.call.served
         assert first is not None and second is not None
-        pair = Pair(first.project, first.model, first.version, second.version)
-        sums = self._sums.setdefault((pair, int(now) // 60 * 60), Sums())
+        pair = _pair(first, second)
+        sums = self._sums_of(pair, now)
         sums.pairs += 1
         sums.primary_errors += primary.status >= 500
         sums.shadow_errors += shadow.status != 200
@@ -212,10 +241,15 @@ class Comparisons:
     async def _flush_often(self) -> None:
         while True:
             await asyncio.sleep(self._flush_s)
+            self._give_missed()
             try:
                 await self._worker.call(self._flush)
             except MdsliteError as exc:  # a full disk: the sums grow no further than their minutes
                 logger.warning("comparisons could not be written: %s", exc.message)
+
+
+def _pair(primary: Served, shadow: Served) -> Pair:
+    return Pair(primary.project, primary.model, primary.version, shadow.version)
 
 
 def _told(body: bytes, rules: Sequence[Log]) -> bytes:

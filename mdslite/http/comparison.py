@@ -68,6 +68,18 @@ class Differences(Value, frozen=True, kw_only=True):
     confidence: Figure | None
 
 
+class Dropped(Value, frozen=True, kw_only=True):
+    """Copies of requests that came to no comparison, by why: requests left no time for them; the shadow was
+    behind with others; they had waited for longer than a prediction may take; the shadow took none; nobody
+    came to judging the two answers."""
+
+    busy: int
+    slow: int
+    late: int
+    refused: int
+    unjudged: int
+
+
 class Agreement(Value, frozen=True, kw_only=True):
     """Over the requests that both answered. `compute_ms` and `confidence` are the mean differences, the
     shadow's less the primary's, request by request."""
@@ -77,6 +89,7 @@ class Agreement(Value, frozen=True, kw_only=True):
     pairs: int
     compared: int
     agreed: int
+    dropped: Dropped
     rate: Figure | None
     compute_ms: Figure | None
     confidence: Figure | None
@@ -166,7 +179,7 @@ async def make_comparison(
     for primary, shadow in (versions, versions[::-1]):
         pair = Pair(path.project, path.model, primary, shadow)
         sums, requests = await parts.comparisons.read(pair, since=since, until=until, limit=limit)
-        if sums.pairs:
+        if sums.pairs or sums.dropped:
             agreement = make_agreement(pair, sums)
             disagreements = [disagreement_info(*one) for one in requests]
             break
@@ -240,7 +253,29 @@ def judge(sides: tuple[Side, Side], difference: Differences, agreement: Agreemen
             f"agreement: {agreement.agreed} of {agreement.compared} answers, "
             f"so at least {math.floor(low * 1000) / 10:g} % of all"
         )
-    return lines
+    return [*lines, *_coverage(agreement)]
+
+
+def _coverage(agreement: Agreement | None) -> list[str]:
+    """How many of the copies came to nothing, and why, where any did."""
+    if agreement is None:
+        return []
+    dropped, shadow = agreement.dropped, agreement.shadow
+    reasons = [
+        f"{count} {why}"
+        for count, why in (
+            (dropped.busy, "as requests left no time for them"),
+            (dropped.slow, f"as {shadow} was behind with others"),
+            (dropped.late, "as they had waited too long"),
+            (dropped.refused, f"as {shadow} took none"),
+            (dropped.unjudged, "as there was no time to judge the answers"),
+        )
+        if count
+    ]
+    if not reasons:
+        return []
+    copies = agreement.pairs + sum(structs.astuple(dropped))
+    return [f"copies: {agreement.pairs} of {copies} had an answer to compare; dropped: {', '.join(reasons)}"]
 
 
 def _compute(second: Side, agreement: Agreement | None) -> Figure | None:
@@ -294,6 +329,13 @@ def make_agreement(pair: Pair, sums: Sums) -> Agreement:
         pairs=sums.pairs,
         compared=sums.compared,
         agreed=sums.agreed,
+        dropped=Dropped(
+            busy=sums.dropped_busy,
+            slow=sums.dropped_slow,
+            late=sums.dropped_late,
+            refused=sums.dropped_refused,
+            unjudged=sums.dropped_unjudged,
+        ),
         rate=_figure(share_interval(sums.agreed, sums.compared)),
         compute_ms=_figure(mean_interval(sums.latency_count, sums.latency_sum, sums.latency_squares)),
         confidence=_figure(

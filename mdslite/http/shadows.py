@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
+from typing import Protocol
 
 from mdslite.errors import MdsliteError
 from mdslite.http.allowance import HANDLING_S, Allowance
@@ -22,6 +23,7 @@ from mdslite.http.call import Call
 from mdslite.http.reading import Reader
 from mdslite.serving.fleet import Served
 from mdslite.serving.samples import Samples
+from mdslite.store.comparisons import DropReason
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,18 @@ class ShadowCall(Call):
         """A shadow's stream is run to its end and not kept."""
 
 
+class Observer(Protocol):
+    """Told what became of each copy."""
+
+    def observe(self, copy: ShadowCall) -> None:
+        """It was answered, or failed: it and its primary are a pair."""
+        ...
+
+    def miss(self, primary: Served, shadow: Served, reason: DropReason) -> None:
+        """It was dropped."""
+        ...
+
+
 class _Line:
     """The copies that wait for one version."""
 
@@ -102,7 +116,7 @@ class Shadows:
     """Makes the copies. Used from the event loop's thread only."""
 
     def __init__(self, books: Books, reader: Reader, *, allowance: Allowance | None = None) -> None:
-        self.compare: Callable[[ShadowCall], None] | None = None  # told of every pair of answers
+        self.observer: Observer | None = None
         self.allowance = allowance or Allowance()
         self._books = books
         self._reader = reader
@@ -128,12 +142,17 @@ class Shadows:
                 line = self._lines[served] = _Line()
             size = len(call.body)
             if len(line.copies) >= WAITING_MAX or line.size_bytes + size > WAITING_BYTES:
-                served.shadows_dropped += 1
+                self._drop(call, served, "busy" if _has_room(served) else "slow")
                 continue
             line.copies.append(ShadowCall(call, status, served, finished=self._finish))
             line.size_bytes += size
         if self._lines and not self._pumping:
             self._again(0.0)
+
+    def _drop(self, primary: Call, served: Served, reason: DropReason) -> None:
+        served.shadows_dropped[reason] += 1
+        if self.observer is not None and primary.served is not None:
+            self.observer.miss(primary.served, served, reason)
 
     def _again(self, after_s: float) -> None:
         self._pumping = True
@@ -177,7 +196,7 @@ class Shadows:
         assert served is not None and primary is not None
         lane, now = served.lane, perf_counter()
         if now - copy.arrived_at > lane.knobs.prediction_s:
-            served.shadows_dropped += 1
+            self._drop(copy.primary, served, "late")
             return
         copy.arrived_at = now  # its version did not make it wait until now
         try:
@@ -193,14 +212,14 @@ class Shadows:
             lane.submit(copy, perf_counter())
         except MdsliteError as exc:
             if exc.status in (429, 503):
-                served.shadows_dropped += 1
+                self._drop(copy.primary, served, "refused")
             else:
                 copy.finished = True
                 copy.error = exc
                 self._finish(copy)
         except Exception:
             logger.exception("a shadow's copy of request %s failed", copy.request_id)
-            served.shadows_dropped += 1
+            self._drop(copy.primary, served, "refused")
 
     def _finish(self, copy: ShadowCall) -> None:
         if copy.batch_rows:
@@ -208,8 +227,8 @@ class Shadows:
         error = copy.error
         status, code = (200, None) if error is None else (error.status, error.code)
         self._books.record(copy, status, code, None)
-        if self.compare is not None:
-            self.compare(copy)
+        if self.observer is not None:
+            self.observer.observe(copy)
 
 
 def _has_room(served: Served) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from time import monotonic, time
@@ -41,6 +42,7 @@ from mdslite.serving.samples import Samples
 from mdslite.serving.targeting import Selector
 from mdslite.serving.upkeep import CHECK_EVERY_S, REBUILD_DELAYS_S, Kept, Upkeep
 from mdslite.spec import ServiceInfo, Spec
+from mdslite.store.comparisons import DropReason
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class Served:
         self.memory_bytes = 0
         self.load_s = 0.0
         self.loaded_at = time()
-        self.shadows_dropped = 0  # copies that there was no room for
+        self.shadows_dropped: Counter[DropReason] = Counter()
         self.samples = Samples(spec.log)
         self.sample: Outputs | None = None  # what a warm-up run answered
         self.stations: tuple[Station, ...] = ()

@@ -222,9 +222,24 @@ def undo(revision: int | None = None, *, reason: str | None = None) -> Lines[Jso
     return apply({"revision": wanted, **({"reason": reason} if reason else {})})
 
 
-def logs(filter: str = "", *, limit: int | None = None, before: int | None = None) -> Ask[Json]:
-    """One page of the request log, newest first: `rows`, and `next` to hand in as `before`."""
-    return _get("/api/v1/logs", filter=filter or None, limit=limit, before=before)
+def logs(
+    filter: str = "",
+    *,
+    limit: int | None = None,
+    before: int | None = None,
+    after: int | None = None,
+    bodies: bool = True,
+) -> Ask[Json]:
+    """One page of the request log, newest first: `rows`, and `next` to hand in as `before`. `after` is an
+    `id` that is known already; without `bodies` no row has its request and reply."""
+    return _get(
+        "/api/v1/logs",
+        filter=filter or None,
+        limit=limit,
+        before=before,
+        after=after,
+        bodies=None if bodies else "false",
+    )
 
 
 def histogram(filter: str = "", *, interval_s: float | None = None, by: str | None = None) -> Ask[Json]:
@@ -264,13 +279,14 @@ def alerts(
     return _list("/api/v1/alerts", project=project, model=model, since=since, limit=limit, before=before)
 
 
-def follow_logs(filter: str = "") -> Lines[Json]:
+def follow_logs(filter: str = "", *, bodies: bool = True) -> Lines[Json]:
     """Rows of the request log that are written from now on, for as long as the block runs.
 
     They are collected from the moment the block is entered, so that a page asked for inside it and the
     rows that follow leave no gap; they may overlap, which the rows' `id` tells.
     """
-    return _lines("GET", "/api/v1/logs", {"filter": filter or None, "follow": "true"}, wait_s=None)
+    params = {"filter": filter or None, "follow": "true", "bodies": None if bodies else "false"}
+    return _lines("GET", "/api/v1/logs", params, wait_s=None)
 
 
 def tokens() -> Ask[list[Json]]:

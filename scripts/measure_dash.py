@@ -1,7 +1,7 @@
-"""Measures what the dashboard costs: `measure_dash.py [--seconds N]`, a table on stdout.
+"""Measures what the dashboard costs: `measure_dash.py [--seconds N] [--only PART]`, a table on stdout.
 
 A real `mdslite up` on the digits example serves a paced load; a real `mdslite dash` runs in a pseudo-terminal
-of 140 by 45 beside it. Takes some two minutes, and says more on a quiet machine.
+of 140 by 45 beside it. Takes some eight minutes, and says more on a quiet machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -188,30 +188,61 @@ def measure_keys(url: str, times: int) -> list[float]:
                 said = "do nothing" if turn % 2 == 0 else "are possible"
                 pressed = terminal.type(b"!")
                 found.append(terminal.wait_for(said) - pressed)
-                time.sleep(
-                    0.1 + 0.037 * (turn % 5)
-                )  # at all points of the quarter second between two pictures
+                # at all points of the quarter second between two pictures
+                time.sleep(0.1 + 0.037 * (turn % 7))
         finally:
             terminal.close()
     return found
 
 
-def measure_costs(url: str, server: psutil.Process, seconds: float) -> dict[str, list[float]]:
+def measure_costs(
+    url: str, server: psutil.Process, seconds: float, *, rate: int, screen: bytes, turns: int = 3
+) -> dict[str, list[float]]:
     """Shares of a core: the dashboard's, and the appliance's with and without it, in turns."""
     found: dict[str, list[float]] = {"dash": [], "with": [], "without": [], "rss": []}
-    with Load(url, CALM):
-        for _ in range(2):
+    with Load(url, rate):
+        time.sleep(2.0)
+        for _ in range(turns):
             found["without"].append(share(server, seconds))
             terminal = Terminal(dash(url))
             try:
                 terminal.wait_for("LIVE")
+                terminal.type(screen)
                 time.sleep(3.0)
                 before = cpu_s(terminal.process)
                 found["with"].append(share(server, seconds))
                 found["dash"].append((cpu_s(terminal.process) - before) / seconds)
-                found["rss"].append(terminal.process.memory_info().rss / 2**20)
+                found["rss"].append(mib(terminal.process))
             finally:
                 terminal.close()
+    return found
+
+
+def measure_bursts(url: str, seconds: float) -> list[tuple[str, float]]:
+    """MiB of a dashboard as bursts go over it: what was done, and what it held then."""
+    terminal = Terminal(dash(url))
+    found: list[tuple[str, float]] = []
+    try:
+        terminal.wait_for("LIVE")
+        time.sleep(2.0)
+        found.append(("open", mib(terminal.process)))
+        terminal.type(b"2")
+        for turn in range(3):
+            with Load(url, RUSH):
+                time.sleep(seconds / 2)
+                terminal.type(b"\x1b[B" * 3)  # a row is chosen, and looked up
+                time.sleep(seconds / 4)
+                terminal.type(b"\x1b[6~" * 20)  # pages of the past
+                time.sleep(seconds / 4)
+                terminal.type(b"f")
+            found.append((f"after burst {turn + 1}", mib(terminal.process)))
+        for key in (b"1", b"3", b"4", b"5", b"2"):
+            terminal.type(key)
+            time.sleep(0.5)
+        time.sleep(3.0)
+        found.append(("calm again", mib(terminal.process)))
+    finally:
+        terminal.close()
     return found
 
 
@@ -220,9 +251,13 @@ def measure_bare() -> float:
     terminal = Terminal([sys.executable, "-c", BARE])
     try:
         time.sleep(2.0)
-        return float(terminal.process.memory_info().rss) / 2**20
+        return mib(terminal.process)
     finally:
         terminal.close()
+
+
+def mib(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / 2**20
 
 
 def share(process: psutil.Process, seconds: float) -> float:
@@ -237,36 +272,62 @@ def cpu_s(process: psutil.Process) -> float:
     return float(sum(one.user + one.system for one in times))
 
 
+Row = tuple[str, str, str]
+
+
+def paint_rows(url: str) -> Iterator[Row]:
+    first, full = measure_first_paint(url, 5)
+    yield "first picture from a cold start", f"{statistics.median(first):.2f} s", "1 s"
+    yield "first picture with data", f"{statistics.median(full):.2f} s", ""
+
+
+def cost_rows(url: str, server: psutil.Process, seconds: float, rate: int) -> Iterator[Row]:
+    bare = measure_bare()
+    for screen, name in ((b"1", "the first screen"), (b"2", "the screen of requests")):
+        costs = measure_costs(url, server, seconds, rate=rate, screen=screen)
+        more = [there - without for there, without in zip(costs["with"], costs["without"], strict=True)]
+        shares = ", ".join(f"{one:.1%}" for one in more)
+        about = f"{name}, {rate:,} rows/s"
+        yield f"{about}: share of a core", f"{statistics.mean(costs['dash']):.1%}", "10 %"
+        yield f"{about}: memory beyond a bare app's", f"{max(costs['rss']) - bare:.0f} MiB", "60 MiB"
+        yield f"{about}: what it costs the appliance", f"{statistics.mean(more):.1%} ({shares})", "2 %"
+
+
+def burst_rows(url: str, seconds: float) -> Iterator[Row]:
+    bare = measure_bare()
+    for when, held in measure_bursts(url, seconds):
+        yield f"memory beyond a bare app's, {when}", f"{held - bare:.0f} MiB", "60 MiB"
+
+
+def key_rows(url: str, times: int) -> Iterator[Row]:
+    keys = sorted(one * 1000 for one in measure_keys(url, times))
+    yield f"key to screen at {RUSH:,} rows/s, median of {times}", f"{statistics.median(keys):.0f} ms", "50 ms"
+    for of in (90, 99):
+        yield f"{of} of 100 within", f"{keys[min(times - 1, times * of // 100)]:.0f} ms", ""
+    yield "the slowest five", ", ".join(f"{one:.0f}" for one in keys[-5:]) + " ms", ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="measure_dash.py", description="What the dashboard costs.")
     parser.add_argument("--seconds", type=float, default=15.0, help="how long each share is measured")
-    parser.add_argument("--only", choices=("paint", "keys", "costs"), help="measure one thing")
+    parser.add_argument("--keys", type=int, default=200, help="how many keys are pressed")
+    parser.add_argument(
+        "--only", choices=("paint", "keys", "calm", "rush", "bursts"), help="measure one thing"
+    )
     options = parser.parse_args()
-    rows: list[tuple[str, str, str]] = []
     with appliance() as (url, server):
-        if options.only in (None, "paint"):
-            first, full = measure_first_paint(url, 5)
-            rows.append(("first picture from a cold start", f"{statistics.median(first):.2f} s", "1 s"))
-            rows.append(("first picture with data", f"{statistics.median(full):.2f} s", ""))
-        if options.only in (None, "costs"):
-            costs, bare = measure_costs(url, server, options.seconds), measure_bare()
-            more = statistics.mean(costs["with"]) - statistics.mean(costs["without"])
-            rows.append(
-                (f"the dashboard at {CALM} rows/s", f"{statistics.mean(costs['dash']):.1%} of a core", "10 %")
-            )
-            rows.append(
-                ("its memory beyond a bare Textual app's", f"{max(costs['rss']) - bare:.0f} MiB", "60 MiB")
-            )
-            rows.append(("what it costs the appliance", f"{more:.1%} of a core", "2 %"))
-        if options.only in (None, "keys"):
-            keys = sorted(one * 1000 for one in measure_keys(url, 40))
-            rows.append(
-                (f"key to screen at {RUSH} rows/s, median", f"{statistics.median(keys):.0f} ms", "50 ms")
-            )
-            rows.append(("the slowest of 40", f"{keys[-1]:.0f} ms", ""))
-    print(f"| {COLUMNS}x{LINES} | measured | at most |\n|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+        parts: dict[str, Callable[[], Iterator[Row]]] = {
+            "paint": lambda: paint_rows(url),
+            "calm": lambda: cost_rows(url, server, options.seconds, CALM),
+            "rush": lambda: cost_rows(url, server, options.seconds, RUSH),
+            "bursts": lambda: burst_rows(url, options.seconds),
+            "keys": lambda: key_rows(url, options.keys),
+        }
+        print(f"| {COLUMNS}x{LINES} | measured | at most |\n|---|---|---|")
+        for name, measure in parts.items():
+            if options.only in (None, name):
+                for row in measure():
+                    print("| " + " | ".join(row) + " |", flush=True)
     return 0
 
 

@@ -74,40 +74,35 @@ def _entry(row: tuple[Any, ...], labels: Labels) -> Entry:
         number, lag_us, request_id, _, url, latency_us, queue_us, compute_us, upstream_us, rows, batch_rows,
         confidence, request, reply, request_bytes, reply_bytes, spans, trace_id,
     ) = row  # fmt: skip
+    # By place, which takes a quarter of the time: pages of a busy log are asked for again and again.
     return Entry(
-        id=number,
-        time=(number - lag_us) / 1e6,
-        request_id=request_id,
-        project=labels.project,
-        model=labels.model,
-        version=labels.version,
-        shadow=labels.shadow,
-        url=url,
-        status=labels.status,
-        code=labels.code,
-        latency_ms=latency_us / 1e3,
-        queue_ms=_ms(queue_us),
-        compute_ms=_ms(compute_us),
-        upstream_ms=_ms(upstream_us),
-        rows=rows,
-        batch_rows=batch_rows,
-        confidence=confidence,
-        endpoint=labels.endpoint,
-        request=_body(request, request_bytes),
-        reply=_body(reply, reply_bytes),
-        spans=_spans(spans),
-        client=labels.client,
-        trace_id=None if trace_id is None else trace_id.hex(),
+        number,
+        (number - lag_us) / 1e6,
+        request_id,
+        labels.project,
+        labels.model,
+        labels.version,
+        labels.shadow,
+        url,
+        labels.status,
+        labels.code,
+        latency_us / 1e3,
+        None if queue_us is None else queue_us / 1e3,
+        None if compute_us is None else compute_us / 1e3,
+        None if upstream_us is None else upstream_us / 1e3,
+        rows,
+        batch_rows,
+        confidence,
+        labels.endpoint,
+        None if request is None else _body(request, request_bytes),
+        None if reply is None else _body(reply, reply_bytes),
+        None if spans is None else _spans(spans),
+        labels.client,
+        None if trace_id is None else trace_id.hex(),
     )
 
 
-def _ms(value_us: int | None) -> float | None:
-    return None if value_us is None else value_us / 1e3
-
-
-def _spans(text: str | None) -> tuple[NodeSpan, ...] | None:
-    if text is None:
-        return None
+def _spans(text: str) -> tuple[NodeSpan, ...] | None:
     try:
         return msgspec.json.decode(text, type=tuple[NodeSpan, ...])
     except (
@@ -116,9 +111,7 @@ def _spans(text: str | None) -> tuple[NodeSpan, ...] | None:
         return None
 
 
-def _body(content: str | bytes | None, size_bytes: int) -> LoggedBody | None:
-    if content is None:
-        return None
+def _body(content: str | bytes, size_bytes: int) -> LoggedBody:
     if isinstance(content, bytes):
         return LoggedBody(base64.b64encode(content).decode(), "base64", size_bytes, len(content) < size_bytes)
     return LoggedBody(content, "utf-8", size_bytes, len(content.encode()) < size_bytes)

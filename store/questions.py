@@ -28,6 +28,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     filter: str = ""
     limit: int = 100
     before: int | None = None
+    after: int | None = None
+    bodies: bool = True
     id: int = 0
     interval_s: float | None = None
     by: By = "version"
@@ -50,7 +52,14 @@ def answer(log: RequestLog, question: Question) -> Iterator[bytes]:
     encode = msgspec.json.encode
     match question.kind:
         case "page":
-            yield encode(log.query(wanted, limit=question.limit, before=question.before))
+            page = log.query(
+                wanted,
+                limit=question.limit,
+                before=question.before,
+                after=question.after,
+                bodies=question.bodies,
+            )
+            yield encode(page)
         case "row":
             yield encode(Found(*log.get(question.id)))
         case "histogram":

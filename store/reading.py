@@ -42,6 +42,10 @@ _JOINS = (
     f"CROSS JOIN urls u ON u.id = e.url_id {_BODIES_JOIN}LEFT JOIN spans p ON p.id = e.id "
     "LEFT JOIN traces t ON t.id = e.id"
 )
+_WITHOUT_BODIES = (
+    _SELECT.replace("b.request, b.reply, b.request_bytes, b.reply_bytes", "NULL, NULL, 0, 0"),
+    _JOINS.replace(_BODIES_JOIN, ""),
+)
 _BATCH_ROWS = 16_384
 _FETCH_ROWS = 500
 # What files of the first and of the second schema lack, as empty as it is.
@@ -71,14 +75,17 @@ class Span:
 
 class HourReader(AbstractContextManager["HourReader"]):
     """`late` says whether the query has used up its time; it is asked now and then. `mapped` reads twice as
-    fast, but a disk's fault ends the process.
+    fast, but a disk's fault ends the process. Without `bodies`, `walk` and `fetch` leave them unread.
 
     :raises StoreCorrupt, StoreError: the file cannot be read
     :raises DeadlineExceeded: from any method
     """
 
-    def __init__(self, path: Path, *, late: Callable[[], bool], mapped: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, late: Callable[[], bool], mapped: bool = False, bodies: bool = True
+    ) -> None:
         self.path = path
+        self._asked = (_SELECT, _JOINS) if bodies else _WITHOUT_BODIES
         self._mapped = mapped
         self._late = late
         self._connection: sqlite3.Connection | None = None
@@ -138,7 +145,7 @@ class HourReader(AbstractContextManager["HourReader"]):
     ) -> list[tuple[Any, ...]]:
         """Rows of _SELECT with ids [low, high) that pass the filter: the newest, or the oldest, first. Reads
         row by row, the columns of the file are not looked at."""
-        return list(self._walk(_SELECT, _JOINS, span, wanted, low=low, high=high, limit=limit, newest=newest))
+        return list(self._walk(*self._asked, span, wanted, low=low, high=high, limit=limit, newest=newest))
 
     def columns(
         self, names: Sequence[str], span: Span, wanted: Filter, *, low: int, high: int, newest: bool
@@ -159,10 +166,11 @@ class HourReader(AbstractContextManager["HourReader"]):
 
     def fetch(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Rows of _SELECT by their ids, in that order."""
+        select, joins = self._asked
         found: dict[int, tuple[Any, ...]] = {}
         for start in range(0, len(ids), _FETCH_ROWS):
             some = ids[start : start + _FETCH_ROWS]
-            sql = f"SELECT {_SELECT} FROM entries e {_JOINS} WHERE e.id IN ({','.join('?' * len(some))})"
+            sql = f"SELECT {select} FROM entries e {joins} WHERE e.id IN ({','.join('?' * len(some))})"
             found.update((row[0], row) for row in self.all(sql, some))
         return [found[number] for number in ids if number in found]
 

@@ -63,31 +63,43 @@ class RequestLog:
         self._lock = threading.Lock()
         self._spans: dict[Path, tuple[tuple[Any, ...], Span | None]] = {}
 
-    def query(self, wanted: Filter, *, limit: int = 100, before: int | None = None) -> Page:
-        """The newest `limit` rows that pass the filter and have ids below `before`.
+    def query(
+        self,
+        wanted: Filter,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        after: int | None = None,
+        bodies: bool = True,
+    ) -> Page:
+        """The newest `limit` rows that pass the filter and have ids between `after` and `before`, or without
+        these bounds. Not reading bodies leaves them out.
 
         :raises InvalidRequest: the limit is out of bounds
         :raises DeadlineExceeded: the query took longer than the bound
         """
         _check_limit(limit)
         late, skipped = self._deadline(), _Skipped()
+        low, high = 0 if after is None else after, MAX_ID if before is None else before
         found: list[Entry] = []
         spans = self._matching(wanted, late, skipped)
         for span in sorted(spans, key=lambda span: span.max_id, reverse=True):
-            if before is not None and span.min_id >= before:
+            if span.min_id >= high or span.max_id <= low:
                 continue
             # Files overlap in ids only after a clock jump; then rows of several are merged.
             if len(found) == limit and span.max_id < found[-1].id:
                 break
-            with skipped.catch(span.path), self._open(span.path, late) as hour:
+            with skipped.catch(span.path), self._open(span.path, late, bodies=bodies) as hour:
                 now = hour.span() or span  # of this snapshot, which may hold more by now
-                scan = HourScan(hour, now, wanted, before=MAX_ID if before is None else before)
+                scan = HourScan(hour, now, wanted, after=low, before=high)
                 rows = scan.page(limit=limit, newest=True)
                 found += make_entries(rows, hour.labels() if rows else {})
                 found = sorted(found, key=lambda entry: entry.id, reverse=True)[:limit]
         return Page(tuple(found), found[-1].id if len(found) == limit else None, skipped.names)
 
-    def tail(self, wanted: Filter, *, after: int | None = None, limit: int = 1000) -> Page:
+    def tail(
+        self, wanted: Filter, *, after: int | None = None, limit: int = 1000, bodies: bool = True
+    ) -> Page:
         """The oldest `limit` rows that pass the filter and came after the cursor.
 
         Without a cursor: no rows, and the cursor of the log's end. Call again with the page's `next`; no row
@@ -108,7 +120,7 @@ class RequestLog:
                 continue
             if len(found) > limit and span.min_id > found[limit].id:
                 break
-            with skipped.catch(span.path), self._open(span.path, late) as hour:
+            with skipped.catch(span.path), self._open(span.path, late, bodies=bodies) as hour:
                 now = hour.span() or span
                 rows = HourScan(hour, now, wanted, after=after).page(limit=limit + 1, newest=False)
                 found += make_entries(rows, hour.labels() if rows else {})
@@ -235,8 +247,8 @@ class RequestLog:
         end_s = self._monotonic() + self._timeout_s
         return lambda: self._monotonic() > end_s or self._stopped()
 
-    def _open(self, path: Path, late: Callable[[], bool]) -> HourReader:
-        return HourReader(path, late=late, mapped=self._mapped)
+    def _open(self, path: Path, late: Callable[[], bool], *, bodies: bool = True) -> HourReader:
+        return HourReader(path, late=late, mapped=self._mapped, bodies=bodies)
 
 
 class _Skipped:

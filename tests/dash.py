@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from textual.pilot import Pilot
 
+from mdslite.calls import Ask
 from mdslite.tui.app import DashApp
 from mdslite.tui.demo import RecordedClient
 from mdslite.tui.feed import LiveFeed, StillFeed
@@ -16,6 +17,7 @@ from mdslite.tui.ink import Ink
 from mdslite.tui.recording import FORMAT, Recording, Tape
 from mdslite.tui.snapshot import Snapshot, View
 
+T = TypeVar("T")
 NOW = 1_795_400_000.0  # 2026-11-23 02:13:20 UTC
 SIZES = ((80, 24), (100, 30), (140, 45))
 DIGIT = [0, 0, 5, 13, 9, 1, 0, 0, 0, 0, 13, 15, 10, 15, 5, 0, 0, 3, 15, 2, 0, 11, 8, 0, 0, 4, 12, 0, 0, 8, 8, 0, 0, 5, 8, 0, 0, 9, 8, 0, 0, 4, 11, 0, 1, 12, 7, 0, 0, 2, 14, 5, 10, 12, 0, 0, 0, 0, 6, 13, 10, 0, 0, 0]  # fmt: skip  # noqa: E501
@@ -42,15 +44,25 @@ async def opened(
         yield app, pilot
 
 
+class Standing(StillFeed):
+    """One look at the small recording, which then stands still but answers questions."""
+
+    async def ask(self, ask: Ask[T]) -> T:
+        self.asked.append(ask)
+        return await small_recording().ask(ask)
+
+
 async def still(pane: str = "deploy", **view: Any) -> StillFeed:
-    """One look at the small recording, which then stands still."""
-    return StillFeed(await look(View(pane=pane, **view)))
+    return Standing(await look(View(pane=pane, **view)))
 
 
 async def look(view: View) -> Snapshot:
-    client = RecordedClient(Recording(make_tape(), clock=lambda: NOW))
-    feed = LiveFeed(client, clock=lambda: NOW, view=view)
+    feed = LiveFeed(small_recording(), clock=lambda: NOW, view=view)
     return msgspec.structs.replace(await feed.once(), view=view)
+
+
+def small_recording() -> RecordedClient:
+    return RecordedClient(Recording(make_tape(), clock=lambda: NOW))
 
 
 def make_tape() -> Tape:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 import pytest
-from dash import NOW, SIZES, body, look, make_row, make_tape, opened, screen_text, still
+from dash import NOW, SIZES, body, look, make_row, opened, screen_text, small_recording, still
 from scenes import SNAPSHOTS, agree
 from textual.binding import Binding
 from textual.pilot import Pilot
@@ -19,10 +19,9 @@ from textual.widgets import Input
 from mdslite.tui.app import PANES, DashApp
 from mdslite.tui.canvas import Canvas
 from mdslite.tui.commands import COMMANDS
-from mdslite.tui.demo import RecordedClient
 from mdslite.tui.feed import LiveFeed, StillFeed
 from mdslite.tui.help import Help
-from mdslite.tui.recording import Recording
+from mdslite.tui.prompt import Prompt
 from mdslite.tui.requests import Requests
 from mdslite.tui.snapshot import View
 
@@ -58,8 +57,7 @@ def play(
 
 
 def recorded_feed(pane: str = "requests") -> LiveFeed:
-    client = RecordedClient(Recording(make_tape(), clock=lambda: NOW))
-    return LiveFeed(client, clock=lambda: NOW, view=View(pane=pane))
+    return LiveFeed(small_recording(), clock=lambda: NOW, view=View(pane=pane))
 
 
 async def nothing(app: DashApp, pilot: Pilot[None]) -> None:
@@ -84,6 +82,7 @@ async def choose_and_open(app: DashApp, pilot: Pilot[None]) -> None:
     await pilot.press("down", "down")
     if app.size.width < 104:
         await pilot.press("enter")
+    await until(pilot, lambda: pane_of(app).found is not None and pane_of(app).found.known)
 
 
 SCENES: dict[str, tuple[str, Scene]] = {
@@ -242,9 +241,24 @@ def test_a_request_opens_with_its_shadow_beside_it() -> None:
 def test_curl_and_json_are_copied() -> None:
     async def scene(app: DashApp, pilot: Pilot[None]) -> None:
         await pilot.press("down", "down", "y")
+        await until(pilot, lambda: bool(app.clipboard))
         assert app.clipboard.startswith("curl -sg recording:digits/projects/demo/models/digits:predict")
+        assert '"instances":[[0,0,5,13' in app.clipboard.replace(" ", "")
         await pilot.press("Y")
-        assert msgspec.json.decode(app.clipboard)["model"] == "digits"
+        await until(pilot, lambda: app.clipboard.startswith("{"))
+        row = msgspec.json.decode(app.clipboard)
+        assert row["model"] == "digits" and row["request"]["content"]
+
+    play(scene)
+
+
+def test_fields_of_bodies_are_completed_though_the_rows_that_are_held_have_none() -> None:
+    async def scene(app: DashApp, pilot: Pilot[None]) -> None:
+        assert all(row["reply"] is None for row in app.snapshot.rows or ())
+        await pilot.press("slash", *"reply.")
+        await until(pilot, lambda: "reply.label" in app.words)
+        await pilot.press("tab", "tab")
+        assert app.query_one(Prompt).input.value == "reply.label="
 
     play(scene)
 

@@ -4,6 +4,7 @@ width, filters that are completed, requests as curl lines.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import random
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from dash import body, make_row
 
+from mdslite.calls import Ask
 from mdslite.errors import InvalidRequest
 from mdslite.tui.commands import read_moment, read_span
 from mdslite.tui.completion import complete_filter, matches, vocabulary_of
@@ -20,7 +22,8 @@ from mdslite.tui.curl import curl_line
 from mdslite.tui.lines import cells, plain
 from mdslite.tui.logbook import Logbook
 from mdslite.tui.panel import Found, Looks, panel_lines, split_time, time_lines
-from mdslite.tui.snapshot import Connection, Snapshot
+from mdslite.tui.snapshot import Connection, Snapshot, View
+from mdslite.tui.sources import Kept, RowsSource
 from mdslite.tui.table import columns_for, head_line, row_line
 from mdslite.tui.terms import parse_terms
 
@@ -144,6 +147,29 @@ def test_thousands_of_rows_are_absorbed_in_no_time_that_counts() -> None:
         book.absorb(page(*range(max(0, start - 1), start + 250)))
     assert len(book) == 5000
     assert seen(book, 3) == [99_999, 99_998, 99_997]
+
+
+def test_the_log_is_asked_for_what_is_new_and_without_bodies() -> None:
+    asked, view, source = [], View(pane="requests", filter="shadow"), RowsSource()
+    kept = Kept()
+
+    async def ask(question: Ask[Any]) -> Any:
+        asked.append(dict(question.params))
+        return {"rows": page(*answers.pop()), "next": None, "skipped": []}
+
+    async def poll() -> None:
+        source.keep(kept, view, await source.fetch(ask, view, kept, 0.0))
+
+    answers: list[list[int]] = [[], [5, 6], [1, 2, 3]]
+    for _ in range(3):
+        asyncio.run(poll())
+    assert asked == [
+        {"filter": "shadow", "limit": 200, "bodies": "false"},
+        {"filter": "shadow", "limit": 1000, "after": 3, "bodies": "false"},
+        {"filter": "shadow", "limit": 1000, "after": 6, "bodies": "false"},
+    ]
+    assert [row["id"] for row in kept.rows or ()] == [6, 5, 3, 2, 1]
+    assert not kept.missed
 
 
 # How rows look

@@ -105,6 +105,28 @@ async def test_top_values_and_percentiles(caller: Caller) -> None:
     assert group["confidence"] == {"p10": 0.5, "p50": 0.5, "mean": 0.5}
 
 
+async def test_a_page_without_bodies_is_the_same_page_otherwise(caller: Caller) -> None:
+    for filter in ("", "text~spam", "version=v1 status=200", "since=2026-11-22T12:00"):
+        whole = (await get(caller, "", filter))["rows"]
+        bare = (await get(caller, "", filter, bodies="false"))["rows"]
+        assert any(row["reply"] for row in whole) and whole
+        assert bare == [{**row, "request": None, "reply": None} for row in whole]
+
+
+async def test_a_page_of_what_came_after_a_row_that_is_known(caller: Caller) -> None:
+    everything = (await get(caller, ""))["rows"]
+    known = everything[20]["id"]
+    found = await get(caller, "", after=known)
+    assert (found["rows"], found["next"]) == (everything[:20], None)
+    first = await get(caller, "", after=known, limit=15)
+    second = await get(caller, "", after=known, limit=15, before=first["next"])
+    assert first["rows"] + second["rows"] == everything[:20]
+    assert (await get(caller, "", after=everything[0]["id"]))["rows"] == []
+    assert (await get(caller, "", "version=v2 status=200", after=known))["rows"] == [
+        row for row in everything[:20] if (row["version"], row["status"]) == ("v2", 200)
+    ]
+
+
 async def test_one_row_comes_with_those_of_its_request(caller: Caller) -> None:
     (shadow,) = (await get(caller, "", "request_id=r7 shadow"))["rows"]
     found = (await caller.get(f"/api/v1/logs/{shadow['id']}")).json

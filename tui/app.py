@@ -95,6 +95,7 @@ class DashApp(App[None]):
         self.locked = read_only  # asked for on the command line: `!` does not end it
         self.said: tuple[str, str, float] = ("", "", 0.0)
         self.typed: dict[str, list[str]] = {}  # into the line at the bottom, by its sign
+        self.words: dict[str, list[str]] = {}  # values that a filter may want, by field
         self._ticks = tick
         self._seen: Snapshot | None = None
 

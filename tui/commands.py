@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from textual.binding import Binding
 
 from mdslite.tui.bars import sign_of
-from mdslite.tui.completion import Candidate, complete_filter, matches, vocabulary_of
+from mdslite.tui.completion import Candidate, complete_filter, matches
 from mdslite.tui.deployments import entries_of
 from mdslite.tui.snapshot import SHORTEST_S, SPANS_S
 
@@ -61,7 +61,7 @@ def complete_command(app: DashApp, text: str) -> list[Candidate]:
     if command is None:
         return []
     if command.name == "filter":
-        found = complete_filter(rest, vocabulary_of(app.snapshot, (app.snapshot.rows or ())[:200]))
+        found = complete_filter(rest, app.words)
         return [Candidate(one.text, one.start + len(name) + 1, one.told) for one in found]
     start = text.rfind(" ") + 1
     written = text[start:]

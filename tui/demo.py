@@ -100,10 +100,13 @@ class RecordedClient:
 
     def _logs(self, params: Mapping[str, Any]) -> Json:
         terms, text = self._terms(params)
-        limit = int(params.get("limit") or 100)
+        limit, after = int(params.get("limit") or 100), int(params.get("after") or 0)
+        bare = {"request": None, "reply": None} if params.get("bodies") == "false" else {}
         rows: list[Json] = []
         for row in self._recording.rows(terms, text, before=params.get("before")):
-            rows.append(row)
+            if row["id"] <= after:
+                break
+            rows.append({**row, **bare})
             if len(rows) == limit:
                 break
         return {"rows": rows, "next": rows[-1]["id"] if len(rows) == limit else None, "skipped": []}

@@ -102,3 +102,32 @@ def _empty(snapshot: Snapshot) -> list[Line]:
 
 def _hint(hint: str | None, width: int) -> list[Line]:
     return [[("  " + text, "accent")] for text in wrap(clean(hint), width - 4)] if hint else []
+
+
+def no_rows(snapshot: Snapshot) -> Line:
+    """Why there are no rows, and what to do about it."""
+    view = snapshot.view
+    if snapshot.rows is None:
+        wrong = snapshot.troubles.get("rows")
+        return [(f"  ✖ {clean(wrong)}", "bad")] if wrong else [("  ◌ loading the log", "warn")]
+    if view.filter and "rows" in snapshot.troubles:
+        return [
+            ("  ", ""),
+            ("/", "key"),
+            (" edits the filter, ", "dim"),
+            ("esc", "key"),
+            (" drops it", "dim"),
+        ]
+    if view.filter or view.brush is not None:
+        return [
+            ("  no request matches: ", "bold"),
+            ("esc", "key"),
+            (" widens, ", "dim"),
+            ("/", "key"),
+            (" edits", "dim"),
+        ]
+    return [
+        ("  no request was logged yet: ", "bold"),
+        ("mdslite predict P/M -d …", "accent"),
+        (" sends one", "dim"),
+    ]

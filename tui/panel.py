@@ -34,12 +34,16 @@ _PARTS: Final = (
 @dataclass(frozen=True, slots=True)
 class Found:
     """A row with what belongs to it. `related` are a primary's shadows, or the primary of a shadow; None
-    while they are not known yet. `note` says why they could not be looked up."""
+    while they are not known yet, and the bodies neither. `note` says why they could not be looked up."""
 
     row: Row
     related: Sequence[Row] | None = None
     label: Mapping[str, Any] | None = None
     note: str = ""
+
+    @property
+    def known(self) -> bool:
+        return self.related is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,11 @@ def panel_lines(found: Found, width: int, looks: Looks) -> list[Line]:
     row = found.row
     lines = [*_identity(row, width, looks), [], *time_lines(row, width)]
     lines += _spans(row.get("spans") or (), row, width)
-    lines += [[], *_body("request", row.get("request"), width, looks)]
-    lines += [[], *_body("reply", row.get("reply"), width, looks)]
+    if found.known or row.get("request") or row.get("reply"):
+        lines += [[], *_body("request", row.get("request"), width, looks)]
+        lines += [[], *_body("reply", row.get("reply"), width, looks)]
+    elif not found.note:
+        lines += [[], [("request", "head")], [("◌ asking the log", "dim")]]
     if found.label is not None:
         lines += [[], *_label(found.label, width)]
     if found.note:

@@ -156,6 +156,11 @@ class Prompt(Vertical):
         self.candidates.styles.height = len(wrap(wrong, max(20, self.size.width - 4)))
         self.candidates.forget()
 
+    def complete_anew(self) -> None:
+        """More may follow than was known, unless something was chosen by now."""
+        if self.is_mounted and self.candidates.at < 0 and not self.candidates.wrong:
+            self._show(self._typed)
+
     def action_next(self, steps: int) -> None:
         """Put in the next candidate."""
         found = self.candidates.found

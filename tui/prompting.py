@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mdslite.tui.app import DashApp
 
 _REMEMBERED = 50
+_ROWS = 500  # of the log that values are taken from
+_BODIES = 20
 
 
 def open_prompt(app: DashApp, sign: str, text: str = "") -> None:
@@ -40,12 +42,12 @@ def open_prompt(app: DashApp, sign: str, text: str = "") -> None:
         if isinstance(picked, Choice):
             app.run_choice(picked.run)
 
+    app.words = vocabulary_of(app.snapshot, (app.snapshot.rows or ())[:_ROWS])
     if sign == "/":
-        words = vocabulary_of(app.snapshot, (app.snapshot.rows or ())[:500])
         made = Prompt(
             "/",
             text or app.view.filter,
-            lambda line: complete_filter(line, words),
+            lambda line: complete_filter(line, app.words),
             filter_by,
             check=lambda line: wrong_with(app, line),
             past=past,
@@ -56,6 +58,18 @@ def open_prompt(app: DashApp, sign: str, text: str = "") -> None:
     else:
         made = Prompt(sign, text, lambda line: palette(app, line), choose, picks=True)
     app.screen.mount(made)
+    if sign in "/:":
+        app.run_worker(_learn_fields(app, made), name="words", group="words", exclusive=True)
+
+
+async def _learn_fields(app: DashApp, prompt: Prompt) -> None:
+    """Fields of the bodies of late, which the rows that are held do not have."""
+    try:
+        page = await app.feed.ask(calls.logs(f'{app.view.filter} text~""'.strip(), limit=_BODIES))
+    except errors.MdsliteError:
+        return  # they are known without their fields
+    app.words = vocabulary_of(app.snapshot, [*page["rows"], *(app.snapshot.rows or ())[:_ROWS]])
+    prompt.complete_anew()
 
 
 async def wrong_with(app: DashApp, line: str) -> str | None:

@@ -5,7 +5,9 @@ full beside it. Owns what is chosen; the rows come from the feed, those of the p
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from textual import events
@@ -19,7 +21,7 @@ from mdslite.tui.curl import curl_line
 from mdslite.tui.lines import Line, beside, bottom, cut, fill, sided, spread
 from mdslite.tui.logbook import Logbook
 from mdslite.tui.lookup import Lookup
-from mdslite.tui.messages import whole_pane
+from mdslite.tui.messages import no_rows, whole_pane
 from mdslite.tui.panel import Found, Looks, panel_lines
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.sources import log_filter
@@ -110,7 +112,7 @@ class Requests(Pane):
         self._rows_high = max(1, height - len(lines))
         rows = self.book.seen(self._rows_high)
         if not rows:
-            return [*lines, [], _nothing(snapshot)]
+            return [*lines, [], no_rows(snapshot)]
         roles = version_roles(snapshot.models)
         return lines + [
             row_line(row, columns, width, roles=roles, chosen=row["id"] == self.book.chosen) for row in rows
@@ -257,28 +259,31 @@ class Requests(Pane):
         self._chosen()
 
     def action_copy_curl(self) -> None:
-        row = self._row()
-        if row is None:
-            return
-        status = self.dash.snapshot.status or {}
-        line = curl_line(row, self.dash.snapshot.connection.url, token=bool(status.get("needs_token")))
-        self.dash.copy_to_clipboard(line)
-        self.dash.say(f"copied: {cut(clean(line), 200)}", "good")
+        def copy(row: Json) -> None:
+            status = self.dash.snapshot.status or {}
+            line = curl_line(row, self.dash.snapshot.connection.url, token=bool(status.get("needs_token")))
+            self.dash.copy_to_clipboard(line)
+            self.dash.say(f"copied: {cut(clean(line), 200)}", "good")
+
+        self._take(copy)
 
     def action_copy_row(self) -> None:
         import json
 
-        row = self._row()
-        if row is not None:
+        def copy(row: Json) -> None:
             self.dash.copy_to_clipboard(json.dumps(row))
             self.dash.say("copied the row as JSON", "good")
+
+        self._take(copy)
 
     def action_label(self) -> None:
         from mdslite.tui.labeling import label_row
 
-        if (row := self._row()) is not None:
+        def label(row: Json) -> None:
             label_row(self.dash, row)
             self.lookup.forget(row["id"])
+
+        self._take(label)
 
     def action_queue(self) -> None:
         from mdslite.tui.labeling import label_queue
@@ -288,8 +293,7 @@ class Requests(Pane):
     def action_replay(self) -> None:
         from mdslite.tui.replaying import replay_row
 
-        if (row := self._row()) is not None:
-            replay_row(self.dash, row)
+        self._take(partial(replay_row, self.dash))
 
     def action_export(self) -> None:
         from mdslite.tui.exporting import export_rows
@@ -308,14 +312,21 @@ class Requests(Pane):
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         self.action_move(-3)
 
-    def _row(self) -> Json | None:
-        """The chosen row, with its bodies where they are known."""
+    def _take(self, use: Callable[[Json], None]) -> None:
+        """Hand the chosen row over, or the newest one, with its bodies."""
         row = self.book.row()
         if row is None:
             self.dash.say("there is no row to take", "warn")
-            return None
-        found = self.found
-        return dict(found.row) if found is not None and found.row["id"] == row["id"] else row
+            return
+
+        async def hand_over() -> None:
+            found = await self.lookup.find(self.dash.feed, row)
+            if found.note:
+                self.dash.say(clean(found.note), "bad")
+            else:
+                use(dict(found.row))
+
+        self.run_worker(hand_over(), name="take", group="take", exclusive=True)
 
     def _has_panel(self) -> bool:
         return self.size.width >= _WIDE
@@ -352,7 +363,7 @@ class Requests(Pane):
         key, before = self._key, self.book.oldest
         try:
             page = await self.dash.feed.ask(
-                calls.logs(log_filter(self.dash.view), limit=_PAGE, before=before)
+                calls.logs(log_filter(self.dash.view), limit=_PAGE, before=before, bodies=False)
             )
         except errors.MdsliteError as exc:
             self.dash.say(clean(exc.message), "bad")
@@ -364,32 +375,3 @@ class Requests(Pane):
             self.dash.repaint()
             if key != self._key:  # that page was of another filter
                 self._chosen()
-
-
-def _nothing(snapshot: Snapshot) -> Line:
-    """Why there are no rows, and what to do about it."""
-    view = snapshot.view
-    if snapshot.rows is None:
-        wrong = snapshot.troubles.get("rows")
-        return [(f"  ✖ {clean(wrong)}", "bad")] if wrong else [("  ◌ loading the log", "warn")]
-    if view.filter and "rows" in snapshot.troubles:
-        return [
-            ("  ", ""),
-            ("/", "key"),
-            (" edits the filter, ", "dim"),
-            ("esc", "key"),
-            (" drops it", "dim"),
-        ]
-    if view.filter or view.brush is not None:
-        return [
-            ("  no request matches: ", "bold"),
-            ("esc", "key"),
-            (" widens, ", "dim"),
-            ("/", "key"),
-            (" edits", "dim"),
-        ]
-    return [
-        ("  no request was logged yet: ", "bold"),
-        ("mdslite predict P/M -d …", "accent"),
-        (" sends one", "dim"),
-    ]

@@ -15,6 +15,7 @@ from mdslite.tui.histories import merge_history
 from mdslite.tui.snapshot import Connection, Json, Snapshot, View
 
 RING = 2000  # rows of the log that are kept
+FIRST_ROWS = 200  # of them that are asked for at first
 RECENT_S = 60.0  # the figures of versions are those of the last minute, unless a part of the past is chosen
 HISTORY_S = 3600.0
 
@@ -130,8 +131,8 @@ class ModelsSource:
 
 @dataclass(frozen=True, slots=True)
 class RowsSource:
-    """The log's newest rows, page by page as they come, and never more than one page at once: what is too
-    fast for that is counted, and not shown."""
+    """The log's newest rows as they come, without their bodies, and never more than one page at once: what is
+    too fast for that is counted, and not shown."""
 
     name: str = "rows"
 
@@ -149,32 +150,17 @@ class RowsSource:
     async def fetch(self, ask: Asker, view: View, kept: Kept, now: float) -> Any:
         fresh = kept.rows is None or kept.rows_of != self.depends(view)
         known = None if fresh or not kept.rows else kept.rows[0]["id"]
-        limit = 200 if fresh else 50
-        page = await ask(calls.logs(log_filter(view), limit=limit))
-        rows = page["rows"]
-        while (
-            known is not None
-            and rows
-            and rows[-1]["id"] > known
-            and page["next"]
-            and len(rows) < calls.PAGE_MAX
-        ):
-            page = await ask(
-                calls.logs(log_filter(view), limit=calls.PAGE_MAX - len(rows), before=page["next"])
-            )
-            rows = rows + page["rows"]
-        return rows, known
+        limit = FIRST_ROWS if known is None else calls.PAGE_MAX
+        page = await ask(calls.logs(log_filter(view), limit=limit, after=known, bodies=False))
+        return page["rows"], known
 
     def keep(self, kept: Kept, view: View, found: tuple[list[Json], int | None]) -> bool:
         rows, known = found
         if known is None:
             kept.rows, kept.missed, kept.rows_of = rows, 0, self.depends(view)
-            return False
-        new = [row for row in rows if row["id"] > known]
-        if new:
-            if len(new) == len(rows) and len(rows) >= calls.PAGE_MAX:
-                kept.missed += 1
-            kept.rows = (new + (kept.rows or []))[:RING]
+        elif rows:
+            kept.missed += len(rows) >= calls.PAGE_MAX
+            kept.rows = (rows + (kept.rows or []))[:RING]
         return False
 
 

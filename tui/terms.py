@@ -61,7 +61,7 @@ def _test(name: str, sign: str, value: str) -> Test:
         wanted = (value in ("true", "yes", "1")) is (sign == "=")
         return lambda row: bool(row.get("shadow")) is wanted
     if name == "text" and sign in ("~", "!~"):
-        return lambda row: (value in _bodies(row)) is (sign == "~")
+        return lambda row: (_has_body(row) and value in _bodies(row)) is (sign == "~")
     if name in _TEXTS:
         return _text_test(name, sign, value)
     if name in _NUMBERS:
@@ -100,6 +100,10 @@ def _moment(value: str, now: float) -> float:
         return now if value == "now" else read_moment(value, now)
     except ValueError as exc:
         raise InvalidRequest(str(exc)) from exc
+
+
+def _has_body(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("request") or row.get("reply"))
 
 
 def _bodies(row: Mapping[str, Any]) -> str:

@@ -91,7 +91,8 @@ def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str, **shown
         if follow:
             _follow(client, wanted, limit, as_json=as_json)
             return 0
-        rows = sorted(_newest(client, wanted, limit), key=lambda row: row["time"])  # ids follow the answers
+        found = _newest(client, wanted, limit, bodies=as_json)
+        rows = sorted(found, key=lambda row: row["time"])  # ids follow the answers
     if as_json:
         for row in rows:
             output.write_json(row, indent=None)
@@ -166,14 +167,15 @@ def _local(text: str, now: datetime) -> datetime | None:
         return None
 
 
-def _newest(client: Client, filter: str, limit: int) -> list[Row]:
+def _newest(client: Client, filter: str, limit: int, *, bodies: bool) -> list[Row]:
     """The newest `limit` rows, oldest first, page by page as the appliance hands them out."""
     from mdslite.calls import PAGE_MAX
 
     rows: list[Row] = []
     cursor: int | None = None
     while len(rows) < limit:
-        page = client.logs(filter, limit=min(limit - len(rows), PAGE_MAX), before=cursor)
+        most = min(limit - len(rows), PAGE_MAX)
+        page = client.logs(filter, limit=most, before=cursor, bodies=bodies)
         rows.extend(page["rows"])
         cursor = page.get("next")
         if cursor is None or not page["rows"]:
@@ -184,8 +186,8 @@ def _newest(client: Client, filter: str, limit: int) -> list[Row]:
 def _follow(client: Client, filter: str, limit: int, *, as_json: bool) -> None:
     if not as_json:
         output.write(_line([column.title for column in _COLUMNS]))
-    with client.follow_logs(filter) as coming:
-        there = _newest(client, filter, limit)
+    with client.follow_logs(filter, bodies=as_json) as coming:
+        there = _newest(client, filter, limit, bodies=as_json)
         newest = there[-1]["id"] if there else 0
         # What came between the two questions is in both answers.
         for row in chain(there, (row for row in coming if row["id"] > newest)):

@@ -31,6 +31,13 @@ class LogsQuery(FilterQuery, frozen=True, kw_only=True):
     before: Annotated[
         Annotated[int, Meta(ge=0, le=MAX_ID)] | None, Meta(description="`next` of the page before")
     ] = None
+    after: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_ID)] | None,
+        Meta(description="only rows newer than this `id`: what came since a page before"),
+    ] = None
+    bodies: Annotated[
+        bool, Meta(description="false leaves `request` and `reply` out, as null: what a list needs")
+    ] = True
     follow: Annotated[bool, Meta(description="stream rows as they are logged, as NDJSON")] = False
 
 

@@ -48,8 +48,11 @@ async def list_requests(parts: Parts, call: Call[Nothing, LogsQuery, Nothing]) -
     if query.follow:
         wanted = parse(_within(call.caller.grant, query), now=time())
         end = await asyncio.to_thread(parts.request_log.tail, wanted)
-        return Lines(_follow(parts, call.caller.grant, wanted, end.next), call.receive)
-    return await _ask(parts, call, "page", limit=query.limit, before=query.before)
+        coming = _follow(parts, call.caller.grant, wanted, end.next, bodies=query.bodies)
+        return Lines(coming, call.receive)
+    return await _ask(
+        parts, call, "page", limit=query.limit, before=query.before, after=query.after, bodies=query.bodies
+    )
 
 
 async def get_request(parts: Parts, call: Call[RowPath, Nothing, Nothing]) -> RowReply:
@@ -160,11 +163,11 @@ def _covers(grant: Grant, row: Entry) -> bool:
 
 
 async def _follow(
-    parts: Parts, grant: Grant, wanted: Filter, cursor: int | None
+    parts: Parts, grant: Grant, wanted: Filter, cursor: int | None, *, bodies: bool
 ) -> AsyncGenerator[Entry, None]:
     """Rows as they are written, until the appliance drains or the reader's token ends."""
     while not parts.draining and parts.issuer.access.holds(grant):
-        page = await asyncio.to_thread(parts.request_log.tail, wanted, after=cursor)
+        page = await asyncio.to_thread(parts.request_log.tail, wanted, after=cursor, bodies=bodies)
         cursor = page.next
         for row in page.rows:
             yield row

@@ -257,8 +257,7 @@ def test_fields_of_bodies_are_completed_though_the_rows_that_are_held_have_none(
         assert all(row["reply"] is None for row in app.snapshot.rows or ())
         await pilot.press("slash", *"reply.")
         await until(pilot, lambda: "reply.label" in app.words)
-        await pilot.press("tab", "tab")
-        assert app.query_one(Prompt).input.value == "reply.label="
+        assert "reply.label=" in {one.text for one in app.query_one(Prompt).candidates.found}
 
     play(scene)
 

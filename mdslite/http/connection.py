@@ -23,6 +23,7 @@ from mdslite.http.call import Call, reply_headers
 from mdslite.http.deferred import wants_later
 from mdslite.http.events import EventWriter
 from mdslite.http.guard import error_body, error_headers, error_lines, make_request_id
+from mdslite.http.heads import KnownHead
 from mdslite.http.paths import is_prediction
 from mdslite.http.receiver import Receiver
 from mdslite.http.request import Headers, Request, check
@@ -113,7 +114,7 @@ class Connection(Receiver):
             self._exchange.disconnected()
             self._exchange = None
         # The parser and this object hold each other, and maybe a large body: let go at once.
-        self._parser = self._request = None
+        self._parser = self._request = self._latest = self._known = None
         self._body, self._landing, self._claim = b"", None, None
 
     def pause_writing(self) -> None:
@@ -152,6 +153,16 @@ class Connection(Receiver):
         if is_much and not self._paused:
             self._paused = True
             self.transport.pause_reading()
+
+    def take_again(self, known: KnownHead, body: bytes) -> None:
+        now = perf_counter()
+        if self._request is None and not self._pending and self._writable and self.state != "held":
+            self._request = known.request
+            self.state = "answer"
+            self.deadline = _NEVER
+            self._predict(known.request, body, now)
+        else:
+            self.take(known.repeat(body, now))
 
     def refuse(self, error: MdsliteError) -> None:
         """Answer what is no proper request, after those that came before it, and close."""
@@ -206,13 +217,20 @@ class Connection(Receiver):
             self._exchange = Exchange(self, request, door.app)
             door.run(self._exchange)
             return
+        request.passed = request.error is None
+        self._predict(request, request.body, request.arrived_at)
+
+    def _predict(self, request: Request, body: bytes | memoryview, arrived_at: float) -> None:
+        """Have a request answered by the predict function; `request` may be one that came before with the
+        same head."""
+        door, fields = self._door, request.fields
         call = self._call = Call(
             request.target,
-            request.body,
+            body,
             fields.get(b"content-type", b""),
             fields.get(b"content-encoding", b""),
             fields.get(b"x-request-id"),
-            request.arrived_at,
+            arrived_at,
             self._reply_call,
         )
         call.fields = fields

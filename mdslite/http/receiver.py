@@ -14,6 +14,7 @@ import httptools
 
 from mdslite.errors import MdsliteError, TooLarge
 from mdslite.http.budget import LEAST_BYTES, Claim, claim_large
+from mdslite.http.heads import KnownHead, learn_head
 from mdslite.http.landing import Landing
 from mdslite.http.paths import is_prediction
 from mdslite.http.predict import Predictor
@@ -51,7 +52,9 @@ class Receiver(asyncio.Protocol):
         "_first",
         "_headers",
         "_held_bytes",
+        "_known",
         "_landing",
+        "_latest",
         "_parser",
         "_phase",
         "_predictor",
@@ -67,6 +70,8 @@ class Receiver(asyncio.Protocol):
         self._parser: Any = httptools.HttpRequestParser(self)
         self._first: bytes | None = b""  # bytes that may yet become HTTP/2's preface
         self._deaf = False  # what still arrives is not read as requests
+        self._known: KnownHead | None = None  # of the last request that came in one piece
+        self._latest: Request | None = None  # that was completed by what is being parsed
         # The message that is being received:
         self._phase: Phase = "none"
         self._target = b""
@@ -89,6 +94,10 @@ class Receiver(asyncio.Protocol):
         """A request is complete."""
         raise NotImplementedError
 
+    def take_again(self, known: KnownHead, body: bytes) -> None:
+        """A request is complete, whose head was taken before and `passed`."""
+        raise NotImplementedError
+
     def refuse(self, error: MdsliteError) -> None:
         """What is being received is no request, or not one to be read to its end; nothing more will be."""
         raise NotImplementedError
@@ -108,6 +117,15 @@ class Receiver(asyncio.Protocol):
     # Bytes
 
     def data_received(self, data: bytes | memoryview) -> None:
+        known = self._known
+        if known is not None and self._phase == "none" and isinstance(data, bytes) and not self._deaf:
+            body = known.body_of(data)
+            if body is not None:
+                self.take_again(known, body)
+                return
+        self._read(data)
+
+    def _read(self, data: bytes | memoryview) -> None:
         if self._deaf:
             return
         if self._landing is not None:
@@ -126,16 +144,20 @@ class Receiver(asyncio.Protocol):
         if len(data) > HEAD_BYTES:
             view = memoryview(data)
             for start in range(0, len(data), HEAD_BYTES):
-                self.data_received(view[start : start + HEAD_BYTES])
+                self._read(view[start : start + HEAD_BYTES])
             return
+        is_start = self._phase == "none"
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self._interrupted(exc, data)
+        latest, self._latest = self._latest, None
         if self._phase != "none" and not self._deaf:
             self._incomplete(len(data))
             if self._landing is not None and not self._deaf:
                 self.switch(self._landing)
+        elif latest is not None and latest.passed and is_start and isinstance(data, bytes):
+            self._known = learn_head(data, latest, limit=min(self._body_limit, LANDING_BYTES))
 
     def _land(self, landing: Landing, data: bytes | memoryview) -> None:
         """What was read before the transport knew where to."""
@@ -305,9 +327,9 @@ class Receiver(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if not self._upgrading:
-            self._complete(self._parser)
+            self._latest = self._complete(self._parser)
 
-    def _complete(self, parser: Any) -> None:
+    def _complete(self, parser: Any) -> Request:
         body: Any = self._body
         fields = self._fields
         if body.__class__ is not bytes or self._landing is not None:
@@ -328,6 +350,7 @@ class Receiver(asyncio.Protocol):
         self._body, self._claim = b"", None
         self._phase = "none"
         self.take(request)
+        return request
 
     def _whole_body(self) -> bytes | memoryview:
         """A body that came in pieces, or landed. Only tensors stay where they came down."""

@@ -32,6 +32,9 @@ class Request:
     keep_alive: bool
     arrived_at: float
     error: MdsliteError | None = None
+    passed: bool = (
+        False  # its head is proper, and all that there is to say of it: it goes to the predict function
+    )
 
 
 def check(request: Request) -> None:

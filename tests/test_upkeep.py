@@ -20,6 +20,8 @@ from mdslite.serving.fleet import Fleet, Served
 from mdslite.serving.loader import LoadRequest
 from mdslite.spec import ServiceInfo, Spec
 
+SEEN_S = (0.1,)  # so long that who looks every few milliseconds sees what is in between
+
 
 class Mortal(FakeData):
     """A session that can be told to end while it is idle, and whose check can be told to fail."""
@@ -127,7 +129,7 @@ def test_a_session_that_ends_while_idle_is_opened_again() -> None:
         assert await ask(served) == [b"1"]
         assert runtime.sessions[1].batches == [[b"1"]]
 
-    run(test)
+    run(test, rebuild_delays_s=SEEN_S)
 
 
 def test_the_reason_says_why_there_is_no_replica() -> None:
@@ -138,7 +140,7 @@ def test_the_reason_says_why_there_is_no_replica() -> None:
         await until(lambda: served.reason == "could not be rebuilt: no memory")
         await until(lambda: served.state == "ready" and served.reason is None)
 
-    run(test)
+    run(test, rebuild_delays_s=SEEN_S)
 
 
 def test_a_replica_that_dies_again_and_again_is_rebuilt_later_each_time() -> None:

@@ -27,7 +27,7 @@ from mdslite.deploy.apply import Deployer
 from mdslite.deploy.installs import Installs
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order
-from mdslite.deploy.rollout import Rollouts
+from mdslite.deploy.rollouts import Rollouts
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
 from mdslite.history import History

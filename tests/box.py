@@ -18,7 +18,7 @@ from log_rows import launch_search_thread, launch_thread
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order, RevisionSource
-from mdslite.deploy.rollout import Rollouts
+from mdslite.deploy.rollouts import Rollouts
 from mdslite.errors import LoadFailed
 from mdslite.history import History
 from mdslite.http.access import Access

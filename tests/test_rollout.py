@@ -15,7 +15,8 @@ from box import Box, Caller, deployments, file_order, open_box
 
 from mdslite.deploy.gates import Gate, judge
 from mdslite.deploy.orders import Order, WeightsSource
-from mdslite.deploy.rollout import Rollout, Rollouts, Wish
+from mdslite.deploy.rollout import Rollout, Wish
+from mdslite.deploy.rollouts import Rollouts
 from mdslite.errors import Conflict, InvalidRequest, NotFound
 from mdslite.runtimes.prober import Prober
 from mdslite.store.comparisons import Pair, Sums

@@ -1,40 +1,18 @@
-"""Steps a version up while its gates hold, and back where one fails.
-
-    start -> 5 % -> 25 % -> 50 % -> 100 % -> promoted
-             a gate fails at any time  -> the weights of before, rolled_back
-             a gate stays open too long, or somebody else changes the weights -> paused
-
-Every step is a revision. A step is written down before it is carried out and again after it, so that a
-process which ends between the two goes on where it was.
-"""
+"""One rollout as a value, and what somebody wants rolled out. Who carries it out is `rollouts`."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
-from mdslite.deploy.apply import Deployer
-from mdslite.deploy.gates import Finding, Gate, judge, together
-from mdslite.deploy.orders import Order, WeightsSource
-from mdslite.errors import Conflict, InvalidRequest, MdsliteError, NotFound
-from mdslite.spec import ServiceInfo
-from mdslite.store.comparisons import Pair, Sums
-from mdslite.store.evidence import Evidence
-from mdslite.store.rollouts import RolloutStore
+from mdslite.deploy.gates import Finding, Gate
+from mdslite.errors import Conflict, InvalidRequest
 
-logger = logging.getLogger(__name__)
-
-LOOK_S = 10.0
 EVERY_MIN_S = 1.0
 STEPS_MAX = 50
-PATIENCE = 10  # times a step's length that a gate may stay open
-MIRROR_PERCENT = 10.0  # of the others' requests are copied to a candidate whose agreement is a gate
 _NOTES_MAX = 200
 
 State = Literal["running", "paused", "promoted", "aborted", "rolled_back"]
@@ -74,6 +52,11 @@ class Rollout(msgspec.Struct, kw_only=True):
     @property
     def label(self) -> str:
         return f"{self.project}/{self.model} {self.version}"
+
+    @property
+    def share(self) -> str:
+        """What its step has the version take, in words."""
+        return f"{self.steps[self.at]:g} %"
 
     def note(self, now: float, what: str) -> None:
         self.message = what
@@ -118,323 +101,25 @@ class Wish:
                 hint="--gate 'error_rate<1%', or --ungated if that is meant",
             )
 
-
-def _refuse_step_down(wish: Wish, before: Mapping[str, float]) -> None:
-    share = before[wish.version] / sum(before.values()) * 100
-    if wish.steps[0] < share - 1e-9:
-        above = [f"{step:g}" for step in (*wish.steps, 100.0) if step > share]
-        raise Conflict(
-            f"{wish.project}/{wish.model} {wish.version} has {share:.4g} % of the requests now, so a first"
-            f" step of {wish.steps[0]:g} % would take some away",
-            hint=f"a rollout only steps up: --steps {','.join(dict.fromkeys(above))}",
-        )
-
-
-class Witness(Protocol):
-    """What is known of versions since a time (Unix seconds)."""
-
-    async def evidence(self, project: str, model: str, *, since: float, until: float) -> list[Evidence]: ...
-
-    async def sums(self, pair: Pair, *, since: float, until: float) -> Sums: ...
+    def refuse_step_down(self, before: Mapping[str, float]) -> None:
+        """:raises Conflict: its first step is less than what the version has by these weights"""
+        share = before[self.version] / sum(before.values()) * 100
+        if self.steps[0] < share - 1e-9:
+            above = [f"{step:g}" for step in (*self.steps, 100.0) if step > share]
+            raise Conflict(
+                f"{self.project}/{self.model} {self.version} has {share:.4g} % of the requests now,"
+                f" so a first step of {self.steps[0]:g} % would take some away",
+                hint=f"a rollout only steps up: --steps {','.join(dict.fromkeys(above))}",
+            )
 
 
-class Rollouts:
-    """All rollouts, of which the appliance takes care. `mirror(key, percent)` has a version get copies of the
-    requests that others of its model answer, None ends that."""
-
-    def __init__(
-        self,
-        store: RolloutStore,
-        call: Callable[..., Awaitable[object]],
-        deployer: Deployer,
-        deployed: Callable[[str, str], Mapping[str, ServiceInfo]],
-        witness: Witness,
-        *,
-        mirror: Callable[[tuple[str, str, str], float | None], None],
-        clock: Callable[[], float],
-        look_s: float = LOOK_S,
-    ) -> None:
-        self._store = store
-        self._call = call  # in the registry's thread
-        self._deployer = deployer
-        self._deployed = deployed
-        self._witness = witness
-        self._mirror = mirror
-        self._clock = clock
-        self._look_s = look_s
-        self._live: dict[int, Rollout] = {}
-        self._turn = asyncio.Lock()
-        self._looking: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Go on with what an earlier process has begun."""
-        for rollout in await self._load(self._store.live):
-            self._live[rollout.id] = rollout
-            self._reflect(rollout)
-        self._looking = asyncio.get_running_loop().create_task(self._look_often(), name="rollouts")
-
-    async def close(self) -> None:
-        """Stop looking; the next process goes on."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
-
-    # What people ask for
-
-    async def begin(self, wish: Wish) -> Rollout:
-        """Start a rollout with its first step.
-
-        :raises NotFound: the model or the version is not deployed
-        :raises Conflict: the model has a rollout already, or nothing that it could go back to
-        """
-        wish.check()
-        async with self._turn:
-            versions = self._deployed(wish.project, wish.model)
-            name = f"{wish.project}/{wish.model}"
-            if wish.version not in versions:
-                known = ", ".join(versions) or "none"
-                raise NotFound(f"{name} has no version {wish.version}: it has {known}", hint="mdslite ls")
-            running = self._find(wish.project, wish.model)
-            if running is not None:
-                raise Conflict(
-                    f"{name} has a rollout already: {running.version} is {running.state}",
-                    hint=f"end it first: mdslite rollout {name} abort",
-                )
-            before = {version: float(info.weight) for version, info in versions.items() if not info.shadow}
-            if not sum(weight for version, weight in before.items() if version != wish.version):
-                raise Conflict(f"{name} has no other version with a weight to step up from")
-            before.setdefault(wish.version, 0.0)  # a shadow until now
-            _refuse_step_down(wish, before)
-            now = self._clock()
-            fields = {
-                field: getattr(wish, field) for field in wish.__dataclass_fields__ if field != "ungated"
-            }
-            rollout = Rollout(id=0, **fields, since=now, started_at=now, before=before)
-            every = _span(wish.every_s)
-            rollout.note(now, f"started by {wish.author}: {_steps(wish.steps)}, a step every {every}")
-            rollout.id = await self._add(rollout)
-            self._live[rollout.id] = rollout
-            self._reflect(rollout)
-            await self._carry_out(rollout)
-            return rollout
-
-    async def pause(self, project: str, model: str, *, author: str) -> Rollout:
-        """:raises NotFound: the model has no rollout"""
-        async with self._turn:
-            rollout = self._require(project, model)
-            rollout.state = "paused"
-            return await self._settle(rollout, f"paused by {author} at {_share(rollout)}")
-
-    async def resume(self, project: str, model: str, *, author: str) -> Rollout:
-        """Go on at the step it is at, whose time begins anew.
-
-        :raises NotFound: the model has no rollout
-        """
-        async with self._turn:
-            rollout = self._require(project, model)
-            rollout.state, rollout.since, rollout.applied = "running", self._clock(), False
-            await self._settle(rollout, f"resumed by {author} at {_share(rollout)}")
-            await self._carry_out(rollout)
-            return rollout
-
-    async def promote(self, project: str, model: str, *, author: str) -> Rollout:
-        """Give the version its last step's share at once.
-
-        :raises NotFound: the model has no rollout
-        """
-        async with self._turn:
-            rollout = self._require(project, model)
-            rollout.state, rollout.at, rollout.applied = "running", len(rollout.steps) - 1, False
-            await self._settle(rollout, f"promoted by {author}")
-            await self._carry_out(rollout)
-            if rollout.applied:
-                await self._end(rollout, "promoted", f"promoted by {author}")
-            return rollout
-
-    async def abort(self, project: str, model: str, *, author: str) -> Rollout:
-        """Go back to the weights of before.
-
-        :raises NotFound: the model has no rollout
-        """
-        async with self._turn:
-            rollout = self._require(project, model)
-            await self._go_back(rollout, "aborted", f"aborted by {author}")
-            return rollout
-
-    async def all(self, *, limit: int = 50) -> list[Rollout]:
-        """The newest first, those that ended too."""
-        return await self._load(self._store.newest, limit)
-
-    def find(self, project: str, model: str) -> Rollout | None:
-        """The one that a model has now."""
-        return self._find(project, model)
-
-    # What it does by itself
-
-    async def look(self) -> None:
-        """See how each running rollout is, and do what is next."""
-        async with self._turn:
-            for rollout in [one for one in self._live.values() if one.state == "running"]:
-                try:
-                    await self._look_at(rollout)
-                except MdsliteError as exc:
-                    logger.error("rollout of %s: %s", rollout.label, exc.message)
-
-    async def _look_at(self, rollout: Rollout) -> None:
-        if not rollout.applied:
-            await self._carry_out(rollout)
-            return
-        changed = self._changed(rollout)
-        if changed is not None:
-            rollout.state = "paused"
-            await self._settle(rollout, f"paused at {_share(rollout)}: {changed}")
-            return
-        now = self._clock()
-        rollout.findings = tuple(await self._judge(rollout, now))
-        failed = [one for one in rollout.findings if one.state == "fail"]
-        if failed:
-            why = "; ".join(f"the gate {one.gate} failed: {one.text}" for one in failed)
-            await self._go_back(rollout, "rolled_back", f"rolled back from {_share(rollout)}: {why}")
-            return
-        if now < rollout.since + rollout.every_s:
-            await self._save(rollout)
-            return
-        still_open = [one for one in rollout.findings if one.state == "open"]
-        if still_open:
-            if now >= rollout.since + PATIENCE * rollout.every_s:
-                why = "; ".join(f"{one.gate}: {one.text}" for one in still_open)
-                rollout.state = "paused"
-                await self._settle(rollout, f"paused at {_share(rollout)}, as it cannot be told: {why}")
-            else:
-                left = _span(round(rollout.since + PATIENCE * rollout.every_s - now))
-                gates = ", ".join(one.gate for one in still_open)
-                rollout.message = f"at {_share(rollout)}, waiting for {gates}, for {left} more at most"
-                await self._save(rollout)
-            return
-        if rollout.at + 1 == len(rollout.steps):
-            await self._end(rollout, "promoted", f"promoted: every gate held at {_share(rollout)}")
-            return
-        rollout.at, rollout.since, rollout.applied = rollout.at + 1, now, False
-        rollout.findings = ()
-        await self._settle(rollout, f"stepped up to {_share(rollout)}")
-        await self._carry_out(rollout)
-
-    async def _judge(self, rollout: Rollout, now: float) -> Sequence[Finding]:
-        if not rollout.gates:
-            return ()
-        found = await self._witness.evidence(rollout.project, rollout.model, since=rollout.since, until=now)
-        answered = [one for one in found if not one.shadow]
-        mine = together([one for one in answered if one.version == rollout.version])
-        others = together([one for one in answered if one.version != rollout.version])
-        sums = Sums()
-        if any(Gate.parse(gate).metric == "agreement" for gate in rollout.gates):
-            for primary in rollout.before:
-                pair = Pair(rollout.project, rollout.model, primary, rollout.version)
-                one = await self._witness.sums(pair, since=rollout.since, until=now)
-                sums.take(one)
-        return [judge(Gate.parse(gate), mine, others, sums) for gate in rollout.gates]
-
-    def _changed(self, rollout: Rollout) -> str | None:
-        """What somebody else has done to the model since the step, None if nothing."""
-        versions = self._deployed(rollout.project, rollout.model)
-        for version, weight in rollout.weights().items():
-            info = versions.get(version)
-            if info is None:
-                return f"{version} is not deployed any more"
-            if abs(float(info.weight) - weight) > 1e-6:
-                return f"somebody has given {version} the weight {info.weight:g}"
-        return None
-
-    async def _carry_out(self, rollout: Rollout) -> None:
-        """Put the step's weights in force; where that fails, the rollout pauses and says why."""
-        number = f"step {rollout.at + 1} of {len(rollout.steps)}"
-        reason = f"rollout of {rollout.version}: {_share(rollout)} ({number})"
-        try:
-            await self._apply(rollout, rollout.weights(), reason)
-        except MdsliteError as exc:
-            rollout.state = "paused"
-            await self._settle(rollout, f"paused at {_share(rollout)}: {exc.message}")
-            return
-        rollout.applied = True
-        await self._save(rollout)
-
-    async def _go_back(self, rollout: Rollout, state: State, why: str) -> None:
-        try:
-            await self._apply(rollout, rollout.before, why[:500])
-        except MdsliteError as exc:
-            rollout.state = "paused"
-            await self._settle(rollout, f"{why}; but the weights could not be put back: {exc.message}")
-            return
-        await self._end(rollout, state, why)
-
-    async def _apply(self, rollout: Rollout, weights: Mapping[str, float], reason: str) -> None:
-        known = self._deployed(rollout.project, rollout.model)
-        present = {version: weight for version, weight in weights.items() if version in known}
-        source = WeightsSource(rollout.project, rollout.model, present)
-        await self._deployer.apply(Order(source, author=f"rollout {rollout.id}", reason=reason))
-
-    async def _end(self, rollout: Rollout, state: State, why: str) -> None:
-        rollout.state = state
-        await self._settle(rollout, why)
-        self._live.pop(rollout.id, None)
-
-    async def _settle(self, rollout: Rollout, what: str) -> Rollout:
-        logger.info("rollout of %s: %s", rollout.label, what)
-        rollout.note(self._clock(), what)
-        self._reflect(rollout)
-        await self._save(rollout)
-        return rollout
-
-    def _reflect(self, rollout: Rollout) -> None:
-        wants = rollout.state == "running" and any(
-            Gate.parse(gate).metric == "agreement" for gate in rollout.gates
-        )
-        key = (rollout.project, rollout.model, rollout.version)
-        self._mirror(key, MIRROR_PERCENT if wants else None)
-
-    def _find(self, project: str, model: str) -> Rollout | None:
-        return next(
-            (one for one in self._live.values() if (one.project, one.model) == (project, model)), None
-        )
-
-    def _require(self, project: str, model: str) -> Rollout:
-        found = self._find(project, model)
-        if found is None:
-            hint = f"mdslite rollout {project}/{model} VERSION begins one"
-            raise NotFound(f"{project}/{model} has no rollout under way", hint=hint)
-        return found
-
-    async def _look_often(self) -> None:
-        while True:
-            await asyncio.sleep(self._look_s)
-            with suppress(MdsliteError):
-                await self.look()
-
-    async def _load(self, read: Callable[..., list[bytes]], *args: object) -> list[Rollout]:
-        rows = await self._call(read, *args)
-        assert isinstance(rows, list)
-        return [msgspec.json.decode(row, type=Rollout) for row in rows]
-
-    async def _add(self, rollout: Rollout) -> int:
-        number = await self._call(self._store.add, rollout.project, rollout.model)
-        assert isinstance(number, int)
-        return number
-
-    async def _save(self, rollout: Rollout) -> None:
-        await self._call(
-            self._store.save, rollout.id, msgspec.json.encode(rollout), live=rollout.state not in ENDED
-        )
-
-
-def _share(rollout: Rollout) -> str:
-    return f"{rollout.steps[rollout.at]:g} %"
-
-
-def _steps(steps: Sequence[float]) -> str:
+def told_steps(steps: Sequence[float]) -> str:
+    """The shares, one after the other."""
     return " → ".join(f"{step:g} %" for step in steps)
 
 
-def _span(seconds: float) -> str:
+def span_text(seconds: float) -> str:
+    """A span in the largest unit that it is a whole number of."""
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= size and not seconds % size:
             return f"{seconds / size:g}{unit}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mdslite.deploy.apply import Deployer
-from mdslite.deploy.rollout import Rollouts
+from mdslite.deploy.rollouts import Rollouts
 from mdslite.history import History
 from mdslite.http.alarms import Alarms
 from mdslite.http.bulletin import Bulletin

@@ -195,7 +195,7 @@ class Appliance:
             RolloutStore(self.registry),
             self.worker.call,
             self.deployer,
-            self.fleet.infos,
+            self.fleet.deployed,
             Witness(self.request_log, self.comparisons),
             mirror=self.fleet.mirror,
             clock=time,

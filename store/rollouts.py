@@ -38,6 +38,20 @@ class RolloutStore:
         rows = self._registry.read("select data from rollouts where live = 1 and data != x'' order by id")
         return [row["data"] for row in rows]
 
+    def replaced_in(self, project: str, model: str, version: str) -> int | None:
+        """The revision that made a version the model that it is; None where it never was another."""
+        found = self._registry.read(
+            "with mine as (select since_revision, until_revision, digest ||"
+            " coalesce(json_extract(spec, '$.service_info.endpoints_infos'), '') as what"
+            " from versions where project = ? and model = ? and version = ?)"
+            " select min(since_revision) as number from mine where since_revision >="
+            " (select max(until_revision) from mine where what <>"
+            " (select what from mine order by since_revision desc limit 1))",
+            project, model, version,
+        )  # fmt: skip
+        number = found[0]["number"]
+        return None if number is None else int(number)
+
     def newest(self, limit: int) -> list[bytes]:
         rows = self._registry.read(
             "select data from rollouts where data != x'' order by id desc limit ?", limit

@@ -135,7 +135,7 @@ class Box:
             RolloutStore(self.registry),
             self.worker.call,
             self.deployer,
-            self.fleet.infos,
+            self.fleet.deployed,
             Witness(self.request_log, self.comparisons),
             mirror=self.fleet.mirror,
             clock=time,

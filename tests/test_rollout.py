@@ -139,6 +139,7 @@ class Witness:
         self.errors = 0.0
         self.ms = 10.0
         self.agrees = 1.0
+        self.asked_since = 0.0
 
     async def evidence(self, project: str, model: str, *, since: float, until: float) -> list[Evidence]:
         count = min(20_000, int((until - since) * self.per_s))
@@ -146,7 +147,8 @@ class Witness:
         return [evidence("v1", count, seed=1), mine]
 
     async def sums(self, pair: Pair, *, since: float, until: float) -> Sums:
-        count = int((until - since) * self.per_s)
+        self.asked_since = since
+        count = max(0, int((until - since) * self.per_s))
         return Sums(compared=count, agreed=int(count * self.agrees)) if pair.primary == "v1" else Sums()
 
 
@@ -165,7 +167,7 @@ class Stage:
             RolloutStore(self.box.registry),
             self.box.worker.call,
             self.box.deployer,
-            self.box.fleet.infos,
+            self.box.fleet.deployed,
             self.witness,
             mirror=self.mirrored.__setitem__,
             clock=self.clock,
@@ -173,7 +175,7 @@ class Stage:
         )
 
     def weights(self) -> dict[str, float]:
-        return {version: info.weight for version, info in self.box.fleet.infos("p", "m").items()}
+        return {version: one.info.weight for version, one in self.box.fleet.deployed("p", "m").items()}
 
     async def begin(self, **wish: Any) -> Rollout:
         chosen: dict[str, Any] = {
@@ -288,6 +290,104 @@ def test_who_changes_the_weights_meanwhile_pauses_it(tmp_path: Path) -> None:
         )
         await stage.after(6000, looks=3)
         assert stage.weights()["v2"] == 60
+
+    run(test, tmp_path)
+
+
+def replacing(folder: Path, stage: Stage, **uris: str) -> Order:
+    """What is deployed, with other models in the place of some."""
+    models.mlp(folder / "other.onnx", (2, 4, 3), seed=1)
+    known = {"v1": "v.onnx", "v3": "v.onnx", "v2": "v.onnx", **uris}
+    lines = [f"{name}, uri: {known[name]}, weight: {weight}" for name, weight in stage.weights().items()]
+    return file_order(deployments(*lines), folder)
+
+
+def test_a_candidate_that_is_replaced_begins_anew(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin(gates=("error_rate<1%", "agreement>95%"))
+        await stage.after(600, looks=5)
+        await stage.after(600, looks=5)
+        assert stage.weights()["v2"] == 50
+        await stage.box.deployer.apply(replacing(tmp_path, stage, v2="other.onnx"))
+        number = (await stage.box.revisions())[-1].id
+        found = await stage.after(10)
+        assert found is not None
+        told = f"v2 was replaced by another model in revision {number}: it begins anew at 5 %"
+        assert (found.state, found.message, stage.weights()["v2"]) == ("running", told, 5)
+        assert (found.since, found.findings) == (stage.clock.now, ())
+        assert (await stage.box.revisions())[-1].reason == "rollout of v2: 5 % (step 1 of 4)"
+        # Pairs are kept by the minute: that in which both models answered says nothing.
+        await stage.after(10)
+        assert 0 <= stage.witness.asked_since - found.since < 60 and not stage.witness.asked_since % 60
+        # It is told once, and what went before is not held against it.
+        for _ in range(4):
+            await stage.after(600, looks=5)
+        assert (await stage.last()).state == "promoted"
+
+    run(test, tmp_path)
+
+
+def test_another_version_that_is_replaced_has_the_step_begin_anew(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin()
+        await stage.after(600, looks=5)
+        await stage.after(300)
+        await stage.box.deployer.apply(replacing(tmp_path, stage, v1="other.onnx"))
+        found = await stage.after(10)
+        assert found is not None
+        assert found.message.startswith("v1 was replaced by another model in revision ")
+        assert found.message.endswith(": the evidence at 25 % begins anew")
+        await stage.after(590)
+        assert stage.weights()["v2"] == 25
+        await stage.after(10)
+        assert stage.weights()["v2"] == 50
+
+    run(test, tmp_path)
+
+
+def test_a_replaced_candidate_is_told_of_where_it_pauses_too(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin()
+        await stage.after(600)
+        models.mlp(tmp_path / "other.onnx", (2, 4, 3), seed=1)
+        text = deployments(
+            "v1, uri: v.onnx, weight: 90", "v3, uri: v.onnx, weight: 10", "v2, uri: other.onnx, weight: 0"
+        )
+        await stage.box.deployer.apply(file_order(text, tmp_path))
+        found = await stage.after(10)
+        assert found is not None
+        assert found.state == "paused"
+        assert found.message.startswith("paused at 25 %: somebody has given v2 the weight 0; v2 was replaced")
+        resumed = await stage.rollouts.resume("p", "m", author="bob")
+        assert "it begins anew at 5 %" in resumed.message
+        assert stage.weights()["v2"] == 5
+
+    run(test, tmp_path)
+
+
+def test_a_version_elsewhere_is_another_where_its_endpoints_are(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        def elsewhere(port: int) -> Order:
+            info = f"{{weight: 5, endpoints_infos: [{{url: 'http://127.0.0.1:{port}'}}]}}"
+            text = deployments("v1, uri: v.onnx, weight: 95")
+            text += f"  - version: v2\n    spec: {{uri: elsewhere, service_info: {info}}}\n"
+            return file_order(text, tmp_path)
+
+        await stage.box.deployer.apply(elsewhere(1))
+        await stage.begin(steps=(50.0,))
+        stage.rollouts = stage.make()
+        await stage.rollouts.start()
+        await stage.rollouts.close()
+        found = await stage.after(10)
+        assert found is not None and "started by" in found.message
+        await stage.box.deployer.apply(elsewhere(2))
+        number = (await stage.box.revisions())[-1].id
+        await stage.box.deployer.apply(Order(WeightsSource("p", "m", {"v1": 50, "v2": 50}), author="bob"))
+        found = await stage.after(10)
+        assert found is not None
+        assert (
+            found.message == f"v2 was replaced by another model in revision {number}: it begins anew at 50 %"
+        )
 
     run(test, tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +29,8 @@ class Note(msgspec.Struct, frozen=True):
 
 class Rollout(msgspec.Struct, kw_only=True):
     """`at` is the step it is at, from 0; `since` when that began; `applied` whether its weights are in force.
-    `before` are the weights to go back to."""
+    `before` are the weights to go back to, `models` what each version's model is known by; pairs of answers
+    from before `pairs_since` are another model's."""
 
     id: int
     project: str
@@ -45,6 +47,8 @@ class Rollout(msgspec.Struct, kw_only=True):
     applied: bool = False
     started_at: float = 0.0
     before: dict[str, float] = {}
+    models: dict[str, str] = {}
+    pairs_since: float = 0.0
     message: str = ""
     findings: tuple[Finding, ...] = ()
     notes: list[Note] = []
@@ -61,6 +65,18 @@ class Rollout(msgspec.Struct, kw_only=True):
     def note(self, now: float, what: str) -> None:
         self.message = what
         self.notes = [*self.notes[-_NOTES_MAX + 1 :], Note(now, what)]
+
+    def begin_anew(self, now: float, models: dict[str, str], replaced: Sequence[str]) -> str:
+        """Forget what is known of versions that were replaced by other models; what that means, in words.
+
+        A candidate that was replaced has proved nothing yet: it goes back to the first step.
+        """
+        self.models, self.findings, self.since = models, (), now
+        self.pairs_since = math.ceil(now / 60) * 60.0  # they are kept by the minute
+        if self.version not in replaced:
+            return f"the evidence at {self.share} begins anew"
+        self.at, self.applied = 0, False
+        return f"it begins anew at {self.share}"
 
     def weights(self) -> dict[str, float]:
         """What every version of the model weighs at this step: the others share what is left as before."""

@@ -3,6 +3,7 @@
     start -> 5 % -> 25 % -> 50 % -> 100 % -> promoted
              a gate fails at any time  -> the weights of before, rolled_back
              a gate stays open too long, or somebody else changes the weights -> paused
+             somebody replaces the version's model -> 5 %, with nothing proved
 
 Every step is a revision. A step is written down before it is carried out and again after it, so that a
 process which ends between the two goes on where it was.
@@ -23,7 +24,7 @@ from mdslite.deploy.gates import Finding, Gate, judge, together
 from mdslite.deploy.orders import Order, WeightsSource
 from mdslite.deploy.rollout import ENDED, Rollout, State, Wish, span_text, told_steps
 from mdslite.errors import Conflict, MdsliteError, NotFound
-from mdslite.spec import ServiceInfo
+from mdslite.serving.fleet import Deployed
 from mdslite.store.comparisons import Pair, Sums
 from mdslite.store.evidence import Evidence
 from mdslite.store.rollouts import RolloutStore
@@ -52,7 +53,7 @@ class Rollouts:
         store: RolloutStore,
         call: Callable[..., Awaitable[object]],
         deployer: Deployer,
-        deployed: Callable[[str, str], Mapping[str, ServiceInfo]],
+        deployed: Callable[[str, str], Mapping[str, Deployed]],
         witness: Witness,
         *,
         mirror: Callable[[tuple[str, str, str], float | None], None],
@@ -75,6 +76,7 @@ class Rollouts:
         """Go on with what an earlier process has begun."""
         for rollout in await self._load(self._store.live):
             self._live[rollout.id] = rollout
+            rollout.models = rollout.models or self._models(rollout.project, rollout.model)
             self._reflect(rollout)
         self._looking = asyncio.get_running_loop().create_task(self._look_often(), name="rollouts")
 
@@ -105,7 +107,9 @@ class Rollouts:
                     f"{name} has a rollout already: {running.version} is {running.state}",
                     hint=f"end it first: mdslite rollout {name} abort",
                 )
-            before = {version: float(info.weight) for version, info in versions.items() if not info.shadow}
+            before = {
+                version: float(one.info.weight) for version, one in versions.items() if not one.info.shadow
+            }
             if not sum(weight for version, weight in before.items() if version != wish.version):
                 raise Conflict(f"{name} has no other version with a weight to step up from")
             before.setdefault(wish.version, 0.0)  # a shadow until now
@@ -114,7 +118,8 @@ class Rollouts:
             fields = {
                 field: getattr(wish, field) for field in wish.__dataclass_fields__ if field != "ungated"
             }
-            rollout = Rollout(id=0, **fields, since=now, started_at=now, before=before)
+            models = {version: one.identity for version, one in versions.items()}
+            rollout = Rollout(id=0, **fields, since=now, started_at=now, before=before, models=models)
             every = span_text(wish.every_s)
             rollout.note(now, f"started by {wish.author}: {told_steps(wish.steps)}, a step every {every}")
             rollout.id = await self._add(rollout)
@@ -137,8 +142,10 @@ class Rollouts:
         """
         async with self._turn:
             rollout = self._require(project, model)
+            anew = await self._begin_anew(rollout)
             rollout.state, rollout.since, rollout.applied = "running", self._clock(), False
-            await self._settle(rollout, f"resumed by {author} at {rollout.share}")
+            why = f", as {anew}" if anew else ""
+            await self._settle(rollout, f"resumed by {author} at {rollout.share}{why}")
             await self._carry_out(rollout)
             return rollout
 
@@ -149,6 +156,7 @@ class Rollouts:
         """
         async with self._turn:
             rollout = self._require(project, model)
+            await self._begin_anew(rollout)
             rollout.state, rollout.at, rollout.applied = "running", len(rollout.steps) - 1, False
             await self._settle(rollout, f"promoted by {author}")
             await self._carry_out(rollout)
@@ -192,7 +200,13 @@ class Rollouts:
         changed = self._changed(rollout)
         if changed is not None:
             rollout.state = "paused"
-            await self._settle(rollout, f"paused at {rollout.share}: {changed}")
+            replaced = "".join(f"; {one}" for one in await self._told_replaced(rollout))
+            await self._settle(rollout, f"paused at {rollout.share}: {changed}{replaced}")
+            return
+        anew = await self._begin_anew(rollout)
+        if anew is not None:
+            await self._settle(rollout, anew)
+            await self._carry_out(rollout)
             return
         now = self._clock()
         rollout.findings = tuple(await self._judge(rollout, now))
@@ -235,7 +249,8 @@ class Rollouts:
         if any(Gate.parse(gate).metric == "agreement" for gate in rollout.gates):
             for primary in rollout.before:
                 pair = Pair(rollout.project, rollout.model, primary, rollout.version)
-                one = await self._witness.sums(pair, since=rollout.since, until=now)
+                since = max(rollout.since, rollout.pairs_since)
+                one = await self._witness.sums(pair, since=since, until=now)
                 sums.take(one)
         return [judge(Gate.parse(gate), mine, others, sums) for gate in rollout.gates]
 
@@ -243,12 +258,41 @@ class Rollouts:
         """What somebody else has done to the model since the step, None if nothing."""
         versions = self._deployed(rollout.project, rollout.model)
         for version, weight in rollout.weights().items():
-            info = versions.get(version)
-            if info is None:
+            one = versions.get(version)
+            if one is None:
                 return f"{version} is not deployed any more"
-            if abs(float(info.weight) - weight) > 1e-6:
-                return f"somebody has given {version} the weight {info.weight:g}"
+            if abs(float(one.info.weight) - weight) > 1e-6:
+                return f"somebody has given {version} the weight {one.info.weight:g}"
         return None
+
+    async def _begin_anew(self, rollout: Rollout) -> str | None:
+        """Forget what is known of versions that were replaced since; None where none was."""
+        told = await self._told_replaced(rollout)
+        if not told:
+            return None
+        replaced = self._replaced(rollout)
+        models = self._models(rollout.project, rollout.model)
+        return f"{'; '.join(told)}: {rollout.begin_anew(self._clock(), models, replaced)}"
+
+    async def _told_replaced(self, rollout: Rollout) -> list[str]:
+        told = []
+        for version in self._replaced(rollout):
+            number = await self._call(self._store.replaced_in, rollout.project, rollout.model, version)
+            where = "" if number is None else f" in revision {number}"
+            told.append(f"{version} was replaced by another model{where}")
+        return told
+
+    def _replaced(self, rollout: Rollout) -> list[str]:
+        """The versions that take part and are other models than those that are known."""
+        now = self._models(rollout.project, rollout.model)
+        return [
+            version
+            for version in rollout.weights()
+            if version in now and rollout.models.get(version, now[version]) != now[version]
+        ]
+
+    def _models(self, project: str, model: str) -> dict[str, str]:
+        return {version: one.identity for version, one in self._deployed(project, model).items()}
 
     async def _carry_out(self, rollout: Rollout) -> None:
         """Put the step's weights in force; where that fails, the rollout pauses and says why."""

@@ -11,9 +11,12 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic, time
 from typing import Literal
+
+import msgspec
 
 from mdslite.data import DataCodec
 from mdslite.oip.message import Messages
@@ -49,6 +52,14 @@ logger = logging.getLogger(__name__)
 Key = tuple[str, str, str]  # project, model, version
 # An unhealthy version is loaded, but none of its replicas can take requests now: its reason says why.
 State = Literal["loading", "ready", "unhealthy", "failed", "unloaded", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What a version is told to take, and what its model is known by: another one has another `identity`."""
+
+    info: ServiceInfo
+    identity: str
 
 
 class Served:
@@ -320,10 +331,10 @@ class Fleet:
         """The gate of each device that something was loaded on."""
         return self._loader.gates
 
-    def infos(self, project: str, model: str) -> dict[str, ServiceInfo]:
-        """What a model's versions are told to take, by version."""
+    def deployed(self, project: str, model: str) -> dict[str, Deployed]:
+        """A model's versions by name."""
         return {
-            one.version: one.spec.service_info
+            one.version: Deployed(one.spec.service_info, _identity(one))
             for one in self._served.values()
             if (one.project, one.model) == (project, model)
         }
@@ -351,6 +362,12 @@ class Fleet:
         await asyncio.gather(*tasks, return_exceptions=True)
         for served in self._served.values():
             self.discard(served)
+
+
+def _identity(served: Served) -> str:
+    """The digest, or of a version that is served elsewhere, where."""
+    endpoints = served.spec.service_info.endpoints_infos
+    return msgspec.json.encode(endpoints).decode() if endpoints else served.digest
 
 
 def _back_in_s(versions: Sequence[Served]) -> float:

@@ -23,32 +23,32 @@ from time import time
 from typing import TYPE_CHECKING
 
 from mdslite import spec as specs
+from mdslite.api.alarms import Alarms
+from mdslite.api.app import create_app
+from mdslite.api.bulletin import Bulletin
+from mdslite.api.comparing import Comparisons, Witness
+from mdslite.api.issuer import Issuer
+from mdslite.api.labeling import Labeling
+from mdslite.api.once import Once
+from mdslite.api.replaying import Replays
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.installs import Installs
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order
 from mdslite.deploy.rollouts import Rollouts
+from mdslite.door.door import Door, Limits
+from mdslite.door.front import Front, Place, shown_host
+from mdslite.door.h2 import Http2Bridge
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.gauges import Gauges
 from mdslite.history import History
 from mdslite.http.access import Access
-from mdslite.http.alarms import Alarms
-from mdslite.http.app import create_app
-from mdslite.http.books import Books
-from mdslite.http.bulletin import Bulletin
-from mdslite.http.comparing import Comparisons, Witness
-from mdslite.http.deferred import Deferrals
-from mdslite.http.door import Door, Limits
-from mdslite.http.front import Front, Place, shown_host
 from mdslite.http.guard import AllowList
-from mdslite.http.h2 import Http2Bridge
-from mdslite.http.issuer import Issuer
-from mdslite.http.labeling import Labeling
-from mdslite.http.once import Once
-from mdslite.http.predict import Predictor
-from mdslite.http.replaying import Replays
 from mdslite.http.tls import TlsFiles
 from mdslite.metrics import Metrics
+from mdslite.predict.books import Books
+from mdslite.predict.deferred import Deferrals
+from mdslite.predict.predictor import Predictor
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.onnx import OnnxRuntime

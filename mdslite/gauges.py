@@ -7,9 +7,9 @@ from time import perf_counter
 from typing import get_args
 
 from mdslite import __version__
+from mdslite.door.door import Door
+from mdslite.door.h2 import Http2Bridge
 from mdslite.exposition import Gauge
-from mdslite.http.door import Door
-from mdslite.http.h2 import Http2Bridge
 from mdslite.metrics import host_of, journal_gauges
 from mdslite.runtimes.devices import Devices
 from mdslite.serving.fleet import Fleet, Served

@@ -19,12 +19,12 @@ from starlette.types import Receive, Scope, Send
 
 from mdslite import drawing, pipelines
 from mdslite.deploy.pipelines import examine_pipeline
+from mdslite.door.door import Door
 from mdslite.errors import InvalidRequest, MdsliteError, NotFound
 from mdslite.fields import make_name
-from mdslite.http.books import Books
-from mdslite.http.door import Door
 from mdslite.http.guard import AllowList, Errors, RequestIds
-from mdslite.http.predict import Predictor
+from mdslite.predict.books import Books
+from mdslite.predict.predictor import Predictor
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.kinds import MDS, PIPELINE, Kind, detect
 from mdslite.runtimes.machine import cores

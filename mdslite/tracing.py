@@ -28,7 +28,7 @@ from mdslite.serving.trace import SAMPLED_FLAG, Trace
 from mdslite.spans import Told
 
 if TYPE_CHECKING:
-    from mdslite.http.call import Call
+    from mdslite.predict.call import Call
 
 PER_SECOND = 200  # requests
 RESTART_S = 5.0

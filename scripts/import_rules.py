@@ -54,14 +54,16 @@ ROOMS: dict[str, frozenset[str]] = {
         "serving": "errors declarations mds targets logrules spec graph pipelines packing tensors data oip "
         "runtimes.protocol runtimes store",
         "deploy": "errors intervals spec pipelines runtimes.protocol runtimes store serving",
-        "http": "errors mistakes intervals findings hosts spec graph drawing npy packing tensors data oip "
-        "runtimes.protocol "
-        "runtimes drift store exposition history metrics serving deploy",
-        "rpc": "errors data packing tensors oip runtimes.protocol serving http",
+        "http": "errors store",
+        "predict": "errors npy packing tensors data oip runtimes.protocol store serving http",
+        "door": "errors hosts http predict",
+        "api": "errors mistakes intervals hosts spec graph drawing npy data oip runtimes.protocol runtimes "
+        "drift store exposition history metrics serving deploy http predict",
+        "rpc": "errors data packing tensors oip runtimes.protocol serving http predict door api",
         "history": "runtimes",
         "spans": "",
-        "tracing": "errors exposition process serving http spans",
-        "gauges": "exposition runtimes store metrics serving http",
+        "tracing": "errors exposition process serving predict spans",
+        "gauges": "exposition runtimes store metrics serving door",
         "trial": "errors",
         "links": "errors hosts",
         "replies": "errors",

@@ -15,6 +15,14 @@ from urllib.parse import unquote
 import msgspec
 from log_rows import launch_search_thread, launch_thread
 
+from mdslite.api.alarms import Alarms
+from mdslite.api.app import create_app
+from mdslite.api.bulletin import Bulletin
+from mdslite.api.comparing import Comparisons, Witness
+from mdslite.api.issuer import Issuer
+from mdslite.api.labeling import Labeling
+from mdslite.api.once import Once
+from mdslite.api.replaying import Replays
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.intake import Intake
 from mdslite.deploy.orders import FileSource, Order, RevisionSource
@@ -22,19 +30,11 @@ from mdslite.deploy.rollouts import Rollouts
 from mdslite.errors import LoadFailed
 from mdslite.history import History
 from mdslite.http.access import Access
-from mdslite.http.alarms import Alarms
-from mdslite.http.allowance import Allowance
-from mdslite.http.app import create_app
-from mdslite.http.books import Books
-from mdslite.http.bulletin import Bulletin
-from mdslite.http.comparing import Comparisons, Witness
-from mdslite.http.deferred import Deferrals
-from mdslite.http.issuer import Issuer
-from mdslite.http.labeling import Labeling
-from mdslite.http.once import Once
-from mdslite.http.predict import Predictor
-from mdslite.http.replaying import Replays
 from mdslite.metrics import Metrics
+from mdslite.predict.allowance import Allowance
+from mdslite.predict.books import Books
+from mdslite.predict.deferred import Deferrals
+from mdslite.predict.predictor import Predictor
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.prober import Prober

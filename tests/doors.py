@@ -21,18 +21,18 @@ import numpy as np
 import uvloop
 from waiting import until
 
+from mdslite.api.app import create_app
+from mdslite.api.comparing import Comparisons
+from mdslite.door.door import Door, Limits
+from mdslite.door.h2 import Http2Bridge
+from mdslite.door.listener import TlsListener, open_sockets
 from mdslite.http.access import Access
-from mdslite.http.app import create_app
-from mdslite.http.books import Books
-from mdslite.http.comparing import Comparisons
-from mdslite.http.deferred import Deferrals
-from mdslite.http.door import Door, Limits
 from mdslite.http.guard import AllowList
-from mdslite.http.h2 import Http2Bridge
-from mdslite.http.listener import TlsListener, open_sockets
-from mdslite.http.predict import Predictor
 from mdslite.http.tls import Renewal, TlsFiles
 from mdslite.metrics import Metrics
+from mdslite.predict.books import Books
+from mdslite.predict.deferred import Deferrals
+from mdslite.predict.predictor import Predictor
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport

@@ -10,8 +10,8 @@ from textwrap import dedent
 from typing import Any
 
 from mdslite.deploy.pipelines import examine_pipeline
-from mdslite.http.books import Books
-from mdslite.http.predict import Predictor
+from mdslite.predict.books import Books
+from mdslite.predict.predictor import Predictor
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.onnx import OnnxRuntime
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdslite.api.issuer import Issuer
 from mdslite.errors import Forbidden, NotFound, RateLimited, StorageFull, Unauthorized
 from mdslite.http.access import ANYBODY, Access, Bucket
-from mdslite.http.issuer import Issuer
 from mdslite.store.audit import Act
 from mdslite.store.registry import Registry
 from mdslite.store.tokens import Rate, Token, Wish, digest_of, mint

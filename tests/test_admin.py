@@ -11,14 +11,14 @@ import msgspec
 import pytest
 from box import Box, Caller, GatedRuntime, deployments, open_box
 
+from mdslite.api import log_schema, schema
+from mdslite.api.app import PredictEndpoint, create_app
+from mdslite.api.operations import read_body
 from mdslite.errors import RequestTimeout
-from mdslite.http import log_schema, schema
 from mdslite.http.access import Access
-from mdslite.http.app import PredictEndpoint, create_app
-from mdslite.http.call import Reply
 from mdslite.http.guard import Errors, RequestIds
-from mdslite.http.operations import read_body
-from mdslite.http.reading import Reader
+from mdslite.predict.call import Reply
+from mdslite.predict.reading import Reader
 from mdslite.runtimes.prober import Prober
 from mdslite.store.audit import Act
 

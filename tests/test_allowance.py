@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from mdslite.http.allowance import BUSY, LEAST, LOOK_S, WAITED, Allowance, read_times
+from mdslite.predict.allowance import BUSY, LEAST, LOOK_S, WAITED, Allowance, read_times
 
 
 class Machine:

@@ -15,8 +15,8 @@ from doors import ROW, Deployed, open_site, predict, run
 from log_rows import HOUR_S, Clock, row, running, wanted
 from waiting import until
 
+from mdslite.api.comparing import _told as told
 from mdslite.errors import SpecError
-from mdslite.http.comparing import _told as told
 from mdslite.logrules import Log, Some
 from mdslite.serving.samples import Samples
 from mdslite.spec import Spec, load, to_plain

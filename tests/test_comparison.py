@@ -18,12 +18,12 @@ import pytest
 from box import Box, Caller, deployments, open_box
 from waiting import answered, until
 
+from mdslite.api.comparing import WAITING_MAX as PAIRS_MAX
+from mdslite.api.comparison import Agreement, Differences, Dropped, Figure, Side, judge, make_comparison
+from mdslite.api.schema import ModelPath
 from mdslite.errors import LoadFailed
-from mdslite.http.allowance import Allowance
-from mdslite.http.comparing import WAITING_MAX as PAIRS_MAX
-from mdslite.http.comparison import Agreement, Differences, Dropped, Figure, Side, judge, make_comparison
-from mdslite.http.schema import ModelPath
-from mdslite.http.shadows import WAITING_MAX, ShadowCall
+from mdslite.predict.allowance import Allowance
+from mdslite.predict.shadows import WAITING_MAX, ShadowCall
 from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, Signature, TensorSpec
 from mdslite.serving.agreement import make_agree

@@ -27,7 +27,7 @@ from doors import (
 )
 from waiting import until
 
-from mdslite.http.door import Limits
+from mdslite.door.door import Limits
 
 PREDICT = "/projects/p/models/m:predict"
 ENDLESS = predict([[-1]])  # to the model of `open_loop`

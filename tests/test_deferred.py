@@ -16,7 +16,7 @@ from doors import ROW, Deployed, Reply, Site, open_site, predict, request, run
 from waiting import until
 
 from mdslite.errors import InvalidRequest, Overloaded, Unavailable
-from mdslite.http.deferred import wait_s, wants_later
+from mdslite.predict.deferred import wait_s, wants_later
 from mdslite.store.deferred import Deferred, DeferredStore, Result
 from mdslite.store.tokens import Token, digest_of, mint
 from mdslite.store.webhooks import Webhooks
@@ -293,7 +293,7 @@ async def listening(*statuses: int) -> AsyncIterator[Listener]:
 def test_a_webhook_is_told_the_answer_again_until_it_listens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mdslite.http.deferred._TELL_DELAYS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("mdslite.predict.deferred._TELL_DELAYS_S", (0.0, 0.0, 0.0))
 
     async def test() -> None:
         async with listening(500, 302) as listener, serving(tmp_path) as site:

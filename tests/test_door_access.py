@@ -21,10 +21,10 @@ from doors import ROW, Reply, Site, Wire, open_site, predict, request, run
 from waiting import until
 
 from mdslite.client import Client
+from mdslite.door.local import LocalListener
 from mdslite.errors import InvalidRequest, Unauthorized, Unavailable
 from mdslite.hosts import SOCKET_NAME, short_path
-from mdslite.http.books import Books
-from mdslite.http.local import LocalListener
+from mdslite.predict.books import Books
 from mdslite.serving.samples import Samples
 from mdslite.store.rows import Run
 from mdslite.store.tokens import Rate, Token, digest_of, mint

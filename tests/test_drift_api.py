@@ -15,10 +15,10 @@ import pytest
 from box import Box, Caller, deployments, file_order, open_box
 from waiting import until
 
+from mdslite.api.alarms import Alarms
+from mdslite.api.bulletin import Bulletin
 from mdslite.drift.watch import Signal
 from mdslite.errors import MdsliteError
-from mdslite.http.alarms import Alarms
-from mdslite.http.bulletin import Bulletin
 from mdslite.runtimes.prober import Prober
 from mdslite.store.drift import Alert, DriftReader, DriftStore, Key, Record, read_wishes
 from mdslite.store.webhooks import Webhooks

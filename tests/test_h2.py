@@ -29,7 +29,7 @@ from hyperframe.frame import (
 )
 from waiting import until
 
-from mdslite.http.h2 import Http2Bridge
+from mdslite.door.h2 import Http2Bridge
 from mdslite.http.policing import Allowance, Limits
 from mdslite.http.tls import server_context
 
@@ -825,6 +825,6 @@ async def test_the_last_words_arrive_though_the_client_goes_on_talking(secure: b
 
 
 def test_the_engine_is_loaded_when_the_first_connection_needs_it() -> None:
-    code = "import sys, mdslite.http.h2, mdslite.http.policing; print('hypercorn' in sys.modules)"
+    code = "import sys, mdslite.door.h2, mdslite.http.policing; print('hypercorn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

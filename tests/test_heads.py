@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from doors import ROW, open_site, predict, request, run
 
+from mdslite.door.heads import KnownHead
+from mdslite.door.receiver import Receiver
 from mdslite.errors import MdsliteError
-from mdslite.http.heads import KnownHead
 from mdslite.http.paths import is_prediction
-from mdslite.http.reading import Reader
-from mdslite.http.receiver import Receiver
 from mdslite.http.request import Request
+from mdslite.predict.reading import Reader
 from mdslite.store.tokens import Token, digest_of, mint
 
 HEAD = b"POST /projects/p/models/m:predict HTTP/1.1\r\nHost: here\r\nContent-Length: %s\r\nX-Any: 1\r\n\r\n"

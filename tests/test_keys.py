@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from box import Box, Caller, Heard, deployments, open_box
 
-from mdslite.http.app import make_operations
-from mdslite.http.operations import Operation
+from mdslite.api.app import make_operations
+from mdslite.api.operations import Operation
 from mdslite.runtimes.prober import Prober
 
 pytestmark = pytest.mark.anyio

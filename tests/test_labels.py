@@ -11,8 +11,8 @@ import pytest
 from box import Caller
 from labelled import LABELS, PREDICT, QUEUE, RULES, held_out, logged, open_digits, send, set_rules
 
+from mdslite.api.labels import judge
 from mdslite.errors import Conflict, NotFound, StorageFull
-from mdslite.http.labels import judge
 from mdslite.logrules import Log, Some
 from mdslite.serving.classes import count_classes, read_answer
 from mdslite.serving.lots import is_drawn

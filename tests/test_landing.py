@@ -15,8 +15,8 @@ import pytest
 from doors import HASTY, Deployed, Reply, Site, chunked, npy, open_site, predict, request, run
 from waiting import until
 
-from mdslite.http.landing import ALIGNMENT, Landing
-from mdslite.http.receiver import LANDING_BYTES
+from mdslite.door.landing import ALIGNMENT, Landing
+from mdslite.door.receiver import LANDING_BYTES
 
 INFER = "/v2/models/p.m/infer"
 PREDICT = "/projects/p/models/m:predict"
@@ -245,7 +245,7 @@ def test_what_cannot_be_held_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
             assert (reply.status, reply.code) == (503, "unavailable")
             assert reply.headers["retry-after"] == "1"
 
-    monkeypatch.setattr("mdslite.http.landing.make_space", fail)
+    monkeypatch.setattr("mdslite.door.landing.make_space", fail)
     run(test())
 
 

@@ -124,7 +124,7 @@ def test_imports_between_the_rooms_point_one_way() -> None:
     [
         ("store/registry.py", "from mdslite.serving.lane import Lane", "store imports serving"),
         ("store/registry.py", "from mdslite import appliance", "store imports appliance"),
-        ("store/registry.py", "import mdslite.http.door", "store imports http"),
+        ("store/registry.py", "import mdslite.door.door", "store imports door"),
         ("store/registry.py", "from ..serving import lane", "store imports serving"),
         ("store/registry.py", "def f():\n    from mdslite.serving import lane", "store imports serving"),
         ("mdslite/errors.py", "import mdslite.spec", "errors imports spec"),

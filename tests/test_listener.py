@@ -21,9 +21,9 @@ from authority import Authority, Signed
 from doors import PAIR, Site, connect, open_site, predict, request, run
 from waiting import until
 
+from mdslite.door.listener import open_sockets
 from mdslite.errors import InvalidRequest, StorageFull
 from mdslite.http.certificates import expires_at, self_signed
-from mdslite.http.listener import open_sockets
 from mdslite.http.tls import Renewal, TlsFiles, server_context, subject_of
 
 

@@ -20,9 +20,9 @@ from log_rows import counted, row, running
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from test_remote import GATEWAY, gateway, to
 
+from mdslite.api.alarms import Alarms
+from mdslite.api.bulletin import Bulletin
 from mdslite.gauges import Gauges
-from mdslite.http.alarms import Alarms
-from mdslite.http.bulletin import Bulletin
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.nvidia import Nvml

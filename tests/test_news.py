@@ -13,7 +13,7 @@ import models
 import pytest
 from box import Box, Caller, deployments, open_box
 
-from mdslite.http.bulletin import KEPT, LISTENERS_MAX, Bulletin
+from mdslite.api.bulletin import KEPT, LISTENERS_MAX, Bulletin
 from mdslite.runtimes.prober import Prober
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,8 @@ import pytest
 from box import Box, Caller, GatedRuntime, PickyRuntime, deployments, file_order, open_box
 from waiting import answered, until
 
+from mdslite.api import oip_views
 from mdslite.errors import LoadFailed, NotFound, Unavailable
-from mdslite.http import oip_views
 from mdslite.runtimes.prober import Prober
 
 pytestmark = pytest.mark.anyio

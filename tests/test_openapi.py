@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from box import Caller, deployments, open_box
 
+from mdslite.api.app import make_operations
+from mdslite.api.openapi import make_document
 from mdslite.deploy.rollout import Rollout
-from mdslite.http.app import make_operations
-from mdslite.http.openapi import make_document
 from mdslite.runtimes.prober import Prober
 from mdslite.store.deferred import Deferred, DeferredStore, Result
 from mdslite.store.rollouts import RolloutStore

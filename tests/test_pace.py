@@ -14,9 +14,9 @@ from doors import Deployed, Site, open_site, predict, run
 from log_rows import Clock, block
 from waiting import until
 
-from mdslite.http.books import Books
-from mdslite.http.door import Limits
-from mdslite.http.pace import LEAST_S, Pace
+from mdslite.door.door import Limits
+from mdslite.door.pace import LEAST_S, Pace
+from mdslite.predict.books import Books
 from mdslite.serving.samples import Samples
 from mdslite.store.rows import Run
 

@@ -17,8 +17,8 @@ from msgspec import structs
 from test_remote import gateway, oip, to
 from waiting import until
 
+from mdslite.api.views import models_of
 from mdslite.errors import LoadFailed, ModelError, SpecError
-from mdslite.http.views import models_of
 from mdslite.metrics import Metrics
 from mdslite.spec import Batch, Confidence, ServiceInfo
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from waiting import until
 
 from mdslite.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
-from mdslite.http.books import Books
-from mdslite.http.call import Call, Reply
 from mdslite.http.inflate import decompress
 from mdslite.http.paths import parse_predict_path
 from mdslite.npy import NPY
+from mdslite.predict.books import Books
+from mdslite.predict.call import Call, Reply
 from mdslite.serving.router import Route, Router
 from mdslite.spec import ServiceInfo, Spec
 from mdslite.targets import Match, Sticky

@@ -14,10 +14,10 @@ from box import Caller
 from labelled import LABELS, PREDICT, held_out, logged, open_digits, send
 from waiting import answered
 
+from mdslite.api.replay_run import Pace
+from mdslite.api.replay_source import read_filter
 from mdslite.errors import InvalidRequest
 from mdslite.http.access import ANYBODY, Grant
-from mdslite.http.replay_run import Pace
-from mdslite.http.replay_source import read_filter
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Signature, TensorSpec
 from mdslite.serving.replies import read_outputs
 from mdslite.serving.samples import Samples

@@ -15,8 +15,8 @@ from lanes import FakeData, GivenRuntime
 from waiting import until
 
 from mdslite.errors import ModelError, Unavailable
-from mdslite.http.allowance import Allowance
-from mdslite.http.shadows import WAITING_MAX
+from mdslite.predict.allowance import Allowance
+from mdslite.predict.shadows import WAITING_MAX
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
 from mdslite.serving.fleet import Served
 from mdslite.serving.gate import Priority

@@ -1,1 +1,1 @@
-"""The ways in: the door, the predict call, the admin application."""
+"""What HTTP means here, whoever speaks it: requests, URLs, bounds, errors, who may ask."""

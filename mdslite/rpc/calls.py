@@ -8,9 +8,9 @@ from time import perf_counter
 from typing import Any
 
 from mdslite.errors import MdsliteError, Unavailable
-from mdslite.http.call import LOGGED_EVENTS_BYTES, Call
-from mdslite.http.events import Pieces, make_event
-from mdslite.http.predict import Predictor
+from mdslite.predict.call import LOGGED_EVENTS_BYTES, Call
+from mdslite.predict.events import Pieces, make_event
+from mdslite.predict.predictor import Predictor
 from mdslite.rpc import frames
 from mdslite.rpc.exchange import Exchange, Message
 from mdslite.rpc.message import VIEWED_BYTES, Envelope, RpcForm

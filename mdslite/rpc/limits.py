@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mdslite.http.policing import Allowance, Limits
-from mdslite.http.reading import MAX_BODY_BYTES, MAX_INFLATED_BYTES
+from mdslite.predict.reading import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 
 _HTTP2 = Limits()  # of the other port
 

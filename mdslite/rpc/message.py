@@ -17,7 +17,6 @@ import numpy as np
 
 from mdslite.data import DataCodec
 from mdslite.errors import InvalidRequest, InvalidTensor
-from mdslite.http.infer import InferForm
 from mdslite.oip.free import OUTPUT, take_data
 from mdslite.oip.inputs import InputTensor, read_raw
 from mdslite.oip.message import Plan
@@ -25,13 +24,14 @@ from mdslite.oip.outputs import OutputTensor, classify, empty_outputs
 from mdslite.oip.request import InferRequest, check_place, read_outputs, read_timeout
 from mdslite.oip.wire import Buffer, pack_strings
 from mdslite.packing import clip
+from mdslite.predict.infer import InferForm
 from mdslite.rpc.schema import Schema, parse
 from mdslite.runtimes.protocol import Outputs, TensorSpec
 from mdslite.serving.fleet import Served
 from mdslite.tensors import Columns
 
 if TYPE_CHECKING:
-    from mdslite.http.call import Call
+    from mdslite.predict.call import Call
 
 VIEWED_BYTES = 64 * 1024  # a message from this size on comes as a view, whose parts cost no copy
 HEAD_BYTES_MAX = 4096  # of what is worth remembering

@@ -15,9 +15,9 @@ from urllib.parse import quote, unquote, urlencode
 import msgspec
 from google.protobuf import json_format
 
+from mdslite.api import oip
+from mdslite.api.operations import JSON, NDJSON, Endpoint, Operation
 from mdslite.errors import NotFound
-from mdslite.http import oip
-from mdslite.http.operations import JSON, NDJSON, Endpoint, Operation
 from mdslite.rpc.exchange import Exchange, Message, trail
 from mdslite.rpc.schema import INFERENCE, Schema, parse
 

@@ -14,8 +14,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
+from mdslite.api.operations import Operation
 from mdslite.errors import InvalidRequest
-from mdslite.http.operations import Operation
 
 INFERENCE = "inference.GRPCInferenceService"
 ADMIN = "mdslite.v1.Admin"

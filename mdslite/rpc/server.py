@@ -11,12 +11,12 @@ import os
 import socket
 from collections.abc import Callable
 
+from mdslite.api.app import HTML, make_operations
+from mdslite.api.caller import Caller
+from mdslite.api.operations import Operation
+from mdslite.api.parts import Parts
+from mdslite.door.listener import TlsListener, open_sockets
 from mdslite.errors import InvalidRequest, Unauthorized
-from mdslite.http.app import HTML, make_operations
-from mdslite.http.caller import Caller
-from mdslite.http.listener import TlsListener, open_sockets
-from mdslite.http.operations import Operation
-from mdslite.http.parts import Parts
 from mdslite.http.tls import Renewal, TlsFiles
 from mdslite.rpc.calls import InferService
 from mdslite.rpc.door import RpcDoor

@@ -1,0 +1,292 @@
+"""The operations of the admin API, and the list of them. Each takes the appliance's parts and a checked call,
+and returns a reply that schema.py describes. Owns no state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from time import time
+
+import msgspec
+
+from mdslite import spec as specs
+from mdslite.api import news, past, resources, views
+from mdslite.api.conditions import revision_tag, rows_of, tag_of, tagged
+from mdslite.api.ndjson import Lines
+from mdslite.api.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, declare
+from mdslite.api.ordering import carry_out, make_order, remark
+from mdslite.api.parts import Parts
+from mdslite.api.schema import (
+    ApplyBody,
+    ApplyReply,
+    AtQuery,
+    BackupBody,
+    BackupReply,
+    FindingInfo,
+    ModelInfo,
+    ModelPath,
+    ModelsQuery,
+    PlanBody,
+    PlanReply,
+    PrintedInfo,
+    RevisionDetail,
+    RevisionInfo,
+    RevisionPath,
+    RevisionsQuery,
+    Status,
+    VersionPath,
+)
+from mdslite.deploy.events import Event, Feed, FetchEvent, InstallEvent, StepEvent
+from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
+from mdslite.errors import InvalidRequest, NotFound
+from mdslite.http.access import Grant
+from mdslite.store.moments import parse_moment
+from mdslite.store.registry import Revision, VersionRow
+
+_PAGE = 200
+_WISHES = ("source", "revision", "weights", "remove")
+_NOT_APPLIED = (404, 409, 422, 507)
+
+
+async def get_status(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Status:
+    """The appliance: version, uptime, revision in force, devices"""
+    latest = await parts.worker.call(parts.registry.latest)
+    return views.status_of(parts, latest.id if latest else 0)
+
+
+async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -> list[ModelInfo] | Answer:
+    """Every model and its versions, with the traffic of the last minute; or what was deployed at a time"""
+    query, grant = call.query, call.caller.grant
+    if query.at is not None:
+        at = parse_moment(query.at, now=time())
+        then = await parts.worker.call(parts.registry.at_time, at)
+        revision = await _revision_at(parts, at)
+        number = revision.id if revision else 0
+        return past.past_models(then, at=at, revision=number, project=query.project, grant=grant)
+    rows = await parts.worker.call(parts.registry.current)
+    latest = await parts.worker.call(parts.registry.latest)
+    found = views.models_of(parts, rows, project=query.project, grant=grant)
+    return tagged(found, revision_tag(latest.id if latest else 0), call.headers)
+
+
+async def get_model(parts: Parts, call: Call[ModelPath, AtQuery, Nothing]) -> ModelInfo | Answer:
+    """One model, now or at a time of the past"""
+    path = call.path
+    if call.query.at is None:
+        rows = await parts.worker.call(parts.registry.current)
+        found = _model(parts, path, rows)
+        tag = tag_of(rows_of(rows, path.project, path.model))
+        return found if tag is None else tagged(found, tag, call.headers)
+    at = parse_moment(call.query.at, now=time())
+    rows = await parts.worker.call(parts.registry.at_time, at)
+    revision = await _revision_at(parts, at)
+    return views.past_model(path.project, path.model, rows, at=at, revision=revision.id if revision else 0)
+
+
+async def get_output(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) -> list[PrintedInfo]:
+    """What the package of a version has printed, by replica: the end of it. Empty for other models"""
+    path = call.path
+    served = parts.fleet.find(path.project, path.model, path.version)
+    if served is None:
+        raise NotFound(f"{path.project}/{path.model} has no version {path.version}", hint="mdslite ls")
+    return views.printed_of(served)
+
+
+async def plan(parts: Parts, call: Call[Nothing, Nothing, PlanBody]) -> PlanReply | Answer:
+    """What an apply would change. Fetches and probes artifacts, changes nothing"""
+    source = _source(call.body)
+    await _check_reach(call.caller.grant, source)
+    draft = await parts.deployer.plan(source)
+    reply = views.plan_reply(draft.base_revision, draft.plan)
+    etag = revision_tag(draft.base_revision).encode()
+    return Raw(msgspec.json.encode(reply), headers=((b"etag", etag),))
+
+
+async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyReply | Answer:
+    """Apply a file, or go back to a revision: all of it or nothing. It goes on when its caller leaves"""
+    body = call.body
+    source = _source(body)
+    await _check_reach(call.caller.grant, source)
+    order = make_order(
+        call,
+        source,
+        author=body.author,
+        reason=body.reason or "",
+        tag_of=lambda rows, latest: revision_tag(latest),
+        expect_revision=body.expect_revision,
+    )
+    if NDJSON not in call.accept:
+        return await carry_out(parts, call, order)
+    replayed = await parts.once.replay(call)
+    if replayed is not None:
+        return replayed
+    feed = Feed()
+
+    def tell(event: FetchEvent | InstallEvent | StepEvent) -> None:
+        feed.post(event)
+        parts.bulletin.progress(event)
+
+    task = parts.deployer.begin(order, progress=tell)
+    task.add_done_callback(lambda _: feed.end())
+    task.add_done_callback(lambda _: remark(call.caller, task))
+    parts.deployer.own(parts.once.keep(call, lambda: _last_line(task)), name="receipt")
+    if not await feed.begun():
+        await asyncio.shield(task)  # what was refused before it began is answered with its own status
+    return Lines(_events(feed, task), call.receive)
+
+
+async def list_revisions(parts: Parts, call: Call[Nothing, RevisionsQuery, Nothing]) -> list[RevisionInfo]:
+    """Revisions, newest first, failed ones too"""
+    found = await parts.worker.call(parts.registry.revisions, call.query.limit, call.query.before)
+    return [views.revision_of(one) for one in found]
+
+
+async def get_revision(parts: Parts, call: Call[RevisionPath, Nothing, Nothing]) -> RevisionDetail | Answer:
+    """One revision: its diff, the text that was applied, and what was deployed after it"""
+    found = await parts.worker.call(parts.registry.revision, call.path.revision)
+    rows = await parts.worker.call(parts.registry.at_revision, call.path.revision)
+    info = views.revision_of(found)
+    fields = {name: getattr(info, name) for name in RevisionInfo.__struct_fields__}
+    versions = [views.deployed_of(row) for row in rows]
+    detail = RevisionDetail(**fields, source=found.source, versions=versions)
+    return tagged(detail, revision_tag(found.id), call.headers)
+
+
+async def backup(parts: Parts, call: Call[Nothing, Nothing, BackupBody]) -> BackupReply:
+    """Copy the store into one file while it serves"""
+    path = call.body.path
+    if path is not None and not os.path.isabs(path):
+        raise InvalidRequest(f"path: expected an absolute path, got {path!r}")
+    call.caller.remark = f"to {path}" if path is not None else ""
+    made = await asyncio.to_thread(_back_up, parts.settings.store, path, call.body.log)
+    call.caller.remark = f"to {made.path}"
+    return made
+
+
+async def doctor(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> list[FindingInfo]:
+    """What is wrong with this machine and the store, and how to mend it"""
+    return await asyncio.to_thread(_examine, parts.settings.store)
+
+
+def make_operations() -> list[Operation]:
+    """Every operation under /api/v1."""
+    root = "/api/v1"
+    model = f"{root}/projects/{{project}}/models/{{model}}"
+    return [
+        declare("GET", f"{root}/status", get_status, group="appliance", reach="own"),
+        declare(
+            "GET", f"{root}/models", list_models, group="models", errors=(412,), reach="own", tagged=True
+        ),
+        # Who predicts may know what the model takes.
+        declare("GET", model, get_model, group="models", errors=(404,), also="predict", tagged=True),
+        *resources.make_operations(),
+        *news.make_operations(),
+        *past.make_operations(),
+        declare("GET", f"{model}/versions/{{version}}/output", get_output, group="models", errors=(404,)),
+        declare("POST", f"{root}/plan", plan, group="deployments", errors=_NOT_APPLIED, reach="own"),
+        declare(
+            "POST",
+            f"{root}/apply",
+            apply,
+            group="deployments",
+            errors=_NOT_APPLIED,
+            stream=Event,
+            reach="own",
+            tagged=True,
+            once=True,
+        ),
+        declare("GET", f"{root}/revisions", list_revisions, group="deployments"),
+        declare(
+            "GET",
+            f"{root}/revisions/{{revision}}",
+            get_revision,
+            group="deployments",
+            errors=(404, 412),
+            tagged=True,
+        ),
+        declare("POST", f"{root}/backup", backup, group="appliance", errors=(409, 422, 507)),
+        declare("GET", f"{root}/doctor", doctor, group="appliance"),
+    ]
+
+
+def _model(parts: Parts, path: ModelPath, rows: list[VersionRow]) -> ModelInfo:
+    for model in views.models_of(parts, rows, project=path.project):
+        if model.model == path.model:
+            return model
+    raise NotFound(f"no model {path.project}/{path.model} is deployed", hint="mdslite ls")
+
+
+async def _revision_at(parts: Parts, unix_s: float) -> Revision | None:
+    """The latest revision applied at a time."""
+    before = None
+    while page := await parts.worker.call(parts.registry.revisions, _PAGE, before):
+        for revision in page:
+            if revision.state == "applied" and revision.time <= unix_s:
+                return revision
+        before = page[-1].id
+    return None
+
+
+async def _check_reach(grant: Grant, source: Source) -> None:
+    """Let a grant for some models change those alone.
+
+    :raises Forbidden: more than they would change
+    :raises SpecError: the file is wrong
+    """
+    if grant.project is None:
+        return
+    if isinstance(source, WeightsSource | VersionSource):
+        grant.require_model(source.project, source.model)
+        return
+    if not isinstance(source, FileSource) or source.prune:
+        grant.require_all()
+        return
+    wanted = await asyncio.to_thread(specs.load, source.text, file=source.file, base=source.base)
+    for deployment in wanted.deployments:
+        grant.require_model(deployment.project, deployment.model)
+
+
+def _source(body: PlanBody) -> Source:
+    given = [name for name in _WISHES if getattr(body, name) is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "none of them"
+        raise InvalidRequest(f"expected one of {', '.join(_WISHES)}; got {got}")
+    if body.revision is not None:
+        return RevisionSource(body.revision)
+    if body.weights is not None:
+        return WeightsSource(body.weights.project, body.weights.model, body.weights.weights)
+    if body.remove is not None:
+        return VersionSource(body.remove.project, body.remove.model, body.remove.version, None)
+    assert body.source is not None
+    if body.base is None or not os.path.isabs(body.base) or "\0" in body.base:
+        raise InvalidRequest(f"base: expected the absolute path of the file's folder, got {body.base!r}")
+    return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
+
+
+async def _last_line(task: asyncio.Task[Outcome]) -> Raw:
+    """All that is told again of an apply whose steps were streamed."""
+    return Raw(msgspec.json.encode(views.result_event(await task)) + b"\n", NDJSON)
+
+
+async def _events(feed: Feed, task: asyncio.Task[Outcome]) -> AsyncGenerator[Event, None]:
+    async for event in feed:
+        yield event
+    yield views.result_event(await asyncio.shield(task))
+
+
+def _back_up(store: Path, path: str | None, log: bool) -> BackupReply:
+    from mdslite.store.backup import backup  # seldom needed, and tarfile is slow to import
+
+    made = backup(store, Path(path) if path is not None else None, log=log)
+    return BackupReply(path=str(made.absolute()), size_bytes=made.stat().st_size)
+
+
+def _examine(store: Path) -> list[FindingInfo]:
+    from mdslite.runtimes.check import check_machine
+    from mdslite.store.check import check_store
+
+    findings = [*check_machine(), *check_store(store)]
+    return [FindingInfo(level=one.level, what=one.what, hint=one.hint) for one in findings]

@@ -1,0 +1,410 @@
+"""What one admin operation is: its path, what it takes and gives, and how a request becomes a call of it.
+
+The routes and the OpenAPI document are both made from these declarations, so that neither can say anything
+that the other does not. Owns no operation (see admin.py) and no socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from mdslite.api.caller import Caller, caller_of
+from mdslite.errors import (
+    ClientClosed,
+    InvalidJson,
+    InvalidRequest,
+    MdsliteError,
+    NotFound,
+    RequestTimeout,
+    TooLarge,
+    UnsupportedMedia,
+)
+from mdslite.http.budget import BODIES, LEAST_BYTES, Claim
+from mdslite.mistakes import choices_at
+from mdslite.store.tokens import Scope
+
+AsgiScope = Any  # ASGI's own shapes: a dict, and two callables
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+# A deployments.yaml of several thousand versions is well below this.
+MAX_BODY_BYTES = 4 * 1024 * 1024
+BODY_TIMEOUT_S = 30.0
+
+Method = Literal["GET", "POST", "PUT", "DELETE"]
+Reach = Literal["named", "own", "all"]
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+# `$` also matches before a last newline in Python, hence the lookahead.
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)"
+Name = Annotated[str, msgspec.Meta(pattern=_NAME, description="letters, digits, _ and -, up to 63")]
+
+# What a text was expected to be, in words, by its pattern.
+FORMS = {_NAME: "1 to 63 letters, digits, _ or -, the first one no _ or -"}
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No parameters, or no body."""
+
+
+PathT = TypeVar("PathT", bound=msgspec.Struct)
+QueryT = TypeVar("QueryT", bound=msgspec.Struct)
+BodyT = TypeVar("BodyT")  # a struct, or a dict of values
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[PathT, QueryT, BodyT]):
+    """One request, checked and typed, with its headers by lower-case name and the body as it came. `receive`
+    tells a long answer that its reader has left."""
+
+    caller: Caller
+    method: Method
+    target: str
+    path: PathT
+    query: QueryT
+    headers: Mapping[str, str]
+    body: BodyT
+    content: bytes
+    request_id: str
+    receive: Receive
+
+    @property
+    def accept(self) -> str:
+        return self.headers.get("accept", "")
+
+
+class Answer(Protocol):
+    """A reply that writes itself: a stream, or a status of its own."""
+
+    async def __call__(self, send: Send) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A reply whose bytes are ready."""
+
+    body: bytes
+    media_type: str = JSON
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    async def __call__(self, send: Send) -> None:
+        headers = list(self.headers)
+        if self.status != 304:
+            headers += [
+                (b"content-type", self.media_type.encode("latin-1")),
+                (b"content-length", b"%d" % len(self.body)),
+            ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One entry of the API. `errors` are the statuses that it answers beside those that any request can get;
+    `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for;
+    `consumes` what a body may be beside JSON, `produces` what a reply may be when that is asked for; `wishes`
+    are headers of the request and `headers` those of the reply, with what they say. Without a handler it is
+    answered by an ASGI application that whoever lists it provides.
+
+    `tagged` says that it heeds If-Match and If-None-Match and that its replies have an ETag, `once` that a
+    key can keep it from being done twice.
+
+    `scope` is what a caller's token must have, None where none is asked for; `also` is another that will do.
+    `reach` says what a token for some projects or models alone may do here: ask for those that the path
+    names, get no more than is its own (the handler sees to that), or nothing, as it concerns all."""
+
+    method: Method
+    url: str
+    group: str
+    name: str
+    summary: str
+    handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]] | None
+    path: type[msgspec.Struct]
+    query: type[msgspec.Struct]
+    body: Any
+    reply: Any
+    errors: tuple[int, ...] = ()
+    same: tuple[int, ...] = ()
+    stream: Any = None
+    media_type: str = JSON
+    consumes: tuple[str, ...] = ()
+    produces: tuple[str, ...] = ()
+    wishes: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    tagged: bool = False
+    once: bool = False
+    scope: Scope | None = "admin"
+    also: Scope | None = None
+    reach: Reach = "all"
+
+
+def declare(
+    method: Method,
+    url: str,
+    handler: Callable[[Any, Call[Any, Any, Any]], Awaitable[Any]],
+    *,
+    group: str,
+    errors: tuple[int, ...] = (),
+    same: tuple[int, ...] = (),
+    stream: Any = None,
+    media_type: str = JSON,
+    tagged: bool = False,
+    once: bool = False,
+    scope: Scope | Literal["open", "by method"] = "by method",
+    also: Scope | None = None,
+    reach: Reach | None = None,
+) -> Operation:
+    """Declare an operation. What it takes and gives is what its handler's annotations say, its summary the
+    handler's docstring. To GET takes the scope read, anything else admin, unless `scope` says otherwise."""
+    hints = get_type_hints(handler, include_extras=True)
+    path, query, body = get_args(hints["call"])
+    replies = [one for one in get_args(hints["return"]) if one is not Answer]
+    is_union = get_origin(hints["return"]) is UnionType
+    if scope == "by method":
+        scope = "read" if method == "GET" else "admin"
+    if reach is None:
+        reach = "named" if "project" in path.__struct_fields__ else "all"
+    return Operation(
+        method,
+        url,
+        group,
+        name=handler.__name__,
+        summary=(handler.__doc__ or "").strip(),
+        handler=handler,
+        path=path,
+        query=query,
+        body=body,
+        reply=replies[0] if is_union else hints["return"],
+        errors=errors,
+        same=same,
+        stream=stream,
+        media_type=media_type,
+        tagged=tagged,
+        once=once,
+        scope=None if scope == "open" else scope,
+        also=also,
+        reach=reach,
+    )
+
+
+class Endpoint:
+    """An operation as an ASGI application."""
+
+    def __init__(self, operation: Operation, parts: Any) -> None:
+        self._operation = operation
+        self._parts = parts
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Let the caller in, answer, and have written down what it did or was refused."""
+        operation, caller, status = self._operation, caller_of(scope), 500
+
+        async def send_watched(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            authorization = header(scope, b"authorization").encode("latin-1")
+            caller.enter(self._parts.issuer.access, authorization, operation.scope, also=operation.also)
+            await self._answer(caller, scope, receive, send_watched)
+        except MdsliteError as exc:
+            status = exc.status
+            caller.remark = caller.remark or exc.message
+            raise
+        finally:
+            if (operation.scope == "admin" and operation.method != "GET") or status in (401, 403):
+                target = scope["raw_path"].decode("latin-1")
+                self._parts.issuer.record(caller.act(operation.name, target, status, scope["request_id"]))
+
+    async def _answer(self, caller: Caller, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        operation = self._operation
+        names = {name: unquote(text) for name, text in scope["path_params"].items()}
+        path = convert(names, operation.path)
+        if operation.reach == "named":
+            caller.grant.require_model(names["project"], names.get("model"))
+        elif operation.reach == "all" and operation.scope is not None:
+            caller.grant.require_all()
+        query = parse_query(scope["query_string"], operation.query)
+        content = await read_body(scope, receive, limit_bytes=MAX_BODY_BYTES)
+        call = Call(
+            caller=caller,
+            method=operation.method,
+            target=scope["raw_path"].decode("latin-1"),
+            path=path,
+            query=query,
+            headers=_fields(scope),
+            body=Nothing() if operation.body is Nothing else parse_json(content, operation.body),
+            content=content,
+            request_id=scope["request_id"],
+            receive=receive,
+        )
+        assert operation.handler is not None
+        try:
+            answer = await operation.handler(self._parts, call)
+        except NotFound as exc:
+            if caller.grant.project is None:
+                raise
+            # Such messages name what there is, which is not for everybody.
+            raise NotFound("there is none of that name among what the token is for") from exc
+        if not callable(answer):
+            answer = Raw(msgspec.json.encode(answer))
+        await answer(send)
+
+
+def _fields(scope: AsgiScope) -> dict[str, str]:
+    """A request's headers; of a repeated one the values with commas between them."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
+def header(scope: AsgiScope, name: bytes) -> str:
+    """The first header of that (lower-case) name, or an empty text."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return cast(str, value.decode("latin-1"))
+    return ""
+
+
+async def read_body(
+    scope: AsgiScope,
+    receive: Receive,
+    *,
+    limit_bytes: int,
+    timeout_s: float = BODY_TIMEOUT_S,
+    compressed: bool = False,
+) -> bytes:
+    """Read a request's body, never more than `limit_bytes` of it.
+
+    :raises TooLarge: as soon as it is known, without reading the rest
+    :raises Unavailable: large bodies have taken all the memory there is for them
+    :raises RequestTimeout: not all of it came within `timeout_s`
+    :raises UnsupportedMedia: it is compressed, which only who passes `compressed` can read
+    :raises ClientClosed: the client left
+    """
+    encoding = header(scope, b"content-encoding").strip().lower()
+    if not compressed and encoding not in ("", "identity"):
+        raise UnsupportedMedia(f"content-encoding {encoding!r} is not read here; send the body uncompressed")
+    declared = header(scope, b"content-length")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+    chunks: list[bytes] = []
+    size_bytes = 0
+    claim: Claim | None = None  # let go of on return
+    try:
+        async with asyncio.timeout(timeout_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientClosed("the client left before its request was complete")
+                chunk = message.get("body", b"")
+                size_bytes += len(chunk)
+                if size_bytes > limit_bytes:
+                    raise _too_large(limit_bytes)
+                if size_bytes >= LEAST_BYTES:
+                    claim, grown = (claim, len(chunk)) if claim else (BODIES.open(0), size_bytes)
+                    claim.grow(grown)
+                chunks.append(chunk)
+                more = message.get("more_body", False)
+    except TimeoutError as exc:
+        raise RequestTimeout(f"the request's body did not arrive within {timeout_s:g} s") from exc
+    return b"".join(chunks)
+
+
+def parse_json(body: bytes, into: type[BodyT]) -> BodyT:
+    """Decode a JSON body into a struct; an empty body counts as `{}`.
+
+    :raises InvalidJson: it is not JSON
+    :raises InvalidRequest: it is JSON of another shape
+    """
+    try:
+        return msgspec.json.decode(body or b"{}", type=into)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(
+            f"the body does not fit: {_plain(exc, into)}", hint="/docs lists what it takes"
+        ) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidJson(f"the body is not JSON: {exc}; expected one JSON object") from exc
+    except RecursionError as exc:
+        raise InvalidJson("the body is JSON nested too deep; expected one flat JSON object") from exc
+
+
+def parse_query(query: bytes, into: type[QueryT]) -> QueryT:
+    """Turn a query string into a struct; each parameter at most once.
+
+    :raises InvalidRequest: naming the parameter, what came and what was expected
+    """
+    given: dict[str, str] = {}
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
+    except ValueError as exc:
+        raise InvalidRequest(
+            "the query string is malformed; expected name=value pairs in percent-encoding"
+        ) from exc
+    for name, value in pairs:
+        if name in given:
+            raise InvalidRequest(f"the parameter {name!r} is given twice; expected it once")
+        given[name] = value
+    unknown = given.keys() - set(into.__struct_encode_fields__)
+    if unknown:
+        known = ", ".join(into.__struct_encode_fields__) or "none"
+        raise InvalidRequest(f"unknown parameter {min(unknown)!r}; this URL takes: {known}")
+    return convert(given, into)
+
+
+def convert(given: dict[str, str], into: type[QueryT]) -> QueryT:
+    """Turn texts from a URL into a struct.
+
+    :raises InvalidRequest: naming the parameter, what came and what was expected
+    """
+    try:
+        return msgspec.convert(given, into, strict=False)
+    except msgspec.ValidationError as exc:
+        wrong = _plain(exc, into)
+        culprit = wrong.partition(":")[0]
+        came = f"; got {given[culprit]!r}" if culprit in given and "; got " not in wrong else ""
+        raise InvalidRequest(f"{wrong}{came}") from exc
+
+
+def _plain(exc: msgspec.ValidationError, into: Any) -> str:
+    """`Expected int - at $.limit` as `limit: expected int`."""
+    what, _, where = str(exc).partition(" - at `")
+    place = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
+    what, _, pattern = what.partition(" matching regex ")
+    if pattern:
+        words = (words for form, words in FORMS.items() if repr(form) == pattern)
+        what = f"Expected {next(words, None) or f'text like {pattern}'}"
+    _, enum, came = what.partition("Invalid enum value ")
+    if enum and (choices := choices_at(into, place)):
+        what = f"Expected one of {', '.join(choices)}; got {came}"
+    what = what.replace("`", "")
+    return f"{place}: {what[:1].lower()}{what[1:]}" if place else f"{what[:1].lower()}{what[1:]}"
+
+
+def _too_large(limit_bytes: int) -> TooLarge:
+    return TooLarge(f"the body is longer than {limit_bytes} bytes")

@@ -1,0 +1,387 @@
+"""The admin API's parameters, bodies and replies as structs: what is decoded, encoded and documented is one
+thing. Docstrings and descriptions here are the API's reference.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mdslite.api.operations import Name
+
+PAGE_MAX = 1000
+REVISION_MAX = 2**63 - 1  # what the registry can count to
+RevisionNumber = Annotated[int, Meta(ge=1, le=REVISION_MAX)]
+RevisionOrNone = Annotated[int, Meta(ge=0, le=REVISION_MAX)]  # 0: before the first
+Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX, description=f"how many at most, 1 to {PAGE_MAX}")]
+Time = Annotated[str, Meta(description="ISO 8601, UTC", examples=["2026-11-17T14:03:00.000Z"])]
+Digest = Annotated[str, Meta(description="sha256: and 64 hex digits")]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """A reply, or a part of one."""
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request brings: a name that is not known is refused."""
+
+
+# Paths
+
+
+class ModelPath(Given, frozen=True, kw_only=True):
+    project: Name
+    model: Name
+
+
+class VersionPath(ModelPath, frozen=True, kw_only=True):
+    version: Name
+
+
+class RevisionPath(Given, frozen=True, kw_only=True):
+    revision: RevisionNumber
+
+
+# Queries
+
+
+class ReadyQuery(Given, frozen=True, kw_only=True):
+    model: Annotated[str | None, Meta(description="PROJECT/MODEL: ask for that one alone")] = None
+
+
+class ModelsQuery(Given, frozen=True, kw_only=True):
+    project: Annotated[Name | None, Meta(description="only this project's models")] = None
+    at: Annotated[
+        str | None,
+        Meta(description="what was deployed then: ISO 8601 (UTC unless it says otherwise), or Unix seconds"),
+    ] = None
+
+
+class AtQuery(Given, frozen=True, kw_only=True):
+    at: Annotated[
+        str | None,
+        Meta(description="what was deployed then: ISO 8601 (UTC unless it says otherwise), or Unix seconds"),
+    ] = None
+
+
+class RevisionsQuery(Given, frozen=True, kw_only=True):
+    limit: Limit = 50
+    before: Annotated[RevisionNumber | None, Meta(description="only revisions older than this one")] = None
+
+
+# Bodies
+
+
+class WeightsWish(Given, frozen=True, kw_only=True):
+    """Other weights for some versions of a model; those that are not named keep theirs."""
+
+    project: Name
+    model: Name
+    weights: dict[Name, Annotated[float, Meta(ge=0, description="relative weight, 0 or more")]]
+
+
+class RemovalWish(Given, frozen=True, kw_only=True):
+    """One version to delete."""
+
+    project: Name
+    model: Name
+    version: Name
+
+
+class PlanBody(Given, frozen=True, kw_only=True):
+    """One of these: a deployments file (`source`, with its `base`), a `revision` to go back to, `weights`, or
+    one version to `remove`."""
+
+    source: Annotated[str | None, Meta(description="the text of a deployments.yaml")] = None
+    file: Annotated[str, Meta(max_length=4096, description="what messages call it")] = "deployments.yaml"
+    base: Annotated[
+        str | None, Meta(description="the folder that relative uris start from, an absolute path")
+    ] = None
+    prune: Annotated[bool, Meta(description="also delete the models that the file does not name")] = False
+    revision: Annotated[
+        RevisionOrNone | Literal["previous"] | None,
+        Meta(description="go back to the state after it; previous is the state before the latest one"),
+    ] = None
+    weights: WeightsWish | None = None
+    remove: RemovalWish | None = None
+
+
+class ApplyBody(PlanBody, frozen=True, kw_only=True):
+    """What to apply, with who and why."""
+
+    reason: Annotated[str, Meta(max_length=4096)] | None = None
+    author: Annotated[str, Meta(max_length=256)] | None = None
+    expect_revision: Annotated[
+        RevisionOrNone | None,
+        Meta(description="refuse (409) when another one is the latest applied by now"),
+    ] = None
+
+
+class BackupBody(Given, frozen=True, kw_only=True):
+    path: Annotated[str | None, Meta(description="the file to write; by default one in the store")] = None
+    log: Annotated[bool, Meta(description="take the request log along")] = False
+
+
+class PredictBody(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the two: rows one by one (an instance is a value, or an object of them by input), or whole
+    columns by input. Names, types and shapes are the model's."""
+
+    instances: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    inputs: dict[str, list[Any]] | msgspec.UnsetType = msgspec.UNSET
+
+
+# Replies
+
+
+class ErrorReply(Value, frozen=True, kw_only=True):
+    """What every error looks like. Some bring more fields, such as the line of a mistake."""
+
+    error: Annotated[str, Meta(description="what was wrong, and what was expected")]
+    code: Annotated[str, Meta(description="stable, to branch on")]
+    request_id: str
+    hint: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class PredictReply(Value, frozen=True, kw_only=True):
+    """`predictions`, one an instance in their order, for `instances`; `outputs` by name for `inputs`."""
+
+    predictions: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    outputs: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class DeviceInfo(Value, frozen=True, kw_only=True):
+    """A device as it is now; null for what it does not tell."""
+
+    label: str
+    name: str
+    utilization_percent: float | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+class Status(Value, frozen=True, kw_only=True):
+    version: str
+    pid: int
+    started_at: Time
+    uptime_s: float
+    revision: Annotated[int, Meta(description="the latest applied one, 0 before the first")]
+    url: str
+    store: str
+    devices: list[DeviceInfo]
+    ready: bool
+    draining: bool
+    needs_token: bool
+
+
+class Health(Value, frozen=True, kw_only=True):
+    status: Literal["ok"] = "ok"
+
+
+class VersionState(Value, frozen=True, kw_only=True):
+    project: str
+    model: str
+    version: str
+    state: Literal["loading", "ready", "unhealthy", "failed", "unloaded", "draining"]
+    reason: str | None
+
+
+class Readiness(Value, frozen=True, kw_only=True):
+    ready: bool
+    draining: bool
+    versions: list[VersionState]
+
+
+class TensorInfo(Value, frozen=True, kw_only=True):
+    name: str
+    datatype: str
+    shape: Annotated[list[int | None], Meta(description="null where the dimension is free")]
+    optional: bool
+
+
+class SignatureInfo(Value, frozen=True, kw_only=True):
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+    rows: Annotated[
+        Literal["free", "one", "none"],
+        Meta(
+            description="free: requests share batches; one: the first dimension is 1; none: no row dimension"
+        ),
+    ]
+
+
+class BatchInfo(Value, frozen=True, kw_only=True):
+    """The batcher's knobs in force. Null where there is none: each node of a pipeline batches on its own."""
+
+    batch_size: int | None
+    batch_timeout_ms: int | float | None
+    prediction_time_ms: int | float
+
+
+class NodeInfo(Value, frozen=True, kw_only=True):
+    """A node of a pipeline. Most of it is null for a deployed model, which has knobs of its own."""
+
+    node: str
+    runs: Annotated[str, Meta(description="a handler's dotted module, or PROJECT/MODEL[@VERSION]")]
+    replicas: Annotated[int | None, Meta(description="in rotation now")] = None
+    queue_rows: int | None = None
+    batch_size: int | None = None
+    batch_timeout_ms: int | float | None = None
+    prediction_time_ms: Annotated[
+        int | float | None, Meta(description="the node's own limit; null leaves it to the pipeline's")
+    ] = None
+
+
+class PipelineInfo(Value, frozen=True, kw_only=True):
+    name: str
+    drawing: Annotated[str, Meta(description="the graph as text")]
+    nodes: list[NodeInfo]
+
+
+class VersionInfo(Value, frozen=True, kw_only=True):
+    """A version as it serves, with the traffic of the last minute; `past` is one that is told from the
+    registry alone. Null stands for what is not known, such as the latency of a version without traffic."""
+
+    version: str
+    state: Literal["loading", "ready", "unhealthy", "failed", "unloaded", "draining", "past"]
+    reason: str | None
+    weight: float
+    share: Annotated[float, Meta(description="of the model's traffic, 0 to 1")]
+    shadow: bool
+    replicas: int
+    uri: str
+    digest: Digest
+    size_bytes: int | None
+    memory_bytes: Annotated[int | None, Meta(description="of one replica, as measured before it was loaded")]
+    since_revision: int | None
+    runtime: str | None = None
+    device: str | None = None
+    provider: str | None = None
+    loaded_at: Time | None = None
+    batch: BatchInfo
+    signature: SignatureInfo | None = None
+    pipeline: PipelineInfo | None = None
+    queue_rows: int = 0
+    rps: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    error_rate: Annotated[float | None, Meta(description="0 to 1")] = None
+    requests_total: int | None = None
+
+
+class PrintedInfo(Value, frozen=True, kw_only=True):
+    """The end of what a replica's package printed on stdout and stderr, tracebacks included."""
+
+    replica: str
+    text: Annotated[str, Meta(description="at most 64 KiB")]
+    ended: Annotated[str | None, Meta(description="how its process ended, null while it serves")]
+
+
+class ModelInfo(Value, frozen=True, kw_only=True):
+    """A model and its versions. `at` and `revision` are set when a past state was asked for."""
+
+    project: str
+    model: str
+    versions: list[VersionInfo]
+    at: Time | msgspec.UnsetType = msgspec.UNSET
+    revision: int | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class ChangeInfo(Value, frozen=True, kw_only=True):
+    field: str
+    before: Any
+    after: Any
+
+
+class WantedInfo(Value, frozen=True, kw_only=True):
+    spec: Annotated[dict[str, Any], Meta(description="as in a deployments.yaml, without defaults")]
+    digest: Digest
+    size_bytes: int
+    memory_bytes: int | None
+
+
+class StepInfo(Value, frozen=True, kw_only=True):
+    action: Literal["RETAIN", "ADD", "UPDATE", "DELETE"]
+    version: str
+    before: WantedInfo | None
+    after: WantedInfo | None
+    changes: list[ChangeInfo]
+    reload: Annotated[bool, Meta(description="does it take a new session?")]
+
+
+class ModelPlanInfo(Value, frozen=True, kw_only=True):
+    project: str
+    model: str
+    steps: list[StepInfo]
+
+
+class DiffInfo(Value, frozen=True, kw_only=True):
+    changed: bool
+    models: list[ModelPlanInfo]
+
+
+class PlanReply(DiffInfo, frozen=True, kw_only=True):
+    """What would change. `base_revision` is for `expect_revision` of the apply."""
+
+    base_revision: int
+
+
+class Summary(Value, frozen=True, kw_only=True):
+    """How many versions each action concerned."""
+
+    add: int
+    update: int
+    delete: int
+    retain: int
+
+
+class ApplyReply(Value, frozen=True, kw_only=True):
+    """`revision` is the new one, or the one in force when nothing had to change."""
+
+    revision: int
+    state: Literal["applied", "unchanged"]
+    seconds: float
+    summary: Summary
+
+
+class RevisionInfo(Value, frozen=True, kw_only=True):
+    id: int
+    time: Time
+    author: str
+    reason: str
+    state: Literal["applied", "failed"]
+    error: str | None
+    summary: Summary
+    diff: DiffInfo
+
+
+class DeployedInfo(Value, frozen=True, kw_only=True):
+    project: str
+    model: str
+    version: str
+    spec: dict[str, Any]
+    digest: Digest
+    size_bytes: int
+    memory_bytes: int | None
+    since_revision: int | None
+
+
+class RevisionDetail(RevisionInfo, frozen=True, kw_only=True):
+    """A revision with the text that was applied (empty for one that went back) and the state after it."""
+
+    source: str
+    versions: list[DeployedInfo]
+
+
+class BackupReply(Value, frozen=True, kw_only=True):
+    path: str
+    size_bytes: int
+
+
+class FindingInfo(Value, frozen=True, kw_only=True):
+    level: Literal["ok", "warning", "error"]
+    what: str
+    hint: str | None

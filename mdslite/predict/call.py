@@ -1,0 +1,139 @@
+"""One predict request on its way through the appliance, and the reply to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mdslite.errors import ClientClosed
+from mdslite.http.guard import error_fields, make_request_id
+from mdslite.predict.events import Pieces, make_event
+from mdslite.runtimes.protocol import Outputs
+from mdslite.serving.fleet import Served
+from mdslite.serving.queue import Job
+from mdslite.serving.router import Route
+from mdslite.serving.samples import Samples
+from mdslite.tensors import Columns
+
+if TYPE_CHECKING:
+    from mdslite.predict.predictor import Predictor
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+LOGGED_EVENTS_BYTES = 4096
+
+# What a reply's head says of its body, as it goes over the wire.
+JSON_LINES = "content-type: application/json\r\n"
+EVENT_LINES = "content-type: text/event-stream\r\ncache-control: no-store\r\n"
+
+
+class Form(Protocol):
+    """How an answer is put that is not in the JSON of the predict URLs."""
+
+    def write(self, call: Call, outputs: Outputs | None) -> bytes:
+        """Encode the answer, None where there were no rows, and set the call's `reply_lines`.
+
+        :raises MdsliteError: it cannot be put like this
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer. `headers` lack content-length and date, which belong to the connection."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    pieces: Pieces | None = None  # instead of the body, where the answer is a stream of events
+
+
+class Call(Job):
+    """One predict request. Whoever makes it fills the request part and calls `Predictor.start`."""
+
+    columns = Columns(0, (), (), "instances")
+    authorization = b""  # set where somebody asks for it
+    client: str | None = None  # whose token that was
+    admitted = False  # who sent it has been let in before
+    route: Route[Served] | None = None
+    shadow = False
+    served: Served | None = None
+    url = ""
+    predictor: Predictor
+    fields: Mapping[bytes, bytes] = {}  # the request's header
+    form: Form | None = None  # of the answer, where it is not the predict URLs' JSON
+    plan: Any = None  # what the form remembers of the request
+    timeout_s = math.inf  # that the caller gave it
+    coding = ""  # that the caller wishes for the answer's body
+    reply_lines = JSON_LINES
+    on_piece: Callable[[Call, bytes], None]  # set by whoever can send an answer in pieces
+    sent = b""  # the first of the pieces, for the log
+    kept = False  # its bodies are in the log, if there is room for them
+
+    def __init__(
+        self,
+        target: bytes,
+        body: bytes | memoryview,
+        media_type: bytes,
+        encoding: bytes,
+        request_id: bytes | None,
+        arrived_at: float,
+        reply: Callable[[Call, int, bytes], None],
+    ) -> None:
+        self.target = target
+        self.body: Any = body  # bytes; or, of a large one that is no JSON, a view of them
+        self.media_type = media_type
+        self.encoding = encoding
+        self.request_id = make_request_id(request_id)
+        self.arrived_at = arrived_at
+        self.reply = reply
+
+    def resolved(self) -> None:
+        self.predictor.finish(self)
+
+    def emitted(self, piece: bytes) -> None:
+        self.reply_lines = EVENT_LINES
+        event = make_event(piece)
+        if len(self.sent) < LOGGED_EVENTS_BYTES:
+            self.sent += event
+        self.on_piece(self, event)
+
+    def cancel(self) -> None:
+        """The client left: free what the request holds and log it as 499."""
+        if self.lane is not None and not self.finished:
+            self.lane.cancel(self)
+            self.predictor.books.record(self, ClientClosed.status, ClientClosed.code, None)
+
+    def is_due(self, samples: Samples, now: float, *, failed: bool) -> bool:
+        """Are the bodies of this request, which has been answered, for the log?"""
+        due = self.kept = samples.due(
+            now, failed=failed, confidence=self.confidence, request_id=self.request_id
+        )
+        return due
+
+    def logged_reply(self, reply: bytes | None) -> bytes | None:
+        """The reply as the log keeps it; `reply` is what was sent."""
+        return reply
+
+    def timing(self, now: float) -> str:
+        """The value of `server-timing`, in milliseconds."""
+        total_ms = (now - self.arrived_at) * 1e3
+        if not self.started_at:
+            return f"total;dur={total_ms:.3f}"
+        queue_ms, compute_ms = (self.started_at - self.queued_at) * 1e3, self.compute_s * 1e3
+        return f"queue;dur={queue_ms:.3f}, compute;dur={compute_ms:.3f}, total;dur={total_ms:.3f}"
+
+
+def reply_headers(call: Call, now: float) -> list[tuple[bytes, bytes]]:
+    """The headers of a predict reply, in the order in which every way in sends them."""
+    lines = call.reply_lines.encode("latin-1").split(b"\r\n")[:-1]
+    headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+    headers.append((b"mdslite-request-id", call.request_id.encode()))
+    if call.served is not None:
+        headers.append((b"mdslite-version", call.served.version.encode()))
+    headers.append((b"server-timing", call.timing(now).encode()))
+    if call.error is not None:
+        headers += error_fields(call.error)
+    return headers

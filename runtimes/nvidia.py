@@ -115,15 +115,31 @@ class Nvml:
 
     def _handles(self, visible: str | None) -> list[Any]:
         """NVML's handles in CUDA's order: `CUDA_VISIBLE_DEVICES` lists indices or beginnings of UUIDs, and
-        ends at the first that does not exist."""
+        ends at the first that does not exist. Where one is a part of a divided GPU (MIG), CUDA shows a
+        process the first such part and nothing else."""
         count = self._library.nvmlDeviceGetCount()
         everything = [self._library.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        if visible is None:
-            return everything
+        chosen = everything if visible is None else self._named(visible, everything)
+        handles = [one for one in map(self._undivided, chosen) if one is not None]
+        parts = [one for one in handles if self._ask("nvmlDeviceIsMigDeviceHandle", one)]
+        return parts[:1] or handles
+
+    def _undivided(self, handle: Any) -> Any:
+        """The GPU, or the first part of one that is divided; None where it has no part."""
+        mode = self._ask("nvmlDeviceGetMigMode", handle)  # [now, after the next reset]
+        if not mode or not mode[0]:
+            return handle
+        for index in range(self._ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+            part = self._ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, index)
+            if part is not None:
+                return part
+        return None
+
+    def _named(self, visible: str, everything: list[Any]) -> list[Any]:
         handles: list[Any] = []
         for part in (one.strip() for one in visible.split(",")):
             if re.fullmatch(r"\d+", part):
-                chosen = everything[int(part)] if int(part) < count else None
+                chosen = everything[int(part)] if int(part) < len(everything) else None
             elif part.startswith("MIG-"):
                 chosen = self._ask("nvmlDeviceGetHandleByUUID", part.encode())
             else:

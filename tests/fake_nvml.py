@@ -17,6 +17,8 @@ class FakeGpu:
     total_bytes: int = 140 * GIB
     used_bytes: int = 0
     lacks: frozenset[str] = field(default_factory=frozenset)  # readings that it does not offer
+    is_part: bool = False  # of a divided GPU
+    parts: list[FakeGpu | None] | None = None  # of one that is divided: None for an empty place
 
 
 class FakeNvml:
@@ -38,6 +40,9 @@ class FakeNvml:
         pass
 
     class NVMLError_NotSupported(NVMLError):
+        pass
+
+    class NVMLError_NotFound(NVMLError):
         pass
 
     class NVMLError_Unknown(NVMLError):
@@ -79,6 +84,23 @@ class FakeNvml:
             return self.mig[uuid.decode()]
         except KeyError:
             raise self.NVMLError_NotSupported("no such device") from None
+
+    def nvmlDeviceGetMigMode(self, gpu: FakeGpu) -> list[int]:
+        if gpu.is_part or gpu.parts is None:
+            raise self.NVMLError_NotSupported("not supported")
+        return [1, 1]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, gpu: FakeGpu) -> int:
+        return len(gpu.parts or ())
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: FakeGpu, index: int) -> FakeGpu:
+        part = (gpu.parts or [])[index]
+        if part is None:
+            raise self.NVMLError_NotFound("not found")
+        return part
+
+    def nvmlDeviceIsMigDeviceHandle(self, gpu: FakeGpu) -> int:
+        return int(gpu.is_part)
 
     def nvmlDeviceGetUUID(self, gpu: FakeGpu) -> str:
         return gpu.uuid

@@ -64,7 +64,7 @@ _COLUMNS = (
     _Column("C10", 4, lambda one, flow: figures.confidence(flow.low_confidence), 8),
     _Column("QUEUE", 5, lambda one, flow: figures.count(one.version.get("queue_rows")), 7),
     _Column("~VRAM", 5, lambda one, flow: figures.size(one.version.get("memory_bytes")), 3),
-    _Column("PROVIDER", 9, lambda one, flow: _provider(one.version), 9, "left"),
+    _Column("PROVIDER", 9, lambda one, flow: provider_of(one.version), 9, "left"),
 )
 _NAME = (10, 28)  # columns for a name: what it gets before the figures, and at most
 _FIXED = 2 + 7 + 6 + 12  # cursor, version, weight, state
@@ -151,6 +151,6 @@ def _name(entry: Entry, width: int) -> str:
     return "  └"
 
 
-def _provider(version: Json) -> str:
+def provider_of(version: Json) -> str:
     provider = str(version.get("provider") or "").removesuffix("ExecutionProvider")
     return clean(provider or version.get("runtime") or figures.NONE)

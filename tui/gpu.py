@@ -12,8 +12,9 @@ from textual.binding import Binding, BindingType
 from mdslite.tui import figures
 from mdslite.tui.canvas import Pane
 from mdslite.tui.clean import clean
+from mdslite.tui.deployments import provider_of
 from mdslite.tui.graph import graph_lines, resample
-from mdslite.tui.lines import Line, bottom, cut, fill, fit, sided, spread
+from mdslite.tui.lines import Line, bottom, cells, cut, fill, fit, sided, spread
 from mdslite.tui.messages import whole_pane
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.table import version_roles
@@ -48,19 +49,22 @@ class Gpu(Pane):
 
 
 def device_lines(width: int, height: int, snapshot: Snapshot, *, first: int = 0) -> list[Line]:
-    """Graphs above, and the table of versions in what is left."""
-    devices = _gpus(snapshot)
-    host = next((one for one in _devices(snapshot) if one["label"] == "cpu"), None)
-    if host is not None:
-        devices = [*devices, host]
+    """Graphs above, or where there is no room for these a line a device, and the table of versions in what is
+    left."""
+    gpus = _gpus(snapshot)
+    devices = [*gpus, *(one for one in _devices(snapshot) if one["label"] == "cpu")]
     rows = version_rows(snapshot)
     room = height - min(len(rows) + 2, max(4, height // 3))
-    blocks = 2 * len(devices) + 1  # use and memory of each, and the queues
-    each = max(1, min(6, room // max(1, blocks) - 1))
+    blocks = sum(1 + _has_memory(one) for one in devices) + 1  # the last one: queues
+    each = min(6, room // max(1, blocks) - 1)
     lines: list[Line] = []
-    for device in devices:
-        lines += _device(device, _recorded(snapshot, device["label"]), width, each, snapshot)
-    lines += _queues(width, each, snapshot)
+    if room >= blocks and (each > 1 or len(gpus) <= 2):
+        for device in devices:
+            lines += _device(device, width, max(1, each), snapshot)
+        lines += _queues(width, max(1, each), snapshot)
+    else:
+        lines += _each_a_line(devices, width, room - 1, snapshot)
+        lines += _queues(width, 1, snapshot)
     if not devices:
         wrong = snapshot.troubles.get("history")
         lines.append([(f" {clean(wrong)}" if wrong else " ◌ reading the devices", "warn")])
@@ -75,35 +79,71 @@ def version_rows(snapshot: Snapshot) -> list[tuple[Json, Json]]:
     return sorted(found, key=lambda one: -(one[1].get("memory_bytes") or 0) * (one[1].get("replicas") or 1))
 
 
-def _device(device: Json, recorded: Json, width: int, rows: int, snapshot: Snapshot) -> list[Line]:
+def _device(device: Json, width: int, rows: int, snapshot: Snapshot) -> list[Line]:
+    """The graphs of its use and of its memory."""
     is_host = device["label"] == "cpu"
-    used, total = device.get("memory_used_bytes"), device.get("memory_total_bytes")
-    warmth = [
-        f"{value:.0f}{unit}"
-        for value, unit in ((device.get("temperature_c"), "°C"), (device.get("power_w"), " W"))
-        if value is not None
+    recorded = _recorded(snapshot, device["label"])
+    use, warmth = device.get("utilization_percent"), _warmth(device)
+    name = cut(clean("CPU and memory of the host" if is_host else device.get("name")), _NAMES)
+    percent = f"{use:.0f} %" if use is not None else ""
+    about: list[Line] = [[(name, "dim")], [(warmth, "dim")]]
+    if rows == 1:
+        percent = "  ".join(filter(None, (warmth, percent)))
+    elif rows == 2:
+        about = [spread([(cut(name, _NAMES - cells(warmth) - 1), "dim")], [(warmth, "dim")], _NAMES)]
+    label = "host" if is_host else str(device["label"])
+    lines = _graph(label, percent, about, recorded.get("utilization_percent"), 100.0, width, rows, snapshot)
+    if not _has_memory(device):
+        return lines
+    used, total = device["memory_used_bytes"], device["memory_total_bytes"]
+    free: list[Line] = [
+        [(figures.bar(used / total, _NAMES - 2), "accent")],
+        [(f"{figures.size(total - used)} free", "dim")],
     ]
-    use = device.get("utilization_percent")
-    name = "host" if is_host else str(device["label"])
-    about: list[Line] = [
-        [(cut(clean(device.get("name") if not is_host else "CPU and memory of the host"), _NAMES), "dim")],
-        [("  ".join(warmth), "dim")],
-    ]
-    memory: list[Line] = []
-    if used is not None and total:
-        memory = [
-            [(figures.bar(used / total, _NAMES - 2), "accent")],
-            [(f"{figures.size(total - used)} free", "dim")],
-        ]
-    percent = f"{use:.0f} %" if use is not None else figures.NONE
-    bytes_text = f"{figures.size(used)} of {figures.size(total)}"
+    told = f"{figures.size(used)} of {figures.size(total)}"
+    title, values = "  memory" if is_host else "  VRAM", recorded.get("memory_used_bytes")
+    return lines + _graph(title, told, free, values, total, width, rows, snapshot)
+
+
+def _each_a_line(devices: Sequence[Json], width: int, room: int, snapshot: Snapshot) -> list[Line]:
+    """Use, memory, heat and power of many devices; the host is the last of them."""
+    left = len(devices) - room
+    lines = [_line(one, width, snapshot) for one in (devices[: room - 1] if left > 0 else devices)]
+    if left > 0:
+        lines.append([(f" and {left + 1} more devices: a taller terminal shows them", "dim")])
+    return lines
+
+
+def _line(device: Json, width: int, snapshot: Snapshot) -> Line:
+    is_host, use = device["label"] == "cpu", device.get("utilization_percent")
+    bar = 8 if width < 96 else 16
+    name = min(24, max(0, width - 66)) if width < 96 else 24
+    spark = max(8, width - 48 - bar - name)
+    values = _recorded(snapshot, device["label"]).get("utilization_percent") or []
+    memory, share = "", ""
+    if _has_memory(device):
+        used, total = device["memory_used_bytes"], device["memory_total_bytes"]
+        memory = f"{figures.size(used)} of {figures.size(total)}"
+        share = figures.bar(used / total, bar).replace(" ", "·")
     return [
-        *_graph(name, percent, about, recorded.get("utilization_percent"), 100.0, width, rows, snapshot),
-        *_graph(
-            "  memory" if is_host else "  VRAM", bytes_text, memory, recorded.get("memory_used_bytes"),
-            total, width, rows, snapshot,
-        ),
-    ]  # fmt: skip
+        (" " + fit("host" if is_host else device["label"], 8), "bold"),
+        (f"{f'{use:.0f} %' if use is not None else figures.NONE:>6} ", ""),
+        (figures.sparkline(values, spark, top=100.0), "accent"),
+        (f" {memory:>13} ", ""),
+        (fit(share, bar), "accent"),
+        (" " + fit(_warmth(device), 12), ""),
+        (" " + cut(clean("" if is_host else device.get("name")), max(0, name - 1)), "dim"),
+    ]
+
+
+def _has_memory(device: Json) -> bool:
+    """Does it tell of memory of its own?"""
+    return device.get("memory_used_bytes") is not None and bool(device.get("memory_total_bytes"))
+
+
+def _warmth(device: Json) -> str:
+    told = ((device.get("temperature_c"), "°C"), (device.get("power_w"), "W"))
+    return " ".join(f"{value:.0f}{unit}" for value, unit in told if value is not None)
 
 
 def _queues(width: int, rows: int, snapshot: Snapshot) -> list[Line]:
@@ -130,6 +170,8 @@ def _graph(
     count = max(1, round(min(snapshot.view.span_s, _LONGEST_S) / interval_s))
     shown = resample(list(values or ())[-count:], count, room)
     drawn = graph_lines(shown, rows, top=top, role="warn" if name == "queues" else "accent")
+    if values and all(one is None for one in values):
+        drawn[-1] = [("this device does not tell how much it is used", "dim")]
     head = spread([(fit(clean(name), 10), "bold")], [(told, "")], _NAMES)
     left: list[Line] = [head, *about][:rows] if rows > 1 else [head]
     left += [[(" " * _NAMES, "")]] * (rows - len(left))
@@ -144,7 +186,10 @@ def _versions(
 ) -> list[Line]:
     """What each version holds of the devices, and how well its batches are filled."""
     wide = width >= 96
-    head = f" {'VERSION':<26} {'DEVICE':<8} {'N':>2} {'MEMORY':>7} {'QUEUE':>6} {'BATCH':>11} {'COMP':>6}"
+    place = 16 if wide else 8
+    head = (
+        f" {'VERSION':<26} {'DEVICE':<{place}} {'N':>2} {'MEMORY':>7} {'QUEUE':>6} {'BATCH':>11} {'COMP':>6}"
+    )
     lines: list[Line] = [[(head + ("  PROVIDER" if wide else ""), "head")]]
     roles = version_roles(snapshot.models)
     batches = _batches(snapshot)
@@ -161,7 +206,7 @@ def _versions(
                 + fit(f"{model['model']} {version['version']}{' S' if version.get('shadow') else ''}", 26),
                 roles.get(key, ""),
             ),
-            (" " + fit(version.get("device") or figures.NONE, 8), ""),
+            (" " + fit(version.get("device") or figures.NONE, place), ""),
             (f" {replicas:>2}", "dim"),
             (f" {figures.size(memory * replicas if memory else None):>7}", ""),
             (f" {figures.count(version.get('queue_rows')):>6}", "warn" if version.get("queue_rows") else ""),
@@ -169,9 +214,7 @@ def _versions(
             (f" {figures.milliseconds(seen[1] if seen else None):>6}", ""),
         ]
         if wide:
-            line.append(
-                ("  " + cut(clean(version.get("provider") or version.get("state")), width - 80), "dim")
-            )
+            line.append(("  " + cut(provider_of(version), width - 84), "dim"))
         lines.append(line)
     return lines
 

@@ -92,11 +92,10 @@ def _devices(width: int, snapshot: Snapshot) -> Line:
 def _gpu(gpu: Json, recorded: Json, spark: int, *, wide: bool) -> Line:
     used, total = gpu.get("memory_used_bytes"), gpu.get("memory_total_bytes")
     name = f" {cut(str(gpu.get('name')), 22)}" if wide else ""
-    line: Line = [
-        (f"GPU{gpu['label'].rpartition(':')[2]}{name} ", "bold"),
-        (f"{_whole(gpu.get('utilization_percent'))}% ", ""),
-        (figures.sparkline(recorded.get("utilization_percent", []), spark, top=100.0), "accent"),
-    ]
+    line: Line = [(f"GPU{gpu['label'].rpartition(':')[2]}{name} ", "bold")]
+    if (use := gpu.get("utilization_percent")) is not None:
+        values = recorded.get("utilization_percent", [])
+        line += [(f"{use:.0f}% ", ""), (figures.sparkline(values, spark, top=100.0), "accent")]
     if used is not None and total:
         line += [
             (f"  VRAM {used / 1e9:.1f}/{total / 1e9:.0f}G ", ""),

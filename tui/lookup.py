@@ -12,7 +12,9 @@ from mdslite.tui.feed import Feed
 from mdslite.tui.panel import Found
 from mdslite.tui.snapshot import Json
 
+SIDES: Final = ("request", "reply")
 _KEPT: Final = 64
+_KEPT_BYTES: Final = 2_000_000  # of bodies, which may be of a megabyte each
 
 
 class Lookup:
@@ -20,6 +22,7 @@ class Lookup:
 
     def __init__(self) -> None:
         self._found: OrderedDict[int, Found] = OrderedDict()
+        self._size = 0
 
     def known(self, row: Json) -> Found:
         """What is known of a row without asking."""
@@ -27,7 +30,8 @@ class Lookup:
 
     def forget(self, number: int) -> None:
         """It has changed: ask anew next time."""
-        self._found.pop(number, None)
+        if (found := self._found.pop(number, None)) is not None:
+            self._size -= _size(found)
 
     async def find(self, feed: Feed, row: Json) -> Found:
         """Ask for what belongs to a row, unless that is known."""
@@ -36,10 +40,18 @@ class Lookup:
         if found is None:
             found = await _ask(feed, row)
             if not found.note:
+                self.forget(number)
                 self._found[number] = found
-                while len(self._found) > _KEPT:
-                    self._found.popitem(last=False)
+                self._size += _size(found)
+                while len(self._found) > _KEPT or self._size > _KEPT_BYTES:
+                    self.forget(next(iter(self._found)))
         return found
+
+
+def _size(found: Found) -> int:
+    """Letters of the bodies."""
+    bodies = (row.get(side) or {} for row in (found.row, *(found.related or ())) for side in SIDES)
+    return sum(len(str(body.get("content", ""))) for body in bodies)
 
 
 async def _ask(feed: Feed, row: Json) -> Found:

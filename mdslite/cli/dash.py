@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import sys
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +16,11 @@ from mdslite.cli import output
 from mdslite.cli.options import json_option, url_option
 from mdslite.errors import InvalidRequest
 
+if TYPE_CHECKING:
+    import asyncio
+
 SIZE = (80, 24)  # of the first screen as text, where nobody says how large
+SETTLED_S = 2.0  # by then everything that stays is there
 
 
 @click.command(
@@ -69,6 +74,8 @@ def dash(
 
 
 async def _run(url: str | None, *, read_only: bool, ascii: bool, theme: str | None, beside: bool) -> int:
+    import asyncio
+
     from mdslite.tui.app import DashApp
     from mdslite.tui.feed import LiveFeed
     from mdslite.tui.ink import Ink
@@ -82,8 +89,28 @@ async def _run(url: str | None, *, read_only: bool, ascii: bool, theme: str | No
         os.environ.pop(name, None)  # where a shell exports them, they would be believed after a resize
     async with _open(url) as client:
         app = DashApp(LiveFeed(client), ink=ink, read_only=read_only, beside=beside)
-        await app.run_async()
+        with _seldom_collecting(asyncio.get_running_loop()):
+            await app.run_async()
         return app.return_code or 0
+
+
+@contextlib.contextmanager
+def _seldom_collecting(loop: asyncio.AbstractEventLoop, *, settled_s: float = SETTLED_S) -> Iterator[None]:
+    """Keep the garbage collector from all that is there from the start on: to look through it takes longer
+    than a key may, and again and again while rows come."""
+    gc.disable()
+
+    def begin() -> None:
+        gc.freeze()
+        gc.enable()
+
+    begun = loop.call_later(settled_s, begin)
+    try:
+        yield
+    finally:
+        begun.cancel()
+        gc.unfreeze()
+        gc.enable()
 
 
 async def _look(url: str | None) -> dict[str, Any]:

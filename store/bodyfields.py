@@ -55,6 +55,8 @@ def make_path(text: str) -> Path:
 
 def find_values(document: Any, path: Path) -> list[Scalar]:
     """The scalars under a path, of a long list those of its first MAX_ITEMS."""
+    if (alone := _find_alone(document, path)) is not _ABSENT:
+        return [alone]
     found: list[Scalar] = []
     if type(document) is not dict:
         _gather(document, path, 0, found)
@@ -65,6 +67,18 @@ def find_values(document: Any, path: Path) -> list[Scalar]:
         if name in document and name != path[0]:
             _gather(document[name], path, 0, found)
     return found
+
+
+def _find_alone(document: Any, path: Path) -> Any:
+    """What most bodies come to, without the way to it: the one instance's or prediction's own field."""
+    if type(document) is dict and len(document) == 1 and len(path) == 1:
+        ((wrapper, items),) = document.items()
+        (name,) = path  # a number would be a place in the list
+        if wrapper in _WRAPPERS and name != wrapper and not name.isdecimal():
+            item = items[0] if type(items) is list and len(items) == 1 else None
+            if type(item) is dict and type(value := item.get(name)) in _SCALARS:
+                return value
+    return _ABSENT
 
 
 def _gather(value: Any, path: Path, at: int, found: list[Scalar], depth: int = 0) -> None:

@@ -175,20 +175,22 @@ def _count_rows(
     low = max(0, int((span.since - wanted.since) // interval_s))
     high = min(buckets, int((span.until - wanted.since) // interval_s) + 2)
     counted = np.zeros((series, high - low), dtype=np.int64)
-    for part in HourScan(hour, span, wanted).columns(ARRIVED, "series_id"):
+    for part in HourScan(hour, span, wanted).parts("series_id"):
         # A difference of microseconds is exact as a double.
-        bucket = ((part[ARRIVED] - start_us) / interval_us).astype(np.intp)
-        first, last = int(bucket.min()), int(bucket.max())
-        if last >= high:  # rounded up, at the end of an interval that is no whole number
-            last = high - 1
-            np.minimum(bucket, last, out=bucket)
+        first, last = (int((one - start_us) / interval_us) for one in part.arrivals())
+        first, last = (
+            max(first, low),
+            min(last, high - 1),
+        )  # rounded up at an interval that is no whole number
         width = last - first + 1
+        place = part.take("series_id").astype(np.intp)
         if width > 1:
+            bucket = ((part.take(ARRIVED) - start_us) / interval_us).astype(np.intp)
+            np.minimum(bucket, last, out=bucket)
             bucket -= first
-            bucket += part["series_id"].astype(np.intp) * width
-        else:
-            bucket = part["series_id"].astype(np.intp)
-        found = np.bincount(bucket, minlength=series * width).reshape(series, width)
+            place *= width
+            place += bucket
+        found = np.bincount(place, minlength=series * width).reshape(series, width)
         counted[:, first - low : last - low + 1] += found
     return low, counted
 

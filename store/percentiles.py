@@ -73,11 +73,11 @@ def find_percentiles(log: RequestLog, wanted: Filter, *, max_exact: int = MAX_EX
         failed = np.array([one.status >= 400 for _, one in sorted(labels.items())], dtype=np.bool_)
         names = list(dict.fromkeys(keys))
         group_of = np.array([names.index(key) for key in keys], dtype=np.uint16)
-        for part in HourScan(hour, span, wanted).columns("series_id", "latency_us", "confidence"):
-            series = part["series_id"].astype(np.intp)
+        for part in HourScan(hour, span, wanted).parts("series_id", "latency_us", "confidence"):
+            series = part.take("series_id").astype(np.intp)
             of = group_of[series]
             order = np.argsort(of, kind="stable")  # of such small numbers: by radix
-            latency_us, confidence = part["latency_us"][order], part["confidence"][order]
+            latency_us, confidence = part.take("latency_us")[order], part.take("confidence")[order]
             sizes = np.bincount(of, minlength=len(names))
             errors = np.bincount(of[failed[series]], minlength=len(names))
             stops = np.cumsum(sizes)

@@ -14,18 +14,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdslite.errors import DeadlineExceeded, StoreCorrupt
+from mdslite.errors import DeadlineExceeded, MdsliteError, StoreCorrupt
 from mdslite.store.bodyfields import body_holds
 from mdslite.store.chunks import SECONDS
 from mdslite.store.columns import ID, Columns
 from mdslite.store.filters import Filter, Sql
 from mdslite.store.hours import check_kind, connect, translated
 from mdslite.store.rows import Labels
+
+Bodies: TypeAlias = list[tuple[int, str | bytes | None]]  # of some rows, by their ids
 
 MAX_ID = 2**62
 
@@ -75,47 +77,63 @@ class Span:
 
 class HourReader(AbstractContextManager["HourReader"]):
     """`late` says whether the query has used up its time; it is asked now and then. `mapped` reads twice as
-    fast, but a disk's fault ends the process. Without `bodies`, `walk` and `fetch` leave them unread.
+    fast, but a disk's fault ends the process.
 
     :raises StoreCorrupt, StoreError: the file cannot be read
     :raises DeadlineExceeded: from any method
     """
 
-    def __init__(
-        self, path: Path, *, late: Callable[[], bool], mapped: bool = False, bodies: bool = True
-    ) -> None:
+    def __init__(self, path: Path, *, late: Callable[[], bool], mapped: bool = False) -> None:
         self.path = path
-        self._asked = (_SELECT, _JOINS) if bodies else _WITHOUT_BODIES
+        self._asked = (_SELECT, _JOINS)
         self._mapped = mapped
         self._late = late
         self._connection: sqlite3.Connection | None = None
         self._fresh = False  # just made: it has no tables yet
 
     def __enter__(self) -> HourReader:
-        try:
-            self._connection = connect(self.path)
-            self._connection.set_progress_handler(self._late, _WATCH_STEPS)
-            self._connection.create_function("body_holds", 4, body_holds, deterministic=True)
-            if self._mapped:
-                self._connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
-            self._connection.execute("BEGIN")
-            version = check_kind(self._connection, self.path.name)
-            self._fresh = not version
-            self._connection.execute("PRAGMA query_only = 0")
-            for statement in _stand_ins(version):
-                self._connection.execute(statement)
-            self._connection.execute("PRAGMA query_only = 1")
-        except BaseException as exc:
-            self._close()
-            if isinstance(exc, sqlite3.Error):
-                raise translated(exc, self.path.name, write=False) from exc
-            raise
+        self.begin(self._late)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self.close()
+
+    def begin(self, late: Callable[[], bool], *, bodies: bool = True) -> None:
+        """Take a snapshot, of a file that rests or is opened for it. Without `bodies`, `walk` and `fetch`
+        leave them unread."""
+        self._late = late
+        self._asked = (_SELECT, _JOINS) if bodies else _WITHOUT_BODIES
+        try:
+            opened = self._connection is None
+            connection = self._connection = self._connection or connect(self.path)
+            connection.set_progress_handler(late, _WATCH_STEPS)
+            if opened and self._mapped:
+                connection.execute(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+            connection.execute("BEGIN")
+            if opened:
+                self._prepare(connection)
+        except BaseException as exc:
+            self.close()
+            if isinstance(exc, sqlite3.Error):
+                raise translated(exc, self.path.name, write=False) from exc
+            raise
+
+    def rest(self) -> None:
+        """Give the snapshot back, so that nobody waits for it, but leave the file open."""
+        if self._connection is None:
+            return
+        try:
+            self._connection.set_progress_handler(None, 0)
+            self._connection.execute("COMMIT")  # keeps the stand-ins, which a rollback would take along
+        except sqlite3.Error:
+            self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def span(self) -> Span | None:
         """None when no row is there yet."""
@@ -148,13 +166,13 @@ class HourReader(AbstractContextManager["HourReader"]):
         return list(self._walk(*self._asked, span, wanted, low=low, high=high, limit=limit, newest=newest))
 
     def columns(
-        self, names: Sequence[str], span: Span, wanted: Filter, *, low: int, high: int, newest: bool
+        self, names: Sequence[str], span: Span, wanted: Filter, *, low: int, high: int
     ) -> Iterator[Columns]:
-        """The same rows' columns, by the names of `entries`, some rows at a time."""
+        """The same rows' columns, by the names of `entries`, some rows at a time; rising ids."""
         select = ", ".join(f"e.{name}" for name in dict.fromkeys((ID, *names)))
         while low < high:
             rows = list(
-                self._walk(select, "", span, wanted, low=low, high=high, limit=_BATCH_ROWS, newest=newest)
+                self._walk(select, "", span, wanted, low=low, high=high, limit=_BATCH_ROWS, newest=False)
             )
             if rows:
                 found = np.array(rows, dtype=np.float64)
@@ -162,7 +180,7 @@ class HourReader(AbstractContextManager["HourReader"]):
                 yield {**numbers, ID: found[:, 0].astype(np.int64)}
             if len(rows) < _BATCH_ROWS:
                 return
-            low, high = (low, rows[-1][0]) if newest else (rows[-1][0] + 1, high)
+            low = rows[-1][0] + 1
 
     def fetch(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         """Rows of _SELECT by their ids, in that order."""
@@ -201,25 +219,17 @@ class HourReader(AbstractContextManager["HourReader"]):
         rows = self.all("SELECT id FROM bodies ORDER BY id")
         return np.fromiter((number for (number,) in rows), np.int64, len(rows))
 
-    def bodies(
-        self, column: Literal["request", "reply"], ids: NDArray[np.int64], *, between: int
-    ) -> list[str | bytes]:
-        """What is kept of one body of these rows (rising), where there is any; so many rows have bodies from
-        the first of them to the last."""
-        if not len(ids):
-            return []
-        if between <= 2 * len(ids):
-            sql = f"SELECT id, {column} FROM bodies WHERE id BETWEEN ? AND ?"
-            rows = self.all(sql, [int(ids[0]), int(ids[-1])])
-            sought = set(ids.tolist()) if between > len(ids) else None
-            return [body for number, body in rows if body is not None and (not sought or number in sought)]
-        found: list[str | bytes] = []
-        numbers = ids.tolist()
-        for start in range(0, len(numbers), _FETCH_ROWS):
-            some = numbers[start : start + _FETCH_ROWS]
-            sql = f"SELECT {column} FROM bodies WHERE id IN ({','.join('?' * len(some))})"
-            found += (body for (body,) in self.all(sql, some) if body is not None)
-        return found
+    def bodies(self, column: Literal["request", "reply"], *, first_id: int, last_id: int) -> Iterator[Bodies]:
+        """What is kept of one body of each row between these ids that has some, by rising ids."""
+        sql = f"SELECT id, {column} FROM bodies WHERE id BETWEEN ? AND ? ORDER BY id"
+        return self._rows(sql, [first_id, last_id])
+
+    def bodies_of(self, column: Literal["request", "reply"], ids: Sequence[int]) -> Iterator[Bodies]:
+        """The same of these rows."""
+        for start in range(0, len(ids), _FETCH_ROWS):
+            some = ids[start : start + _FETCH_ROWS]
+            sql = f"SELECT id, {column} FROM bodies WHERE id IN ({','.join('?' * len(some))})"
+            yield from self._rows(sql, some)
 
     def counts(
         self, wanted: Filter, *, start: float, stop: float, interval_s: float, source: str
@@ -296,9 +306,23 @@ class HourReader(AbstractContextManager["HourReader"]):
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as exc:
-            if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
-                raise _too_late() from exc
-            raise translated(exc, self.path.name, write=False) from exc
+            raise self._translated(exc) from exc
+
+    def _rows(self, sql: str, values: Sequence[Any]) -> Iterator[list[Any]]:
+        """What a statement finds, some rows at a time, as they may be large."""
+        if self._connection is None:
+            raise StoreCorrupt(f"{self.path.name} is not open")
+        try:
+            cursor = self._connection.execute(sql, values)
+            while rows := cursor.fetchmany(_FETCH_ROWS):
+                yield rows
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+
+    def _translated(self, exc: sqlite3.Error) -> MdsliteError:
+        if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+            return _too_late()
+        return translated(exc, self.path.name, write=False)
 
     def check_time(self) -> None:
         """:raises DeadlineExceeded: the query has used up its time"""
@@ -356,10 +380,14 @@ class HourReader(AbstractContextManager["HourReader"]):
                 ranges.append((start, stop))
         return ranges
 
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.create_function("body_holds", 4, body_holds, deterministic=True)
+        version = check_kind(connection, self.path.name)
+        self._fresh = not version
+        connection.execute("PRAGMA query_only = 0")
+        for statement in _stand_ins(version):
+            connection.execute(statement)
+        connection.execute("PRAGMA query_only = 1")
 
 
 def _stand_ins(version: int) -> list[str]:

@@ -7,10 +7,10 @@ named in the answer.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mdslite.store.entries import Entry, LoggedBody, NodeSpan, make_entries
 from mdslite.store.evidence import Evidence, join, read_hour
 from mdslite.store.filters import Filter, Term
 from mdslite.store.hours import list_hours
+from mdslite.store.readers import Readers, State, file_state
 from mdslite.store.reading import MAX_ID, HourReader, Span
 from mdslite.store.scan import HourScan
 
@@ -42,7 +43,7 @@ class Page(msgspec.Struct, frozen=True):
 
 class RequestLog:
     """`timeout_s` bounds one query, `stopped` ends it early: it is asked now and then. `mapped` as of
-    `HourReader`."""
+    `HourReader`, `kept` as of `Readers`."""
 
     def __init__(
         self,
@@ -53,15 +54,16 @@ class RequestLog:
         monotonic: Callable[[], float] = time.monotonic,
         stopped: Callable[[], bool] = bool,
         mapped: bool = False,
+        kept: int = 0,
     ) -> None:
         self._folder = folder
         self._stopped = stopped
-        self._mapped = mapped
+        self._readers = Readers(mapped=mapped, kept=kept)
         self._timeout_s = timeout_s
         self._clock = clock
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._spans: dict[Path, tuple[tuple[Any, ...], Span | None]] = {}
+        self._spans: dict[Path, tuple[State, Span | None]] = {}
 
     def query(
         self,
@@ -141,7 +143,7 @@ class RequestLog:
         def visit(hour: HourReader, span: Span) -> None:
             nonlocal end, count
             end = max(end, span.max_id)
-            count += sum(len(part["series_id"]) for part in HourScan(hour, span, wanted).columns("series_id"))
+            count += sum(part.rows for part in HourScan(hour, span, wanted).parts())
 
         self.each(visit, since=wanted.since, until=wanted.until)
         return count, end
@@ -219,16 +221,26 @@ class RequestLog:
                     found += read_hour(hour, project, model, since=since, until=until)
         return join(found)
 
+    @property
+    def kept(self) -> frozenset[Path]:
+        """The files that are open while nothing is asked."""
+        return self._readers.kept
+
+    def rest(self) -> None:
+        """Let go of all files, for as long as nothing is asked."""
+        self._readers.keep_only(())
+
     def _matching(self, wanted: Filter, late: Callable[[], bool], skipped: _Skipped) -> list[Span]:
         return [span for span in self._all_spans(late, skipped) if span.meets(wanted.since, wanted.until)]
 
     def _all_spans(self, late: Callable[[], bool], skipped: _Skipped) -> Iterator[Span]:
         """Each file's span; those of files that no longer change are remembered."""
         paths = [hour.path for hour in list_hours(self._folder) if not hour.set_aside]
+        self._readers.keep_only(paths)
         with self._lock:
             self._spans = {path: known for path, known in self._spans.items() if path in set(paths)}
         for path in paths:
-            state = _state(path)
+            state = file_state(path)
             with self._lock:
                 known = self._spans.get(path)
             if known is not None and known[0] == state:
@@ -247,8 +259,10 @@ class RequestLog:
         end_s = self._monotonic() + self._timeout_s
         return lambda: self._monotonic() > end_s or self._stopped()
 
-    def _open(self, path: Path, late: Callable[[], bool], *, bodies: bool = True) -> HourReader:
-        return HourReader(path, late=late, mapped=self._mapped, bodies=bodies)
+    def _open(
+        self, path: Path, late: Callable[[], bool], *, bodies: bool = True
+    ) -> AbstractContextManager[HourReader]:
+        return self._readers.open(path, late, bodies=bodies)
 
 
 class _Skipped:
@@ -275,18 +289,6 @@ class _Catch:
         if self._path.exists() and self._path.name not in self._skipped.names:
             self._skipped.names = (*self._skipped.names, self._path.name)
         return True
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """What changes when the file is written: time, size and inode of it and of its -wal."""
-    state: list[int] = []
-    for name in (path, path.with_name(path.name + "-wal")):
-        try:
-            found = os.stat(name)
-        except FileNotFoundError:
-            continue
-        state += (found.st_mtime_ns, found.st_size, found.st_ino)
-    return tuple(state)
 
 
 def _check_limit(limit: int) -> None:

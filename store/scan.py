@@ -6,15 +6,15 @@ arrays. The rest, and whatever is asked of bodies, is left to SQLite.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from mdslite.errors import StoreCorrupt
-from mdslite.store.columns import ARRIVED, HASH, ID, Array, Columns, hash_id, unpack
+from mdslite.store.columns import ARRIVED, COMPARE, HASH, ID, Array, Columns, compare, hash_id, unpack
 from mdslite.store.filters import FIELDS, Filter, Term
 from mdslite.store.reading import MAX_ID, HourReader, Span
 
@@ -22,21 +22,33 @@ Verdict: TypeAlias = Array | bool  # of a chunk's rows, or of all of them at onc
 
 _AHEAD_CHUNKS = 16
 
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     id: int  # of its first row
     last_id: int
     rows: int
+
+
+class Part(ABC):
+    """Some of the rows that pass, in the order of their ids. Use it before the next one is asked for."""
+
+    rows: int
+    of_rows: int  # those between its ids that were looked at
+    first_id: int  # no row of it has one below, or above the last
+    last_id: int
+
+    @abstractmethod
+    def take(self, name: str) -> Array:
+        """A column, by the names of `columns`."""
+
+    @abstractmethod
+    def arrivals(self) -> tuple[int, int]:
+        """Unix microseconds; no row arrived before the first, or after the second."""
+
+    @abstractmethod
+    def passes(self, ids: Array) -> Array:
+        """Which of these rows pass, by their ids (rising, between the first and the last of the part)."""
 
 
 class HourScan:
@@ -70,24 +82,17 @@ class HourScan:
             and FIELDS[term.field].table == "entries"
         ]
 
-    def columns(self, *names: str, newest: bool = False) -> Iterator[Columns]:
-        """Columns of these names, some rows at a time; rising ids, or falling parts."""
-        chunks, end = self._chunks(newest=newest)
-        stored = [name for name in (*names, *("lag_us",) * (ARRIVED in names)) if name != ARRIVED]
-        rest = self._hour.columns(
-            stored, self._span, self._wanted, low=max(self._low, end), high=self._high, newest=newest
-        )
-        tail = ({**part, ARRIVED: part[ID] - part["lag_us"]} if ARRIVED in names else part for part in rest)
-        if newest:
-            yield from tail
+    def parts(self, *names: str) -> Iterator[Part]:
+        """The rows by rising ids; each part has the columns of these names."""
+        chunks, end = self._chunks(newest=False)
         for chunk in chunks:
             passed = self._judge(chunk)
-            if passed is False:
-                continue
-            places = None if passed is True else np.flatnonzero(passed)
-            yield {name: self._take(chunk, name, places) for name in names}
-        if not newest:
-            yield from tail
+            if passed is not False:
+                yield _ChunkPart(self, chunk, passed)
+        stored = [name for name in (*names, "lag_us") if name != ARRIVED]
+        low = max(self._low, end)
+        for read in self._hour.columns(stored, self._span, self._wanted, low=low, high=self._high):
+            yield _ReadPart(read)
 
     def page(self, *, limit: int, newest: bool) -> list[tuple[Any, ...]]:
         """Rows as `HourReader.walk` gives them."""
@@ -104,7 +109,7 @@ class HourScan:
             passed = self._judge(chunk)
             if passed is False:
                 continue
-            some = self._take(chunk, ID, None if passed is True else np.flatnonzero(passed))
+            some = self.take(chunk, ID, None if passed is True else np.flatnonzero(passed))
             ids += (some[::-1] if newest else some)[:left].tolist()
         found += self._hour.fetch(ids)
         if not newest and len(found) < limit:
@@ -149,7 +154,7 @@ class HourScan:
         for table, field in self._listed:
             yield self._is_listed(chunk, table, field)
         if chunk.id < self._low or chunk.last_id >= self._high:
-            ids = self._take(chunk, ID, None)
+            ids = self.take(chunk, ID, None)
             yield (ids >= self._low) & (ids < self._high)
         yield self._arrived(chunk)
         for field, sign, value in self._compared:
@@ -180,17 +185,16 @@ class HourScan:
     def _arrived(self, chunk: Chunk) -> Verdict:
         """Whether the rows arrived within the filter's time."""
         since, until = self._wanted.since, self._wanted.until
-        _, least, greatest = self._bounds(chunk, "lag_us")
-        if (since is None and until is None) or least is None or greatest is None:
+        if since is None and until is None:
             return True
         since_us = -MAX_ID if since is None else round(since * 1e6)
         until_us = MAX_ID if until is None else round(until * 1e6)
-        first, last = chunk.id - int(greatest), chunk.last_id - int(least)
+        first, last = self.arrivals(chunk)
         if last < since_us or first >= until_us:
             return False
         if first >= since_us and last < until_us:
             return True
-        arrived = self._take(chunk, ARRIVED, None)
+        arrived = self.take(chunk, ARRIVED, None)
         return (arrived >= since_us) & (arrived < until_us)
 
     def _compares(self, chunk: Chunk, field: str, sign: str, value: float) -> Verdict:
@@ -201,8 +205,7 @@ class HourScan:
         if known is False or (known is True and not kind.endswith("?")):
             return known
         values = self._column(chunk, field)
-        # A double on the right: a narrower column is compared in doubles, as SQLite does.
-        found: Array = _COMPARE[sign](values, np.float64(value))
+        found = compare(values, sign, value)
         return found & ~np.isnan(values) if sign == "!=" and kind.endswith("?") else found
 
     def _is_called(self, chunk: Chunk, term: Term) -> Verdict:
@@ -214,12 +217,9 @@ class HourScan:
                 return term.operator == "!="
             asked = Filter(terms=(Term(term.field, "=", term.value, term.position),))
         rows = [
-            row[ID]
-            for row in self._hour.columns(
-                (), self._span, asked, low=chunk.id, high=chunk.last_id + 1, newest=False
-            )
+            row[ID] for row in self._hour.columns((), self._span, asked, low=chunk.id, high=chunk.last_id + 1)
         ]
-        ids = self._take(chunk, ID, None)
+        ids = self.take(chunk, ID, None)
         found = np.isin(ids, np.concatenate(rows)) if rows else np.zeros(chunk.rows, bool)
         return ~found if term.operator == "!=" else found
 
@@ -246,16 +246,29 @@ class HourScan:
             columns[field] = values
         return columns[field]
 
-    def _take(self, chunk: Chunk, field: str, places: Array | None) -> Array:
+    def take(self, chunk: Chunk, field: str, places: Array | None) -> Array:
         """A column, or what stands at some places of it."""
         if field == ARRIVED:
-            found = self._take(chunk, ID, places)
-            found -= self._take(chunk, "lag_us", places).astype(np.int64)
+            found = self.take(chunk, ID, places)
+            found -= self.take(chunk, "lag_us", places).astype(np.int64)
             return found
         values = self._column(chunk, field)
         if places is not None:
             values = values.take(places)
         return values.astype(np.int64) + chunk.id if field == ID else values
+
+    def arrivals(self, chunk: Chunk) -> tuple[int, int]:
+        """Between which unix microseconds a chunk's rows arrived, or a little more."""
+        _, least, greatest = self._bounds(chunk, "lag_us")
+        if least is None or greatest is None:
+            raise StoreCorrupt(f"{self._hour.path.name}: the column lag_us is damaged")
+        return chunk.id - int(greatest), chunk.last_id - int(least)
+
+    def places(self, chunk: Chunk, ids: Array) -> Array:
+        """At which of a chunk's rows these ids stand, which are all there."""
+        known = self._column(chunk, ID)
+        # Of the column's own type: the few are made narrower, not the many wider.
+        return np.searchsorted(known, (ids - chunk.id).astype(known.dtype))
 
     def _data(self, chunk: Chunk, field: str) -> bytes:
         """A column as it is stored; with it, those of the next chunks are read, more each time."""
@@ -267,11 +280,58 @@ class HourScan:
         return ahead.get(chunk.id, b"")
 
 
+class _ChunkPart(Part):
+    def __init__(self, scan: HourScan, chunk: Chunk, passed: Array | Literal[True]) -> None:
+        self._scan = scan
+        self._chunk = chunk
+        self._passed = passed
+        self._places: Array | None = None
+        self.first_id = chunk.id
+        self.last_id = chunk.last_id
+        self.of_rows = chunk.rows
+        self.rows = chunk.rows if passed is True else int(np.count_nonzero(passed))
+
+    def take(self, name: str) -> Array:
+        if self._passed is not True and self._places is None:
+            self._places = np.flatnonzero(self._passed)
+        return self._scan.take(self._chunk, name, self._places)
+
+    def arrivals(self) -> tuple[int, int]:
+        return self._scan.arrivals(self._chunk)
+
+    def passes(self, ids: Array) -> Array:
+        if self._passed is True:
+            return np.ones(len(ids), dtype=np.bool_)
+        return self._passed[self._scan.places(self._chunk, ids)]
+
+
+class _ReadPart(Part):
+    """Rows that SQLite has read."""
+
+    def __init__(self, read: Columns) -> None:
+        self._read = read
+        ids = read[ID]
+        self.rows = self.of_rows = len(ids)
+        self.first_id, self.last_id = int(ids[0]), int(ids[-1])
+
+    def take(self, name: str) -> Array:
+        if name == ARRIVED:
+            return (self._read[ID] - self._read["lag_us"]).astype(np.int64)
+        return self._read[name]
+
+    def arrivals(self) -> tuple[int, int]:
+        arrived = self.take(ARRIVED)
+        return int(arrived.min()), int(arrived.max())
+
+    def passes(self, ids: Array) -> Array:
+        return np.isin(ids, self._read[ID])
+
+
 def _known(sign: str, low: float, high: float, value: float) -> bool | None:
     """What a comparison of all numbers of [low, high] with a value comes to, None when they differ."""
     if sign in ("=", "!="):
         if not low <= value <= high:
             return sign == "!="
         return sign == "=" if low == high else None
-    ends = {_COMPARE[sign](low, value), _COMPARE[sign](high, value)}
+    ends = {COMPARE[sign](low, value), COMPARE[sign](high, value)}
     return ends.pop() if len(ends) == 1 else None

@@ -28,6 +28,8 @@ from mdslite.store.requests import RequestLog
 
 HEAD = struct.Struct("<BI")  # kind, length
 PIECE, END, ERROR = range(3)
+KEPT_FILES = 48  # of finished hours, open from one question to the next
+REST_S = 15.0  # without a question, after which none is: what retention removes is to free its room
 
 _log = logging.getLogger(__name__)
 
@@ -48,9 +50,13 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 def serve(end: socket.socket, folder: Path, *, timeout_s: float, mapped: bool = True) -> None:
     """Answer until the other side closes its end."""
-    log = RequestLog(folder, timeout_s=timeout_s, stopped=lambda: _hears(end), mapped=mapped)
+    log = RequestLog(folder, timeout_s=timeout_s, stopped=lambda: _hears(end), mapped=mapped, kept=KEPT_FILES)
     with contextlib.suppress(OSError):
-        while (message := receive(end, Message)) is not None:
+        while True:
+            if log.kept and not _hears(end, wait_s=REST_S):
+                log.rest()
+            if (message := receive(end, Message)) is None:
+                return
             if message.question is not None:
                 _answer(end, log, message.question)
 
@@ -76,8 +82,8 @@ def _say(end: socket.socket, kind: Literal[0, 1, 2] | int, data: bytes = b"") ->
     end.sendall(HEAD.pack(kind, len(data)) + data)
 
 
-def _hears(end: socket.socket) -> bool:
-    return bool(select.select([end], [], [], 0)[0])
+def _hears(end: socket.socket, *, wait_s: float = 0.0) -> bool:
+    return bool(select.select([end], [], [], wait_s)[0])
 
 
 def main(arguments: Sequence[str]) -> None:

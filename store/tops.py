@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import compress
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -12,15 +13,18 @@ import numpy as np
 
 from mdslite.errors import InvalidRequest
 from mdslite.store.bodyfields import Scalar, make_path, read_values
-from mdslite.store.columns import ID, Array, Columns
+from mdslite.store.columns import ID, Array
 from mdslite.store.filters import FIELDS, Filter, FilterField, find_field
 from mdslite.store.reading import HourReader, Span
 from mdslite.store.requests import RequestLog
-from mdslite.store.scan import HourScan
+from mdslite.store.scan import HourScan, Part
 
 DEFAULT_LIMIT = 10
 MAX_TEXTS = 200_000  # request ids, and distinct values of a body's field, that are held at once
 _MAX_COUNTED = 1 << 20  # whole numbers below it are counted in a table
+_READ_ANYWAY = (
+    2  # bodies in a row, for each that counts: reading past the others is quicker than looking it up
+)
 _UNCOUNTED = frozenset({"body", "moment", "trace"})
 
 
@@ -46,13 +50,15 @@ class TopValues(msgspec.Struct, frozen=True):
 
 
 class _Counting(Protocol):
-    """Counts one kind of field, hour by hour."""
+    """Counts one kind of field, hour by hour; `there` is how many rows had a value."""
 
     @property
     def columns(self) -> tuple[str, ...]: ...
 
-    def add(self, hour: HourReader, part: Columns) -> int:
-        """Count rows; returns how many of them have a value."""
+    @property
+    def there(self) -> int: ...
+
+    def add(self, hour: HourReader, part: Part) -> None: ...
 
     def end_hour(self, hour: HourReader) -> None: ...
 
@@ -72,13 +78,13 @@ def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAUL
             f"{field!r} has no values to count", hint=f"fields: {' '.join(known)} request.NAME reply.NAME"
         )
     counting = _counting(field, of)
-    rows = there = 0
+    rows = 0
 
     def visit(hour: HourReader, span: Span) -> None:
-        nonlocal rows, there
-        for part in HourScan(hour, span, wanted).columns(*counting.columns):
-            rows += len(part[counting.columns[0]])
-            there += counting.add(hour, part)
+        nonlocal rows
+        for part in HourScan(hour, span, wanted).parts(*counting.columns):
+            rows += part.rows
+            counting.add(hour, part)
         counting.end_hour(hour)
 
     skipped = log.each(visit, since=wanted.since, until=wanted.until)
@@ -88,8 +94,10 @@ def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAUL
     return TopValues(
         field=field,
         rows=rows,
-        missing=rows - there,
-        values=tuple(TopValue(_plain(value), count, count / max(there, 1)) for value, count in ranked),
+        missing=rows - counting.there,
+        values=tuple(
+            TopValue(_plain(value), count, count / max(counting.there, 1)) for value, count in ranked
+        ),
         other=sum(count for _, count in counts) - listed,
         skipped=skipped,
     )
@@ -119,15 +127,16 @@ class _Listed:
         self._absent: list[int] = []
         self._known: dict[int, Any] = {}
         self._found: Counter[Any] = Counter()
+        self.there = 0
 
-    def add(self, hour: HourReader, part: Columns) -> int:
+    def add(self, hour: HourReader, part: Part) -> None:
         if not self._known:
             self._known = self._texts(hour)
             self._hour = np.zeros(max(self._known, default=0) + 1, dtype=np.int64)
             self._absent = [number for number, text in self._known.items() if text is None]
-        counts = np.bincount(part[self.columns[0]].astype(np.intp), minlength=len(self._hour))
+        counts = np.bincount(part.take(self.columns[0]).astype(np.intp), minlength=len(self._hour))
         self._hour += counts
-        return int(counts.sum() - counts[self._absent].sum())
+        self.there += int(counts.sum() - counts[self._absent].sum())
 
     def end_hour(self, hour: HourReader) -> None:
         for number in np.flatnonzero(self._hour).tolist():
@@ -150,16 +159,18 @@ class _Numbers:
         self._parts: list[Array] = []
         self._values = np.zeros(0)
         self._counts = np.zeros(0, dtype=np.int64)
+        self.there = 0
 
-    def add(self, hour: HourReader, part: Columns) -> int:
-        values = part[self.columns[0]]
+    def add(self, hour: HourReader, part: Part) -> None:
+        values = part.take(self.columns[0])
         if values.dtype.kind == "f":
             values = values[~np.isnan(values)]
+        self.there += len(values)
         if not len(values):
-            return 0
+            return
         if values.dtype.kind == "f" and not (values == np.rint(values)).all():
             self._parts.append(values.astype(np.float64, copy=False))
-            return len(values)
+            return
         small = (values >= 0) & (values < _MAX_COUNTED)
         if not small.all():
             self._parts.append(values[~small].astype(np.float64))
@@ -167,7 +178,6 @@ class _Numbers:
         if len(counts) > len(self._table):
             self._table = np.concatenate([self._table, np.zeros(len(counts) - len(self._table), np.int64)])
         self._table[: len(counts)] += counts
-        return len(values)
 
     def end_hour(self, hour: HourReader) -> None:
         if not self._parts:
@@ -194,13 +204,12 @@ class _RequestIds:
 
     def __init__(self) -> None:
         self._found: Counter[Any] = Counter()
-        self._rows = 0
+        self.there = 0
 
-    def add(self, hour: HourReader, part: Columns) -> int:
-        self._rows += len(part[ID])
-        _check_room(self._rows)
-        self._found.update(hour.request_ids(part[ID]))
-        return len(part[ID])
+    def add(self, hour: HourReader, part: Part) -> None:
+        self.there += part.rows
+        _check_room(self.there)
+        self._found.update(hour.request_ids(part.take(ID)))
 
     def end_hour(self, hour: HourReader) -> None:
         """Nothing is kept by hour."""
@@ -212,7 +221,7 @@ class _RequestIds:
 class _BodyValues:
     """What stands under a path of bodies; each row counts once for each distinct value."""
 
-    columns = (ID,)
+    columns = ()
 
     def __init__(self, body: Literal["request", "reply"], path: str) -> None:
         self._body = body
@@ -220,29 +229,20 @@ class _BodyValues:
         self._having: Array | None = None  # the hour's rows that have bodies
         self._found: Counter[Scalar] = Counter()
         self._flags: Counter[Scalar] = Counter()  # apart from numbers: True equals 1
+        self.there = 0
 
-    def add(self, hour: HourReader, part: Columns) -> int:
-        ids = part[ID] if part[ID][0] <= part[ID][-1] else part[ID][::-1]
+    def add(self, hour: HourReader, part: Part) -> None:
+        first_id, last_id = part.first_id, part.last_id
+        if part.of_rows <= _READ_ANYWAY * part.rows:
+            for some in hour.bodies(self._body, first_id=first_id, last_id=last_id):
+                ids = np.fromiter((number for number, _ in some), np.int64, len(some))
+                self._count(compress(some, part.passes(ids).tolist()))
+            return
         if self._having is None:
             self._having = hour.body_ids()
-        here = self._having[slice(*np.searchsorted(self._having, (ids[0], ids[-1] + 1)))]
-        some = here[ids[np.searchsorted(ids, here)] == here]
-        there = 0
-        values: list[Scalar] = []
-        for body in hour.bodies(self._body, some, between=len(here)):
-            found = read_values(body, self._path)
-            if len(found) == 1 and type(found[0]) is not bool:
-                values += found
-                there += found[0] is not None
-            elif found:
-                distinct = {one for one in found if type(one) is not bool} - {None}
-                flags = {one for one in found if type(one) is bool}
-                values += distinct
-                self._flags.update(flags)
-                there += bool(distinct or flags)
-        self._found.update(values)
-        _check_room(len(self._found))
-        return there
+        here = self._having[slice(*np.searchsorted(self._having, (first_id, last_id + 1)))]
+        for some in hour.bodies_of(self._body, here[part.passes(here)].tolist()):
+            self._count(some)
 
     def end_hour(self, hour: HourReader) -> None:
         self._having = None
@@ -250,6 +250,22 @@ class _BodyValues:
     def counts(self) -> list[tuple[Any, int]]:
         del self._found[None]
         return [*self._found.items(), *self._flags.items()]
+
+    def _count(self, bodies: Iterable[tuple[int, str | bytes | None]]) -> None:
+        values: list[Scalar] = []
+        for _, body in bodies:
+            found = read_values(body, self._path) if body is not None else ()
+            if len(found) == 1 and type(found[0]) is not bool:
+                values += found
+                self.there += found[0] is not None
+            elif found:
+                distinct = {one for one in found if type(one) is not bool} - {None}
+                flags = {one for one in found if type(one) is bool}
+                values += distinct
+                self._flags.update(flags)
+                self.there += bool(distinct or flags)
+        self._found.update(values)
+        _check_room(len(self._found))
 
 
 def _check_room(count: int) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from log_rows import HOUR_S, NOON, row, running, wanted
 from mdslite.errors import InvalidRequest
 from mdslite.store import hourfile
 from mdslite.store.chunks import ChunkWriter
+from mdslite.store.columns import COMPARE, compare
 from mdslite.store.entries import Entry
 from mdslite.store.histograms import BYS, MAX_BUCKETS, MAX_SERIES, choose_interval, make_histogram
 from mdslite.store.hours import list_hours
@@ -79,7 +81,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestLog]:
             assert not last.sealed
             with closing(sqlite3.connect(first.path)) as db:
                 db.executescript("DROP TABLE chunks; DROP TABLE columns")
-            yield RequestLog(folder)
+            made = RequestLog(folder, kept=10)
+            yield made
+            made.rest()
 
 
 class Entries(tuple[Entry, ...]):
@@ -147,6 +151,23 @@ BRUTE = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+SINGLES = st.floats(width=32, allow_nan=True)
+
+
+@given(
+    values=st.lists(SINGLES, min_size=1, max_size=20),
+    value=st.floats(allow_nan=False) | SINGLES.filter(lambda one: one == one),
+    sign=st.sampled_from(list(COMPARE)),
+)
+def test_a_column_is_compared_as_doubles_are(values: list[float], value: float, sign: str) -> None:
+    column = np.array(values, dtype=np.float32)
+    # Its own values are where a difference would show, and what lies beside them.
+    for asked in (value, *values, *np.nextafter(values, np.inf), *np.nextafter(values, -np.inf)):
+        if asked == asked:
+            expected = COMPARE[sign](column.astype(np.float64), np.float64(asked))
+            np.testing.assert_array_equal(compare(column, sign, float(asked)), expected)
 
 
 @BRUTE
@@ -239,7 +260,10 @@ def test_top_values_are_those_of_what_passes(
 @pytest.mark.parametrize(
     "field", ["request.n", "request.text", "reply.label", "reply.nothing", "request.1.n"]
 )
-@pytest.mark.parametrize("text", ["", "version=v1", "latency_ms>5", "reply.label=spam"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "version=v1", "version=v3 latency_ms>2", "latency_ms>5", "confidence<0.5", "reply.label=spam"],
+)
 def test_top_values_of_bodies(log: RequestLog, entries: Entries, field: str, text: str) -> None:
     found = find_top(log, wanted(text, now=CLOCK()), field=field, limit=100)
     expected: Counter[Any] = Counter()

@@ -35,11 +35,12 @@ ASKED = (
 
 @dataclass(frozen=True, slots=True)
 class QueryTime:
-    """One question, in milliseconds; `wanted_ms` is for 10 million rows, None where nothing is wanted."""
+    """One question, in milliseconds: of a process that has just started, and asked again. `wanted_ms` is for
+    10 million rows, None where nothing is wanted."""
 
     what: str
     median_ms: float
-    slowest_ms: float
+    first_ms: float
     wanted_ms: float | None
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from log_rows import Clock, block
 from waiting import until
 
 from mdslite.door.door import Limits
-from mdslite.door.pace import LEAST_S, Pace
+from mdslite.door.pace import BUNCH_S, LEAST_S, Pace
 from mdslite.predict.books import Books
 from mdslite.serving.samples import Samples
 from mdslite.store.rows import Run
@@ -95,22 +96,24 @@ def test_refused_clients_are_read_again_in_turn_and_at_the_rate() -> None:
     assert len(waits) == len(crowd.held) >= 397
     assert waits == sorted(waits)
     for at, wait_s in enumerate(waits, start=400 - len(waits)):
-        assert at / 1000 - 1e-9 <= wait_s <= at / 1000 + LEAST_S + 1e-9
+        assert at / 1000 - 1e-9 <= wait_s <= at / 1000 + BUNCH_S + 1e-9
+    bunches = sorted(set(waits))
+    assert all(later - sooner >= BUNCH_S - 1e-9 for sooner, later in pairwise(bunches))
 
 
 def test_nobody_waits_for_longer_than_the_bound() -> None:
     crowd = Crowd(5000, per_second=1000, longest_s=0.25)
     waits = crowd.wait(refusing=True)
     assert len(waits) == len(crowd.held)
-    assert max(waits) <= 0.25 + LEAST_S + 1e-9
+    assert max(waits) <= 0.25 + BUNCH_S + 1e-9
 
 
 def test_once_nobody_is_refused_any_more_all_are_soon_read_again() -> None:
     crowd = Crowd(1000, per_second=1000, longest_s=2.0)
     waits = crowd.wait(refusing=False)
     assert len(waits) == len(crowd.held) >= 997
-    # Doubling: 1, 2, 4, ... 256, 256, 256 of them, 2 ms apart.
-    assert max(waits) <= 15 * LEAST_S
+    # Two bunches, then 1, 2, 4, ... 256, 256, 256 of them, 2 ms apart.
+    assert max(waits) <= 2 * BUNCH_S + 15 * LEAST_S
     assert not crowd.refuse(1)  # and who is refused next starts afresh
 
 

@@ -5,6 +5,9 @@ A thousand of them, all on kept connections, took two thirds of a model's throug
 are read again at a bounded rate, first come, first served: what they send meanwhile waits in the kernel. Who
 waits as long as `Retry-After` says never notices; nor does anybody while refusals are few. Once nobody is
 refused any more, more and more of them are read at once: the crowd is gone.
+
+They are let go by the bunch. One at a time, each would interrupt who computes, and find the processor's
+caches full of what was computed.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from time import perf_counter
 from typing import Protocol
 
 LEAST_S = 0.002  # a shorter wait is not worth a timer
+BUNCH_S = 0.05  # between two bunches of those whose time has come
 EARLY_MAX = 256  # connections that are read again at one moment before their time
 
 
@@ -25,7 +29,8 @@ class Held(Protocol):
 
 
 class Pace:
-    """`per_second` refused connections are read again, each after `longest_s` at the latest."""
+    """`per_second` refused connections are read again, each after `longest_s` at the latest, or with the next
+    bunch."""
 
     def __init__(
         self,
@@ -58,7 +63,7 @@ class Pace:
             return False
         self._held.append((due, one))
         if self._timer is None:
-            self._timer = self._loop.call_later(due - now, self._release)
+            self._timer = self._loop.call_later(max(BUNCH_S, due - now), self._release)
         return True
 
     def close(self) -> None:
@@ -79,7 +84,7 @@ class Pace:
             early -= held[0][0] > now
             held.popleft()[1].let_go()
         if held:
-            wait_s = LEAST_S if self._early else held[0][0] - now
-            self._timer = self._loop.call_later(max(LEAST_S, wait_s), self._release)
+            wait_s = LEAST_S if self._early else max(BUNCH_S, held[0][0] - now)
+            self._timer = self._loop.call_later(wait_s, self._release)
         else:
             self._next_at = now

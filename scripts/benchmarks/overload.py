@@ -32,7 +32,8 @@ _FILES = 8192
 @dataclass(frozen=True, slots=True)
 class Overload:
     """`kept` is the good answers a second when overloaded, divided by those at the peak: the median over the
-    turns. `refusal_p99_ms` is of callers who come besides and heed `Retry-After`."""
+    turns. `refusal_p99_ms` is of callers who come besides and heed `Retry-After`; what they are answered well
+    counts as anybody's."""
 
     who: str
     peak_per_s: float
@@ -63,13 +64,15 @@ def measure_overload(bench: Bench, effort: Effort, say: Say) -> list[Overload]:
 
 
 def _overload(bench: Bench, running: Running, effort: Effort, who: str, pause_s: float) -> Overload:
-    peaks, loads = [], []
+    peaks, loads, goods = [], [], []
     callers = Callers(running.url, bench.body(HEAVY).read_bytes())
     for _ in range(effort.rounds):
         peaks.append(_offer(bench, running, effort, connections=PEAK_CONNECTIONS))
         with callers:
-            loads.append(_offer(bench, running, effort, connections=CONNECTIONS, pause_s=pause_s))
-    kept = [_good_per_s(load) / _good_per_s(peak) for load, peak in zip(loads, peaks, strict=True)]
+            load = _offer(bench, running, effort, connections=CONNECTIONS, pause_s=pause_s)
+        loads.append(load)
+        goods.append(_good_per_s(load) + callers.good / load.seconds)
+    kept = [good / _good_per_s(peak) for good, peak in zip(goods, peaks, strict=True)]
     refused_s = sorted(callers.refused_s)
     return Overload(
         who=who,
@@ -85,17 +88,20 @@ def _overload(bench: Bench, running: Running, effort: Effort, who: str, pause_s:
 
 class Callers:
     """Callers that ask while a `with` block runs, each as often as `Retry-After` lets it, and note how long a
-    refusal took."""
+    refusal took. `good` is how many were answered well within the last block."""
 
     def __init__(self, url: str, body: bytes) -> None:
         self.refused_s: list[float] = []
+        self.good = 0
         self._url = urlsplit(url)
         self._body = body
         self._done = threading.Event()
+        self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         self._done.clear()
+        self.good = 0
         self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(CALLERS)]
         for thread in self._threads:
             thread.start()
@@ -119,6 +125,9 @@ class Callers:
                 wait_s = float(reply.headers.get("retry-after", "0"))
                 if reply.status == http.HTTPStatus.TOO_MANY_REQUESTS:
                     self.refused_s.append(time.perf_counter() - begun)
+                elif reply.status == http.HTTPStatus.OK and not self._done.is_set():
+                    with self._counting:
+                        self.good += 1
 
 
 def _offer(bench: Bench, running: Running, effort: Effort, *, connections: int, pause_s: float = 0.0) -> Load:

@@ -151,9 +151,13 @@ def test_the_confidence_is_read_from_the_answer(tmp_path: Path) -> None:
 
 @asynccontextmanager
 async def listening(
-    answer: Callable[[], tuple[int, bytes] | None], *, ready: bool = True
+    answer: Callable[[], tuple[int, bytes] | None],
+    *,
+    ready: bool = True,
+    admission: Callable[[], int] = lambda: 404,
 ) -> AsyncIterator[int]:
-    """A server that answers what it is told, or ends the connection; `ready` is whether it knows /readyz."""
+    """A server that answers what it is told, or ends the connection; `ready` is whether it knows /readyz,
+    `admission` what it answers who asks for a model."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -163,6 +167,8 @@ async def listening(
             found = (200, b"ok") if head.startswith(b"GET") else answer()
             if not ready and head.startswith(b"GET /readyz"):
                 found = (404, b"what?")
+            if head.startswith(b"GET /v2/models/"):
+                found = (admission(), b"")
             if found is not None:
                 status, body = found
                 writer.write(b"HTTP/1.1 %d X\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
@@ -267,7 +273,7 @@ def test_a_version_whose_only_endpoint_is_gone_is_unhealthy_until_it_is_back(tmp
                 for connection in list(far.door.connections):
                     connection.abort()
                 await until(lambda: served.state == "unhealthy")
-                assert served.reason == "no endpoint can take requests"
+                assert (served.reason or "").startswith("no endpoint can take requests: ")
                 assert (await near.ask(predict(target=GATEWAY))).status == 503
                 far.server = await asyncio.get_running_loop().create_server(
                     far.door.connection, "127.0.0.1", port
@@ -396,6 +402,95 @@ def test_where_nobody_has_the_model_the_first_who_gets_it_takes_it(tmp_path: Pat
                 told = (200, GOOD)
                 await until(lambda: served.state == "ready")
                 assert (await near.ask(predict(["x"], target=GATEWAY))).status == 200
+
+    run(test())
+
+
+def test_an_endpoint_that_refuses_our_token_is_left_for_another_until_it_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAR_TOKEN", "secret")
+
+    async def test() -> None:
+        status = 401
+        refused = b'{"error": "no such token"}'
+        async with (
+            listening(
+                lambda: (status, refused if status == 401 else GOOD), admission=lambda: status
+            ) as strict,
+            listening(lambda: (200, GOOD)) as good,
+        ):
+            options = {"idempotent": False, "token_env": "FAR_TOKEN"}
+            infos = [EndpointInfo(url=f"http://127.0.0.1:{port}", options=options) for port in (strict, good)]
+            async with gateway(tmp_path / "near", *infos, health_s=0.01) as (near, served):
+                replies = [await near.ask(predict(["x"], target=GATEWAY)) for _ in range(8)]
+                assert {one.status for one in replies} == {200}
+                pool = lane_of(served).pool
+                bad = pool.endpoints[0]
+                assert (bad.requests, bad.reason) == (1, "it refuses the token of FAR_TOKEN (401)")
+                until_s = bad.ejected_until
+                await until(lambda: bad.ejected_until > until_s)  # it was asked again, and not with a request
+                assert bad.requests == 1
+                status = 200
+                await until(lambda: not bad.refusing and pool.available == 2)
+                assert {(await near.ask(predict(["x"], target=GATEWAY))).status for _ in range(4)} == {200}
+                assert bad.requests > 1
+
+    run(test())
+
+
+def test_where_all_refuse_our_token_the_version_is_unhealthy_and_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        told = (403, b'{"error": "predict is not in its scopes"}')
+        async with listening(lambda: told) as one, listening(lambda: told) as other:
+            infos = [EndpointInfo(url=f"http://127.0.0.1:{port}") for port in (one, other)]
+            async with gateway(tmp_path / "near", *infos) as (near, served):
+                reply = await near.ask(predict(["x"], target=GATEWAY))
+                assert (reply.status, reply.code) == (503, "unavailable")
+                assert served.state == "unhealthy"
+                assert served.reason == (
+                    "no endpoint can take requests: it lets nobody in without a token (403): "
+                    "options: {token_env: NAME} says where one is"
+                )
+
+    run(test())
+
+
+def test_what_one_request_is_forbidden_says_little_of_its_endpoint(tmp_path: Path) -> None:
+    """A filter between the two may dislike what somebody sends, who must not be able to part us that way."""
+
+    async def test() -> None:
+        answers = iter([(200, GOOD), (403, b"{}"), (403, b"{}"), (200, GOOD)])
+        async with listening(lambda: next(answers)) as port:
+            info = EndpointInfo(url=f"http://127.0.0.1:{port}")
+            async with gateway(tmp_path / "near", info) as (near, served):
+                found = [(await near.ask(predict(["x"], target=GATEWAY))).status for _ in range(4)]
+                assert (found, served.state) == ([200, 503, 503, 200], "ready")
+
+    run(test())
+
+
+def test_a_variable_that_is_to_hold_a_token_has_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FAR_TOKEN", raising=False)
+
+    async def test() -> None:
+        info = EndpointInfo(url="http://127.0.0.1:1", options={"token_env": "FAR_TOKEN"})
+        with pytest.raises(LoadFailed, match="FAR_TOKEN is not set"):
+            async with gateway(tmp_path, info):
+                pass
+
+    run(test())
+
+
+def test_a_refused_question_for_what_a_model_takes_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with listening(lambda: (200, GOOD), admission=lambda: 401) as port:
+            info = EndpointInfo(url=f"http://127.0.0.1:{port}", protocol="OIP")
+            with pytest.raises(LoadFailed, match=r"lets nobody in without a token \(401\)"):
+                async with gateway(tmp_path, info):
+                    pass
 
     run(test())
 

@@ -264,12 +264,24 @@ class VersionInfo(Value, frozen=True, kw_only=True):
     batch: BatchInfo
     signature: SignatureInfo | None = None
     pipeline: PipelineInfo | None = None
+    endpoints: list[EndpointState] | None = None
     queue_rows: int = 0
     rps: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
     error_rate: Annotated[float | None, Meta(description="0 to 1")] = None
     requests_total: int | None = None
+
+
+class EndpointState(Value, frozen=True, kw_only=True):
+    """Where a version that is served elsewhere is asked. One that is not `available` is left out for now."""
+
+    url: str
+    available: bool
+    reason: Annotated[str | None, Meta(description="of its last failure, while it is left out")]
+    open: Annotated[int, Meta(description="requests that wait for its answer")]
+    requests: int
+    failures: int
 
 
 class PrintedInfo(Value, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from time import time
+from time import perf_counter, time
 
 import msgspec
 
@@ -18,6 +18,7 @@ from mdslite.api.schema import (
     DeployedInfo,
     DeviceInfo,
     DiffInfo,
+    EndpointState,
     ModelInfo,
     NodeInfo,
     PipelineInfo,
@@ -43,6 +44,7 @@ from mdslite.runtimes.protocol import Signature, TensorSpec
 from mdslite.serving.fleet import Key, Served
 from mdslite.serving.nodes import Handler
 from mdslite.serving.pipeline import PipelineLane
+from mdslite.serving.remote.lane import RemoteLane
 from mdslite.spec import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS, Spec
 from mdslite.store.moments import time_text
 from mdslite.store.registry import Revision, VersionRow
@@ -161,6 +163,7 @@ def _version(parts: Parts, served: Served, share: float, row: VersionRow | None)
         batch=_batch(served.spec, served),
         signature=_signature(served.signature) if served.signature else None,
         pipeline=_pipeline(served),
+        endpoints=_endpoints(served),
         queue_rows=served.queue_rows,
         rps=round(recent.rps, 3),
         p50_ms=recent.p50_ms,
@@ -185,6 +188,23 @@ def _batch(spec: Spec, served: Served | None = None) -> BatchInfo:
         batch_timeout_ms=_or(asked.batch_timeout_ms, DEFAULT_BATCH_TIMEOUT_MS),
         prediction_time_ms=_or(asked.prediction_time_ms, DEFAULT_PREDICTION_TIME_MS),
     )
+
+
+def _endpoints(served: Served) -> list[EndpointState] | None:
+    if not served.loaded or not isinstance(served.lane, RemoteLane):
+        return None
+    now = perf_counter()
+    return [
+        EndpointState(
+            url=one.url,
+            available=not one.is_ejected(now),
+            reason=one.reason if one.is_ejected(now) else None,
+            open=one.open,
+            requests=one.requests,
+            failures=one.failures,
+        )
+        for one in served.lane.pool.endpoints
+    ]
 
 
 def _pipeline(served: Served) -> PipelineInfo | None:

@@ -37,6 +37,12 @@ _NODE_COLUMNS = [
     output.Column("WAITS MS", "right"),
     output.Column("LIMIT MS", "right"),
 ]
+_ENDPOINT_COLUMNS = [
+    output.Column("ENDPOINT", folds=True),
+    output.Column("STATE"),
+    *(output.Column(title, "right") for title in ("OPEN", "REQUESTS", "FAILURES")),
+    output.Column("WHY", folds=True),
+]
 _NODE_FIELDS = ("node", "replicas", "queue_rows", "batch_size", "batch_timeout_ms", "prediction_time_ms")
 
 
@@ -140,6 +146,10 @@ def _write_models(models: Sequence[Json]) -> None:
             if version.get("reason"):
                 name = f"{model['project']}/{model['model']}@{version['version']}"
                 output.note(f"{name} {version['state']}: {output.escape(version['reason'])}")
+            for one in version.get("endpoints") or ():
+                if not one["available"]:
+                    name = f"{model['project']}/{model['model']}@{version['version']}"
+                    output.note(f"{name} leaves out {_where(one)}")
 
 
 def _write_version(target: Target, version: Json, url: str) -> None:
@@ -167,6 +177,23 @@ def _write_version(target: Target, version: Json, url: str) -> None:
     }
     signature = version.get("signature")
     output.write_fields(fields, indent="  ")
+    if version.get("endpoints"):
+        output.write()
+        output.write_table(
+            _ENDPOINT_COLUMNS,
+            [
+                [
+                    one["url"],
+                    "in turn" if one["available"] else "left out",
+                    one["open"],
+                    one["requests"],
+                    one["failures"],
+                    one["reason"] or "-",
+                ]
+                for one in version["endpoints"]
+            ],
+        )
+        output.write()
     if version.get("pipeline"):
         _write_pipeline(version["pipeline"])
     if signature:
@@ -230,6 +257,10 @@ def _write_past(target: Target, moment: float, found: Json, versions: Sequence[J
         for version in versions
     ]
     output.write_table(_PAST_COLUMNS, rows)
+
+
+def _where(endpoint: Json) -> str:
+    return f"{output.escape(endpoint['url'])}: {output.escape(endpoint['reason'] or 'it fails')}"
 
 
 def _short(digest: str) -> str:

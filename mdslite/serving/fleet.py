@@ -242,7 +242,7 @@ class Fleet:
             self._served[served.key] = served
             self._upkeep.adopt(served)
             if isinstance(served.lane, RemoteLane):
-                served.lane.changed = partial(self._refresh, served, "no endpoint can take requests")
+                served.lane.changed = partial(self._refresh, served, None)
         for key, spec in respecced:
             self._served[key].follow(spec)
         self._route()
@@ -314,6 +314,8 @@ class Fleet:
         if served.able:
             served.state, served.reason = "ready", None
         else:
+            if isinstance(served.lane, RemoteLane):
+                reason = served.lane.pool.why_none()
             served.state, served.reason = "unhealthy", reason or served.reason
         self._route()
 

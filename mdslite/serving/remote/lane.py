@@ -31,6 +31,9 @@ HEALTH_TIMEOUT_S = 2.0
 # Answers that say the endpoint, not the request, is at fault.
 _FAULTS = frozenset({502, 503, 504})
 _NO_MODEL = "it has no such model"
+_REFUSALS = frozenset({401, 403})
+# Nothing was computed: that is always safe to ask again.
+_UNTOUCHED = _REFUSALS | {NotFound.status}
 
 
 class RemoteLane:
@@ -168,15 +171,29 @@ class RemoteLane:
             finally:
                 self.pool.end(endpoint)
                 job.upstream_ms = (perf_counter() - job.started_at) * 1e3
-            # Without the model nothing was computed: that is always safe to ask again.
-            lacks = answer.status == NotFound.status
-            if answer.status not in _FAULTS and not lacks:
-                self.pool.succeeded(endpoint)
+            if self._is_well(endpoint, answer):
                 return answer
-            self._fail(endpoint, _NO_MODEL if lacks else f"answered {answer.status}", lacks=lacks)
-            again = (self._repeats or lacks) and len(tried) < min(TRIES_MAX, len(self.pool.endpoints))
+            again = self._repeats or answer.status in _UNTOUCHED
+            again = again and len(tried) < min(TRIES_MAX, len(self.pool.endpoints))
             if answer.status == 504 or not (again and self.pool.may_retry()):
                 return answer
+
+    def _is_well(self, endpoint: Endpoint, answer: Answer) -> bool:
+        """Is an answer the request's own? Otherwise its endpoint has failed."""
+        status = answer.status
+        if status == NotFound.status:
+            self._fail(endpoint, _NO_MODEL, fail=self.pool.lacks)
+        elif status == 401 or (status == 403 and not endpoint.proved):
+            self._fail(endpoint, self._wires.refusal(status), fail=self.pool.refuses)
+        elif status == 403:  # of one that lets us in: for this request alone, or for what stands between
+            self._fail(endpoint, self._wires.refusal(status))
+        elif status in _FAULTS:
+            self._fail(endpoint, f"answered {status}")
+        else:
+            self.pool.succeeded(endpoint)
+            endpoint.proved = True
+            return True
+        return False
 
     def _forget(self, job: Job) -> None:
         del self._under_way[job]
@@ -189,12 +206,11 @@ class RemoteLane:
 
     # Endpoints
 
-    def _fail(self, endpoint: Endpoint, reason: str, *, lacks: bool = False) -> None:
+    def _fail(
+        self, endpoint: Endpoint, reason: str, *, fail: Callable[[Endpoint, str], None] | None = None
+    ) -> None:
         before = self.pool.available
-        if lacks:
-            self.pool.lacks(endpoint, reason)
-        else:
-            self.pool.failed(endpoint, reason)
+        (fail or self.pool.failed)(endpoint, reason)
         if self.pool.available != before:
             logger.warning("%s: %s is left out for a while: %s", self.name, endpoint.url, reason)
             self.changed()
@@ -214,6 +230,9 @@ class RemoteLane:
                 self.changed()
 
     async def _check_one(self, endpoint: Endpoint) -> None:
+        if endpoint.refusing:
+            await self._check_admission(endpoint)
+            return
         lacking, readiness = endpoint.lacking, self._speech.readiness
         path = readiness if lacking and readiness is not None else self._speech.health
         try:
@@ -227,10 +246,25 @@ class RemoteLane:
             return
         if lacking and (readiness is None or answer.status != 200):
             if readiness is not None and self._speech.lacks(answer):
-                self._fail(endpoint, _NO_MODEL, lacks=True)
+                self._fail(endpoint, _NO_MODEL, fail=self.pool.lacks)
             return  # well it may be: whether it has the model, the next request will tell
-        if endpoint.lacking and not lacking:
+        if endpoint.unfit and not lacking:
             return  # a request has found out meanwhile
+        self._take_back(endpoint)
+
+    async def _check_admission(self, endpoint: Endpoint) -> None:
+        """Does it still refuse our credentials? Where that is not said, the next request will tell."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                answer = await self._wires.get(endpoint.address, self._speech.admission)
+        except (Unanswered, TimeoutError):
+            return
+        if answer.status in _REFUSALS:
+            self._fail(endpoint, self._wires.refusal(answer.status), fail=self.pool.refuses)
+        elif answer.status == 200:
+            self._take_back(endpoint)
+
+    def _take_back(self, endpoint: Endpoint) -> None:
         before = self.pool.available
         self.pool.succeeded(endpoint)
         if self.pool.available != before:

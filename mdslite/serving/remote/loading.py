@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Mapping
 from time import perf_counter
@@ -61,7 +62,7 @@ async def load_remote(
     options = first.options
     project, model, _ = names
     tls = await asyncio.to_thread(_trust, options)
-    wires = Wires(tls=tls, token_env=options.get("token_env"))
+    wires = Wires(tls=tls, token_env=_checked_variable(options))
     pool = Pool(balance=_balance(options), clock=perf_counter)
     watch = merge([find_provider(info.provider)(Wanted(info.url, info.options, *names)) for info in infos])
     try:
@@ -175,11 +176,25 @@ async def _ask_signature(pool: Pool, wires: Wires, model: str, version: str | No
             continue
         if answer.status == 200:
             return read_metadata(answer)
-        reasons.append(f"{endpoint.url}: status {answer.status}")
+        if answer.status in (401, 403):
+            reasons.append(f"{endpoint.url}: {wires.refusal(answer.status)}")
+        else:
+            reasons.append(f"{endpoint.url}: status {answer.status}")
     raise LoadFailed(
         f"no endpoint says what the model {model} takes ({'; '.join(reasons) or 'none was found'})",
         hint="options: {model: NAME} says what the model is called there",
     )
+
+
+def _checked_variable(options: Mapping[str, Any]) -> str | None:
+    """The variable that holds a token, which has to be there."""
+    name: str | None = options.get("token_env")
+    if name is not None and not os.environ.get(name):
+        raise LoadFailed(
+            f"endpoints_infos: option token_env: {name} is not set where the appliance runs",
+            hint=f"{name}=... mdslite up",
+        )
+    return name
 
 
 def _balance(options: Mapping[str, Any]) -> Balance:

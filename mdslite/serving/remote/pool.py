@@ -22,6 +22,7 @@ EJECTED_SHARE_MAX = 0.5
 RETRY_SHARE = 0.2
 RETRIES_PER_S = 10.0
 _RETRIES_KEPT_S = 10.0
+_WHY_CHARS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,18 @@ class Endpoint:
         self.ejections = 0  # since it was last well
         self.ejected_until = 0.0
         self.lacking = False  # it said that it has no such model, and has answered nothing since
+        self.refusing = False  # the same with our credentials
+        self.proved = False  # it has let a request in
         self.reason = ""  # of its last failure
 
     @property
     def url(self) -> str:
         return self.address.url
+
+    @property
+    def unfit(self) -> bool:
+        """Would it answer no request, however well it is?"""
+        return self.lacking or self.refusing
 
     def is_ejected(self, now: float) -> bool:
         return now < self.ejected_until
@@ -81,7 +89,7 @@ class Pool:
         if not left:
             raise Unavailable(self._why_not(), retry_after_s=1)
         well = [one for one in left if not one.is_ejected(now)]
-        candidates = well or [one for one in left if not one.lacking] or left
+        candidates = well or [one for one in left if not one.unfit] or left
         self._turn += 1
         if self._balance == "least_loaded":
             least = min(one.open for one in candidates)
@@ -101,7 +109,7 @@ class Pool:
         """It answered, or its health check did."""
         endpoint.in_a_row = endpoint.ejections = 0
         endpoint.ejected_until = 0.0
-        endpoint.lacking = False
+        endpoint.lacking = endpoint.refusing = False
 
     def lacks(self, endpoint: Endpoint, reason: str) -> None:
         """It does not have the model. However well it is, it stays out until it has, or until its time is
@@ -109,12 +117,17 @@ class Pool:
         endpoint.lacking = True
         self.failed(endpoint, reason)
 
+    def refuses(self, endpoint: Endpoint, reason: str) -> None:
+        """It does not take our credentials: as `lacks`."""
+        endpoint.refusing = True
+        self.failed(endpoint, reason)
+
     def failed(self, endpoint: Endpoint, reason: str) -> None:
         """It did not answer, or not well."""
         endpoint.failures += 1
         endpoint.in_a_row += 1
         endpoint.reason = reason
-        enough = endpoint.lacking or endpoint.in_a_row >= EJECT_AFTER
+        enough = endpoint.unfit or endpoint.in_a_row >= EJECT_AFTER
         if enough and not endpoint.is_ejected(self._clock()):
             self._eject(endpoint)
 
@@ -134,14 +147,20 @@ class Pool:
         now = self._clock()
         return sum(not one.is_ejected(now) for one in self.endpoints)
 
+    def why_none(self) -> str:
+        """Why no endpoint can take requests, without saying where they are."""
+        reasons = dict.fromkeys(one.reason for one in self.endpoints if one.reason)
+        why = "; ".join(reasons) if self.endpoints else "none was found"
+        return "no endpoint can take requests" + (f": {why[:_WHY_CHARS]}" if why else "")
+
     @property
     def _budget_max(self) -> float:
         return RETRIES_PER_S * _RETRIES_KEPT_S
 
     def _eject(self, endpoint: Endpoint) -> None:
         now = self._clock()
-        if not endpoint.lacking:  # who lacks the model takes no load from the others
-            having = [one for one in self.endpoints if not one.lacking]
+        if not endpoint.unfit:  # who is takes no load from the others
+            having = [one for one in self.endpoints if not one.unfit]
             out = sum(one.is_ejected(now) for one in having if one is not endpoint)
             if out + 1 > max(1, math.floor(len(having) * EJECTED_SHARE_MAX)):
                 return

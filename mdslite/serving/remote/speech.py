@@ -67,10 +67,12 @@ class Answer:
 
 class Speech(Protocol):
     """How one protocol asks. `health` is the path whose answer below 500 says that an endpoint is well;
-    `readiness`, where there is one, that whose 200 says that it has the model."""
+    `readiness`, where there is one, that whose 200 says that it has the model; `admission` that whose 401 or
+    403 says that it refuses our credentials, and whose 200 that it takes them."""
 
     health: str
     readiness: str | None
+    admission: str
 
     def ask(self, columns: Columns) -> Question: ...
 
@@ -113,6 +115,7 @@ class PredictSpeech:
         self.health = health
         # It tells of a model, not of one of its versions.
         self.readiness = f"/readyz?model={project}/{model}" if version is None else None
+        self.admission = model_path(f"{project}.{model}", version) + "/ready"  # only an mdslite has it
 
     def ask(self, columns: Columns) -> Question:
         data: Any = columns.columns[0]
@@ -172,7 +175,8 @@ class InferSpeech:
         self._codec = Codec(signature)
         self._path = infer_path(model, version)
         self.health = "/v2/health/ready"
-        self.readiness: str | None = model_path(model, version) + "/ready"
+        self.admission = model_path(model, version) + "/ready"
+        self.readiness: str | None = self.admission
 
     def ask(self, columns: Columns) -> Question:
         inputs, parts = [], []

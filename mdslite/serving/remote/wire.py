@@ -48,7 +48,15 @@ class Wires:
         )
         token = token or (os.environ.get(token_env) if token_env else None)
         self._headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+        self._token_env = token_env
         self._closing: asyncio.Task[None] | None = None
+
+    def refusal(self, status: int) -> str:
+        """What it means that an endpoint answers 401 or 403, and what to do about it."""
+        if self._headers:
+            name = "our token" if self._token_env is None else f"the token of {self._token_env}"
+            return f"it refuses {name} ({status})"
+        return f"it lets nobody in without a token ({status}): options: {{token_env: NAME}} says where one is"
 
     async def post(
         self, address: Address, question: Question, *, more: Sequence[tuple[bytes, bytes]] = ()

@@ -43,6 +43,7 @@ _ENDPOINT_COLUMNS = [
     *(output.Column(title, "right") for title in ("OPEN", "REQUESTS", "FAILURES")),
     output.Column("WHY", folds=True),
 ]
+_STORED = frozenset({"replicas", "device", "provider", "uri", "digest", "size", "memory", "batch"})
 _NODE_FIELDS = ("node", "replicas", "queue_rows", "batch_size", "batch_timeout_ms", "prediction_time_ms")
 
 
@@ -175,36 +176,43 @@ def _write_version(target: Target, version: Json, url: str) -> None:
         "last minute": _traffic(version),
         "requests": version.get("requests_total"),
     }
-    signature = version.get("signature")
+    if version.get("endpoints"):  # nothing of it is here
+        fields = {name: value for name, value in fields.items() if name not in _STORED}
     output.write_fields(fields, indent="  ")
     if version.get("endpoints"):
-        output.write()
-        output.write_table(
-            _ENDPOINT_COLUMNS,
-            [
-                [
-                    one["url"],
-                    "in turn" if one["available"] else "left out",
-                    one["open"],
-                    one["requests"],
-                    one["failures"],
-                    one["reason"] or "-",
-                ]
-                for one in version["endpoints"]
-            ],
-        )
-        output.write()
+        _write_endpoints(version["endpoints"])
     if version.get("pipeline"):
         _write_pipeline(version["pipeline"])
-    if signature:
-        for kind in ("inputs", "outputs"):
-            for tensor in signature[kind]:
-                optional = "  optional" if tensor.get("optional") else ""
-                shape = ",".join("?" if size in (None, -1) else str(size) for size in tensor["shape"])
-                name = output.escape(tensor["name"])
-                output.write(f"  {kind[:-1]:<6} {name}  {tensor['datatype']} [{shape}]{optional}")
+    if version.get("signature"):
+        _write_signature(version["signature"])
         name = f"{target.project}/{target.model}@{version['version']}"
         output.write(f"  try    {command_line(f'predict {name} --curl', url)}")
+
+
+def _write_endpoints(endpoints: Sequence[Json]) -> None:
+    rows = [
+        [
+            one["url"],
+            "in turn" if one["available"] else "left out",
+            one["open"],
+            one["requests"],
+            one["failures"],
+            one["reason"] or "-",
+        ]
+        for one in endpoints
+    ]
+    output.write()
+    output.write_table(_ENDPOINT_COLUMNS, rows)
+    output.write()
+
+
+def _write_signature(signature: Json) -> None:
+    for kind in ("inputs", "outputs"):
+        for tensor in signature[kind]:
+            optional = "  optional" if tensor.get("optional") else ""
+            shape = ",".join("?" if size in (None, -1) else str(size) for size in tensor["shape"])
+            name = output.escape(tensor["name"])
+            output.write(f"  {kind[:-1]:<6} {name}  {tensor['datatype']} [{shape}]{optional}")
 
 
 def _write_pipeline(pipeline: Json) -> None:

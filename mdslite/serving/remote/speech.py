@@ -248,7 +248,8 @@ def blame(answer: Answer) -> MdsliteError:
     if kind is not None:
         return kind(alone)
     if answer.status in (401, 403):
-        return Unavailable(f"the endpoint refuses us: {message}", retry_after_s=after_s)
+        # What it says would have the caller look for a token of his own.
+        return Unavailable("the model's endpoint does not let this appliance in", retry_after_s=after_s)
     if answer.status == NotFound.status:
         return Unavailable(f"the endpoint has no such model: {message}", retry_after_s=after_s)
     return Unavailable(f"the endpoint answered {answer.status}: {message}", retry_after_s=after_s)

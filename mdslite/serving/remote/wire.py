@@ -112,9 +112,16 @@ class Wires:
                 }
                 return Answer(response.status, found, b"".join(chunks))
         except _FAULTS as exc:
-            reason = str(exc) or type(exc).__name__
-            raise Unanswered(reason, sent=not isinstance(exc, _NEVER_SENT)) from exc
+            raise Unanswered(_told(exc), sent=not isinstance(exc, _NEVER_SENT)) from exc
 
     def close(self) -> None:
         """Close all connections, in the background."""
         self._closing = asyncio.get_running_loop().create_task(self._pool.aclose(), name="close endpoints")
+
+
+def _told(exc: Exception) -> str:
+    if isinstance(exc, httpcore2.ConnectError):
+        return "it cannot be connected to"
+    if isinstance(exc, httpcore2.ConnectTimeout):
+        return f"it took no connection within {CONNECT_S:g} s"
+    return str(exc) or type(exc).__name__

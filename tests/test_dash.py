@@ -31,7 +31,7 @@ from mdslite.tui.clean import clean
 from mdslite.tui.deploy import Deploy
 from mdslite.tui.deployments import entries_of
 from mdslite.tui.header import firing_alerts
-from mdslite.tui.histogram import histogram_lines, read_stack
+from mdslite.tui.histogram import histogram_lines, read_stack, scale
 from mdslite.tui.ink import Ink
 from mdslite.tui.lines import cells, cut, edge, fit, line_width, plain
 from mdslite.tui.once import screen_text
@@ -369,15 +369,26 @@ def test_bars_are_round_times_and_hold_what_was_asked_for(span_s: float, bars: i
 
 def test_labels_of_different_widths_move_neither_bars_nor_times() -> None:
     found = {
-        "project": "p", "model": "m", "version": "v1", "shadow": False, "counts": [80_000] * 20,
+        "project": "p", "model": "m", "version": "v1", "shadow": False, "counts": [9_900] * 20,
         "errors": [0] * 20,
     }  # fmt: skip
     histogram = {"interval_s": 15.0, "since": NOW - 300, "until": NOW, "series": [found]}
-    lines = [plain(line) for line in histogram_lines(80, 7, make_scene(histogram=histogram))]
-    assert any("80k│" in line for line in lines) and any("26.7k│" in line for line in lines)
+    lines = [plain(line) for line in histogram_lines(80, 8, make_scene(histogram=histogram))]
+    assert any(" 10k│" in line for line in lines) and any("5000│" in line for line in lines)
     edges = [max(line.find("│", 1, 20), line.find("└")) for line in lines[1:-1]]
-    assert set(edges[-4:]) == {6}, "\n".join(lines)
+    assert set(edges[-4:]) == {5}, "\n".join(lines)
     assert any("█ v1" in line for line in lines)
+
+
+@pytest.mark.parametrize("rows", range(1, 16))
+@pytest.mark.parametrize("highest", [0, 1, 2, 3, 7, 11, 44, 72, 100, 333, 950, 1001, 4567, 26_700, 1_234_567])
+def test_an_axis_has_round_numbers_and_room_for_what_is_highest(highest: int, rows: int) -> None:
+    top, labels = scale(highest, rows)
+    assert len(labels) == rows and any(labels)
+    assert highest <= top <= 1.6 * max(1, highest)
+    if rows > 2:
+        assert top <= 1.25 * max(1, highest)
+    assert all(len(one.rstrip("kM").strip("0").replace(".", "")) <= 3 for one in labels)
 
 
 def test_narrow_figures() -> None:

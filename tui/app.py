@@ -38,6 +38,12 @@ PANES = {
 }
 
 
+MOUSE = (
+    ("click", "a screen's title shows it, a key below presses it"),
+    ("shift", "with the mouse: select text, as without a dashboard"),
+)
+
+
 class DashApp(App[None]):
     """A dashboard on a feed. `read_only` refuses whatever would change the appliance; `beside` says that it
     was started with the appliance, whose end is asked about when it is left."""
@@ -219,6 +225,12 @@ class DashApp(App[None]):
         self.register_theme(made)
         self.theme = made.name
 
+    def run_binding(self, binding: Binding) -> None:
+        """Do what a key does, that of the pane or one that works everywhere."""
+        name = binding.action.partition("(")[0]
+        owner = self.pane if self.pane is not None and hasattr(self.pane, f"action_{name}") else self
+        self.run_worker(self.run_action(binding.action, owner), name="key", exit_on_error=True)
+
     def run_choice(self, run: Callable[[], Any]) -> None:
         """Do what was picked in the palette."""
         done = run()
@@ -308,7 +320,7 @@ class DashApp(App[None]):
     def action_help(self) -> None:
         from mdslite.tui.help import Help, sections_of
 
-        self.push_screen(Help(sections_of(self.BINDINGS, PANES)))
+        self.push_screen(Help(sections_of(self.BINDINGS, PANES, MOUSE)))
 
     def action_retry(self) -> None:
         self.feed.hurry()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from textual import events
+from textual.binding import Binding
+
 from mdslite.tui.canvas import Canvas
 from mdslite.tui.lines import Line, edge, line_width
 from mdslite.tui.snapshot import Snapshot
@@ -22,47 +27,74 @@ class Tabs(Canvas):
         caption = pane.caption(snapshot) if pane is not None else ""
         return [tabs_line(width, self.dash.titles, snapshot.view.pane, caption)]
 
+    def on_click(self, event: events.Click) -> None:
+        """Show the screen whose title, or only number, was clicked."""
+        words = _tab_words(self.size.width, self.dash.titles, self.dash.view.pane)
+        place = 2  # behind the corner
+        for name, word in zip(self.dash.titles, words, strict=True):
+            if place <= event.x < place + line_width(word):
+                self.run_worker(self.dash.action_show(name))
+            place += line_width(word)
+
 
 class Footer(Canvas):
     def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
         text, role, said_at = self.dash.said
         if text and snapshot.clock - said_at < SAID_S:
             return [[(" ", ""), (text, role)]]
-        shown = [(binding.key, binding.description) for binding in self.dash.shown_bindings()]
-        return [keys_line(width, shown)]
+        return [[(" ", ""), *(part for _, line in self._keys(width) for part in line)]]
+
+    def on_click(self, event: events.Click) -> None:
+        """Do what the key that was clicked does."""
+        place = 1
+        for binding, line in self._keys(self.size.width):
+            if place <= event.x < place + line_width(line):
+                self.dash.run_binding(binding)
+            place += line_width(line)
+
+    def _keys(self, width: int) -> list[tuple[Binding, Line]]:
+        return fitting_keys(width, self.dash.shown_bindings())
 
 
 def tabs_line(width: int, titles: dict[str, str], shown: str, caption: str) -> Line:
     """`╭ 1 Deploy 2 Requests ──── 4/4 ─╮`; without room for the titles, only the one that is shown."""
-    words: Line = []
-    for number, (name, title) in enumerate(titles.items(), 1):
-        words += [(f"{number} ", "key"), (title, "title" if name == shown else "dim"), (" ", "frame")]
-    if line_width(words) > width - 12:
-        words = [
-            part
-            for number, (name, title) in enumerate(titles.items(), 1)
-            for part in ([(f"{number} {title} ", "title")] if name == shown else [(f"{number} ", "key")])
-        ]
-    return edge(
-        words[:-1] if words and words[-1][0] == " " else words, [(caption, "")] if caption else [], width
-    )
+    words = [part for word in _tab_words(width, titles, shown) for part in word]
+    text, role = words[-1]
+    words[-1] = (text.rstrip(), role)
+    return edge(words, [(caption, "")] if caption else [], width)
 
 
-def keys_line(width: int, keys: list[tuple[str, str]]) -> Line:
-    """As many keys as there is room for, those of the end (help, quit) in any case."""
-    parts: list[Line] = [
-        [(sign_of(key), "key"), (f":{what} " if len(sign_of(key)) > 1 else f" {what} ", "")]
-        for key, what in keys
+def _tab_words(width: int, titles: dict[str, str], shown: str) -> list[Line]:
+    """What each screen is called, with the blank behind it."""
+    words: list[Line] = [
+        [(f"{number} ", "key"), (title, "title" if name == shown else "dim"), (" ", "frame")]
+        for number, (name, title) in enumerate(titles.items(), 1)
     ]
-    line: Line = [(" ", "")]
+    if sum(map(line_width, words)) <= width - 12:
+        return words
+    return [
+        [(f"{number} {title} ", "title")] if name == shown else [(f"{number} ", "key")]
+        for number, (name, title) in enumerate(titles.items(), 1)
+    ]
+
+
+def fitting_keys(width: int, bindings: Sequence[Binding]) -> list[tuple[Binding, Line]]:
+    """As many keys as there is room for, each as it is shown; those of the end (help, quit) in any case."""
+    parts = [(binding, _key_part(binding)) for binding in bindings]
     last = parts[-2:]
-    room = width - 1 - sum(line_width(one) for one in last)
-    for one in parts[:-2]:
-        if line_width(one) > room:
+    found: list[tuple[Binding, Line]] = []
+    room = width - 1 - sum(line_width(line) for _, line in last)
+    for binding, line in parts[:-2]:
+        if line_width(line) > room:
             break
-        line += one
-        room -= line_width(one)
-    return [*line, *(part for one in last for part in one)]
+        found.append((binding, line))
+        room -= line_width(line)
+    return found + last
+
+
+def _key_part(binding: Binding) -> Line:
+    sign, what = sign_of(binding.key), binding.description
+    return [(sign, "key"), (f":{what} " if len(sign) > 1 else f" {what} ", "")]
 
 
 def sign_of(key: str) -> str:

@@ -4,7 +4,8 @@ the terminal that changed. It draws when it is told to: four times a second, and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.segment import Segment
 from textual import events
@@ -78,9 +79,11 @@ class Canvas(Widget):
 
 
 class Pane(Canvas, can_focus=True):
-    """One of the screens. Its `BINDINGS` are what the footer and the help are made of."""
+    """One of the screens. Its `BINDINGS` are what the footer and the help are made of; `MOUSE` tells in the
+    help what the mouse does on it."""
 
     title = ""
+    MOUSE: ClassVar[Sequence[tuple[str, str]]] = ()
 
     def caption(self, snapshot: Snapshot) -> str:
         """A word at the right end of the border above, such as `3/14`."""

@@ -39,6 +39,7 @@ class Changes(Pane):
         Binding("left", "scroll(-5)", "diff up", show=False),
         Binding("right", "scroll(5)", "diff down", show=False),
     ]
+    MOUSE = (("click", "choose a revision; twice shows its file"), ("wheel", "the list, or the diff"))
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -48,6 +49,7 @@ class Changes(Pane):
         self._ended = False
         self._asking = False
         self._scroll = 0
+        self._listed = 1  # lines that the list has room for
 
     def caption(self, snapshot: Snapshot) -> str:
         found = self.revisions(snapshot)
@@ -75,7 +77,7 @@ class Changes(Pane):
             ]
             return [*sided(fill(text, inner, room), width), bottom(width)]
         if width >= _WIDE:
-            list_width = inner * 5 // 12
+            list_width = _list_width(width)
             listed = fill(self._list(found, at, list_width, room, snapshot), list_width, room)
             shown = [
                 [("│ ", "frame"), *line] for line in self._detail(found[at], inner - list_width - 3, room)
@@ -89,8 +91,8 @@ class Changes(Pane):
         return [*sided(fill(lines, inner, room), width), bottom(width)]
 
     def _list(self, found: list[Json], at: int, width: int, height: int, snapshot: Snapshot) -> list[Line]:
-        rows = max(1, height - 1)
-        first = max(0, min(at - rows // 2, len(found) - rows))
+        self._listed = rows = max(1, height - 1)
+        first = self._first(len(found), at)
         lines: list[Line] = [[(f"  {'REV':>4} {'TIME':<15} {'CHANGES':<10} {'AUTHOR':<10} REASON", "head")]]
         return lines + [
             revision_line(found[number], width, snapshot, chosen=number == at)
@@ -124,6 +126,10 @@ class Changes(Pane):
             self._asking = True
             self.run_worker(self._ask_older(found[-1]["id"]), name="older revisions", exit_on_error=False)
 
+    def _first(self, count: int, at: int) -> int:
+        """The first revision that is listed, of so many, when that one is chosen."""
+        return max(0, min(at - self._listed // 2, count - self._listed))
+
     def action_scroll(self, lines: int) -> None:
         self._scroll += lines
         self.dash.repaint()
@@ -156,11 +162,32 @@ class Changes(Pane):
             return True
         return False
 
+    def on_click(self, event: events.Click) -> None:
+        """Choose the revision that was clicked; a second time, show its file."""
+        found = self.revisions(self.dash.snapshot)
+        at = self._place(found)
+        clicked = self._first(len(found), at) + event.y - 1
+        if 1 <= event.y <= self._listed and clicked < len(found) and not self._over_diff(event):
+            self.action_move(clicked - at)
+            if event.chain > 1:
+                self.action_source()
+
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        self.action_move(1)
+        self._wheel(event, 1)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        self.action_move(-1)
+        self._wheel(event, -1)
+
+    def _wheel(self, event: events.MouseEvent, steps: int) -> None:
+        if self._over_diff(event):
+            self.action_scroll(3 * steps)
+        else:
+            self.action_move(steps)
+
+    def _over_diff(self, event: events.MouseEvent) -> bool:
+        if self.size.width >= _WIDE:
+            return event.x > _list_width(self.size.width)
+        return event.y > self._listed
 
     def _place(self, found: list[Json]) -> int:
         return next((at for at, one in enumerate(found) if one["id"] == self.chosen), 0)
@@ -184,6 +211,11 @@ class Changes(Pane):
             self.dash.say(clean(exc.message), "bad")
         self._scroll = 0
         self.dash.repaint()
+
+
+def _list_width(width: int) -> int:
+    """Columns of the list, where the diff stands beside it."""
+    return (width - 2) * 5 // 12
 
 
 def revision_line(revision: Json, width: int, snapshot: Snapshot, *, chosen: bool) -> Line:

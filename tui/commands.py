@@ -105,7 +105,7 @@ def _choices(app: DashApp) -> list[Choice]:
     found: list[Choice] = []
     for binding in every_binding(app):
         if binding.description:
-            run = partial(app.run_action, binding.action, _owner(app, binding.action))
+            run = partial(app.run_binding, binding)
             found.append(Choice(binding.description, 0, f"key {sign_of(binding.key)}", run))
     for name, title in app.titles.items():
         found.append(Choice(f"screen {title}", 0, "", partial(app.action_show, name)))
@@ -127,11 +127,6 @@ def every_binding(app: DashApp) -> list[Binding]:
             if all(one.action != binding.action for one in found):
                 found.append(binding)
     return found
-
-
-def _owner(app: DashApp, action: str) -> Any:
-    name = action.partition("(")[0]
-    return app.pane if app.pane is not None and hasattr(app.pane, f"action_{name}") else app
 
 
 def _begin(app: DashApp, command: Command) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
+from textual import events
 from textual.binding import Binding, BindingType
 
 from mdslite.tui import messages
 from mdslite.tui.canvas import Pane
-from mdslite.tui.deployments import Entry, entries_of, table_lines
+from mdslite.tui.deployments import Entry, entries_of, seen_entries, table_lines
 from mdslite.tui.details import detail_lines
-from mdslite.tui.histogram import bars_by, bars_that_fit, histogram_lines, read_stack
+from mdslite.tui.histogram import bar_at, bars_by, bars_that_fit, histogram_lines, read_stack
 from mdslite.tui.lines import Line, beside, bottom, fill, sided
 from mdslite.tui.snapshot import Snapshot
 from mdslite.tui.tail import tail_lines
@@ -47,17 +49,25 @@ class Deploy(Pane):
         Binding("shift+left,H", "widen(-1)", "widen the brush back", show=False),
         Binding("shift+right,L", "widen(1)", "widen it forward", show=False),
     ]
+    MOUSE = (
+        ("click", "choose a version; twice opens it"),
+        ("drag", "over the histogram: brush"),
+        ("wheel", "up and down; on the histogram: zoom"),
+    )
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self.cursor = 0
-        self.first = 0
+        self._dragged: tuple[int, int] | None = None  # the bars from which and to which the mouse has moved
 
     def caption(self, snapshot: Snapshot) -> str:
         count = len(entries_of(snapshot))
         return f"{min(self.cursor + 1, count)}/{count}" if count else ""
 
     def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
+        if self._dragged is not None:
+            view = msgspec.structs.replace(snapshot.view, brush=self._span(snapshot, *self._dragged))
+            snapshot = msgspec.structs.replace(snapshot, view=view)
         return pane_lines(width, height, snapshot, cursor=self._clamp(snapshot))
 
     @property
@@ -150,6 +160,73 @@ class Deploy(Pane):
             brush = (brush[0], max(brush[1], min(newest, brush[1] + stack.interval_s)))
         self.dash.look(brush=brush)
 
+    # What the mouse does
+
+    def on_click(self, event: events.Click) -> None:
+        """Choose the version that was clicked; a second time, open it."""
+        snapshot = self.dash.snapshot
+        table, _, tail = self._parts
+        if tail and event.y >= self.size.height - tail:
+            self.run_worker(self.dash.action_show("requests"))
+        count = len(entries_of(snapshot))
+        seen = seen_entries(table - 1, count, self._clamp(snapshot))
+        if 1 <= event.y <= len(seen) and 0 < event.x <= _table_width(self.size.width):
+            chosen = seen[event.y - 1]
+            opens, self.cursor = chosen == self.cursor and event.chain > 1, chosen
+            self.repaint()
+            if opens:
+                self.run_worker(self.action_open())
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        table, histogram, _ = self._parts
+        if event.button == 1 and table < event.y < table + histogram - 1:
+            at = self._bar(event)
+            if at is not None:
+                self._dragged = (at, at)
+                self.capture_mouse()
+                self.repaint()
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        if self._dragged is not None and (at := self._bar(event)) is not None:
+            self._dragged = (self._dragged[0], at)
+            self.repaint()
+
+    def on_mouse_up(self, event: events.MouseUp) -> None:
+        if self._dragged is not None:
+            self.release_mouse()
+            brush = self._span(self.dash.snapshot, *self._dragged)
+            self._dragged = None
+            self.dash.look(brush=brush)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._wheel(event, 1)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self._wheel(event, -1)
+
+    def _wheel(self, event: events.MouseEvent, steps: int) -> None:
+        if event.y < self._parts[0]:
+            self.action_move(steps)
+        elif event.y < self._parts[0] + self._parts[1]:
+            self.dash.action_zoom(steps)
+
+    @property
+    def _parts(self) -> tuple[int, int, int]:
+        return divide(self.size.height, len(entries_of(self.dash.snapshot)))
+
+    def _bar(self, event: events.MouseEvent) -> int | None:
+        width, height = self.size.width, self._parts[1]
+        return bar_at(width, height, self.dash.snapshot, event.x)
+
+    def _span(self, snapshot: Snapshot, begin: int, end: int) -> tuple[float, float] | None:
+        """The time of some bars, as far as it has come."""
+        stack = read_stack(snapshot.histogram, shadows=True)
+        if stack is None:
+            return None
+        newest = bars_by(stack, snapshot.now)[0] - 1
+        first, last = min(begin, end, newest), min(max(begin, end), newest)
+        return stack.since + first * stack.interval_s, stack.since + (last + 1) * stack.interval_s
+
     def on_resize(self, event: object) -> None:
         super().on_resize(event)  # type: ignore[arg-type]
         self.dash.look(bars=bars_that_fit(self.size.width))
@@ -169,14 +246,22 @@ def pane_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int = 0) 
     return deploy_lines(width, height, snapshot, cursor=cursor)
 
 
-def deploy_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int = 0) -> list[Line]:
-    """The whole pane, divided among table, histogram and log by what there is room for."""
-    count = len(entries_of(snapshot))
+def divide(height: int, count: int) -> tuple[int, int, int]:
+    """Lines for a table of `count` versions, for the histogram and for the log."""
     histogram = 0 if height < 12 else max(7, min(16, height // 3))
     tail = 0 if height < 18 else max(4, height - histogram - max(count + 2, 6))
-    table = height - histogram - tail
+    return height - histogram - tail, histogram, tail
+
+
+def _table_width(width: int) -> int:
+    return width - 2 - (_PANEL if width >= _WIDE else 0)
+
+
+def deploy_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int = 0) -> list[Line]:
+    """The whole pane, divided among table, histogram and log by what there is room for."""
+    table, histogram, tail = divide(height, len(entries_of(snapshot)))
     wide = width >= _WIDE
-    inner = width - 2 - (_PANEL if wide else 0)
+    inner = _table_width(width)
     lines = table_lines(inner, table - 1, snapshot, cursor=cursor)
     if wide:
         panel = detail_lines(_PANEL - 2, table - 1, snapshot, cursor=cursor)

@@ -100,12 +100,17 @@ def table_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int) -> 
             left -= one.width + 1
     columns.sort(key=_COLUMNS.index)
     name = max(6, min(_NAME[1], _NAME[0] + left))
-    room = max(1, height - 1)
-    first = max(0, min(cursor - room // 2, len(entries) - room))
     lines: list[Line] = [_head(name, bar, columns)]
-    for at in range(first, min(len(entries), first + room)):
+    for at in seen_entries(height, len(entries), cursor):
         lines.append(_line(entries[at], snapshot, name, bar, columns, chosen=at == cursor))
     return lines
+
+
+def seen_entries(height: int, count: int, cursor: int) -> range:
+    """Which of `count` lines stand below the head of a table of this height."""
+    room = max(1, height - 1)
+    first = max(0, min(cursor - room // 2, count - room))
+    return range(first, min(count, first + room))
 
 
 def _head(name: int, bar: int, columns: list[_Column]) -> Line:

@@ -118,6 +118,12 @@ class Dialog(ModalScreen[None]):
     def action_leave(self) -> None:
         self.dismiss(None)
 
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self.action_scroll(1)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self.action_scroll(-1)
+
     def action_scroll(self, steps: int) -> None:
         self.first += steps
         self.query_one(Body).repaint()

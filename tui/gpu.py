@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+from textual import events
 from textual.binding import Binding, BindingType
 
 from mdslite.tui import figures
@@ -42,6 +43,12 @@ class Gpu(Pane):
         said = whole_pane(width - 2, snapshot) if snapshot.status is None else None
         inner = said if said is not None else device_lines(width - 2, height - 1, snapshot, first=self.first)
         return [*sided(fill(inner, width - 2, height - 1), width), bottom(width)]
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self.action_move(1)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self.action_move(-1)
 
     def action_move(self, steps: int) -> None:
         self.first = max(0, min(self.first + steps, len(version_rows(self.dash.snapshot)) - 1))

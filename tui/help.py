@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
@@ -62,6 +63,12 @@ class Help(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         yield HelpPage(self._sections)
 
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self.action_scroll(3)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self.action_scroll(-3)
+
     def action_scroll(self, steps: int) -> None:
         page = self.query_one(HelpPage)
         page.first += steps
@@ -72,13 +79,16 @@ class Help(ModalScreen[None]):
 
 
 def sections_of(
-    everywhere: Iterable[BindingType], panes: dict[str, tuple[str, str, str]]
+    everywhere: Iterable[BindingType],
+    panes: dict[str, tuple[str, str, str]],
+    mouse: Iterable[tuple[str, str]],
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the page says: the keys of every screen, the commands, the words of filters."""
-    found = [("Everywhere", _keys(everywhere))]
+    """What the page says: the keys of every screen and what the mouse does, the commands, the words of
+    filters."""
+    found = [("Everywhere", [*_keys(everywhere), *mouse])]
     for title, module, kind in panes.values():
         pane = getattr(importlib.import_module(module), kind)
-        found.append((title, _keys(pane.BINDINGS)))
+        found.append((title, [*_keys(pane.BINDINGS), *pane.MOUSE]))
     found.append(("Commands", [(f":{one.name} {one.usage}".strip(), one.told) for one in COMMANDS]))
     found.append(("Filters", [(name + follows.strip(), told) for name, (follows, told) in FIELDS.items()]))
     return found

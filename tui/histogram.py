@@ -41,9 +41,30 @@ class Stack:
         return self.since + self.buckets * self.interval_s
 
 
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where things stand: columns left of the bars, the bar in each column, what the rows come to."""
+
+    axis: int
+    columns: list[int]
+    marks: list[tuple[float, str, str]]
+    top: float
+    labels: list[str]
+
+
 def bars_that_fit(width: int) -> int:
     """How many bars a box of `width` columns has room for."""
     return max(8, width - 2 - _WIDEST_AXIS - _legend_width(width))
+
+
+def bar_at(width: int, height: int, snapshot: Snapshot, x: int) -> int | None:
+    """Which bar stands in column `x` of the box, or is the nearest to it; None where there is no bar."""
+    stack = read_stack(snapshot.histogram, shadows="shadow" in snapshot.view.filter)
+    if stack is None or not any(map(any, stack.counts)):
+        return None
+    frame = _frame(width - 2, height - 2, snapshot, stack)
+    columns = frame.columns
+    return columns[max(0, min(len(columns) - 1, x - 1 - frame.axis))] if columns else None
 
 
 def histogram_lines(width: int, height: int, snapshot: Snapshot) -> list[Line]:
@@ -123,27 +144,55 @@ def _inside(width: int, height: int, snapshot: Snapshot, stack: Stack | None) ->
         return [[(f" {said}", "warn")] if said else [(" ◌ loading the histogram", "dim")]]
     if not any(map(any, stack.counts)):
         return [*_nothing(snapshot, stack), []]
-    marks = _marks(snapshot, stack)
-    plot_rows = height - 1 - bool(marks)
-    highest = max(sum(counts[at] for counts in stack.counts) for at in range(stack.buckets))
-    top = _round_up(highest)
-    labels = [
-        "" if row % 2 else figures.count(top * (plot_rows - row) / plot_rows) for row in range(plot_rows)
-    ]
-    axis, legend = max(4, *(cells(one) + 1 for one in labels)), _legend_width(width + 2)
-    scale = max(1, (width - axis - legend) // stack.buckets)
-    first = max(0, stack.buckets - (width - axis - legend))  # the oldest are left out where there is no room
-    columns = [at for at in range(first, stack.buckets) for _ in range(scale)]
+    frame = _frame(width, height, snapshot, stack)
+    axis, columns = frame.axis, frame.columns
     lines = []
-    if marks:
-        lines.append([(" " * axis, ""), *_mark_line(marks, columns, stack)])
-    drawn = _plot(stack, columns, plot_rows, top, snapshot.view.brush)
-    legends = _legend(stack, legend)
+    if frame.marks:
+        lines.append([(" " * axis, ""), *_mark_line(frame.marks, columns, stack)])
+    drawn = _plot(stack, columns, len(frame.labels), frame.top, snapshot.view.brush)
+    legends = _legend(stack, _legend_width(width + 2))
     for row, line in enumerate(drawn):
         beside: Line = legends[row] if row < len(legends) else []
-        lines.append([(f"{labels[row]:>{axis - 1}}│", "dim"), *line, *beside])
+        lines.append([(f"{frame.labels[row]:>{axis - 1}}│", "dim"), *line, *beside])
     lines.append([(" " * (axis - 1) + "└", "dim"), *_axis(stack, columns, snapshot)])
     return lines
+
+
+def _frame(width: int, height: int, snapshot: Snapshot, stack: Stack) -> _Frame:
+    marks = _marks(snapshot, stack)
+    highest = max(sum(counts[at] for counts in stack.counts) for at in range(stack.buckets))
+    top, labels = scale(highest, max(1, height - 1 - bool(marks)))
+    axis, legend = max(4, *(cells(one) + 1 for one in labels)), _legend_width(width + 2)
+    wide = max(1, (width - axis - legend) // stack.buckets)
+    first = max(0, stack.buckets - (width - axis - legend))  # the oldest are left out where there is no room
+    columns = [at for at in range(first, stack.buckets) for _ in range(wide)]
+    return _Frame(axis, columns, marks, top, labels)
+
+
+def scale(highest: float, rows: int) -> tuple[float, list[str]]:
+    """What `rows` rows of bars come to together, and what stands beside each, from the top: round numbers,
+    every few rows."""
+
+    def cost(choice: tuple[int, int]) -> tuple[float, int]:
+        step, apart = choice
+        return step * rows / apart / highest + 0.04 * abs(apart - 2), step
+
+    highest = max(1.0, highest)
+    size: int = 10 ** max(0, len(str(int(highest))) - 2)
+    steps = [one * size * by for by in (1, 10) for one in (1, 2, 3, 4, 5, 6, 8, 10, 15, 25)]
+    step, apart = min(
+        (
+            (step, apart)
+            for step in steps
+            for apart in range(min(2, rows), rows + 1)
+            if step * rows / apart >= highest
+        ),
+        key=cost,
+    )
+    labels = [
+        figures.count(step * above // apart) if above % apart == 0 else "" for above in range(rows, 0, -1)
+    ]
+    return step * rows / apart, labels
 
 
 def _nothing(snapshot: Snapshot, stack: Stack) -> list[Line]:
@@ -298,11 +347,3 @@ def _join(signs: Sequence[tuple[str, str]]) -> Line:
 
 def _legend_width(width: int) -> int:
     return 0 if width < _LEAST_LEGEND else 16 if width < 110 else 22
-
-
-def _round_up(value: float) -> float:
-    """The next of 1, 2, 3, 4, 5, 6, 8, 10 with some power of ten: what an axis may end at."""
-    size = 1.0
-    while size * 10 < value:
-        size *= 10
-    return next((one * size for one in (1, 2, 3, 4, 5, 6, 8, 10) if one * size >= value), value) or 1.0

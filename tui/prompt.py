@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -39,7 +39,7 @@ class Candidates(Canvas):
     def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
         if self.wrong:
             return [[(" ✖ ", "bad"), (text, "bold")] for text in wrap(self.wrong, width - 4)][:height]
-        first = max(0, min(self.at - height + 1, len(self.found) - height))
+        first = self._first(height)
         name = max((len(one.text) for one in self.found), default=0)
         name = min(max(16, name), width // 2)
         return [
@@ -50,6 +50,15 @@ class Candidates(Canvas):
             ]
             for number, one in enumerate(self.found[first : first + height], first)
         ]
+
+    def on_click(self, event: events.Click) -> None:
+        """Take the one that was clicked."""
+        number = self._first(self.size.height) + event.y
+        if not self.wrong and number < len(self.found) and isinstance(self.parent, Prompt):
+            self.parent.take(number)
+
+    def _first(self, height: int) -> int:
+        return max(0, min(self.at - height + 1, len(self.found) - height))
 
 
 class Sign(Canvas):
@@ -160,6 +169,18 @@ class Prompt(Vertical):
         """More may follow than was known, unless something was chosen by now."""
         if self.is_mounted and self.candidates.at < 0 and not self.candidates.wrong:
             self._show(self._typed)
+
+    def take(self, number: int) -> None:
+        """Put a candidate in; from a list to pick from, do it."""
+        self.candidates.at = number
+        if self._picks:
+            self.close()
+            self._submit(self.input.value.strip(), self.candidates.found[number])
+            return
+        self._write(self._expected())
+        self._typed = self.input.value
+        self._show(self._typed)
+        self.input.focus()
 
     def action_next(self, steps: int) -> None:
         """Put in the next candidate."""

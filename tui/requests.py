@@ -30,6 +30,7 @@ from mdslite.tui.table import columns_for, head_line, row_line, version_roles
 
 _WIDE: Final = 104  # from here on the panel has room beside the table
 _PANEL: Final = 60  # at most
+_HEAD: Final = 2  # lines above the rows: the filter, the columns' names
 _PAGE: Final = 200  # rows of the past that are asked for at once
 _CALM_S: Final = 0.1  # how long a row is chosen before what belongs to it is asked for
 
@@ -60,6 +61,10 @@ class Requests(Pane):
         Binding("s", "narrow('status')", "only this status", show=False),
         Binding("c", "narrow('client')", "only this client", show=False),
     ]
+    MOUSE = (
+        ("click", "choose a row; twice opens it"),
+        ("wheel", "through the log, or the request beside it"),
+    )
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -91,7 +96,7 @@ class Requests(Pane):
             return [*sided(fill(said, width - 2, height - 1), width), bottom(width)]
         self._absorb(snapshot)
         inner = width - 2
-        panel = min(_PANEL, inner * 3 // 8) if width >= _WIDE else 0
+        panel = _panel_width(width)
         if self.opened and not panel:
             alone = self._panel(inner - 2, height - 1, snapshot)
             return self._boxed([[(" ", ""), *line] for line in alone], width, height)
@@ -109,7 +114,7 @@ class Requests(Pane):
         view = snapshot.view
         columns = columns_for(width, one_model="model=" in view.filter)
         lines = [self._filter_line(width, snapshot), head_line(columns, width)]
-        self._rows_high = max(1, height - len(lines))
+        self._rows_high = max(1, height - _HEAD)
         rows = self.book.seen(self._rows_high)
         if not rows:
             return [*lines, [], no_rows(snapshot)]
@@ -301,16 +306,29 @@ class Requests(Pane):
         export_rows(self.dash)
 
     def on_click(self, event: events.Click) -> None:
-        line = event.y - 2
-        if 0 <= line < self._rows_high and not self.opened:
-            self.book.point(line)
-            self._chosen()
+        """Choose the row that was clicked; a second time, open it."""
+        line = event.y - _HEAD
+        if self._over_panel(event.x) or not 0 <= line < self._rows_high:
+            return
+        self.book.point(line)
+        self._chosen()
+        if event.chain > 1:
+            self.action_open()
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        self.action_move(3)
+        self._wheel(event, 3)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        self.action_move(-3)
+        self._wheel(event, -3)
+
+    def _wheel(self, event: events.MouseEvent, steps: int) -> None:
+        if self._over_panel(event.x):
+            self.action_scroll(steps)
+        else:
+            self.action_move(steps)
+
+    def _over_panel(self, x: int) -> bool:
+        return self.opened if not self._has_panel() else x >= self.size.width - _panel_width(self.size.width)
 
     def _take(self, use: Callable[[Json], None]) -> None:
         """Hand the chosen row over, or the newest one, with its bodies."""
@@ -326,7 +344,7 @@ class Requests(Pane):
             else:
                 use(dict(found.row))
 
-        self.run_worker(hand_over(), name="take", group="take", exclusive=True)
+        self.run_worker(hand_over, name="take", group="take", exclusive=True)
 
     def _has_panel(self) -> bool:
         return self.size.width >= _WIDE
@@ -346,7 +364,7 @@ class Requests(Pane):
 
     def _look_up(self) -> None:
         if self.found is not None and self.found.related is None and not self.book.follows:
-            self.run_worker(self._find(), name="lookup", group="lookup", exclusive=True)
+            self.run_worker(self._find, name="lookup", group="lookup", exclusive=True)
 
     async def _find(self) -> None:
         await asyncio.sleep(_CALM_S)
@@ -375,3 +393,8 @@ class Requests(Pane):
             self.dash.repaint()
             if key != self._key:  # that page was of another filter
                 self._chosen()
+
+
+def _panel_width(width: int) -> int:
+    """Columns of the panel beside the table, 0 where there is no room for it."""
+    return min(_PANEL, (width - 2) * 3 // 8) if width >= _WIDE else 0

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.worker import WorkType
 
 from mdslite import calls, errors
 from mdslite.tui import figures
@@ -344,7 +345,11 @@ class Requests(Pane):
             else:
                 use(dict(found.row))
 
-        self.run_worker(hand_over, name="take", group="take", exclusive=True)
+        self._begin("take", hand_over)
+
+    def _begin(self, name: str, work: WorkType[None]) -> None:
+        """Do it instead of what was begun under the same name."""
+        self.run_worker(work, name=name, group=name, exclusive=True)
 
     def _has_panel(self) -> bool:
         return self.size.width >= _WIDE
@@ -364,7 +369,7 @@ class Requests(Pane):
 
     def _look_up(self) -> None:
         if self.found is not None and self.found.related is None and not self.book.follows:
-            self.run_worker(self._find, name="lookup", group="lookup", exclusive=True)
+            self._begin("lookup", self._find)
 
     async def _find(self) -> None:
         await asyncio.sleep(_CALM_S)

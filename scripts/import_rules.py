@@ -78,14 +78,12 @@ ROOMS: dict[str, frozenset[str]] = {
         "tui": "errors client calls label_calls contents payloads pictures planning replies links drawing",
     }.items()
 }
-UNRULED = frozenset({"appliance", "rehearsal", "__main__", ""})  # composition roots, the way to start one
+# Composition roots, and the way to start one.
+UNRULED = frozenset({"appliance", "assembly", "rehearsal", "__main__", ""})
 # What a command may import inside a function: `up` the appliance, `restore` and a `doctor` with nobody to
 # ask the store and the machine. At the top of a module it would slow every other command's start.
-LAZY = {
-    "cli": frozenset(
-        {"triton", "appliance", "rehearsal", "trial", "store", "runtimes", "runtimes.protocol", "tui"}
-    )
-}
+_STARTERS = UNRULED - {"__main__", ""}
+LAZY = {"cli": _STARTERS | {"triton", "trial", "store", "runtimes", "runtimes.protocol", "tui"}}
 
 
 @dataclass(frozen=True, slots=True)

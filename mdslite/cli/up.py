@@ -140,7 +140,8 @@ def up(
 
         beside.check(as_json=as_json)
         companion = beside.Beside(Path(store))
-    from mdslite.appliance import Settings, serve
+    from mdslite.appliance import serve
+    from mdslite.assembly import Settings
 
     options = {
         "drain_grace_s": drain_grace,

@@ -4,7 +4,9 @@ Loads, stores and routes nothing.
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +17,11 @@ import msgspec
 from mdslite import spec as specs
 from mdslite.deploy.intake import refuse_unsupported
 from mdslite.deploy.plan import Plan, State, Wanted
-from mdslite.errors import MdsliteError, NotFound, Unprocessable
+from mdslite.errors import InvalidRequest, MdsliteError, NotFound, Unprocessable
 from mdslite.store.registry import VersionRow
 
 WEIGHT_MAX = 1_000_000
+_SPEC_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +182,25 @@ def rows_of(state: State) -> list[VersionRow]:
         for (project, model), versions in state.items()
         for version, wanted in versions.items()
     ]
+
+
+def read_source(file: Path) -> FileSource:
+    """What `up FILE` applies: a deployments file as it is; a model as `default/NAME` v1.
+
+    :raises InvalidRequest: there is no such file
+    :raises SpecError: it is no text
+    """
+    try:
+        if file.suffix.lower() in _SPEC_SUFFIXES:
+            return FileSource(
+                specs.decode(file.read_bytes(), file=str(file)), str(file), file.resolve().parent
+            )
+        found = file.stat()
+    except OSError as exc:
+        raise InvalidRequest(f"cannot read {file}: {os.strerror(exc.errno or 0)}") from exc
+    # The comment makes a model that was exported again a new text, and so a new apply.
+    stamp = f"# {file.name}: {found.st_size} bytes, modified {found.st_mtime_ns}"
+    entry = {"version": "v1", "spec": {"uri": str(file.resolve())}}
+    wanted = {"project": "default", "model": specs.make_name(file.stem), "versions": [entry]}
+    text = f"{stamp}\n{json.dumps({'deployments': [wanted]}, indent=2)}\n"
+    return FileSource(text, str(file), file.resolve().parent)

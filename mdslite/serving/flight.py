@@ -29,49 +29,49 @@ class Flight:
         self._loop = loop
         self._costly_stop = costly_stop
         self._stuck = stuck
-        self._batches: set[Batch] = set()
+        self.batches: set[Batch] = set()
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._batches)
+        return iter(self.batches)
 
     def add(self, batch: Batch) -> None:
-        self._batches.add(batch)
+        self.batches.add(batch)
 
     def has(self, replica: Replica) -> bool:
         """Whether a replica still has a batch."""
-        return any(batch.replica is replica for batch in self._batches)
+        return any(batch.replica is replica for batch in self.batches)
 
     def waiting(self) -> list[Batch]:
         """Those that have not begun."""
-        return [batch for batch in self._batches if not batch.started_at]
+        return [batch for batch in self.batches if not batch.started_at]
 
     def waiting_rows(self) -> int:
         """Rows behind a running batch."""
         rows = 0
-        for batch in self._batches:
+        for batch in self.batches:
             if batch.behind and not batch.started_at:
                 rows += batch.rows - batch.rows_gone
         return rows
 
     def land(self, batch: Batch) -> bool:
         """A batch is back; False when it had been given up."""
-        if batch not in self._batches:
+        if batch not in self.batches:
             return False
-        self._batches.discard(batch)
+        self.batches.discard(batch)
         if batch.stopper is not None:
             batch.stopper.cancel()
         return True
 
     def jobs(self) -> Iterator[Job]:
         """Those of all batches: finished ones too, and one more than once if it was split."""
-        return (job for batch in self._batches for job, _, _ in batch.slices)
+        return (job for batch in self.batches for job, _, _ in batch.slices)
 
     def stop_idle(self) -> None:
         """See to the end of the runs that nobody waits for any more."""
-        for batch in self._batches:
+        for batch in self.batches:
             if batch.behind and not batch.started_at:
                 batch.rows_gone = sum(stop - start for job, start, stop in batch.slices if job.finished)
             # One that has not begun is not stopped: that could hit the run before it. It will not run anyway.
@@ -81,7 +81,7 @@ class Flight:
 
     def stop_all(self) -> None:
         """Stop every run now."""
-        for batch in self._batches:
+        for batch in self.batches:
             if batch.stopper is not None:
                 batch.stopper.cancel()
             if not batch.revoke():
@@ -103,5 +103,5 @@ class Flight:
         batch.stopper = self._loop.call_later(STUCK_AFTER_S, self._give_up, batch)
 
     def _give_up(self, batch: Batch) -> None:
-        self._batches.discard(batch)
+        self.batches.discard(batch)
         self._stuck(batch)

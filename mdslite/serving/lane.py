@@ -138,7 +138,7 @@ class Lane:
     @property
     def queue_rows(self) -> int:
         """Rows that wait, those that wait behind a running batch included."""
-        return self._queue.rows + self._crew.flight.waiting_rows()
+        return self._queue.rows + (self._crew.flight.waiting_rows() if self._crew.flight.batches else 0)
 
     @property
     def running(self) -> int:

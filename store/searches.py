@@ -126,14 +126,15 @@ class Searches:
         await self._take_turn(turns)
         try:
             searcher = await self._take()
-            try:
-                await searcher.put(Message(question))
-                while (piece := await searcher.next_piece(self._query_s + GRACE_S)) is not None:
-                    yield piece
-            finally:
-                self._give_back(searcher)
-        finally:
+        except BaseException:
             turns.release()
+            raise
+        try:
+            await searcher.put(Message(question))
+            while (piece := await searcher.next_piece(self._query_s + GRACE_S)) is not None:
+                yield piece
+        finally:
+            self._give_back(searcher, turns)
 
     async def _take_turn(self, turns: asyncio.Semaphore) -> None:
         if self._waiting >= MAX_WAITING:
@@ -165,12 +166,14 @@ class Searches:
         self._all.add(searcher)
         return searcher
 
-    def _give_back(self, searcher: _Searcher) -> None:
-        """For the next question, once this one has ended."""
+    def _give_back(self, searcher: _Searcher, turns: asyncio.Semaphore) -> None:
+        """For the next question, once this one has ended; until then it keeps its turn."""
+        if searcher.asked and not searcher.broken:
+            self._begin(self._stop(searcher, turns))
+            return
+        turns.release()
         if searcher.broken:
             self._begin(self._end(searcher))
-        elif searcher.asked:
-            self._begin(self._stop(searcher))
         else:
             self._rest(searcher)
 
@@ -179,17 +182,20 @@ class Searches:
         searcher.rest = loop.call_later(self._idle_s, lambda: self._begin(self._end(searcher)))
         self._free.append(searcher)
 
-    async def _stop(self, searcher: _Searcher) -> None:
+    async def _stop(self, searcher: _Searcher, turns: asyncio.Semaphore) -> None:
         """Take the question back, and throw away what still comes of its answer."""
-        with contextlib.suppress(MdsliteError, TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                await searcher.put(Message(None))
-                while searcher.asked and await searcher.next_piece(STOP_S) is not None:
-                    pass
-        if searcher.asked or searcher.broken:
-            await self._end(searcher)
-        else:
-            self._rest(searcher)
+        try:
+            with contextlib.suppress(MdsliteError, TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    await searcher.put(Message(None))
+                    while searcher.asked and await searcher.next_piece(STOP_S) is not None:
+                        pass
+            if searcher.asked or searcher.broken:
+                await self._end(searcher)
+            else:
+                self._rest(searcher)
+        finally:
+            turns.release()
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -8,28 +8,25 @@ share holds counts as random whatever else could have chosen it: so that share t
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, time
 
-from msgspec.structs import replace
-
 from mdslite.api.comparing import Comparisons
 from mdslite.api.inputs import content_of
-from mdslite.errors import MdsliteError, NotFound, Unprocessable
-from mdslite.serving.classes import count_classes, read_answer
+from mdslite.api.logged_items import LoggedItems, is_whole
+from mdslite.errors import MdsliteError
+from mdslite.serving.classes import count_classes
 from mdslite.serving.fleet import Fleet
 from mdslite.serving.lots import is_drawn
 from mdslite.store.candidates import CandidateStore
-from mdslite.store.comparisons import BODY_BYTES, Disagreement
+from mdslite.store.comparisons import BODY_BYTES
 from mdslite.store.filters import parse
 from mdslite.store.labels import CLASSES_MAX, Count, Item, Label, LabelStore, Reason, Rules, VersionAnswer
 from mdslite.store.registry import Registry
-from mdslite.store.requests import Entry, LoggedBody, RequestLog
-from mdslite.store.rows import REPLAY
+from mdslite.store.requests import Entry, RequestLog
 from mdslite.store.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -40,7 +37,6 @@ _BACK_S = 3600.0  # as far back a new look goes
 _PAGE = 500
 _PAGES_MAX = 8  # of one look
 _FULL_S = 60.0  # a full queue takes one in so long
-_AROUND_S = 300.0  # shadows answer within so long of their primary
 _DISAGREED_MAX = 100
 
 Model = tuple[str, str]
@@ -76,6 +72,7 @@ class Labeling:
         self._candidates = candidates
         self._worker = Worker("queue of labels", depth=64)
         self._log = log
+        self._items = LoggedItems(log, fleet)
         self._comparisons = comparisons
         self._fleet = fleet
         self._look_s = look_s
@@ -160,7 +157,7 @@ class Labeling:
             self._picked += [one for one in await self._pick(now) if self._has_room(one, counts)]
             ready = [one for one in self._picked if one[0].id <= (now - self._settle_s) * 1e6]
             self._picked = [one for one in self._picked if one not in ready]
-            items = [await asyncio.to_thread(self._make_item, entry, reason) for entry, reason in ready]
+            items = await asyncio.to_thread(self._items.make_all, ready)
             items += await self._disagreed(now, counts)
             labelled = await self._registry_worker.call(self._store.labelled, [one.id for one in items])
             taken = [one for one in items if one.id not in labelled]
@@ -198,6 +195,9 @@ class Labeling:
         unsure = below is not None and row.confidence is not None and row.confidence < below
         return "confidence" if unsure else None
 
+    def _is_drawn(self, row: Entry) -> bool:
+        return self._why(row) == "random"
+
     def _even_share(self, row: Entry) -> float:
         """Of which share of a version's requests the log keeps the bodies whatever came of them."""
         served = self._fleet.find(row.project or "", row.model or "", row.version or "")
@@ -214,7 +214,7 @@ class Labeling:
             key = one.pair.project, one.pair.model
             asked = self.rules(*key).disagreements and 0 < len(one.request) < BODY_BYTES
             if asked and self._admit((*key, "disagreement"), counts):
-                item = await asyncio.to_thread(self._make_disagreed, one)
+                item = await asyncio.to_thread(self._items.make_disagreed, one, drawn=self._is_drawn)
                 items += [item] if item is not None else []
         return items
 
@@ -252,7 +252,7 @@ class Labeling:
         if known is not None:
             return known.item
         waiting = await self._worker.call(self._candidates.get, row_id)
-        return waiting if waiting is not None else await asyncio.to_thread(self._find_logged, row_id)
+        return waiting if waiting is not None else await asyncio.to_thread(self._items.find, row_id)
 
     async def undo(self, row_id: int, *, author: str) -> Label:
         """:raises NotFound: it has no label"""
@@ -275,7 +275,7 @@ class Labeling:
         found = await self._registry_worker.call(self._store.find, row_id)
         if found is not None:
             return found
-        primary_id = await asyncio.to_thread(self._find_primary, row_id)
+        primary_id = await asyncio.to_thread(self._items.find_primary, row_id)
         return await self._registry_worker.call(self._store.get, primary_id)
 
     async def page(
@@ -303,130 +303,3 @@ class Labeling:
     async def add_answer(self, row_id: int, answer: VersionAnswer) -> None:
         """What a replay had a version answer to a request, should that be labelled."""
         await self._registry_worker.call(self._store.add_answer, row_id, answer)
-
-    # In threads
-
-    def _find_row(self, row_id: int) -> Entry | None:
-        """The row of the log that answered its request: a shadow's leads to the primary's."""
-        page = self._log.query(parse("", now=time()), before=row_id + 1, limit=1)
-        row = page.rows[0] if page.rows and page.rows[0].id == row_id else None
-        if row is not None and row.shadow:
-            row = next((one for one in self._same_request(row) if not one.shadow), row)
-        return row
-
-    def _find_primary(self, row_id: int) -> int:
-        row = self._find_row(row_id)
-        return row_id if row is None else row.id
-
-    def _find_logged(self, row_id: int) -> Item:
-        row = self._find_row(row_id)
-        if row is None or row.project is None or row.model is None or row.version is None:
-            raise NotFound(
-                f"the log has no request {row_id} of a model", hint="mdslite logs --json shows ids"
-            )
-        if row.rows != 1:
-            raise Unprocessable(
-                f"request {row_id} has {row.rows} rows, and a label is for one answer: send them one by one"
-            )
-        if not is_whole(row.request):
-            raise Unprocessable(
-                f"the body of request {row_id} was not kept whole, so there is nothing to label",
-                hint="`log` in a version's spec says whose bodies are kept",
-            )
-        return self._make_item(row, "chosen")
-
-    def _make_item(self, row: Entry, reason: Reason) -> Item:
-        assert row.project is not None and row.model is not None and row.version is not None
-        assert row.request is not None
-        others = [one for one in self._same_request(row) if one.shadow and one.id != row.id]
-        answers = {one.version: one for one in (self._answer(entry) for entry in (row, *others))}
-        return Item(
-            id=row.id,
-            request_id=row.request_id,
-            project=row.project,
-            model=row.model,
-            version=row.version,
-            reason=reason,
-            time=row.time,
-            confidence=row.confidence,
-            request=row.request,
-            answers=tuple(answers.values()),
-        )
-
-    def _answer(self, row: Entry) -> VersionAnswer:
-        assert row.project is not None and row.model is not None and row.version is not None
-        return VersionAnswer(
-            version=row.version,
-            shadow=row.shadow,
-            replay=(row.client or "").startswith(REPLAY),
-            answer=self._told((row.project, row.model, row.version), row.reply),
-            confidence=row.confidence,
-            reply=row.reply,
-        )
-
-    def _told(self, key: tuple[str, str, str], reply: LoggedBody | None) -> str | None:
-        if reply is None or reply.truncated:
-            return None
-        served = self._fleet.find(*key)
-        return read_answer(content_of(reply), served.spec.compare if served is not None else None)
-
-    def _same_request(self, row: Entry) -> Sequence[Entry]:
-        """All rows of the log with a row's request id, its own and its shadows'."""
-        names: Mapping[str, str] = {"project": row.project or "", "model": row.model or ""}
-        terms = [f"{name}={quote(value)}" for name, value in (*names.items(), ("request_id", row.request_id))]
-        moments = f"since={row.time - _AROUND_S:.3f} until={row.time + _AROUND_S:.3f} status=200"
-        found = self._log.query(parse(" ".join([*terms, moments]), now=time()), limit=20).rows
-        return sorted(found, key=lambda one: one.id)
-
-    def _make_disagreed(self, one: Disagreement) -> Item | None:
-        pair = one.pair
-        text = (
-            f"project={pair.project} model={pair.model} version={pair.primary} "
-            "shadow=false rows=1 status=200 "
-            f"request_id={quote(one.request_id)} since={one.time - _AROUND_S:.3f} until={one.time + 1:.3f}"
-        )
-        rows = self._log.query(parse(text, now=time()), limit=1).rows
-        if not rows:
-            return None
-        row = rows[0]
-        first, second = (_body(one.primary_reply), _body(one.shadow_reply))
-        key = pair.project, pair.model
-        primary = VersionAnswer(
-            version=pair.primary,
-            answer=self._told((*key, pair.primary), first),
-            confidence=row.confidence,
-            reply=first,
-        )
-        shadow = VersionAnswer(
-            version=pair.shadow, shadow=True, answer=self._told((*key, pair.shadow), second), reply=second
-        )
-        # Drawn and kept, it is one of the random share, whoever finds it first.
-        reason: Reason = "random" if self._why(row) == "random" else "disagreement"
-        known = self._make_item(replace(row, request=_body(one.request)), reason)
-        others = [it for it in known.answers if it.version not in (pair.primary, pair.shadow)]
-        return replace(known, answers=(primary, self._known(known, shadow), *others))
-
-    def _known(self, item: Item, answer: VersionAnswer) -> VersionAnswer:
-        """An answer with the confidence that the log has of it."""
-        logged = [one for one in item.answers if one.version == answer.version]
-        return replace(answer, confidence=logged[0].confidence) if logged else answer
-
-
-def is_whole(body: LoggedBody | None) -> bool:
-    """Was all of a request's body kept?"""
-    return body is not None and not body.truncated and body.size_bytes > 0
-
-
-def quote(value: str) -> str:
-    """A text as a filter's value."""
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _body(kept: bytes) -> LoggedBody:
-    """What the comparison kept of a body."""
-    cut = len(kept) >= BODY_BYTES
-    size = len(kept) + cut
-    try:
-        return LoggedBody(kept.decode(), "utf-8", size, cut)
-    except UnicodeDecodeError:
-        return LoggedBody(base64.b64encode(kept).decode(), "base64", size, cut)

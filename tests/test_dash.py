@@ -367,6 +367,22 @@ def test_bars_are_round_times_and_hold_what_was_asked_for(span_s: float, bars: i
     assert span_s <= over < span_s + interval_of(view)
 
 
+def test_of_marks_that_meet_the_later_one_has_its_name() -> None:
+    def lines(*ages_s: float) -> str:
+        revisions = [
+            {"id": number, "time": NOW - age_s, "state": "applied", "author": "ana"}
+            for number, age_s in enumerate(ages_s, 1)
+        ]
+        drawn = histogram_lines(80, 8, make_scene(revisions=revisions, alerts=[]))
+        return plain(drawn[1]).strip("│ ")
+
+    assert lines(600, 300) == "▲rev1               ▲rev2"
+    assert lines(330, 300) == "▲ ▲rev2"
+    assert lines(315, 300) == "▲rev2"
+    assert lines(45, 0) == "▲rev2"
+    assert lines(120, 0) == "▲   ▲rev2"
+
+
 def test_labels_of_different_widths_move_neither_bars_nor_times() -> None:
     found = {
         "project": "p", "model": "m", "version": "v1", "shadow": False, "counts": [9_900] * 20,

@@ -91,11 +91,17 @@ def test_a_request_is_labelled_and_the_label_taken_back(folder: Path) -> None:
             await until_said(app, pilot, "keeps “fraud”")
             await pilot.press("enter")
             await until_said(app, pilot, "1 labelled")
+            assert not app.screen.query_one(Input).display
             async with AsyncClient(url) as client:
                 assert (await client.label(row["id"]))["label"] == "fraud"
                 await pilot.press("ctrl+z")
                 await until_said(app, pilot, "taken back")
                 assert (await client.label(row["id"]))["label"] is None
+            app.screen.query_one(Input).value = "ham"
+            await pilot.press("enter")
+            await until_said(app, pilot, "1 labelled")
+            await pilot.press("escape")
+            await until(app, pilot, lambda: pane.found is not None and pane.found.label is not None)
 
     with live.up("deployments.yaml", cwd=folder) as box:
         send(box.url, 1)

@@ -162,8 +162,13 @@ def test_a_file_is_applied_and_its_mistakes_have_a_line(folder: Path) -> None:
         app.screen.query_one(Input).value = str(file)
         await pilot.press("enter")
         await until_said(pilot, 'got "ten"')
-        await pilot.press("escape")
+        await pilot.press("enter")
+        await until_said(pilot, 'got "ten"')
         assert weights_in(app) == {"v1": 50, "v2": 50}
+        write_file(folder, 60, 40)
+        await pilot.press("enter")  # it was mended elsewhere meanwhile
+        await until_said(pilot, "Weight: 50 -> 60")
+        await pilot.press("escape")
 
     with live.up("deployments.yaml", cwd=folder) as running:
         tell(running.url, story)

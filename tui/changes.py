@@ -53,7 +53,8 @@ class Changes(Pane):
 
     def caption(self, snapshot: Snapshot) -> str:
         found = self.revisions(snapshot)
-        return f"{self._place(found) + 1}/{len(found)}{'' if self._ended else '+'}" if found else ""
+        more = not self._ended and len(found) >= _PAGE
+        return f"{self._place(found) + 1}/{len(found)}{'+' if more else ''}" if found else ""
 
     def revisions(self, snapshot: Snapshot) -> list[Json]:
         """All that are known, newest first; those up to the moment that is shown."""
@@ -93,10 +94,12 @@ class Changes(Pane):
     def _list(self, found: list[Json], at: int, width: int, height: int, snapshot: Snapshot) -> list[Line]:
         self._listed = rows = max(1, height - 1)
         first = self._first(len(found), at)
-        lines: list[Line] = [[(f"  {'REV':>4} {'TIME':<15} {'CHANGES':<10} {'AUTHOR':<10} REASON", "head")]]
+        seen = range(first, min(len(found), first + rows))
+        time = max((len(_when(found[number], snapshot)) for number in seen), default=8)
+        head = f"  {'REV':>4} {'TIME':<{time}} {'CHANGES':<10} {'AUTHOR':<10} REASON"
+        lines: list[Line] = [[(head, "head")]]
         return lines + [
-            revision_line(found[number], width, snapshot, chosen=number == at)
-            for number in range(first, min(len(found), first + rows))
+            revision_line(found[number], width, snapshot, time=time, chosen=number == at) for number in seen
         ]
 
     def _detail(self, revision: Json, width: int, height: int) -> list[Line]:
@@ -218,22 +221,25 @@ def _list_width(width: int) -> int:
     return (width - 2) * 5 // 12
 
 
-def revision_line(revision: Json, width: int, snapshot: Snapshot, *, chosen: bool) -> Line:
+def _when(revision: Json, snapshot: Snapshot) -> str:
+    return figures.day_clock(unix(revision["time"]), snapshot.clock)
+
+
+def revision_line(revision: Json, width: int, snapshot: Snapshot, *, time: int, chosen: bool) -> Line:
     sign, role = _STATES.get(str(revision.get("state")), ("·", ""))
     counts = revision.get("summary") or {}
     changes = " ".join(
         f"{_SIGNS[name][0]}{counts[name.lower()]}" for name in _SIGNS if counts.get(name.lower())
     )
-    when = figures.day_clock(unix(revision["time"]), snapshot.clock)
     line: Line = [
         ("▸" if chosen else " ", "key"),
         (sign, role),
         (f"{revision['id']:>4} ", "bold"),
-        (fit(when, 15) + " ", ""),
+        (fit(_when(revision, snapshot), time) + " ", ""),
         (fit(changes or "none", 10) + " ", ""),
         (fit(revision.get("author") or "-", 10) + " ", "dim"),
         (
-            cut(clean(revision.get("error") or revision.get("reason") or ""), max(0, width - 44)),
+            cut(clean(revision.get("error") or revision.get("reason") or ""), max(0, width - 29 - time)),
             role if revision.get("error") else "dim",
         ),
     ]

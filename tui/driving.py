@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,11 @@ def apply_file(app: DashApp, path: str | None = None) -> None:
         return [[*sign, (clean(said)[: width - 2], "" if known else "dim")]]
 
     async def submit(typed: str) -> Dialog:
-        body = await asyncio.to_thread(read_file, typed)
-        return PlanDialog(f"Apply {typed}", body, reason=f"apply of {Path(typed).name} in the dashboard")
+        async def read() -> Mapping[str, Any]:
+            return await asyncio.to_thread(read_file, typed)
+
+        reason = f"apply of {Path(typed).name} in the dashboard"
+        return PlanDialog(f"Apply {typed}", await read(), reason=reason, again=read)
 
     if app.may_change():
         app.push_screen(

@@ -140,7 +140,7 @@ def _figures(total: Total) -> Line:
     failed = total.error_rate
     return [
         (f"{figures.rate(total.rps)}/s", "bold"),
-        (f"  p50 {figures.milliseconds(total.p50_ms)}  p99 {figures.milliseconds(total.p99_ms)}ms", ""),
+        (f"  p50 {figures.milliseconds(total.p50_ms)}  p99 {_milliseconds(total.p99_ms)}", ""),
         (f"  err {figures.percent(failed, 2)}%" if failed is not None else "", "bad" if failed else ""),
     ]
 
@@ -185,6 +185,11 @@ def _host(url: str) -> str:
     if url.startswith("unix:"):
         return cut(url, 30)
     return urlsplit(url).hostname or url
+
+
+def _milliseconds(value: float | None) -> str:
+    text = figures.milliseconds(value)
+    return f"{text}ms" if text[-1].isdigit() else text
 
 
 def _whole(value: float | None) -> str:

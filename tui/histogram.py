@@ -72,7 +72,9 @@ def histogram_lines(width: int, height: int, snapshot: Snapshot) -> list[Line]:
     view = snapshot.view
     about = "all models" if view.model is None else clean("/".join(view.model))
     stack = read_stack(snapshot.histogram, shadows="shadow" in view.filter)
-    shown_s = view.span_s if stack is None else stack.until - stack.since
+    shown_s = view.span_s
+    if stack is not None and not 0 <= stack.until - stack.since - shown_s <= stack.interval_s:
+        shown_s = stack.until - stack.since  # of the view before; else one bar more, which is not over
     per = figures.span(stack.interval_s) if stack is not None else "…"
     keys: Line = [
         (f"{cut(about, 30)} {figures.exact_span(shown_s)}  ", "bold"),
@@ -307,18 +309,21 @@ def _marks(snapshot: Snapshot, stack: Stack) -> list[tuple[float, str, str]]:
 
 
 def _mark_line(marks: Sequence[tuple[float, str, str]], columns: Sequence[int], stack: Stack) -> Line:
-    """Each mark over its bar; where two would overlap, the later one is a sign alone, or none."""
+    """Each mark over its bar; where two would overlap, the earlier one is a sign alone, or none."""
     signs = [(" ", "")] * len(columns)
-    free = 0
-    for moment, text, role in marks:
+    free = len(columns)  # to the left of the one after
+    for moment, text, role in reversed(marks):
         at = int((moment - stack.since) / stack.interval_s)
-        x = next((place for place, one in enumerate(columns) if one >= at), None)
-        if x is None or x < free:
+        x = next((place for place, one in enumerate(columns) if one >= at), len(columns))
+        if free == len(columns) and x < free:  # the last one may stand further left
+            x = max(0, min(x, free - len(text)))
+        elif x + len(text) > free - 1:
+            text = text[0]
+        if x + len(text) > free - (free < len(columns)):
             continue
-        x = max(free, min(x, len(columns) - len(text))) if x + len(text) > len(columns) else x
         for place, letter in enumerate(text[: len(columns) - x]):
             signs[x + place] = (letter, role)
-        free = x + len(text) + 1
+        free = x
     return _join(signs)
 
 

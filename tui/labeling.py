@@ -5,7 +5,7 @@ another of those that wait. Keeps what was said by the appliance's API, and can 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from textual import on
@@ -36,8 +36,8 @@ _REASONS: Final = {
 }
 
 
-def label_row(app: DashApp, row: Json) -> None:
-    """Ask for the label of one row of the log."""
+def label_row(app: DashApp, row: Json, done: Callable[[], None]) -> None:
+    """Ask for the label of one row of the log; `done` is called when that is over."""
     if not app.may_change():
         return
     if row.get("model") is None:
@@ -53,7 +53,7 @@ def label_row(app: DashApp, row: Json) -> None:
         "answer": _answer_of(row),
         "other": None,
     }
-    app.push_screen(LabelDialog([item], _labels_of(row)))
+    app.push_screen(LabelDialog([item], _labels_of(row)), lambda _: done())
 
 
 def label_queue(app: DashApp, model: str = "") -> None:
@@ -135,6 +135,11 @@ class LabelDialog(Dialog):
         if self._known:
             lines.append([("labels: " + cut(clean("  ".join(self._known)), width - 10), "dim")])
         return [*lines, *self.said(width), *self._keys(answer)]
+
+    def redraw(self) -> None:
+        for field in self.query(Input):
+            field.display = self.stage == "planning" or self.item is not None
+        super().redraw()
 
     def _keys(self, answer: str | None) -> list[Line]:
         typed = self.query_one(Input).value.strip() if self.query(Input) else ""

@@ -4,7 +4,7 @@ of it stays to be read. Knows requests and replies, and no model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from textual import on
@@ -26,15 +26,23 @@ from mdslite.tui.wrapping import wrap
 
 class PlanDialog(Dialog):
     """Plans a change, shows the plan, applies it when it is told to, and tells how that went. Where something
-    is deleted, a word has to be typed first."""
+    is deleted, a word has to be typed first. `again` makes the body anew when the one before was refused."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "go", "apply", priority=True),
         Binding("u", "undo", "undo", priority=True, show=False),
     ]
 
-    def __init__(self, heading: str, body: Mapping[str, Any], *, reason: str = "") -> None:
+    def __init__(
+        self,
+        heading: str,
+        body: Mapping[str, Any],
+        *,
+        reason: str = "",
+        again: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+    ) -> None:
         super().__init__()
+        self._again = again
         self.heading = heading
         self.stage = "planning"
         self._body = dict(body)
@@ -117,10 +125,22 @@ class PlanDialog(Dialog):
     def _refused(self, width: int) -> list[Line]:
         lines: list[Line] = [[(clean(one), "")] for one in self._progress]
         kept: Line = [("what served before still serves", "dim")]
-        return [*lines, *self.said(width), [], kept, CLOSES]
+        again: Line = [("↵", "key"), (" plans it again, as it is by then   ", "bold")]
+        return [*lines, *self.said(width), [], kept, [*(again if self._again is not None else []), *CLOSES]]
 
     def _confirmed(self) -> bool:
         return self._typed is None or self.query_one(Input).value.strip() == self._typed
+
+    async def _plan_again(self, make: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        self.failure, self.stage, self._progress = None, "planning", []
+        self.redraw()
+        try:
+            self._body = dict(await make())
+        except errors.MdsliteError as exc:
+            self.failure, self.stage = exc, "refused"
+            self.redraw()
+            return
+        await self._make_plan()
 
     async def _make_plan(self) -> None:
         try:
@@ -143,7 +163,9 @@ class PlanDialog(Dialog):
             field.focus()
 
     def action_go(self) -> None:
-        if self.stage in ("done", "refused"):
+        if self.stage == "refused" and self._again is not None:
+            self.run_worker(self._plan_again(self._again), exclusive=True)
+        elif self.stage in ("done", "refused"):
             self.dismiss(None)
         elif self.stage == "ready" and self._plan is not None:
             if not self._plan["changed"]:

@@ -33,6 +33,7 @@ _WIDE: Final = 104  # from here on the panel has room beside the table
 _PANEL: Final = 60  # at most
 _HEAD: Final = 2  # lines above the rows: the filter, the columns' names
 _PAGE: Final = 200  # rows of the past that are asked for at once
+_TAKEN_S: Final = 2.0  # how long a key may wait for the row that it is about
 _CALM_S: Final = 0.1  # how long a row is chosen before what belongs to it is asked for
 
 
@@ -264,42 +265,41 @@ class Requests(Pane):
         self._absorb(self.dash.snapshot)
         self._chosen()
 
-    def action_copy_curl(self) -> None:
+    async def action_copy_curl(self) -> None:
         def copy(row: Json) -> None:
             status = self.dash.snapshot.status or {}
             line = curl_line(row, self.dash.snapshot.connection.url, token=bool(status.get("needs_token")))
             self.dash.copy_to_clipboard(line)
             self.dash.say(f"copied: {cut(clean(line), 200)}", "good")
 
-        self._take(copy)
+        await self._take(copy)
 
-    def action_copy_row(self) -> None:
+    async def action_copy_row(self) -> None:
         import json
 
         def copy(row: Json) -> None:
             self.dash.copy_to_clipboard(json.dumps(row))
             self.dash.say("copied the row as JSON", "good")
 
-        self._take(copy)
+        await self._take(copy)
 
-    def action_label(self) -> None:
+    async def action_label(self) -> None:
         from mdslite.tui.labeling import label_row
 
         def label(row: Json) -> None:
-            label_row(self.dash, row)
-            self.lookup.forget(row["id"])
+            label_row(self.dash, row, partial(self._anew, row))
 
-        self._take(label)
+        await self._take(label)
 
     def action_queue(self) -> None:
         from mdslite.tui.labeling import label_queue
 
         label_queue(self.dash)
 
-    def action_replay(self) -> None:
+    async def action_replay(self) -> None:
         from mdslite.tui.replaying import replay_row
 
-        self._take(partial(replay_row, self.dash))
+        await self._take(partial(replay_row, self.dash))
 
     def action_export(self) -> None:
         from mdslite.tui.exporting import export_rows
@@ -331,21 +331,29 @@ class Requests(Pane):
     def _over_panel(self, x: int) -> bool:
         return self.opened if not self._has_panel() else x >= self.size.width - _panel_width(self.size.width)
 
-    def _take(self, use: Callable[[Json], None]) -> None:
-        """Hand the chosen row over, or the newest one, with its bodies."""
+    async def _take(self, use: Callable[[Json], None]) -> None:
+        """Hand the chosen row over, or the newest one, with its bodies. Keys wait meanwhile, as what is typed
+        for a dialog must not go elsewhere because that is not there yet."""
         row = self.book.row()
         if row is None:
             self.dash.say("there is no row to take", "warn")
             return
+        try:
+            async with asyncio.timeout(_TAKEN_S):
+                found = await self.lookup.find(self.dash.feed, row)
+        except TimeoutError:
+            found = Found(row, note="the log does not answer: try again")
+        if found.note:
+            self.dash.say(clean(found.note), "bad")
+        else:
+            use(dict(found.row))
 
-        async def hand_over() -> None:
-            found = await self.lookup.find(self.dash.feed, row)
-            if found.note:
-                self.dash.say(clean(found.note), "bad")
-            else:
-                use(dict(found.row))
-
-        self._begin("take", hand_over)
+    def _anew(self, row: Json) -> None:
+        """What belongs to a row may have changed: ask for it again."""
+        self.lookup.forget(row["id"])
+        if self.found is not None and self.found.row["id"] == row["id"]:
+            self.found = replace(self.found, related=None)
+            self._look_up()
 
     def _begin(self, name: str, work: WorkType[None]) -> None:
         """Do it instead of what was begun under the same name."""

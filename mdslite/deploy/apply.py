@@ -11,7 +11,6 @@ serves.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -20,12 +19,12 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from mdslite import spec as specs
-from mdslite.deploy.edition import alone, complete, merge
+from mdslite.deploy.drafting import Drafter
+from mdslite.deploy.edition import complete
 from mdslite.deploy.events import Progress, ignore
 from mdslite.deploy.intake import Intake, blaming
 from mdslite.deploy.orders import (
     Draft,
-    FileSource,
     Order,
     Outcome,
     RevisionSource,
@@ -39,9 +38,8 @@ from mdslite.deploy.orders import (
     state_of,
     wanted_of,
 )
-from mdslite.deploy.pipelines import check_calls
 from mdslite.deploy.places import placing
-from mdslite.deploy.plan import Action, Change, Plan, State, Step, Wanted, make_plan, target_state, to_plain
+from mdslite.deploy.plan import Action, Plan, Step, Wanted, target_state, to_plain
 from mdslite.deploy.telling import key_of, label_of, telling
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
 from mdslite.serving.fleet import Fleet, Key, Served
@@ -78,6 +76,7 @@ class Deployer:
         self._registry = intake.registry
         self._worker = intake.worker
         self._fleet = fleet
+        self._drafter = Drafter(intake, fleet)
         self._turn_wait_s = turn_wait_s
         self._load_timeout_s = load_timeout_s
         self._rest_s = rest_s
@@ -99,7 +98,7 @@ class Deployer:
             async with self.turn():
                 current = state_of(await self._worker.call(self._registry.current))
                 parsed = await complete(parsed, current, source)
-                return await self._draft(await self._latest(), current, source, parsed, progress)
+                return await self._drafter.draft(await self._latest(), current, source, parsed, progress)
 
     async def apply(self, order: Order, *, progress: Progress = ignore) -> Outcome:
         """Apply an order, and go on with it when the caller is cancelled.
@@ -186,7 +185,7 @@ class Deployer:
             plan: Plan | None = None
             try:
                 with placing(order.source):
-                    draft = await self._draft(latest, current, order.source, parsed, progress)
+                    draft = await self._drafter.draft(latest, current, order.source, parsed, progress)
                     plan = draft.plan
                     if not plan.changed:
                         return Outcome("unchanged", latest, plan, monotonic() - started)
@@ -199,53 +198,6 @@ class Deployer:
             await self._collect()
             await self._keep_copy()
             return Outcome("applied", revision, plan, monotonic() - started)
-
-    async def _draft(
-        self,
-        latest: int,
-        current: State,
-        source: Source,
-        parsed: specs.Deployments | None,
-        progress: Progress,
-    ) -> Draft:
-        if isinstance(source, RevisionSource):
-            wanted = state_of(
-                await self._worker.call(self._registry.at_revision, revision_number(source, latest))
-            )
-            plan = _revived(make_plan(current, wanted, prune=True), self._fleet)
-            await self._check_stored(plan)
-        elif isinstance(source, WeightsSource):
-            plan = make_plan(current, reweigh(current, source), prune=False)
-        else:
-            assert parsed is not None
-            admitted = await self._intake.admit(alone(parsed, source), progress)
-            prune = isinstance(source, FileSource) and source.prune
-            wanted = merge(current, parsed, admitted, source)
-            plan = _revived(make_plan(current, wanted, prune=prune), self._fleet)
-        await self._check_fit(plan, current)
-        return Draft(latest, current, plan)
-
-    async def _check_fit(self, plan: Plan, current: State) -> None:
-        """A plan that could not be carried out here is refused as the apply of it would be."""
-        target = target_state(current, plan)
-        calls = {
-            (*key, version): self._fleet.calls((*key, version)) for key in target for version in target[key]
-        }
-        for step in plan.steps:
-            if step.reload and step.after is not None:
-                with blaming(label_of(step)):
-                    examined = await self._intake.examine(step.after.digest, step.after.spec)
-                    self._fleet.check(step.after.spec, examined.report)
-                pipeline = examined.report.pipeline
-                calls[key_of(step)] = pipeline.models if pipeline is not None else ()
-        check_calls(calls, current=current, target=target)
-
-    async def _check_stored(self, plan: Plan) -> None:
-        """An undo loads what the store has kept: find out before it begins."""
-        for step in plan.steps:
-            if step.reload and step.after is not None:
-                with blaming(label_of(step)):
-                    await self._intake.open(step.after.digest)
 
     async def _carry_out(self, order: Order, draft: Draft, progress: Progress) -> int:
         """Load, commit, switch; return the revision's number.
@@ -431,21 +383,3 @@ class Deployer:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever began it may have left; asyncio need not complain
-
-
-def _revived(plan: Plan, fleet: Fleet) -> Plan:
-    """The plan with another try for the versions that are deployed but could not be loaded."""
-
-    def revive(step: Step) -> Step:
-        served = fleet.find(*key_of(step))
-        if step.after is None or step.before is None or served is None or served.state != "failed":
-            return step
-        changes = (*step.changes, Change("state", "failed", "ready"))
-        return dataclasses.replace(step, action=Action.UPDATE, changes=changes, reload=True)
-
-    return Plan(
-        tuple(
-            dataclasses.replace(model, steps=tuple(revive(step) for step in model.steps))
-            for model in plan.models
-        )
-    )

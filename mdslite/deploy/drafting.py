@@ -1,0 +1,104 @@
+"""What an apply would change, and whether it could be carried out here. Fetches and probes; loads nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mdslite import spec as specs
+from mdslite.deploy.edition import alone, merge
+from mdslite.deploy.events import Progress
+from mdslite.deploy.intake import Intake, blaming
+from mdslite.deploy.orders import (
+    Draft,
+    FileSource,
+    RevisionSource,
+    Source,
+    WeightsSource,
+    revision_number,
+    reweigh,
+    state_of,
+)
+from mdslite.deploy.pipelines import check_calls
+from mdslite.deploy.plan import Action, Change, Plan, State, Step, make_plan, target_state
+from mdslite.deploy.telling import key_of, label_of
+from mdslite.serving.fleet import Fleet
+
+
+class Drafter:
+    """Makes the plans."""
+
+    def __init__(self, intake: Intake, fleet: Fleet) -> None:
+        self._intake = intake
+        self._registry = intake.registry
+        self._worker = intake.worker
+        self._fleet = fleet
+
+    async def draft(
+        self,
+        latest: int,
+        current: State,
+        source: Source,
+        parsed: specs.Deployments | None,
+        progress: Progress,
+    ) -> Draft:
+        """What applying a source would make of `current`, the state after the revision `latest`.
+
+        :raises NotFound: there is no such revision
+        :raises ArtifactError, LoadFailed: a version could not be served
+        """
+        if isinstance(source, RevisionSource):
+            wanted = state_of(
+                await self._worker.call(self._registry.at_revision, revision_number(source, latest))
+            )
+            plan = _revived(make_plan(current, wanted, prune=True), self._fleet)
+            await self._check_stored(plan)
+        elif isinstance(source, WeightsSource):
+            plan = make_plan(current, reweigh(current, source), prune=False)
+        else:
+            assert parsed is not None
+            admitted = await self._intake.admit(alone(parsed, source), progress)
+            prune = isinstance(source, FileSource) and source.prune
+            wanted = merge(current, parsed, admitted, source)
+            plan = _revived(make_plan(current, wanted, prune=prune), self._fleet)
+        await self._check_fit(plan, current)
+        return Draft(latest, current, plan)
+
+    async def _check_fit(self, plan: Plan, current: State) -> None:
+        """A plan that could not be carried out here is refused as the apply of it would be."""
+        target = target_state(current, plan)
+        calls = {
+            (*key, version): self._fleet.calls((*key, version)) for key in target for version in target[key]
+        }
+        for step in plan.steps:
+            if step.reload and step.after is not None:
+                with blaming(label_of(step)):
+                    examined = await self._intake.examine(step.after.digest, step.after.spec)
+                    self._fleet.check(step.after.spec, examined.report)
+                pipeline = examined.report.pipeline
+                calls[key_of(step)] = pipeline.models if pipeline is not None else ()
+        check_calls(calls, current=current, target=target)
+
+    async def _check_stored(self, plan: Plan) -> None:
+        """An undo loads what the store has kept: find out before it begins."""
+        for step in plan.steps:
+            if step.reload and step.after is not None:
+                with blaming(label_of(step)):
+                    await self._intake.open(step.after.digest)
+
+
+def _revived(plan: Plan, fleet: Fleet) -> Plan:
+    """The plan with another try for the versions that are deployed but could not be loaded."""
+
+    def revive(step: Step) -> Step:
+        served = fleet.find(*key_of(step))
+        if step.after is None or step.before is None or served is None or served.state != "failed":
+            return step
+        changes = (*step.changes, Change("state", "failed", "ready"))
+        return dataclasses.replace(step, action=Action.UPDATE, changes=changes, reload=True)
+
+    return Plan(
+        tuple(
+            dataclasses.replace(model, steps=tuple(revive(step) for step in model.steps))
+            for model in plan.models
+        )
+    )

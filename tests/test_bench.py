@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from benchmarks.contenders import Bench, Contender, Running, contenders, mdslite
+from benchmarks.estimate import Estimate, estimate_ratio
 from benchmarks.forms import IMAGE, FormCost, write_binary, write_image_model, write_json
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import measure_limit
@@ -19,12 +20,13 @@ from benchmarks.load import Load
 from benchmarks.models import TINY, WIDE, Workload, make_body, write_model
 from benchmarks.packages import UNRELATED, LaneCost, Neighbour, Restart
 from benchmarks.report import Results, find_targets, render, to_plain
-from benchmarks.routing import Estimate, RoutingCost, ShadowCost, time_picks
+from benchmarks.routing import RoutingCost, ShadowCost, time_picks
 from benchmarks.rpc_cost import RpcCost, RpcTurn
 from benchmarks.spam import name_load, read_answers, spam_contenders, write_body
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
 from benchmarks.turns import Effort, Turns
+from benchmarks.written import WrittenCost
 
 MDSLITE = Contender("mdslite", "mdslite", (), "/")
 MACHINE = {"cores": 2, "cpu": "a processor", "versions": "Python 3"}
@@ -91,6 +93,31 @@ def test_a_target_is_short_by_the_smallest_amount() -> None:
     (what,) = verdicts(reached)
     assert verdicts(reached)[what] == "PASS"
     assert verdicts(missed)[what] == "short"
+
+
+def test_ratios_are_averaged_as_ratios_and_one_of_them_says_nothing_of_the_interval() -> None:
+    found = estimate_ratio([2.0, 0.5, 1.0])
+    assert found.value == pytest.approx(1)
+    assert found.low == pytest.approx(1 / found.high)
+    alone = estimate_ratio([0.9])
+    assert (alone.value, alone.low) == (pytest.approx(0.9), 0.0)
+    assert alone.high > 1e300
+
+
+def test_what_the_log_costs_is_told_with_how_far_it_may_be_off() -> None:
+    def measured(log: float, asked: float) -> Results:
+        one, other = (Estimate(ratio, ratio - 0.02, ratio + 0.01) for ratio in (log, asked))
+        figures = (11_000.0, 10_400.0, 10_000.0, 150.0, 156.0, 160.0)
+        return Results(MACHINE, written=WrittenCost(one, other, *figures, asked_ms=30.0))
+
+    first, second = find_targets(measured(0.95, 0.92))
+    assert (first.what, first.verdict) == (
+        "request log at 10,400 rows/s, costs of throughput",
+        "PASS",
+    )
+    assert first.measured == "5.0 % (4.0 to 7.0; cpu 150 to 156 us)"
+    assert second.measured == "8.0 % (7.0 to 10.0; to 160 us, an answer takes 30 ms)"
+    assert list(verdicts(measured(0.89, 0.88)).values()) == ["short", "short"]
 
 
 def test_a_log_that_lost_one_row_is_short() -> None:

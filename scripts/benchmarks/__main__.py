@@ -28,6 +28,7 @@ from benchmarks.spam import measure_spam
 from benchmarks.start import measure_start
 from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Effort
+from benchmarks.written import measure_written
 
 PARTS = (
     *("throughput", "limit", "log", "overload", "forms", "rpc", "routing", "start", "changes", "packages"),
@@ -84,6 +85,7 @@ def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str]
     def log() -> None:
         results.log_costs = measure_log_cost(bench, effort, say)
         results.log_count = count_log(bench, effort, say)
+        results.written = measure_written(bench, effort, say)
 
     def overload() -> None:
         results.overloads = measure_overload(bench, effort, say)

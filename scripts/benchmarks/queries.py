@@ -74,7 +74,7 @@ def measure_queries(bench: Bench, effort: Effort, say: Say, *, rows: int) -> Que
         for turn in range(2 * effort.rounds):
             rates = {}
             for asked in (True, False) if turn % 2 else (False, True):
-                with _asked(running, times if asked else None):
+                with asked_every_second(running, times if asked else None):
                     load = run_load(
                         running.url, body=bench.body(TINY), connections=CONNECTIONS, seconds=effort.seconds
                     )
@@ -90,7 +90,7 @@ def measure_queries(bench: Bench, effort: Effort, say: Say, *, rows: int) -> Que
 
 
 @contextmanager
-def _asked(running: Running, times: list[float] | None) -> Iterator[None]:
+def asked_every_second(running: Running, times: list[float] | None) -> Iterator[None]:
     """Ask in turns, and note how long each answer takes; nothing without a place to note it."""
     if times is None:
         yield

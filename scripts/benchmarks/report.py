@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.changes import Change
 from benchmarks.contenders import MIB
+from benchmarks.estimate import Estimate
 from benchmarks.forms import FormCost
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import Limit
@@ -15,10 +16,11 @@ from benchmarks.models import TINY, WIDE, Workload
 from benchmarks.overload import TIMES, Overload
 from benchmarks.packages import LaneCost, Neighbour, Restart
 from benchmarks.queries import QueryCost
-from benchmarks.routing import Estimate, RoutingCost, ShadowCost
+from benchmarks.routing import RoutingCost, ShadowCost
 from benchmarks.rpc_cost import RpcCost
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
+from benchmarks.written import WrittenCost
 
 WORKLOADS = (TINY, WIDE)
 THROUGHPUT_HEAD = (
@@ -36,6 +38,7 @@ class Results:
     limits: dict[str, Limit] = field(default_factory=dict)
     log_costs: list[LogCost] = field(default_factory=list)
     log_count: LogCount | None = None
+    written: WrittenCost | None = None
     overloads: list[Overload] = field(default_factory=list)
     forms: list[FormCost] = field(default_factory=list)
     rpc: RpcCost | None = None
@@ -73,6 +76,7 @@ def find_targets(results: Results) -> list[Target]:
     return [
         *_throughput_targets(results),
         *_log_targets(results),
+        *_written_targets(results),
         *_overload_targets(results),
         *_form_targets(results),
         *_rpc_targets(results),
@@ -113,6 +117,23 @@ def _log_targets(results: Results) -> Iterator[Target]:
         measured = f"{count.logged:,} rows of {count.sent:,} at {count.slowest_per_s:,.0f}/s"
         reached = count.logged >= count.sent and count.slowest_per_s >= 10_000
         yield Target("request log loses", "nothing at 10,000/s", measured, reached)
+
+
+def _written_targets(results: Results) -> Iterator[Target]:
+    if (cost := results.written) is None:
+        return
+    rate = f"request log at {cost.with_log_per_s:,.0f} rows/s"
+    for what, found, cpu in (
+        ("costs of throughput", cost.log, f"cpu {cost.without_cpu_us:.0f} to {cost.with_log_cpu_us:.0f} us"),
+        (
+            "a question a second costs of the rest",
+            cost.asked,
+            f"to {cost.asked_cpu_us:.0f} us, an answer takes {cost.asked_ms:.0f} ms",
+        ),
+    ):
+        lost, least, most = (100 * (1 - one) for one in (found.value, found.high, found.low))
+        measured = f"{lost:.1f} % ({least:.1f} to {most:.1f}; {cpu})"
+        yield Target(f"{rate}, {what}", "<= 10 %", measured, lost <= 10)
 
 
 def _overload_targets(results: Results) -> Iterator[Target]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 import timeit
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Bench, Contender, predict_path
+from benchmarks.estimate import Estimate, estimate, estimate_ratio
 from benchmarks.models import TINY, Workload
 from benchmarks.turns import Effort, Say, Turns, start, take_turns
 from mdslite.serving.router import Route, Router, weighted_cycle
@@ -20,17 +19,6 @@ MANY = 100
 # Takes the tiny model's requests and some thirty times as long for each.
 SLOW = Workload("slow", (64, 1024, 1024, 10))
 CONNECTIONS = 8
-# Two-sided Student quantiles at 95 %, by degrees of freedom.
-_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over the turns, and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +65,8 @@ def measure_routing(bench: Bench, effort: Effort, say: Say) -> RoutingCost:
         MANY,
         time_picks(MANY) - time_picks(1),
         one.cpu_us,
-        _estimate([theirs - own for own, theirs in zip(base, _cpu_us(deployed), strict=True)]),
-        _estimate([theirs - own for own, theirs in zip(base, _cpu_us(spread), strict=True)]),
+        estimate([theirs - own for own, theirs in zip(base, _cpu_us(deployed), strict=True)]),
+        estimate([theirs - own for own, theirs in zip(base, _cpu_us(spread), strict=True)]),
     )
 
 
@@ -123,13 +111,13 @@ def measure_shadows(bench: Bench, effort: Effort, say: Say) -> list[ShadowCost]:
             ]
             alone, shadowed = take_turns(bench, TINY, running, turns, connections=CONNECTIONS)
         pairs = zip(alone.loads, shadowed.loads, strict=True)
-        found = _estimate([math.log(theirs.p99_ms / own.p99_ms) for own, theirs in pairs])
+        found = estimate_ratio([theirs.p99_ms / own.p99_ms for own, theirs in pairs])
         costs.append(
             ShadowCost(
                 percent,
                 alone.p99_ms,
                 shadowed.p99_ms,
-                Estimate(math.exp(found.value), math.exp(found.low), math.exp(found.high)),
+                found,
                 alone.failed + shadowed.failed,
             )
         )
@@ -147,14 +135,3 @@ def _appliance(bench: Bench, name: str, versions: list[dict[str, Any]]) -> Conte
 def _cpu_us(turns: Turns) -> list[float]:
     pairs = zip(turns.cpu_s, turns.loads, strict=True)
     return [cpu_s / max(load.requests, 1) * 1e6 for cpu_s, load in pairs]
-
-
-def _estimate(values: list[float]) -> Estimate:
-    """A mean with Student's interval."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Estimate(mean, -math.inf, math.inf)
-    freedom = len(values) - 1
-    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 2.2 if freedom < 25 else 2.06
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)

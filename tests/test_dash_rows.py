@@ -16,6 +16,8 @@ from dash import body, make_row
 
 from mdslite.calls import Ask
 from mdslite.errors import InvalidRequest
+from mdslite.store import filters
+from mdslite.tui import completion
 from mdslite.tui.commands import read_moment, read_span
 from mdslite.tui.completion import complete_filter, matches, vocabulary_of
 from mdslite.tui.curl import curl_line
@@ -250,6 +252,8 @@ def test_fields_and_values_of_a_filter_are_completed() -> None:
     assert words(complete_filter("label", vocabulary)) == ["reply.label="]
     assert words(complete_filter("status>=5", vocabulary)) == ["503"]
     assert complete_filter("model=spam", vocabulary) == []
+    assert words(complete_filter("trace", vocabulary)) == ["trace_id="]
+    assert filters.FIELDS.keys() <= completion.FIELDS.keys()
 
 
 def test_a_value_with_blanks_is_quoted() -> None:
@@ -299,6 +303,7 @@ def test_a_recording_knows_the_fields_of_rows() -> None:
         "": (True, True), "status>=400": (False, True), "shadow": (False, True),
         "shadow=false": (True, False), "code~LOAD": (False, True), "confidence<0.95": (True, False),
         "model=digits version!=v1": (False, False), 'code=""': (True, False), "text~refund": (False, False),
+        "trace_id=abc": (False, False), 'trace_id=""': (True, True),
     }.items():  # fmt: skip
         assert (parse_terms(text, 0.0).match(good), parse_terms(text, 0.0).match(bad)) == expected, text
     assert parse_terms("since=15m until=10", 1000.0).since == 100.0

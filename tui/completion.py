@@ -30,6 +30,7 @@ FIELDS: Final = {
     "client": ("=", "the name of the caller's token"),
     "endpoint": ("=", "the replica or address that computed it"),
     "request_id": ("=", "one request and its shadows"),
+    "trace_id": ("=", "the requests of a trace"),
     "url": ("~", "the path that was asked"),
     "queue_ms": (">", "time in the queue"),
     "compute_ms": (">", "time computing"),

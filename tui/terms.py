@@ -18,7 +18,9 @@ _TERM: Final = re.compile(r"(\w+)\s*(!=|!~|<=|>=|=|<|>|~)(.*)", re.DOTALL)
 _COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
-_TEXTS: Final = frozenset(["project", "model", "version", "endpoint", "client", "code", "url", "request_id"])
+_TEXTS: Final = frozenset(
+    ["project", "model", "version", "endpoint", "client", "code", "url", "request_id", "trace_id"]
+)
 _NUMBERS: Final = frozenset(
     ["status", "rows", "batch_rows", "latency_ms", "queue_ms", "compute_ms", "upstream_ms", "confidence"]
 )

@@ -231,6 +231,12 @@ class HourReader(AbstractContextManager["HourReader"]):
             sql = f"SELECT id, {column} FROM bodies WHERE id IN ({','.join('?' * len(some))})"
             yield from self._rows(sql, some)
 
+    def traces(self, *, first_id: int, last_id: int) -> Iterator[list[tuple[int, bytes]]]:
+        """The trace of each row between these ids that has one, by rising ids."""
+        return self._rows(
+            "SELECT id, trace_id FROM traces WHERE id BETWEEN ? AND ? ORDER BY id", [first_id, last_id]
+        )
+
     def counts(
         self, wanted: Filter, *, start: float, stop: float, interval_s: float, source: str
     ) -> tuple[int, NDArray[np.int64]]:

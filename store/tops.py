@@ -25,7 +25,7 @@ _MAX_COUNTED = 1 << 20  # whole numbers below it are counted in a table
 _READ_ANYWAY = (
     2  # bodies in a row, for each that counts: reading past the others is quicker than looking it up
 )
-_UNCOUNTED = frozenset({"body", "moment", "trace"})
+_UNCOUNTED = frozenset({"body", "moment"})
 
 
 class TopValue(msgspec.Struct, frozen=True):
@@ -106,6 +106,8 @@ def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAUL
 def _counting(name: str, of: FilterField) -> _Counting:
     if of.kind == "path":
         return _BodyValues("request" if of.column == "request" else "reply", name.partition(".")[2])
+    if of.kind == "trace":
+        return _Traces()
     if of.table == "series":
         return _Listed("series_id", lambda hour: _labels(hour, of.column))
     if of.table == "urls":
@@ -216,6 +218,30 @@ class _RequestIds:
 
     def counts(self) -> list[tuple[Any, int]]:
         return list(self._found.items())
+
+
+class _Traces:
+    """Few requests have one; those of a pipeline's nodes elsewhere, or sent again, share one."""
+
+    columns = ()
+
+    def __init__(self) -> None:
+        self._found: Counter[Any] = Counter()
+        self.there = 0
+
+    def add(self, hour: HourReader, part: Part) -> None:
+        for some in hour.traces(first_id=part.first_id, last_id=part.last_id):
+            ids = np.fromiter((number for number, _ in some), np.int64, len(some))
+            passing = list(compress(some, part.passes(ids).tolist()))
+            self._found.update(trace_id for _, trace_id in passing)
+            self.there += len(passing)
+            _check_room(len(self._found))
+
+    def end_hour(self, hour: HourReader) -> None:
+        """Nothing is kept by hour."""
+
+    def counts(self) -> list[tuple[Any, int]]:
+        return [(trace_id.hex(), count) for trace_id, count in self._found.items()]
 
 
 class _BodyValues:

@@ -385,6 +385,22 @@ def test_the_smallest_interval_that_works_is_named(log: RequestLog, interval_s: 
     make_histogram(log, wanted("since=2026-11-15", now=CLOCK()), interval_s=120.0, clock=CLOCK)
 
 
+def test_the_requests_of_each_trace_are_counted(tmp_path: Path) -> None:
+    trace, other = bytes(range(16)), bytes(16)
+    with running(tmp_path) as journal:
+        for number, one in enumerate((trace, other, None, trace, trace)):
+            version = "v2" if number == 4 else "v1"
+            journal.append(row(time=NOON + number // 2 * HOUR_S, trace_id=one, version=version))
+        assert journal.flush()
+        log = RequestLog(tmp_path)  # finished hours, and the one that is being written
+        found = find_top(log, wanted(), field="trace_id")
+        assert [(one.value, one.count) for one in found.values] == [(trace.hex(), 3), (other.hex(), 1)]
+        assert (found.rows, found.missing, found.other) == (5, 1, 0)
+        narrower = find_top(log, wanted("version=v1"), field="trace_id", limit=1)
+        assert [(one.value, one.count) for one in narrower.values] == [(trace.hex(), 2)]
+        assert (narrower.rows, narrower.missing, narrower.other) == (4, 1, 1)
+
+
 @pytest.mark.parametrize("field", ["text", "since", "nonsense", "request", "request.", "reply..a"])
 def test_what_has_no_values_is_refused(log: RequestLog, field: str) -> None:
     with pytest.raises(InvalidRequest, match="no values to count") as caught:

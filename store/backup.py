@@ -1,8 +1,10 @@
-"""Backups: one tar file with a consistent copy of the registry, the artifacts and, if asked, the request log.
+"""Backups: one tar file with a consistent copy of the registry, the artifacts, what is known of drift and, if
+asked, the request log.
 
     backup.json     what is in it, with digests
     registry.db     a snapshot, taken while the appliance goes on writing
     artifacts/...   as in the store; left out of the copies that the appliance makes for itself
+    drift/...       baselines, alerts and what somebody chose; left out likewise
     log/*.db        only when asked for
 
 Restoring checks everything before it changes anything, replaces only the parts that the backup has, and
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -36,12 +39,14 @@ from mdslite.errors import (
 from mdslite.store.archives import unpack
 from mdslite.store.database import connect_reader, first_fault, size_fault, sqlite_errors
 from mdslite.store.disk import draft_path, remove_tree, storage_errors, sync_file, sync_folder, sync_tree
+from mdslite.store.drift import DATABASE, WISHES
 from mdslite.store.hours import list_hours
 from mdslite.store.lock import LOG_WAIT_S, StoreLock, log_lock
 from mdslite.store.recovery import (
     ARTIFACTS_NAME,
     BACKUP_SUFFIX,
     BACKUPS_NAME,
+    DRIFT_NAME,
     LOG_NAME,
     PARTS,
     REGISTRY_NAME,
@@ -56,7 +61,7 @@ from mdslite.store.staging import Limits, Staging, hash_chunks, read_chunks
 
 CONTENTS_NAME = "backup.json"
 _FORMAT = 1
-_DATABASE = re.compile(r"registry\.db|log/[A-Za-z0-9._-]+\.db")
+_FILE = re.compile(r"registry\.db|drift/(?:drift\.db|wishes\.json)|log/[A-Za-z0-9._-]+\.db")
 _AUTOSAVE_MARK = "-registry"
 # What is in a backup was within the limits of artifacts when it was taken in.
 _ANY_SIZE = Limits(max_bytes=1 << 62, max_files=1 << 32, max_depth=64, max_path_bytes=2048, reserve_bytes=0)
@@ -64,8 +69,8 @@ _ANY_SIZE = Limits(max_bytes=1 << 62, max_files=1 << 32, max_depth=64, max_path_
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a backup holds. `files` maps databases to their SHA-256; artifacts carry theirs as their name;
-    `left_out` lists artifacts of former revisions that were damaged already."""
+    """What a backup holds. `files` maps databases and wishes to their SHA-256; artifacts carry theirs as
+    their name; `left_out` lists artifacts of former revisions that were damaged already."""
 
     format: int
     created_at: str
@@ -103,7 +108,8 @@ def backup(store_dir: Path, target: Path | None = None, *, log: bool = False, ar
             raise InvalidRequest(exc.message, hint=f"name a folder that can be written: {target}") from exc
         with sqlite_errors(registry):
             _snapshot(registry, work / REGISTRY_NAME)
-        names = [REGISTRY_NAME, *(_snapshot_log(store_dir, work) if log else [])]
+        drift = _snapshot_drift(store_dir, work) if artifacts else []
+        names = [REGISTRY_NAME, *drift, *(_snapshot_log(store_dir, work) if log else [])]
         contents = _describe(store_dir, work, names, artifacts=artifacts, log=log)
         _write_tar(draft, store_dir, work, contents)
         with storage_errors("the backup"):
@@ -152,7 +158,7 @@ def read_contents(path: Path) -> Contents:
         contents = msgspec.convert(found, Contents)
     except msgspec.ValidationError as exc:
         raise StoreError(f"{path} is no backup of mdslite: {exc}", hint="mdslite backup makes one") from exc
-    strange = [name for name in contents.files if not _DATABASE.fullmatch(name)]
+    strange = [name for name in contents.files if not _FILE.fullmatch(name)]
     if strange or not set(contents.parts) <= PARTS.keys() or "registry" not in contents.parts:
         raise StoreError(f"{path} is no backup of mdslite: it holds something else")
     return contents
@@ -247,6 +253,26 @@ def _snapshot(source: Path, copy: Path) -> None:
     sync_file(copy)
 
 
+def _snapshot_drift(store_dir: Path, work: Path) -> list[str]:
+    """Copy what is known of drift; nothing where nothing is, or it is damaged: it would be learnt anew."""
+    source = store_dir / DRIFT_NAME / DATABASE
+    if not source.exists():
+        return []
+    names = [f"{DRIFT_NAME}/{DATABASE}"]
+    with storage_errors("the backup"):
+        (work / DRIFT_NAME).mkdir()
+    try:
+        with sqlite_errors(source):
+            _snapshot(source, work / names[0])
+    except StoreCorrupt:
+        return []
+    with storage_errors("the backup"), suppress(FileNotFoundError):
+        wishes = f"{DRIFT_NAME}/{WISHES}"
+        shutil.copyfile(store_dir / wishes, work / wishes)
+        names.append(wishes)
+    return names
+
+
 def _snapshot_log(store_dir: Path, work: Path) -> list[str]:
     """Copy the request log's hours, without those that retention removes meanwhile or that are damaged."""
     names = []
@@ -283,7 +309,9 @@ def _describe(store_dir: Path, work: Path, names: Sequence[str], *, artifacts: b
         }
         referred = {digest for (digest,) in db.execute("select digest from versions")}
     whole, left_out = _sort_out(store_dir, referred, deployed) if artifacts else ((), ())
-    parts = [part for part, here in (("registry", True), ("artifacts", artifacts), ("log", log)) if here]
+    drift = any(name.startswith(f"{DRIFT_NAME}/") for name in names)
+    here = (("registry", True), ("artifacts", artifacts), ("drift", drift), ("log", log))
+    parts = [part for part, is_here in here if is_here]
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Contents(_FORMAT, created_at, revision, tuple(parts), files, whole, left_out)
 
@@ -377,10 +405,10 @@ def _verify_staged(path: Path, staged: Path, contents: Contents) -> None:
                 (staged / part).mkdir(exist_ok=True)  # an empty part replaces a full one all the same
     if set(os.listdir(staged)) != wanted or REGISTRY_NAME not in contents.files:
         raise StoreError(f"{path} is no whole backup: it does not hold what it says")
-    if (staged / LOG_NAME).exists() and set(_log_names(staged)) != contents.files.keys() - {REGISTRY_NAME}:
-        raise StoreError(f"{path} is no whole backup: its request log is not what it says")
+    if {REGISTRY_NAME, *_names(staged, DRIFT_NAME), *_names(staged, LOG_NAME)} != contents.files.keys():
+        raise StoreError(f"{path} is no whole backup: its files are not those that it says")
     for name, sha256 in contents.files.items():
-        _verify_database(path, staged, name, sha256)
+        _verify_file(path, staged, name, sha256)
     shelf = Shelf(staged / ARTIFACTS_NAME)
     try:
         for digest in contents.artifacts:
@@ -389,11 +417,11 @@ def _verify_staged(path: Path, staged: Path, contents: Contents) -> None:
         raise StoreError(f"{path} is damaged: {exc.message}") from exc
 
 
-def _log_names(staged: Path) -> list[str]:
-    return [f"{LOG_NAME}/{name}" for name in os.listdir(staged / LOG_NAME)]
+def _names(staged: Path, folder: str) -> list[str]:
+    return [f"{folder}/{path.name}" for path in (staged / folder).glob("*")]
 
 
-def _verify_database(path: Path, staged: Path, name: str, sha256: str) -> None:
+def _verify_file(path: Path, staged: Path, name: str, sha256: str) -> None:
     try:
         with (staged / name).open("rb") as file:
             found = hash_chunks(read_chunks(file))

@@ -28,6 +28,7 @@ STAMP_LENGTH = len("2026-11-22T14-03-00Z")
 REGISTRY_NAME = "registry.db"
 ARTIFACTS_NAME = "artifacts"
 LOG_NAME = "log"
+DRIFT_NAME = "drift"
 MARKER_NAME = "restore.json"
 
 # What a part of a backup replaces in the store. A database goes together with its journal: a new database
@@ -35,6 +36,7 @@ MARKER_NAME = "restore.json"
 PARTS = {
     "registry": (REGISTRY_NAME, f"{REGISTRY_NAME}-wal", f"{REGISTRY_NAME}-shm"),
     "artifacts": (ARTIFACTS_NAME,),
+    "drift": (DRIFT_NAME,),
     "log": (LOG_NAME,),
 }
 

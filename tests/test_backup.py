@@ -32,6 +32,7 @@ from mdslite.errors import (
 )
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.backup import autosave, backup, read_contents, restore
+from mdslite.store.drift import Alert, Chosen, DriftReader, DriftStore, Wishes, read_wishes, write_wishes
 from mdslite.store.lock import StoreLock, log_lock
 from mdslite.store.recovery import list_backups
 from mdslite.store.registry import Registry, VersionRow
@@ -205,6 +206,45 @@ def test_the_request_log_comes_along_when_asked(store: Store, tmp_path: Path) ->
     for place in ("elsewhere", "another"):
         assert entries(tmp_path / place / "log") == {"2026-11-22T14.db", "2026-11-22T15.db"}
         assert count_rows(tmp_path / place / "log" / "2026-11-22T14.db") == 1000
+
+
+ALERT = Alert(
+    id=0, time=1.0, project="p", model="m", version="v1", shadow=False, signal="confidence", state="firing",
+    text="it fell", window=None, test=None, statistic=None, p=None, measure=None, effect=None,
+    threshold=None, count=1, opened=None,
+)  # fmt: skip
+
+
+def test_what_is_known_of_drift_comes_along_and_back(store: Store, model: Path, tmp_path: Path) -> None:
+    store.deploy(model)
+    known = DriftStore(store.path / "drift")
+    known.open()
+    chosen = Wishes(chosen={"p/m": Chosen(since=1.0, until=2.0)}, told=1)
+    write_wishes(known.folder, chosen)
+    with known.writing():
+        known.add_alert(ALERT)
+    made = backup(store.path)  # while it is written
+    with known.writing():
+        known.add_alert(ALERT)
+    known.close()
+    write_wishes(known.folder, Wishes())
+    store.registry.close()
+    assert read_contents(made).parts == ("registry", "artifacts", "drift")
+    for place in (tmp_path / "elsewhere", store.path):
+        restore(made, place, force=True)
+        assert read_wishes(place / "drift") == chosen
+        assert [one.text for one in DriftReader(place / "drift").alerts()] == ["it fell"]
+    (aside,) = store.path.glob("replaced-*")
+    assert len(DriftReader(aside / "drift").alerts()) == 2
+
+
+def test_damaged_drift_is_left_out_of_a_backup(store: Store, model: Path, tmp_path: Path) -> None:
+    store.deploy(model)
+    (store.path / "drift").mkdir()
+    (store.path / "drift" / "drift.db").write_bytes(b"damaged" * 1000)
+    made = backup(store.path)
+    assert read_contents(made).parts == ("registry", "artifacts")
+    restore(made, tmp_path / "elsewhere")
 
 
 def test_a_damaged_artifact_that_is_deployed_fails_the_backup(store: Store, model: Path) -> None:
@@ -490,6 +530,7 @@ CHANGES: dict[str, Callable[[dict[str, bytes]], None]] = {
     "artifact missing": lambda m: m.pop(pick(m, "artifacts/")) and None,
     "something more": lambda m: m.update({"evil": b"x"}),
     "a log that is not listed": add_log,
+    "drift that is not listed": lambda m: m.update({"drift/drift.db": b"x"}),
     "a name that leads out": lambda m: m.update({"../evil": b"x"}),
     "a listed name that leads out": lambda m: describe(m, files={"registry.db": "", "../../evil": ""}),
     "a digest that leads out": lambda m: describe(m, artifacts=["sha256:../../evil"]),

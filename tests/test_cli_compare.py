@@ -58,6 +58,7 @@ def test_dropped_copies_are_told_with_why_and_what_to_do(
     assert "dropped: 970 as requests left no time for them, 10 as v2 was behind with others" in told.out
     hint = f"hint: mdslite replay --url {live.url} since=10m --to p/m@v2 --compare "
     assert hint in told.err
+    assert "errors are 500, 503 and 504; refused requests (4xx) are left out" in told.err
     assert run(["compare", "p/m", "v1", "v2", "--since", "10m", "--url", live.url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["agreement"]["dropped"]["busy"] == 970
 

@@ -28,9 +28,14 @@ from mdslite.rpc.heads import Heads
 
 pytestmark = pytest.mark.anyio
 
-NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
+NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR = 0, 1, 3, 5, 6
 REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 7, 8, 9, 11
 INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 4, 5
+
+
+def bare(kind: int, stream_id: int, payload: bytes, *, flags: int = 0) -> bytes:
+    """A frame that no library would make."""
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream_id.to_bytes(4) + payload
 
 
 # What it takes
@@ -178,7 +183,6 @@ async def test_a_goodbye_lets_what_is_under_way_end() -> None:
         ({"more": [("grpc-timeout", "1S"), ("grpc-timeout", "2S")]}, "3", "one grpc-timeout, got 2"),
         ({"more": [("authorization", "a"), ("authorization", "b")]}, "3", "one Authorization header, got 2"),
         ({"more": [("grpc-encoding", "snappy")]}, "3", "identity, gzip or deflate"),
-        ({"more": [(":path", "/t/echo")]}, "3", "pseudo-header"),
         ({"more": [(f"x-{number}", "1") for number in range(100)]}, "3", "at most 100"),
     ],
 )
@@ -216,6 +220,45 @@ async def test_messages_that_are_wrong_are_told_so(
         assert (answer.fields["grpc-status"], says in answer.fields["grpc-message"]) == (status, True)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        [(":path", "/t/echo")],
+        [(":status", "200")],
+        [("connection", "close")],
+        [("keep-alive", "timeout=5")],
+        [("proxy-connection", "close")],
+        [("transfer-encoding", "chunked")],
+        [("upgrade", "h2c")],
+        [("te", "gzip")],
+        [("X-Name", "1")],
+        [("x name", "1")],
+        [("x-line", "a\nb")],
+        [("x-space", " a")],
+    ],
+)
+async def test_requests_that_http_2_forbids_are_reset_and_others_go_on(more: list[tuple[str, str]]) -> None:
+    async with serving() as served, raw(served.port) as client:
+        client.ask(1, more=more)
+        client.ask(3)
+        assert (await client.answer(3)).fields["grpc-status"] == "0"
+        assert [one.error_code for one in client.frames if isinstance(one, RstStreamFrame)] == [
+            PROTOCOL_ERROR
+        ]
+        assert client.answers[1].fields == {}
+
+
+@pytest.mark.parametrize(("amount", "error_code"), [(0, PROTOCOL_ERROR), (2**31 - 1, FLOW_CONTROL_ERROR)])
+async def test_a_window_that_cannot_be_ends_its_stream_alone(amount: int, error_code: int) -> None:
+    async with serving() as served, raw(served.port) as client:
+        update = bare(0x8, 1, amount.to_bytes(4))  # hyperframe makes none of 0
+        client.send(client.headers(1))
+        client.writer.write(update)
+        client.ask(3)
+        assert (await client.answer(3)).fields["grpc-status"] == "0"
+        assert [one.error_code for one in client.frames if isinstance(one, RstStreamFrame)] == [error_code]
+
+
 async def test_a_client_that_speaks_http_1_is_told_what_this_port_is() -> None:
     async with serving() as served:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
@@ -250,6 +293,46 @@ async def test_frames_that_break_the_protocol_end_the_connection(frame: Any, err
         client.send(frame(client))
         assert await client.goodbye() == error_code
         assert len(served.counted) == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "error_code"),
+    [
+        (bare(0x5, 1, bytes(4)), PROTOCOL_ERROR),  # PUSH_PROMISE
+        (bare(0x0, 1, b"", flags=0x8), FRAME_SIZE_ERROR),  # DATA, padded
+        (bare(0x2, 1, bytes(4)), FRAME_SIZE_ERROR),  # PRIORITY
+        (bare(0x2, 0, bytes(5)), PROTOCOL_ERROR),
+        (bare(0x3, 1, bytes(3)), FRAME_SIZE_ERROR),  # RST_STREAM
+        (bare(0x3, 0, bytes(4)), PROTOCOL_ERROR),
+        (bare(0x4, 0, bytes(5)), FRAME_SIZE_ERROR),  # SETTINGS
+        (bare(0x4, 0, bytes(6), flags=0x1), FRAME_SIZE_ERROR),
+        (bare(0x4, 1, bytes(6)), PROTOCOL_ERROR),
+        (bare(0x4, 0, bytes((0, 2, 0, 0, 0, 2))), PROTOCOL_ERROR),  # ENABLE_PUSH=2
+        (bare(0x6, 0, bytes(7)), FRAME_SIZE_ERROR),  # PING
+        (bare(0x6, 1, bytes(8)), PROTOCOL_ERROR),
+        (bare(0x7, 0, bytes(7)), FRAME_SIZE_ERROR),  # GOAWAY
+        (bare(0x7, 1, bytes(8)), PROTOCOL_ERROR),
+        (bare(0x8, 0, bytes(3)), FRAME_SIZE_ERROR),  # WINDOW_UPDATE
+        (bare(0x8, 0, bytes(4)), PROTOCOL_ERROR),
+        (bare(0x8, 9, (1).to_bytes(4)), PROTOCOL_ERROR),
+    ],
+)
+async def test_frames_of_a_wrong_size_or_place_end_the_connection(frame: bytes, error_code: int) -> None:
+    async with serving() as served, raw(served.port) as client:
+        client.send(client.headers(1))
+        client.writer.write(frame)
+        assert await client.goodbye() == error_code
+
+
+@pytest.mark.parametrize("again", [lambda client: data(1, b"x"), lambda client: client.headers(1)])
+async def test_who_goes_on_after_the_end_of_a_message_is_cut_off(again: Any) -> None:
+    async def hold(exchange: Exchange) -> None:
+        await asyncio.Event().wait()
+
+    async with serving({"/t/hold": Method(hold)}) as served, raw(served.port) as client:
+        client.ask(1, path="/t/hold")
+        client.send(again(client))
+        assert await client.goodbye() == STREAM_CLOSED
 
 
 async def test_more_than_the_window_ends_the_connection() -> None:

@@ -140,7 +140,7 @@ class RpcConnection(Inbound):
         else:
             exchange.window += amount
             self._pump(exchange)
-        if max(self._window, 0 if exchange is None else exchange.window) > frames.WINDOW_MAX:
+        if self._window > frames.WINDOW_MAX:
             raise Cut(Reason.PROTOCOL_ERROR, frames.FLOW_CONTROL_ERROR)
 
     def _confirmed(self) -> None:

@@ -6,6 +6,7 @@ Owns one connection's table.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from hpack import Decoder
@@ -19,6 +20,14 @@ METADATA_BYTES = 16 * 1024
 FIELDS_MAX = 100
 _HEADS_MAX = 64
 _TYPE = b"application/grpc"
+# What RFC 9113 demands and forbids, in 8.2.1, 8.2.2 and 8.3.1.
+_REQUIRED = frozenset({b":method", b":path", b":scheme"})
+_PSEUDO = _REQUIRED | {b":authority"}
+_OF_CONNECTIONS = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+_NAME = re.compile(rb"[!-9;-@\[-~]+")
+_STRAY = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z")
 
 
 class BadBlock(Exception):
@@ -30,9 +39,20 @@ class LongBlock(BadBlock):
 
 
 class Head:
-    """What an RPC begins with. `error` is what is wrong with it; `method` whoever answers it, once asked."""
+    """What an RPC begins with. `malformed`: it is no request of HTTP/2 (RFC 9113, 8.1.1). `error` is what else
+    is wrong with it; `method` whoever answers it, once asked."""
 
-    __slots__ = ("coding", "error", "fields", "is_grpc", "metadata", "method", "path", "timeout_s")
+    __slots__ = (
+        "coding",
+        "error",
+        "fields",
+        "is_grpc",
+        "malformed",
+        "metadata",
+        "method",
+        "path",
+        "timeout_s",
+    )
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.metadata = [field for field in headers if not field[0].startswith(b":")]
@@ -45,22 +65,31 @@ class Head:
         self.timeout_s = math.inf
         self.method: Any = None
         self.error: MdsliteError | None = None
+        self.malformed = self._is_malformed(headers, pseudo)
         try:
             self._check(headers, pseudo)
         except MdsliteError as exc:
             self.error = exc.with_traceback(None)
 
+    def _is_malformed(self, headers: list[tuple[bytes, bytes]], pseudo: dict[bytes, bytes]) -> bool:
+        first = headers[: len(headers) - len(self.metadata)]
+        return (
+            len(pseudo) != len(first)
+            or not all(name.startswith(b":") for name, _ in first)
+            or not _REQUIRED <= pseudo.keys() <= _PSEUDO
+            or not pseudo[b":path"]
+            or not _OF_CONNECTIONS.isdisjoint(self.fields)
+            or any(value != b"trailers" for name, value in self.metadata if name == b"te")
+            or any(_NAME.fullmatch(name) is None for name, _ in self.metadata)
+            or any(_STRAY.search(value) is not None for _, value in headers)
+        )
+
     def _check(self, headers: list[tuple[bytes, bytes]], pseudo: dict[bytes, bytes]) -> None:
         names = [name for name, _ in headers]
-        is_ordered = all(name.startswith(b":") for name in names[: len(names) - len(self.metadata)])
-        if not is_ordered or len(pseudo) != len(names) - len(self.metadata):
-            raise InvalidRequest("malformed header: expected each pseudo-header once, before the others")
         if pseudo.get(b":method") != b"POST":
             raise InvalidRequest("expected the method POST")
         if len(headers) > FIELDS_MAX:
             raise InvalidRequest(f"{len(headers)} header fields, expected at most {FIELDS_MAX}")
-        if any(name != name.lower() for name in names):
-            raise InvalidRequest("malformed header: expected names in lower case")
         check_repeated(self.metadata)
         for name in (b"grpc-timeout", b"grpc-encoding"):
             if names.count(name) > 1:

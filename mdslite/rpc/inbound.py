@@ -64,9 +64,12 @@ class Inbound(asyncio.Protocol):
         self._tiny = Bucket(limits.tiny_data, now)
         self._others = Bucket(limits.others, now)
         self._kinds: dict[int, Callable[[int, int, bytes], None]] = {
+            frames.PRIORITY: self._on_priority,
             frames.RST_STREAM: self._on_reset,
             frames.SETTINGS: self._on_settings,
+            frames.PUSH_PROMISE: self._on_push,
             frames.PING: self._on_ping,
+            frames.GOAWAY: self._on_goaway,
             frames.WINDOW_UPDATE: self._on_window_update,
         }
 
@@ -179,7 +182,9 @@ class Inbound(asyncio.Protocol):
             self._door.give(exchange, data[begin + frames.PREFIX_BYTES : stop])
             return
         if flags & frames.PADDED:
-            if not length or data[begin] >= length:
+            if not length:
+                raise Cut(Reason.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR)
+            if data[begin] >= length:
                 raise Cut(Reason.PROTOCOL_ERROR)
             stop -= data[begin]
             begin += 1
@@ -200,7 +205,7 @@ class Inbound(asyncio.Protocol):
                 raise Cut(Reason.PROTOCOL_ERROR)
             return  # it has had its answer
         if exchange.closed:
-            raise Cut(Reason.PROTOCOL_ERROR)
+            raise Cut(Reason.PROTOCOL_ERROR, frames.STREAM_CLOSED)
         if exchange.ended:
             return
         try:
@@ -281,16 +286,19 @@ class Inbound(asyncio.Protocol):
         ends = bool(flags & frames.END_STREAM)
         if stream_id <= self._last_id or not stream_id & 1:
             exchange = self.streams.get(stream_id)
-            if not stream_id & 1 or (exchange is not None and (not ends or exchange.closed)):
+            if exchange is not None and exchange.closed:
+                raise Cut(Reason.PROTOCOL_ERROR, frames.STREAM_CLOSED)
+            if not stream_id & 1 or (exchange is not None and not ends):
                 raise Cut(Reason.PROTOCOL_ERROR)
             if exchange is not None and not exchange.ended:
                 self._close(exchange)  # a client may end what it sends with fields, too
             return
         self._last_id = stream_id
         if stream_id > self._final_id or len(self.streams) >= self.limits.streams:
-            self._emit(frames.reset(stream_id, frames.REFUSED_STREAM))
-            if not self._resets.take(now):
-                raise Cut(Reason.TOO_MANY_STREAMS, frames.ENHANCE_YOUR_CALM)
+            self._turn_down(stream_id, frames.REFUSED_STREAM, Reason.TOO_MANY_STREAMS)
+            return
+        if head.malformed:
+            self._turn_down(stream_id, frames.PROTOCOL_ERROR, Reason.PROTOCOL_ERROR)
             return
         exchange = self.streams[stream_id] = self._make(stream_id)
         exchange.head = head
@@ -300,10 +308,42 @@ class Inbound(asyncio.Protocol):
         if ends and not exchange.ended:
             self._close(exchange)
 
+    def _turn_down(self, stream_id: int, error_code: int, reason: Reason) -> None:
+        """End a stream by an error of its own; who makes too many of them is cut off."""
+        self._emit(frames.reset(stream_id, error_code))
+        if not self._resets.take(self._heard_at):
+            raise Cut(reason, frames.ENHANCE_YOUR_CALM)
+
+    def _break(self, stream_id: int, error_code: int) -> None:
+        """The same for one that may have been open."""
+        self._turn_down(stream_id, error_code, Reason.PROTOCOL_ERROR)
+        exchange = self.streams.get(stream_id)
+        if exchange is not None:
+            self._reset(exchange)
+
     # The other frames
 
+    def _on_priority(self, stream_id: int, flags: int, payload: bytes) -> None:
+        if not stream_id:
+            raise Cut(Reason.PROTOCOL_ERROR)
+        if len(payload) != 5:
+            raise Cut(Reason.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR)
+        self._on_other(stream_id, flags, payload)
+
+    def _on_push(self, stream_id: int, flags: int, payload: bytes) -> None:
+        raise Cut(Reason.PROTOCOL_ERROR)  # only a server may
+
+    def _on_goaway(self, stream_id: int, flags: int, payload: bytes) -> None:
+        if stream_id:
+            raise Cut(Reason.PROTOCOL_ERROR)
+        if len(payload) < 8:
+            raise Cut(Reason.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR)
+        self._on_other(stream_id, flags, payload)
+
     def _on_reset(self, stream_id: int, flags: int, payload: bytes) -> None:
-        if len(payload) != 4 or stream_id > self._last_id or not stream_id:
+        if len(payload) != 4:
+            raise Cut(Reason.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR)
+        if stream_id > self._last_id or not stream_id:
             raise Cut(Reason.PROTOCOL_ERROR)
         exchange = self.streams.get(stream_id)
         if exchange is not None:
@@ -312,8 +352,10 @@ class Inbound(asyncio.Protocol):
             raise Cut(Reason.RAPID_RESET, frames.ENHANCE_YOUR_CALM)
 
     def _on_settings(self, stream_id: int, flags: int, payload: bytes) -> None:
-        if stream_id or len(payload) % 6 or (flags & frames.ACK and payload):
+        if stream_id:
             raise Cut(Reason.PROTOCOL_ERROR)
+        if len(payload) % 6 or (flags & frames.ACK and payload):
+            raise Cut(Reason.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR)
         if not self._others.take(self._heard_at):
             raise Cut(Reason.SETTINGS_FLOOD, frames.ENHANCE_YOUR_CALM)
         if flags & frames.ACK:
@@ -324,7 +366,11 @@ class Inbound(asyncio.Protocol):
                     raise Cut(Reason.PROTOCOL_ERROR, frames.FLOW_CONTROL_ERROR)
                 for exchange in self.streams.values():
                     exchange.window += value - self._peer_window
+                    if exchange.window > frames.WINDOW_MAX:
+                        raise Cut(Reason.PROTOCOL_ERROR, frames.FLOW_CONTROL_ERROR)
                 self._peer_window = value
+            elif name == frames.ENABLE_PUSH and value > 1:
+                raise Cut(Reason.PROTOCOL_ERROR)
             elif name == frames.MAX_FRAME_SIZE:
                 if not PEER_FRAME_BYTES <= value < 2**24:
                     raise Cut(Reason.PROTOCOL_ERROR)
@@ -333,8 +379,10 @@ class Inbound(asyncio.Protocol):
         self._widened(0)
 
     def _on_ping(self, stream_id: int, flags: int, payload: bytes) -> None:
-        if stream_id or len(payload) != 8:
+        if stream_id:
             raise Cut(Reason.PROTOCOL_ERROR)
+        if len(payload) != 8:
+            raise Cut(Reason.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR)
         if not self._pings.take(self._heard_at):
             raise Cut(Reason.PING_FLOOD, frames.ENHANCE_YOUR_CALM)
         if not flags & frames.ACK:
@@ -344,14 +392,21 @@ class Inbound(asyncio.Protocol):
 
     def _on_window_update(self, stream_id: int, flags: int, payload: bytes) -> None:
         amount = int.from_bytes(payload) & frames.WINDOW_MAX
-        if len(payload) != 4 or not amount or stream_id > self._last_id:
+        if len(payload) != 4:
+            raise Cut(Reason.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR)
+        if stream_id > self._last_id or not (amount or stream_id):
             raise Cut(Reason.PROTOCOL_ERROR)
         if not self._updates.take(self._heard_at):
             raise Cut(Reason.WINDOW_UPDATE_FLOOD, frames.ENHANCE_YOUR_CALM)
         if not stream_id:
             self._widened(amount)
         elif (exchange := self.streams.get(stream_id)) is not None:
-            self._widened(amount, exchange)
+            if not amount:
+                self._break(stream_id, frames.PROTOCOL_ERROR)
+            elif exchange.window + amount > frames.WINDOW_MAX:
+                self._break(stream_id, frames.FLOW_CONTROL_ERROR)
+            else:
+                self._widened(amount, exchange)
 
     def _on_other(self, stream_id: int, flags: int, payload: bytes) -> None:
         if not self._others.take(self._heard_at):

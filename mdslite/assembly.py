@@ -92,6 +92,7 @@ class Settings:
     log_sample_bytes: int = 1 << 30  # of bodies that no version's rule asks for
     traces: str | None = None  # where an OpenTelemetry collector takes them
     trace_share: float = 0.01  # of the requests that come without a trace
+    body_budget_bytes: int | None = None  # of all large bodies together; none: by the machine's memory
 
 
 class Assembly:

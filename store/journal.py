@@ -10,6 +10,7 @@ counts. Predictions never notice.
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import threading
@@ -131,7 +132,20 @@ class Journal:
         try:
             ring = Ring.create(self._ring_bytes)
         except OSError as exc:
-            raise StoreError(f"the request log has no room in memory: {exc.strerror}") from exc
+            is_limit = exc.errno == errno.EFBIG
+            raise StoreError(
+                f"the request log has no room in memory: {exc.strerror}",
+                hint="raise the limit on the size of files (ulimit -f unlimited), or mdslite up --no-log"
+                if is_limit
+                else None,
+            ) from exc
+        if ring.size < self._ring_bytes:
+            _log.warning(
+                "the request log has %d MiB in memory instead of %d, as files may be no larger (ulimit -f): "
+                "what waits for a full disk is dropped the sooner",
+                ring.size >> 20,
+                self._ring_bytes >> 20,
+            )
         self._ring, self._is_open = ring, True
         self._ask_at_s = time.monotonic() + QUIET_S
         self._thread = threading.Thread(target=self._run, args=(ring,), name="mdslite-journal", daemon=True)

@@ -10,12 +10,15 @@ memory only for what waits in it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
+import resource
 import struct
 from typing import Self
 
 RING_BYTES = 32 << 20
+LEAST_BYTES = 1 << 20  # a smaller one would hold a tenth of a second
 _LENGTH = struct.Struct("<I")  # before each record
 _POSITION = struct.Struct("<Q")
 _HEAD_BYTES = mmap.PAGESIZE  # the position stands here, the records behind it
@@ -36,13 +39,20 @@ class Ring:
 
     @classmethod
     def create(cls, size_bytes: int = RING_BYTES) -> Self:
-        """Make a ring for so many bytes, in whole pages.
+        """Make a ring for so many bytes, in whole pages; a smaller one where the limit on the size of files
+        (`ulimit -f`), which holds for shared memory as well, allows no more.
 
         :raises OSError: this machine has no room for it
         """
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        size_bytes = -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        if limit != resource.RLIM_INFINITY and limit < size_bytes + _HEAD_BYTES:
+            size_bytes = limit // mmap.PAGESIZE * mmap.PAGESIZE - _HEAD_BYTES
+            if size_bytes < LEAST_BYTES:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         fd = os.memfd_create("mdslite-log")
         try:
-            os.ftruncate(fd, _HEAD_BYTES + -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+            os.ftruncate(fd, _HEAD_BYTES + size_bytes)
             return cls(fd)
         except BaseException:
             os.close(fd)

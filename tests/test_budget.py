@@ -18,6 +18,7 @@ from mdslite.http.budget import BODIES, LEAST_BYTES, Budget, claim_large
 from mdslite.rpc.exchange import Exchange, Message, Method
 
 MIB = 1024 * 1024
+HINT = "mdslite up --body-budget SIZE"
 PREDICT = "/projects/p/models/m:predict"
 HEADERS = [("content-type", "application/octet-stream"), ("accept", "application/octet-stream")]
 
@@ -116,6 +117,27 @@ def test_grpc_messages_give_back_what_they_took(monkeypatch: pytest.MonkeyPatch)
             await until(lambda: bool(trimmed))
 
     asyncio.run(test())
+
+
+def test_a_body_that_would_never_fit_is_not_told_to_come_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        path = models.identity(tmp_path / "m.onnx", shape=("N", "L"))
+        async with open_site(tmp_path, Deployed(path)) as site:
+            whole = body_of(12 * MIB)
+            reply = await site.ask(whole)
+            assert (reply.status, reply.code, reply.json["hint"]) == (413, "too_large", HINT)
+            assert "retry-after" not in reply.headers
+            head, body = split(whole)
+            lines = [one for one in head.split(b"\r\n") if not one.lower().startswith(b"content-length")]
+            pieces = (body[at : at + MIB] for at in range(0, len(body), MIB))
+            assert (await site.ask(chunked(b"\r\n".join(lines), *pieces))).status == 413
+        async with serving(max_message_bytes=16 * MIB) as rpc, raw(rpc.port) as client:
+            client.send(client.headers(1), data(1, framed(bytes(12 * MIB))[:1000]))
+            answer = await client.answer(1)
+            assert answer.fields["grpc-status"] == "8"
+            assert "12582912 bytes or more" in answer.fields["grpc-message"]
+
+    run(test())
 
 
 def test_small_bodies_are_not_counted_and_claims_end_with_who_holds_them() -> None:

@@ -38,6 +38,10 @@ def bare(kind: int, stream_id: int, payload: bytes, *, flags: int = 0) -> bytes:
     return len(payload).to_bytes(3) + bytes((kind, flags)) + stream_id.to_bytes(4) + payload
 
 
+def resets(client: rpc_doors.RawClient) -> list[int]:
+    return [one.error_code for one in client.frames if isinstance(one, RstStreamFrame)]
+
+
 # What it takes
 
 
@@ -242,9 +246,7 @@ async def test_requests_that_http_2_forbids_are_reset_and_others_go_on(more: lis
         client.ask(1, more=more)
         client.ask(3)
         assert (await client.answer(3)).fields["grpc-status"] == "0"
-        assert [one.error_code for one in client.frames if isinstance(one, RstStreamFrame)] == [
-            PROTOCOL_ERROR
-        ]
+        assert resets(client) == [PROTOCOL_ERROR]
         assert client.answers[1].fields == {}
 
 
@@ -256,7 +258,7 @@ async def test_a_window_that_cannot_be_ends_its_stream_alone(amount: int, error_
         client.writer.write(update)
         client.ask(3)
         assert (await client.answer(3)).fields["grpc-status"] == "0"
-        assert [one.error_code for one in client.frames if isinstance(one, RstStreamFrame)] == [error_code]
+        assert resets(client) == [error_code]
 
 
 async def test_a_client_that_speaks_http_1_is_told_what_this_port_is() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +80,42 @@ def test_what_is_read_takes_no_memory(ring: Ring) -> None:
         assert os.fstat(ring.fd).st_blocks * 512 >= 3 * PAGE
         ring.free(ring.end[0])
         assert os.fstat(ring.fd).st_blocks * 512 <= 3 * PAGE  # the head, and the page that is begun
+
+
+LIMITED = """
+import resource, sys
+from mdslite.errors import StoreError
+from mdslite.store.journal import Journal
+from pathlib import Path
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), hard))
+journal = Journal(Path(sys.argv[1]))
+try:
+    journal.start()
+except StoreError as exc:
+    print(exc.message, exc.hint)
+else:
+    assert journal.flush()
+    assert journal.close()
+"""
+
+
+def start_limited(folder: Path, file_bytes: int) -> subprocess.CompletedProcess[str]:
+    """Start and stop a log where files may have so many bytes."""
+    command = [sys.executable, "-c", LIMITED, str(folder), str(file_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_where_files_are_limited_the_ring_is_smaller_and_the_log_says_so(tmp_path: Path) -> None:
+    done = start_limited(tmp_path, 8 << 20)
+    assert "has 7 MiB in memory instead of 32, as files may be no larger (ulimit -f)" in done.stderr
+    assert done.stdout == ""
+
+
+def test_where_files_are_limited_to_next_to_nothing_the_log_says_what_to_raise(tmp_path: Path) -> None:
+    said = start_limited(tmp_path, 1 << 20).stdout
+    assert said.startswith("the request log has no room in memory: File too large")
+    assert "ulimit -f unlimited" in said
+    assert "mdslite up --no-log" in said

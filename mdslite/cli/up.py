@@ -53,6 +53,7 @@ Examples:
   mdslite up --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
   mdslite up --host 0.0.0.0 --tls-self-signed
   mdslite up --log-days 30 --log-size 100Gi
+  mdslite up --body-budget 512Mi          # large inputs on a small machine
   mdslite up --traces http://localhost:4318
 
 To serve beyond this machine takes a token: mdslite token create --help.
@@ -85,6 +86,10 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 @click.option(
     "--drain-grace", type=click.FloatRange(min=0), metavar="SECONDS",
     help="How long to go on accepting after SIGTERM.",
+)  # fmt: skip
+@click.option(
+    "--body-budget", callback=read_size, metavar="SIZE",
+    help="What large bodies under way may take of memory, all together; else a quarter of it, at most 4Gi.",
 )  # fmt: skip
 @click.option("--no-log", is_flag=True, help="Keep no request log, and so no request metrics.")
 @click.option(
@@ -123,6 +128,7 @@ def up(
     allow_host: tuple[str, ...],
     allow_internal: tuple[str, ...],
     drain_grace: float | None,
+    body_budget: int | None,
     no_log: bool,
     log_days: float | None,
     log_size: int | None,
@@ -145,6 +151,7 @@ def up(
 
     options = {
         "drain_grace_s": drain_grace,
+        "body_budget_bytes": body_budget,
         "log_age_s": None if log_days is None else log_days * 86_400,
         "log_bytes": log_size,
         "log_sample_bytes": log_sample_size,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mdslite.errors import MdsliteError, Unavailable
+from mdslite.errors import MdsliteError, TooLarge, Unavailable
 
 LEAST_BYTES = 1024 * 1024
 MOST_BYTES = 4 * 1024 * 1024 * 1024
@@ -50,7 +50,7 @@ class Budget:
         """
         claim = Claim(self, kind)
         if self.used_bytes + size_bytes > self.most_bytes:
-            raise claim.refusal()
+            raise claim.refusal(size_bytes)
         return claim
 
     def take(self, size_bytes: int) -> bool:
@@ -87,7 +87,7 @@ class Claim:
     def grow(self, size_bytes: int) -> None:
         """:raises MdsliteError: the budget is spent"""
         if not self._budget.take(size_bytes):
-            raise self.refusal()
+            raise self.refusal(self.size_bytes + size_bytes)
         self.size_bytes += size_bytes
 
     def close(self) -> None:
@@ -95,9 +95,16 @@ class Claim:
         if size_bytes:
             self._budget.give_back(size_bytes)
 
-    def refusal(self) -> MdsliteError:
+    def refusal(self, size_bytes: int) -> MdsliteError:
+        """Why a body of so many bytes finds no room."""
+        most_bytes = self._budget.most_bytes
+        if size_bytes > most_bytes:
+            return TooLarge(
+                f"a body of {size_bytes} bytes or more; all large bodies together may take {most_bytes}",
+                hint="mdslite up --body-budget SIZE",
+            )
         return self._kind(
-            f"large bodies under way take all of the {self._budget.most_bytes} bytes that there are for them",
+            f"large bodies under way take all of the {most_bytes} bytes that there are for them",
             retry_after_s=_RETRY_S,
         )
 

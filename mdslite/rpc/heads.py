@@ -39,8 +39,8 @@ class LongBlock(BadBlock):
 
 
 class Head:
-    """What an RPC begins with. `malformed`: it is no request of HTTP/2 (RFC 9113, 8.1.1). `error` is what else
-    is wrong with it; `method` whoever answers it, once asked."""
+    """What an RPC begins with. `malformed`: it is no request of HTTP/2 (RFC 9113, 8.1.1). `error` is what
+    else is wrong with it; `method` whoever answers it, once asked."""
 
     __slots__ = (
         "coding",

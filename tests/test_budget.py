@@ -14,6 +14,8 @@ from doors import Deployed, chunked, open_site, request, run
 from rpc_doors import data, framed, raw, serving
 from waiting import until
 
+from mdslite.api.operations import read_body
+from mdslite.errors import Unavailable
 from mdslite.http.budget import BODIES, LEAST_BYTES, Budget, claim_large
 from mdslite.rpc.exchange import Exchange, Message, Method
 
@@ -138,6 +140,42 @@ def test_a_body_that_would_never_fit_is_not_told_to_come_again(tmp_path: Path) -
             assert "12582912 bytes or more" in answer.fields["grpc-message"]
 
     run(test())
+
+
+def test_who_is_refused_makes_room_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        path = models.identity(tmp_path / "m.onnx", shape=("N", "L"))
+        async with open_site(tmp_path, Deployed(path)) as site, site.connect() as first:
+            head, body = split(body_of(6 * MIB))
+            first.send(head + body[: 5 * MIB])
+            await first.drained()
+            await until(lambda: free() == 3 * MIB)
+            assert (await site.ask(head + body)).status == 503
+            assert free() == 3 * MIB
+            first.send(body[5 * MIB :])
+            assert (await first.reply()).status == 200
+
+    gc.disable()
+    try:
+        run(test())
+    finally:
+        gc.enable()
+
+
+def test_an_error_that_somebody_keeps_holds_no_body() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(MIB), "more_body": True}
+
+    async def test() -> None:
+        with pytest.raises(Unavailable) as kept:
+            await read_body({"headers": []}, receive, limit_bytes=7 * MIB)
+        assert free() == 4 * MIB
+        assert kept.value.retry_after_s
+
+    other = claim_large(4 * MIB)
+    assert other is not None
+    other.grow(4 * MIB)
+    asyncio.run(test())
 
 
 def test_small_bodies_are_not_counted_and_claims_end_with_who_holds_them() -> None:

@@ -314,7 +314,7 @@ async def read_body(
         raise _too_large(limit_bytes)
     chunks: list[bytes] = []
     size_bytes = 0
-    claim: Claim | None = None  # let go of on return
+    claim: Claim | None = None
     try:
         async with asyncio.timeout(timeout_s):
             more = True
@@ -333,7 +333,13 @@ async def read_body(
                 more = message.get("more_body", False)
     except TimeoutError as exc:
         raise RequestTimeout(f"the request's body did not arrive within {timeout_s:g} s") from exc
-    return b"".join(chunks)
+    else:
+        return b"".join(chunks)
+    finally:
+        # At once: an error's traceback knows this frame, and may be in a circle with whoever caught it.
+        chunks.clear()
+        if claim is not None:
+            claim.close()
 
 
 def parse_json(body: bytes, into: type[BodyT]) -> BodyT:

@@ -61,6 +61,12 @@ class Landing(asyncio.BufferedProtocol):
         if self._claim is not None:
             self._claim.grow(size_bytes)
 
+    def drop(self) -> None:
+        """Make room for others at once: whoever was told that there was none may still know this buffer."""
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+
     # The transport's side
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -186,7 +186,9 @@ class Receiver(asyncio.Protocol):
 
     def cannot_land(self, error: MdsliteError) -> None:
         """There is no memory for the rest of a large body."""
-        self._landing = None
+        if self._landing is not None:
+            self._landing.drop()
+            self._landing = None
         self.switch(self)
         if not self._deaf:
             self._refuse(error)
@@ -228,7 +230,9 @@ class Receiver(asyncio.Protocol):
 
     def _refuse(self, error: MdsliteError) -> None:
         self._deaf = True
-        self._claim = None
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
         self.refuse(error)
 
     def known_request(self, error: MdsliteError) -> Request:
@@ -318,6 +322,8 @@ class Receiver(asyncio.Protocol):
             if self._claim is not None:
                 self._claim.grow(size_bytes)
         except MdsliteError as exc:
+            if self._landing is not None:
+                self._landing.drop()
             self._landing, self._body = None, b""
             self._refuse(exc)
             raise _Refused from exc

@@ -268,6 +268,8 @@ class Exchange:
         """End it with an error that is not its answerer's."""
         call, task = self.call, self.task
         self.fail(error.with_traceback(None))
+        if self.claim is not None:
+            self.claim.close()
         self.pieces, self.room, self.claim = [], None, None
         for work in (call, task):
             if work is not None:

@@ -27,6 +27,7 @@ from mdslite.door.h2 import Http2Bridge
 from mdslite.gauges import Gauges
 from mdslite.history import History
 from mdslite.http.access import Access
+from mdslite.http.budget import BODIES
 from mdslite.http.guard import AllowList
 from mdslite.http.tls import TlsFiles
 from mdslite.metrics import Metrics
@@ -99,6 +100,8 @@ class Assembly:
     """All parts, connected and none of them open yet. Made on a running loop."""
 
     def __init__(self, settings: Settings, announce: Announce) -> None:
+        if settings.body_budget_bytes is not None:
+            BODIES.most_bytes = settings.body_budget_bytes
         self.settings = settings
         self.announce = announce
         self.started_at = time()

@@ -17,7 +17,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from mdslite.drift.baseline import Baseline
+from mdslite.drift.baseline import Baseline, figures_of
 from mdslite.drift.features import Reading, read_bodies
 from mdslite.drift.schedule import DAY_S, HOUR_S
 from mdslite.drift.sketches import Vocabulary, Window
@@ -208,7 +208,7 @@ class Watcher:
                 self._store.tidy(self._clock())
 
     def _tell(self, key: Key, change: Change) -> None:
-        signal, finding = change.signal, change.finding
+        signal = change.signal
         fires = change.state == "firing"
         alert = Alert(
             id=0,
@@ -220,15 +220,8 @@ class Watcher:
             signal=signal.signal,
             state=change.state,
             text=change.why,
-            window=finding.span if finding else None,
-            test=finding.test if finding else None,
-            statistic=finding.statistic if finding else None,
-            p=finding.tail if finding else None,
-            measure=finding.measure if finding else None,
-            effect=finding.effect if finding else None,
-            threshold=finding.threshold if finding else None,
-            count=finding.count if finding else 0,
             opened=None if fires else signal.alert,
+            **figures_of(change.finding),
         )
         signal.alert = self._store.add_alert(alert) if fires else None
         if not fires:

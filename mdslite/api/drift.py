@@ -14,6 +14,7 @@ from mdslite.api.known import require_model
 from mdslite.api.operations import Call, Name, Nothing, Operation, declare
 from mdslite.api.parts import Parts
 from mdslite.api.schema import Given, Limit, ModelPath, Time, Value
+from mdslite.drift.baseline import figures_of
 from mdslite.drift.schedule import DAY_S
 from mdslite.drift.watch import Signal
 from mdslite.errors import InvalidRequest, NotFound
@@ -300,16 +301,9 @@ def _signal(one: Signal) -> SignalInfo:
         state=one.state,
         since=time_text(one.since) if one.since else None,
         looked_at=None if one.looked_at is None else time_text(one.looked_at),
-        window=finding.span if finding else None,
-        test=finding.test if finding else None,
-        statistic=finding.statistic if finding else None,
-        p=finding.tail if finding else None,
         level=finding.level if finding else None,
-        measure=finding.measure if finding else None,
-        effect=finding.effect if finding else None,
-        threshold=finding.threshold if finding else None,
-        count=finding.count if finding else 0,
         text=finding.text if finding else "too few values so far",
+        **figures_of(finding),
     )
 
 

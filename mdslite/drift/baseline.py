@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 import numpy as np
@@ -72,6 +72,33 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     exceeds: bool
     calm: bool
     text: str
+
+
+class Figures(TypedDict):
+    """A finding's figures, as people are told them."""
+
+    window: Span | None
+    test: Test | None
+    statistic: float | None
+    p: float | None
+    measure: Measure | None
+    effect: float | None
+    threshold: float | None
+    count: int
+
+
+def figures_of(one: Finding | None) -> Figures:
+    """What a look came to, or that there was none."""
+    return Figures(
+        window=one.span if one else None,
+        test=one.test if one else None,
+        statistic=one.statistic if one else None,
+        p=one.tail if one else None,
+        measure=one.measure if one else None,
+        effect=one.effect if one else None,
+        threshold=one.threshold if one else None,
+        count=one.count if one else 0,
+    )
 
 
 class Usual(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,12 +7,11 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import msgspec
 
-from mdslite.store.database import connect_writer, sqlite_errors
+from mdslite.store.database import Ledger, sqlite_errors
 from mdslite.store.labels import Item, Reason
 
 WAITING_MAX = 500  # of a model and rule
@@ -28,19 +27,13 @@ create table if not exists cursors (name text primary key not null, value intege
 
 
 @dataclass(slots=True)
-class CandidateStore:
-    """The table. Every method belongs to the one thread that called `open`."""
+class CandidateStore(Ledger):
+    """The table."""
 
-    path: Path
     waiting_max: int = WAITING_MAX
-    _db: sqlite3.Connection | None = field(default=None, init=False)
 
-    def open(self) -> None:
-        with sqlite_errors(self.path):
-            self.path.touch()
-            self._db = connect_writer(self.path)
-            self._db.execute("pragma synchronous = normal")
-            self._db.executescript(_SCHEMA)
+    def _lay_out(self, db: sqlite3.Connection) -> None:
+        db.executescript(_SCHEMA)
 
     def add(self, items: Sequence[Item], *, cursors: dict[str, int] | None = None) -> None:
         """Put requests in line, and keep how far the log was read. One that waits already is replaced."""
@@ -113,16 +106,6 @@ class CandidateStore:
                 "select project, model, reason, count(*) from candidates group by 1, 2, 3"
             ).fetchall()
         return {(project, model, reason): count for project, model, reason, count in rows}
-
-    def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
-    @property
-    def _open(self) -> sqlite3.Connection:
-        assert self._db is not None
-        return self._db
 
 
 _WHERE = "(?1 is null or project = ?1) and (?2 is null or model = ?2) and (?3 is null or reason = ?3)"

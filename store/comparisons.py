@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, fields
-from pathlib import Path
+from dataclasses import astuple, dataclass, fields
 from typing import Literal
 
-from mdslite.store.database import connect_writer, sqlite_errors
+from mdslite.store.database import Ledger, sqlite_errors
 
 KEPT_S = 30 * 86_400.0
 DISAGREEMENTS_MAX = 2_000  # of each pair
@@ -121,23 +120,15 @@ class Disagreement:
     shadow_reply: bytes
 
 
-@dataclass(slots=True)
-class ComparisonStore:
-    """The tables. Every method belongs to the one thread that called `open`."""
+class ComparisonStore(Ledger):
+    """The tables."""
 
-    path: Path
-    _db: sqlite3.Connection | None = field(default=None, init=False)
-
-    def open(self) -> None:
-        with sqlite_errors(self.path):
-            self.path.touch()
-            self._db = connect_writer(self.path)
-            self._db.execute("pragma synchronous = normal")
-            self._db.executescript(_SCHEMA)
-            known = {row[1] for row in self._db.execute("pragma table_info(minutes)")}
-            for name in _SUMS:
-                if name not in known:  # a store that was made before copies were counted
-                    self._db.execute(f"alter table minutes add column {name} integer not null default 0")
+    def _lay_out(self, db: sqlite3.Connection) -> None:
+        db.executescript(_SCHEMA)
+        known = {row[1] for row in db.execute("pragma table_info(minutes)")}
+        for name in _SUMS:
+            if name not in known:  # a store that was made before copies were counted
+                db.execute(f"alter table minutes add column {name} integer not null default 0")
 
     def add(
         self, sums: Sequence[tuple[Pair, int, Sums]], disagreements: Sequence[Disagreement], *, now: float
@@ -209,13 +200,3 @@ class ComparisonStore:
                 (after, limit),
             ).fetchall()
         return [(row[0], Disagreement(Pair(*row[1:5]), *row[5:])) for row in rows]
-
-    def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
-    @property
-    def _open(self) -> sqlite3.Connection:
-        assert self._db is not None
-        return self._db

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdslite.errors import MdsliteError, StorageFull, StoreError, Unavailable
@@ -62,6 +64,36 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open an existing database for reading; what a crash left in its journal is read, not merged."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_WAIT_S)
+
+
+@dataclass(slots=True)
+class Ledger(ABC):
+    """A database of its own beside the registry; a power cut may cost its last rows. Every method belongs to
+    the one thread that called `open`."""
+
+    path: Path
+    _db: sqlite3.Connection | None = field(default=None, init=False)
+
+    def open(self) -> None:
+        with sqlite_errors(self.path):
+            self.path.touch()
+            self._db = connect_writer(self.path)
+            self._db.execute("pragma synchronous = normal")
+            self._lay_out(self._db)
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @abstractmethod
+    def _lay_out(self, db: sqlite3.Connection) -> None:
+        """Make the tables that are not there yet."""
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        assert self._db is not None
+        return self._db
 
 
 def first_fault(db: sqlite3.Connection, *, thorough: bool = False) -> str | None:

@@ -26,6 +26,7 @@ from mdslite.store.columns import ID, Columns
 from mdslite.store.filters import Filter, Sql
 from mdslite.store.hours import check_kind, connect, translated
 from mdslite.store.rows import Labels
+from mdslite.store.walks import JOINS, SELECT, WITHOUT_BODIES, among, entries_query, minutes_condition
 
 Bodies: TypeAlias = list[tuple[int, str | bytes | None]]  # of some rows, by their ids
 
@@ -34,20 +35,6 @@ MAX_ID = 2**62
 _MAPPED_BYTES = 1 << 31
 _WATCH_STEPS = 500_000  # of SQLite's machine between two looks at the clock: about 5 ms
 
-_SELECT = (
-    "e.id, e.lag_us, e.request_id, e.series_id, u.url, e.latency_us, e.queue_us, e.compute_us, "
-    "e.upstream_us, e.rows, e.batch_rows, e.confidence, b.request, b.reply, b.request_bytes, b.reply_bytes, "
-    "p.spans, t.trace_id"
-)
-_BODIES_JOIN = "LEFT JOIN bodies b ON b.id = e.id "
-_JOINS = (
-    f"CROSS JOIN urls u ON u.id = e.url_id {_BODIES_JOIN}LEFT JOIN spans p ON p.id = e.id "
-    "LEFT JOIN traces t ON t.id = e.id"
-)
-_WITHOUT_BODIES = (
-    _SELECT.replace("b.request, b.reply, b.request_bytes, b.reply_bytes", "NULL, NULL, 0, 0"),
-    _JOINS.replace(_BODIES_JOIN, ""),
-)
 _BATCH_ROWS = 16_384
 _FETCH_ROWS = 500
 # What files of the first and of the second schema lack, as empty as it is.
@@ -85,7 +72,7 @@ class HourReader(AbstractContextManager["HourReader"]):
 
     def __init__(self, path: Path, *, late: Callable[[], bool], mapped: bool = False) -> None:
         self.path = path
-        self._asked = (_SELECT, _JOINS)
+        self._asked = (SELECT, JOINS)
         self._mapped = mapped
         self._late = late
         self._connection: sqlite3.Connection | None = None
@@ -104,7 +91,7 @@ class HourReader(AbstractContextManager["HourReader"]):
         """Take a snapshot, of a file that rests or is opened for it. Without `bodies`, `walk` and `fetch`
         leave them unread."""
         self._late = late
-        self._asked = (_SELECT, _JOINS) if bodies else _WITHOUT_BODIES
+        self._asked = (SELECT, JOINS) if bodies else WITHOUT_BODIES
         try:
             opened = self._connection is None
             connection = self._connection = self._connection or connect(self.path)
@@ -161,7 +148,7 @@ class HourReader(AbstractContextManager["HourReader"]):
     def walk(
         self, span: Span, wanted: Filter, *, low: int, high: int, limit: int, newest: bool
     ) -> list[tuple[Any, ...]]:
-        """Rows of _SELECT with ids [low, high) that pass the filter: the newest, or the oldest, first. Reads
+        """Rows of SELECT with ids [low, high) that pass the filter: the newest, or the oldest, first. Reads
         row by row, the columns of the file are not looked at."""
         return list(self._walk(*self._asked, span, wanted, low=low, high=high, limit=limit, newest=newest))
 
@@ -183,7 +170,7 @@ class HourReader(AbstractContextManager["HourReader"]):
             low = rows[-1][0] + 1
 
     def fetch(self, ids: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Rows of _SELECT by their ids, in that order."""
+        """Rows of SELECT by their ids, in that order."""
         select, joins = self._asked
         found: dict[int, tuple[Any, ...]] = {}
         for start in range(0, len(ids), _FETCH_ROWS):
@@ -277,7 +264,7 @@ class HourReader(AbstractContextManager["HourReader"]):
         """Requests of each series that arrived in [since, until), to the second."""
         rows = self.all(
             "SELECT series_id, sum(count) FROM seconds WHERE second >= ? AND second < ? "
-            f"AND {_among('series_id', list(series))} GROUP BY 1",
+            f"AND {among('series_id', list(series))} GROUP BY 1",
             [int(since), math.ceil(until)],
         )
         return {number: int(count) for number, count in rows}
@@ -288,7 +275,7 @@ class HourReader(AbstractContextManager["HourReader"]):
         """Latencies in microseconds and confidences (NaN where there is none) of one row in `every`."""
         rows = self.all(
             "SELECT latency_us, confidence FROM entries WHERE id >= ? AND id < ? AND id % ? = 0 "
-            f"AND {_among('series_id', list(series))}",
+            f"AND {among('series_id', list(series))}",
             [int(since * 1e6), int(until * 1e6) + span.max_lag_us + 1, every],
         )
         found = np.array(rows, dtype=np.float64).reshape(-1, 2)
@@ -358,10 +345,10 @@ class HourReader(AbstractContextManager["HourReader"]):
             low = max(low, int(wanted.since * 1e6))
         if wanted.until is not None:
             high = min(high, int(wanted.until * 1e6) + span.max_lag_us + 1)
-        ranges = self._ranges(span, low, high, _minutes_condition(wanted, series))
+        ranges = self._ranges(span, low, high, minutes_condition(wanted, series))
         left = limit
         for start, stop in reversed(ranges) if newest else ranges:
-            sql, values = _entries_query(select, joins, wanted, series, urls, newest)
+            sql, values = entries_query(select, joins, wanted, series, urls, newest)
             rows = self.all(sql, [start, stop, *values, left])
             yield from rows
             left -= len(rows)
@@ -405,51 +392,3 @@ def _too_late() -> DeadlineExceeded:
     return DeadlineExceeded(
         "the query of the request log took too long", hint="narrow it, for example with since=15m"
     )
-
-
-def _entries_query(
-    select: str,
-    joins: str,
-    wanted: Filter,
-    series: list[int] | None,
-    urls: list[int] | None,
-    newest: bool,
-) -> tuple[str, list[Any]]:
-    """A walk along ids; CROSS JOIN keeps SQLite from walking a dictionary instead."""
-    in_bodies = wanted.on("bodies")
-    first = "bodies b CROSS JOIN entries e ON e.id = b.id" if in_bodies else "entries e"
-    if in_bodies:
-        joins = joins.replace(_BODIES_JOIN, "")
-    walked = "b.id" if in_bodies else "e.id"
-    conditions = [f"{walked} >= ?", f"{walked} < ?", _among("e.series_id", series), _among("e.url_id", urls)]
-    values: list[Any] = []
-    for condition in (in_bodies, wanted.on("entries")):
-        if condition is not None:
-            conditions.append(condition[0])
-            values += condition[1]
-    for moment, operator in ((wanted.since, ">="), (wanted.until, "<")):
-        if moment is not None:
-            conditions.append(f"e.id - e.lag_us {operator} ?")
-            values.append(round(moment * 1e6))
-    return (
-        f"SELECT {select} FROM {first} {joins} "
-        f"WHERE {' AND '.join(conditions)} ORDER BY {walked} {'DESC' if newest else 'ASC'} LIMIT ?",
-        values,
-    )
-
-
-def _minutes_condition(wanted: Filter, series: list[int] | None) -> Sql | None:
-    """What a minute and series must show in the rollups to hold a row that passes; None when anything may."""
-    conditions, values = [], []
-    if series is not None:
-        conditions.append(_among("series_id", series))
-    for term in wanted.terms:
-        if term.field == "latency_ms" and term.operator in (">", ">=", "="):
-            # Rollups round to whole microseconds as rows do, so the greatest one bounds them all.
-            conditions.append("latency_max_us >= ?")
-            values.append(float(term.value) * 1e3)
-    return (" AND ".join(conditions), values) if conditions else None
-
-
-def _among(column: str, numbers: list[int] | None) -> str:
-    return "1" if numbers is None else f"{column} IN ({','.join(map(str, numbers))})"

@@ -55,12 +55,24 @@ def measure_written(bench: Bench, effort: Effort, say: Say) -> WrittenCost:
                 turns[name].append(_take_turn(bench, running, effort, times))
     without_log, with_log, asked = turns["without"], turns["logged"], turns["asked"]
     return WrittenCost(
-        _ratio(with_log, without_log),
-        _ratio(asked, with_log),
-        *(statistics.median(one.load.requests_per_s for one in some) for some in turns.values()),
-        *(statistics.median(one.cpu_us for one in some) for some in turns.values()),
+        log=_ratio(with_log, without_log),
+        asked=_ratio(asked, with_log),
+        without_per_s=_per_s(without_log),
+        with_log_per_s=_per_s(with_log),
+        asked_per_s=_per_s(asked),
+        without_cpu_us=_cpu_us(without_log),
+        with_log_cpu_us=_cpu_us(with_log),
+        asked_cpu_us=_cpu_us(asked),
         asked_ms=statistics.median(asked_ms),
     )
+
+
+def _per_s(turns: Sequence[_Turn]) -> float:
+    return statistics.median(one.load.requests_per_s for one in turns)
+
+
+def _cpu_us(turns: Sequence[_Turn]) -> float:
+    return statistics.median(one.cpu_us for one in turns)
 
 
 def _take_turn(bench: Bench, running: Running, effort: Effort, times: list[float] | None) -> _Turn:

@@ -99,7 +99,7 @@ class TestUp:
 
     def test_sizes_take_units(self) -> None:
         context = click.Context(up)
-        (size,) = (option for option in up.params if option.name == "log_sample_size")
+        (size,) = (option for option in up.params if "--log-sample-size" in option.opts)
         assert [read_size(context, size, text) for text in ("2Gi", "0", "100", None)] == [
             2 << 30,
             0,

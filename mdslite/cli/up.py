@@ -36,6 +36,11 @@ def read_size(context: click.Context, option: click.Parameter, text: str | None)
         raise click.BadParameter(str(exc), context, option) from exc
 
 
+def read_days(context: click.Context, option: click.Parameter, days: float | None) -> float | None:
+    """Seconds."""
+    return None if days is None else days * 86_400
+
+
 _SERVING = re.compile(r"serving on (?P<url>https?://\S+)")
 _GRPC = re.compile(r"gRPC (?P<place>\S+)")
 _JOIN_WAIT_S = 5.0
@@ -78,30 +83,32 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
     help="Serve only clients with a certificate of these authorities (PEM).",
 )  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Serve beyond this machine though there are no tokens.")
-@click.option("--allow-host", multiple=True, metavar="NAME", help="Also answer to this Host. Repeatable.")
+@click.option(
+    "--allow-host", "allow_hosts", multiple=True, metavar="NAME", help="Also answer to this Host. Repeatable."
+)
 @click.option(
     "--allow-internal", multiple=True, metavar="HOST[:PORT]",
     help="Let model URIs and webhooks lead to this internal address. Repeatable.",
 )  # fmt: skip
 @click.option(
-    "--drain-grace", type=click.FloatRange(min=0), metavar="SECONDS",
+    "--drain-grace", "drain_grace_s", type=click.FloatRange(min=0), metavar="SECONDS",
     help="How long to go on accepting after SIGTERM.",
 )  # fmt: skip
 @click.option(
-    "--body-budget", callback=read_size, metavar="SIZE",
+    "--body-budget", "body_budget_bytes", callback=read_size, metavar="SIZE",
     help="What large bodies under way may take of memory, all together; else a quarter of it, at most 4Gi.",
 )  # fmt: skip
 @click.option("--no-log", is_flag=True, help="Keep no request log, and so no request metrics.")
 @click.option(
-    "--log-days", type=click.FloatRange(min=0, min_open=True), metavar="DAYS",
-    help="How long requests are kept; else 7.",
+    "--log-days", "log_age_s", type=click.FloatRange(min=0, min_open=True), callback=read_days,
+    metavar="DAYS", help="How long requests are kept; else 7.",
 )  # fmt: skip
 @click.option(
-    "--log-size", callback=read_size, metavar="SIZE",
+    "--log-size", "log_bytes", callback=read_size, metavar="SIZE",
     help="What the log may take on disk, such as 20Gi; else 4Gi.",
 )  # fmt: skip
 @click.option(
-    "--log-sample-size", callback=read_size, metavar="SIZE",
+    "--log-sample-size", "log_sample_bytes", callback=read_size, metavar="SIZE",
     help="What of it bodies may take that no version's rule asks for; else 1Gi.",
 )  # fmt: skip
 @click.option(
@@ -116,27 +123,15 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 @json_option
 def up(
     file: str | None,
-    host: str,
-    port: int,
-    grpc_port: int | None,
     store: str,
     tls_cert: str | None,
     tls_key: str | None,
     tls_self_signed: bool,
     tls_client_ca: str | None,
-    insecure: bool,
-    allow_host: tuple[str, ...],
-    allow_internal: tuple[str, ...],
-    drain_grace: float | None,
-    body_budget: int | None,
     no_log: bool,
-    log_days: float | None,
-    log_size: int | None,
-    log_sample_size: int | None,
-    traces: str | None,
-    trace_share: float | None,
     dash: bool,
     as_json: bool,
+    **options: Any,
 ) -> int:
     """Start the appliance on its store and serve. FILE is a deployments.yaml or a model."""
     _check(file, tls_cert, tls_key, tls_client_ca, self_signed=tls_self_signed)
@@ -149,29 +144,15 @@ def up(
     from mdslite.appliance import serve
     from mdslite.assembly import Settings
 
-    options = {
-        "drain_grace_s": drain_grace,
-        "body_budget_bytes": body_budget,
-        "log_age_s": None if log_days is None else log_days * 86_400,
-        "log_bytes": log_size,
-        "log_sample_bytes": log_sample_size,
-        "traces": traces,
-        "trace_share": trace_share,
-    }
-    chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    # The other options are named as the settings are; what was not chosen is theirs to know.
+    chosen = {name: value for name, value in options.items() if value is not None}
     settings = Settings(
-        host=host,
-        port=port,
-        grpc_port=grpc_port,
         store=Path(store),
-        file=None if file is None else Path(file),
-        tls_cert=None if tls_cert is None else Path(tls_cert),
-        tls_key=None if tls_key is None else Path(tls_key),
-        tls_client_ca=None if tls_client_ca is None else Path(tls_client_ca),
+        file=_path(file),
+        tls_cert=_path(tls_cert),
+        tls_key=_path(tls_key),
+        tls_client_ca=_path(tls_client_ca),
         tls_self_signed=tls_self_signed,
-        insecure=insecure,
-        allow_hosts=allow_host,
-        allow_internal=allow_internal,
         log=not no_log,
         **chosen,
     )
@@ -182,6 +163,10 @@ def up(
         return serve(settings, announcer)
     finally:
         announcer.close()
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _check(

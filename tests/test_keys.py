@@ -180,6 +180,17 @@ async def test_readiness_is_open_and_its_details_are_not(box: Box, admin: Party)
 # Tokens for some models
 
 
+async def test_a_token_of_one_project_hears_of_the_machine_but_not_where_it_keeps_what(
+    box: Box, admin: Party
+) -> None:
+    mine = party(box, await make(admin, "read", project="p"))
+    told, all_of_it = [(await one.get("/api/v1/status")).json for one in (mine, admin)]
+    assert (told["store"], told["pid"]) == ("", 0)
+    assert all_of_it["store"] and all_of_it["pid"]
+    assert [one["label"] for one in told["devices"]] == [one["label"] for one in all_of_it["devices"]]
+    assert (await mine.get("/api/v1/devices/history")).status == 200
+
+
 async def test_a_token_of_one_project_predicts_and_reads_there_alone(box: Box, admin: Party) -> None:
     mine = party(box, await make(admin, "predict", "read", project="p"))
     assert (await mine.post(PREDICT.format("p", "m"), ROW)).status == 200

@@ -333,6 +333,11 @@ def test_a_label_takes_its_request_out_of_the_queue_and_an_undo_puts_it_back(tmp
             acts = (await caller.get("/api/v1/audit?limit=200")).json
             assert [one["what"] for one in acts][:3] == ["undo_label", "undo_label", "undo_label"]
             assert {"put_label", "put_labeling"} <= {one["what"] for one in acts}
+            odd = await label(caller, first, "a\x1b[1m\nb", note="two\nlines")
+            assert (odd["label"], odd["history"][-1]["note"]) == ("a\x1b[1m\nb", "two\nlines")
+            named = {"label": "5", "author": "ann\nbob"}
+            refused = await caller.ask("PUT", f"{LABELS}/{first}", named)
+            assert (refused.status, refused.json["code"]) == (400, "invalid_request")
 
     asyncio.run(test())
 

@@ -54,7 +54,7 @@ _NOT_APPLIED = (404, 409, 422, 507)
 async def get_status(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> Status:
     """The appliance: version, uptime, revision in force, devices"""
     latest = await parts.worker.call(parts.registry.latest)
-    return views.status_of(parts, latest.id if latest else 0)
+    return views.status_of(parts, latest.id if latest else 0, call.caller.grant)
 
 
 async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -> list[ModelInfo] | Answer:

@@ -34,7 +34,7 @@ from mdslite.api.logs import ROWS, Download
 from mdslite.api.operations import NDJSON, Answer, Call, Nothing, Operation, declare
 from mdslite.api.parts import Parts
 from mdslite.api.schema import ModelPath
-from mdslite.errors import NotFound
+from mdslite.errors import InvalidRequest, NotFound
 from mdslite.http.access import Grant
 from mdslite.intervals import share_interval
 from mdslite.store.exports import MEDIA_TYPES
@@ -107,6 +107,8 @@ async def put_label(parts: Parts, call: Call[LabelPath, Nothing, LabelBody]) -> 
     body, grant = call.body, call.caller.grant
     item = await parts.labeling.find_item(call.path.id)
     _check(grant, item)
+    if body.author is not None and not body.author.isprintable():
+        raise InvalidRequest("author: expected a name in printable characters")
     text = body.label.strip() or body.label
     author = body.author or grant.name
     made = await parts.labeling.put(call.path.id, text, note=body.note, author=author)

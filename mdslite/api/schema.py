@@ -165,12 +165,12 @@ class DeviceInfo(Value, frozen=True, kw_only=True):
 
 class Status(Value, frozen=True, kw_only=True):
     version: str
-    pid: int
+    pid: Annotated[int, Meta(description="0 for a token of some projects")]
     started_at: Time
     uptime_s: float
     revision: Annotated[int, Meta(description="the latest applied one, 0 before the first")]
     url: str
-    store: str
+    store: Annotated[str, Meta(description="its folder; empty for a token of some projects")]
     devices: list[DeviceInfo]
     ready: bool
     draining: bool

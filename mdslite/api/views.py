@@ -50,15 +50,17 @@ from mdslite.store.moments import time_text
 from mdslite.store.registry import Revision, VersionRow
 
 
-def status_of(parts: Parts, revision: int) -> Status:
+def status_of(parts: Parts, revision: int, grant: Grant) -> Status:
+    """Who asks for some projects alone hears of the machine that all share, not where it keeps what."""
+    is_all = grant.project is None
     return Status(
         version=__version__,
-        pid=os.getpid(),
+        pid=os.getpid() if is_all else 0,
         started_at=time_text(parts.started_at),
         uptime_s=round(time() - parts.started_at, 3),
         revision=revision,
         url=parts.url,
-        store=os.path.abspath(parts.settings.store),
+        store=os.path.abspath(parts.settings.store) if is_all else "",
         devices=[
             DeviceInfo(
                 label=reading.label,

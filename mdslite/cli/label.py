@@ -171,13 +171,14 @@ def _label_one(
     if as_json:
         output.write_json(found)
         return
-    answers = ", ".join(f"{one['version']} {one['answer']}" for one in found["answers"])
-    told = "no label" if found["label"] is None else f"{found['label']} by {found['author']}"
+    answers = ", ".join(f"{one['version']} {output.escape(one['answer'])}" for one in found["answers"])
+    told = "no label" if found["label"] is None else f"{output.escape(found['label'])} by {found['author']}"
     output.write(f"{found['id']}  {told}  ({answers})")
     for change in found["history"]:
         ending = "" if change["undone_at"] is None else f", undone by {change['undone_by']}"
-        line = f"  {output.time_text(change['time'])}  {change['label']} by {change['author']}{ending}"
-        output.write(f"{line}  {change['note']}".rstrip())
+        said, note = output.escape(change["label"]), output.escape(change["note"])
+        line = f"  {output.time_text(change['time'])}  {said} by {change['author']}{ending}  {note}"
+        output.write(line.rstrip())
 
 
 def _list(client: Client, target: Target, *, rule: str | None, limit: int, as_json: bool) -> None:

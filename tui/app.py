@@ -39,8 +39,8 @@ PANES = {
 
 
 MOUSE = (
-    ("click", "a screen's title shows it, a key below presses it"),
-    ("shift", "with the mouse: select text, as without a dashboard"),
+    ("click", "shows a title's screen, presses a key"),
+    ("shift", "and the mouse: select text"),
 )
 
 

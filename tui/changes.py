@@ -39,7 +39,7 @@ class Changes(Pane):
         Binding("left", "scroll(-5)", "diff up", show=False),
         Binding("right", "scroll(5)", "diff down", show=False),
     ]
-    MOUSE = (("click", "choose a revision; twice shows its file"), ("wheel", "the list, or the diff"))
+    MOUSE = (("click", "choose one; twice shows its file"), ("wheel", "the list, or the diff"))
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)

@@ -17,6 +17,7 @@ from mdslite.tui.moments import unix
 from mdslite.tui.snapshot import Json, Snapshot
 
 _TOPS = " ▁▂▃▄▅▆▇█"
+REFUSED = "refused"  # what reached no version
 _LEAST_LEGEND = 60  # narrower than this, there is no room for a legend
 _LABEL_EVERY = 15  # columns between two times of the axis
 _WIDEST_AXIS = 6  # columns: `26.7k│`
@@ -105,7 +106,7 @@ def read_stack(found: Json | None, *, shadows: bool) -> Stack | None:
     merged: dict[str, list[int]] = {}
     failed = [0] * buckets
     for one in sorted(series, key=_rank):
-        version = str(one.get("version") or "refused")
+        version = str(one.get("version") or REFUSED)
         name = f"{one['model']} {version}" if several and one.get("version") else version
         counts = merged.setdefault(clean(name), [0] * buckets)
         for at, value in enumerate(one["counts"][:buckets]):
@@ -152,7 +153,7 @@ def _inside(width: int, height: int, snapshot: Snapshot, stack: Stack | None) ->
     if frame.marks:
         lines.append([(" " * axis, ""), *_mark_line(frame.marks, columns, stack)])
     drawn = _plot(stack, columns, len(frame.labels), frame.top, snapshot.view.brush)
-    legends = _legend(stack, _legend_width(width + 2))
+    legends = _legend(stack, _legend_width(width + 2), len(drawn))
     for row, line in enumerate(drawn):
         beside: Line = legends[row] if row < len(legends) else []
         lines.append([(f"{frame.labels[row]:>{axis - 1}}│", "dim"), *line, *beside])
@@ -327,14 +328,20 @@ def _mark_line(marks: Sequence[tuple[float, str, str]], columns: Sequence[int], 
     return _join(signs)
 
 
-def _legend(stack: Stack, width: int) -> list[Line]:
+def _legend(stack: Stack, width: int, rows: int) -> list[Line]:
+    """What is stacked, from the top, and how many failed; where there is no room for all, what was refused
+    goes first, as it has failed, and then what is least."""
     if not width:
         return []
+    failed = any(stack.errors)
+    kept = list(range(len(stack.names)))
+    while kept and len(kept) + failed > rows:
+        kept.remove(min(kept, key=lambda at: (stack.names[at] != REFUSED, sum(stack.counts[at]))))
     lines: list[Line] = [
-        [("  ", ""), (FILLS[at % len(FILLS)], f"v{at % SERIES}"), (f" {fit(name, width - 4)}", "")]
-        for at, name in reversed(list(enumerate(stack.names)))
+        [("  ", ""), (FILLS[at % len(FILLS)], f"v{at % SERIES}"), (f" {fit(stack.names[at], width - 4)}", "")]
+        for at in reversed(kept)
     ]
-    if any(stack.errors):
+    if failed:
         lines.append([("  ", ""), ("✖", "bad"), (f" {figures.count(sum(stack.errors))} failed", "")])
     return lines
 

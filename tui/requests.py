@@ -65,7 +65,7 @@ class Requests(Pane):
     ]
     MOUSE = (
         ("click", "choose a row; twice opens it"),
-        ("wheel", "through the log, or the request beside it"),
+        ("wheel", "the log, or the request"),
     )
 
     def __init__(self, id: str | None = None) -> None:

@@ -290,7 +290,7 @@ def cost_rows(url: str, server: psutil.Process, seconds: float, rate: int) -> It
         about = f"{name}, {rate:,} rows/s"
         yield f"{about}: share of a core", f"{statistics.mean(costs['dash']):.1%}", "10 %"
         yield f"{about}: memory beyond a bare app's", f"{max(costs['rss']) - bare:.0f} MiB", "60 MiB"
-        yield f"{about}: what it costs the appliance", f"{statistics.mean(more):.1%} ({shares})", "2 %"
+        yield f"{about}: what it costs the appliance", f"{statistics.median(more):.1%} ({shares})", "2 %"
 
 
 def burst_rows(url: str, seconds: float) -> Iterator[Row]:

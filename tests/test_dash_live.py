@@ -199,6 +199,34 @@ def test_a_rollout_begins_and_is_aborted(folder: Path) -> None:
         tell(running.url, story)
 
 
+def test_a_rollout_is_paused_resumed_and_promoted(folder: Path) -> None:
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: weights_in(app))
+        await pilot.press("o")
+        await until_said(pilot, "pause")
+        await pilot.press("p")
+        await until_said(pilot, "paused: ")
+        await pilot.press("escape")
+        await until_said(pilot, "paused")
+        await pilot.press("o")
+        await until_said(pilot, "goes on with the steps")
+        await pilot.press("p")
+        await until_said(pilot, "running: ")
+        await pilot.press("escape")
+        assert weights_in(app) == {"v1": 50, "v2": 50}
+        await pilot.press("o")
+        await until_said(pilot, "gives v2 all of the traffic now")
+        await pilot.press("o")
+        await until_said(pilot, "promoted: ")
+        await pilot.press("escape")
+        await until(pilot, lambda: weights_in(app) == {"v1": 0, "v2": 100})
+
+    with live.up("deployments.yaml", cwd=folder) as running:
+        with Client(running.url) as client:
+            client.begin_rollout("p", "m", "v2", steps=[50, 100], every_s=3600, gates=[], ungated=True)
+        tell(running.url, story)
+
+
 def test_a_model_is_taken_out_of_memory_and_back(folder: Path) -> None:
     async def story(app: DashApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: weights_in(app))

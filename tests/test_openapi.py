@@ -121,6 +121,21 @@ def test_parameters_of_the_url_are_declared(document: Json) -> None:
         assert declared == set(re.findall(r"{(\w+)}", url))
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("/api/v1/predictions/short", "the id of a prediction, 24 letters, digits, _ or -"),
+        ("/v2/models/digits", "PROJECT.MODEL, such as demo.digits"),
+    ],
+)
+async def test_what_a_name_was_expected_to_be_is_said_in_words(
+    caller: Caller, url: str, expected: str
+) -> None:
+    reply = await caller.get(url)
+    assert reply.status == 400
+    assert expected in reply.json["error"] and "regex" not in reply.json["error"]
+
+
 async def test_every_get_answers_with_a_documented_status_and_type(document: Json, caller: Caller) -> None:
     values = {
         "project": "p",

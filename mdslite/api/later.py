@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from mdslite.api.operations import Answer, Call, Nothing, Operation, Send, declare
+from mdslite.api.operations import FORMS, Answer, Call, Nothing, Operation, Send, declare
 from mdslite.api.parts import Parts
 from mdslite.api.schema import Given, Value
 from mdslite.predict.call import Reply
 from mdslite.predict.deferred import URL, WAIT_MAX_S, answer_of
 
-PredictionId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_-]{24}$(?!\n)", description="as the acceptance names it")
-]
+_ID = r"^[A-Za-z0-9_-]{24}$(?!\n)"
+FORMS |= {_ID: "the id of a prediction, 24 letters, digits, _ or -, as its acceptance named it"}
+PredictionId = Annotated[str, Meta(pattern=_ID, description="as the acceptance names it")]
 
 
 class PredictionPath(Given, frozen=True, kw_only=True):

@@ -9,16 +9,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mdslite.api.operations import Name
+from mdslite.api.operations import FORMS, Name
 from mdslite.api.schema import Given, Value
 
-OipName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}\.[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)",
-        description="PROJECT.MODEL",
-    ),
-]
+_OIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}\.[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)"
+FORMS |= {_OIP_NAME: "PROJECT.MODEL, such as demo.digits"}
+OipName = Annotated[str, Meta(pattern=_OIP_NAME, description="PROJECT.MODEL")]
 
 
 # Paths

@@ -96,6 +96,19 @@ def test_a_share_of_the_traffic_is_copied_evenly(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_request_without_rows_is_not_copied(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with shadowed(tmp_path) as (site, _, session):
+            empty = await site.ask(predict(()))
+            assert (empty.status, empty.json) == (200, {"predictions": []})
+            await site.ask(predict())
+            await until(lambda: len(site.rows) == 3)
+            assert [row["rows"] for row in shadows_of(site)] == [1]
+            assert len(session.batches) == 1
+
+    run(test())
+
+
 def test_a_wrong_request_is_not_copied(tmp_path: Path) -> None:
     async def test() -> None:
         async with shadowed(tmp_path) as (site, _, session):

@@ -121,7 +121,10 @@ class Rollouts:
             models = {version: one.identity for version, one in versions.items()}
             rollout = Rollout(id=0, **fields, since=now, started_at=now, before=before, models=models)
             every = span_text(wish.every_s)
-            rollout.note(now, f"started by {wish.author}: {told_steps(wish.steps)}, a step every {every}")
+            told = f"started by {wish.author}: {told_steps(wish.steps)}, a step every {every}"
+            if versions[wish.version].info.shadow:
+                told += f"; {wish.version} is no shadow any more, whatever comes of it"
+            rollout.note(now, told)
             rollout.id = await self._add(rollout)
             self._live[rollout.id] = rollout
             self._reflect(rollout)

@@ -133,6 +133,8 @@ class Shadows:
         """Copy a request that its primary has answered to the shadows of its route that are due for it."""
         if status not in _COPIED or call.route is None:
             return
+        if status == 200 and not call.columns.rows:
+            return  # nothing was computed: there is nothing to compare
         for share in call.route.shadows:
             served = share.target
             if served is call.served or not share.due():

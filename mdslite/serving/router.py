@@ -90,7 +90,7 @@ class Route(Generic[T]):
     def _why_not(self) -> str:
         if self.version is not None:
             return f"{self.project}/{self.model} {self.version} is not ready"
-        return f"no version of {self.project}/{self.model} is ready to take its traffic"
+        return f"no version of {self.project}/{self.model} is ready to take its traffic (mdslite ls says why)"
 
 
 class InferRoute(Route[T]):

@@ -1,10 +1,11 @@
-"""Backups: one tar file with a consistent copy of the registry, the artifacts, what is known of drift and, if
-asked, the request log.
+"""Backups: one tar file with a consistent copy of the registry, the artifacts, what is known of drift, the
+comparisons, the queue of labels, the predictions to be answered later and, if asked, the request log.
 
     backup.json     what is in it, with digests
     registry.db     a snapshot, taken while the appliance goes on writing
     artifacts/...   as in the store; left out of the copies that the appliance makes for itself
     drift/...       baselines, alerts and what somebody chose; left out likewise
+    candidates.db, comparisons.db, deferred.db     snapshots of those that are there; left out likewise
     log/*.db        only when asked for
 
 Restoring checks everything before it changes anything, replaces only the parts that the backup has, and
@@ -47,6 +48,7 @@ from mdslite.store.recovery import (
     BACKUP_SUFFIX,
     BACKUPS_NAME,
     DRIFT_NAME,
+    LEDGERS,
     LOG_NAME,
     PARTS,
     REGISTRY_NAME,
@@ -61,7 +63,9 @@ from mdslite.store.staging import Limits, Staging, hash_chunks, read_chunks
 
 CONTENTS_NAME = "backup.json"
 _FORMAT = 1
-_FILE = re.compile(r"registry\.db|drift/(?:drift\.db|wishes\.json)|log/[A-Za-z0-9._-]+\.db")
+_FILE = re.compile(
+    r"(?:registry|candidates|comparisons|deferred)\.db|drift/(?:drift\.db|wishes\.json)|log/[A-Za-z0-9._-]+\.db"
+)
 _AUTOSAVE_MARK = "-registry"
 # What is in a backup was within the limits of artifacts when it was taken in.
 _ANY_SIZE = Limits(max_bytes=1 << 62, max_files=1 << 32, max_depth=64, max_path_bytes=2048, reserve_bytes=0)
@@ -108,8 +112,8 @@ def backup(store_dir: Path, target: Path | None = None, *, log: bool = False, ar
             raise InvalidRequest(exc.message, hint=f"name a folder that can be written: {target}") from exc
         with sqlite_errors(registry):
             _snapshot(registry, work / REGISTRY_NAME)
-        drift = _snapshot_drift(store_dir, work) if artifacts else []
-        names = [REGISTRY_NAME, *drift, *(_snapshot_log(store_dir, work) if log else [])]
+        known = [*_snapshot_drift(store_dir, work), *_snapshot_ledgers(store_dir, work)] if artifacts else []
+        names = [REGISTRY_NAME, *known, *(_snapshot_log(store_dir, work) if log else [])]
         contents = _describe(store_dir, work, names, artifacts=artifacts, log=log)
         _write_tar(draft, store_dir, work, contents)
         with storage_errors("the backup"):
@@ -273,6 +277,20 @@ def _snapshot_drift(store_dir: Path, work: Path) -> list[str]:
     return names
 
 
+def _snapshot_ledgers(store_dir: Path, work: Path) -> list[str]:
+    """Copy the databases beside the registry, without those that are missing or damaged."""
+    names = []
+    for part in LEDGERS:
+        source = store_dir / f"{part}.db"
+        if not source.exists():
+            continue
+        with suppress(StoreCorrupt):
+            with sqlite_errors(source):
+                _snapshot(source, work / source.name)
+            names.append(source.name)
+    return names
+
+
 def _snapshot_log(store_dir: Path, work: Path) -> list[str]:
     """Copy the request log's hours, without those that retention removes meanwhile or that are damaged."""
     names = []
@@ -310,7 +328,8 @@ def _describe(store_dir: Path, work: Path, names: Sequence[str], *, artifacts: b
         referred = {digest for (digest,) in db.execute("select digest from versions")}
     whole, left_out = _sort_out(store_dir, referred, deployed) if artifacts else ((), ())
     drift = any(name.startswith(f"{DRIFT_NAME}/") for name in names)
-    here = (("registry", True), ("artifacts", artifacts), ("drift", drift), ("log", log))
+    ledgers = ((part, f"{part}.db" in names) for part in LEDGERS)
+    here = (("registry", True), ("artifacts", artifacts), ("drift", drift), *ledgers, ("log", log))
     parts = [part for part, is_here in here if is_here]
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Contents(_FORMAT, created_at, revision, tuple(parts), files, whole, left_out)
@@ -405,7 +424,8 @@ def _verify_staged(path: Path, staged: Path, contents: Contents) -> None:
                 (staged / part).mkdir(exist_ok=True)  # an empty part replaces a full one all the same
     if set(os.listdir(staged)) != wanted or REGISTRY_NAME not in contents.files:
         raise StoreError(f"{path} is no whole backup: it does not hold what it says")
-    if {REGISTRY_NAME, *_names(staged, DRIFT_NAME), *_names(staged, LOG_NAME)} != contents.files.keys():
+    single = {REGISTRY_NAME, *(f"{part}.db" for part in LEDGERS if part in contents.parts)}
+    if single.union(_names(staged, DRIFT_NAME), _names(staged, LOG_NAME)) != contents.files.keys():
         raise StoreError(f"{path} is no whole backup: its files are not those that it says")
     for name, sha256 in contents.files.items():
         _verify_file(path, staged, name, sha256)

@@ -30,13 +30,22 @@ ARTIFACTS_NAME = "artifacts"
 LOG_NAME = "log"
 DRIFT_NAME = "drift"
 MARKER_NAME = "restore.json"
+# Databases beside the registry, each a part of its own that is named as its file. Candidates come before the
+# comparisons, as they keep how far these were read: a copy of them may lag behind, and not run ahead.
+LEDGERS = ("candidates", "comparisons", "deferred")
+
+
+def _database(name: str) -> tuple[str, ...]:
+    return name, f"{name}-wal", f"{name}-shm"
+
 
 # What a part of a backup replaces in the store. A database goes together with its journal: a new database
 # beside an old journal would be read as a mixture of both.
 PARTS = {
-    "registry": (REGISTRY_NAME, f"{REGISTRY_NAME}-wal", f"{REGISTRY_NAME}-shm"),
+    "registry": _database(REGISTRY_NAME),
     "artifacts": (ARTIFACTS_NAME,),
     "drift": (DRIFT_NAME,),
+    **{part: _database(f"{part}.db") for part in LEDGERS},
     "log": (LOG_NAME,),
 }
 

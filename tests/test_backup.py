@@ -32,9 +32,12 @@ from mdslite.errors import (
 )
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.backup import autosave, backup, read_contents, restore
+from mdslite.store.candidates import CandidateStore
+from mdslite.store.comparisons import ComparisonStore, Pair, Sums
+from mdslite.store.deferred import Deferred, DeferredStore
 from mdslite.store.drift import Alert, Chosen, DriftReader, DriftStore, Wishes, read_wishes, write_wishes
 from mdslite.store.lock import StoreLock, log_lock
-from mdslite.store.recovery import list_backups
+from mdslite.store.recovery import LEDGERS, list_backups
 from mdslite.store.registry import Registry, VersionRow
 
 
@@ -245,6 +248,86 @@ def test_damaged_drift_is_left_out_of_a_backup(store: Store, model: Path, tmp_pa
     made = backup(store.path)
     assert read_contents(made).parts == ("registry", "artifacts")
     restore(made, tmp_path / "elsewhere")
+
+
+PAIR = Pair("p", "m", "v1", "v2")
+
+
+def test_comparisons_the_queue_and_deferred_predictions_come_along_and_back(
+    store: Store, model: Path, tmp_path: Path
+) -> None:
+    store.deploy(model)
+    comparisons = ComparisonStore(store.path / "comparisons.db")
+    candidates = CandidateStore(store.path / "candidates.db")
+    deferred = DeferredStore(store.path / "deferred.db")
+    for one in (comparisons, candidates, deferred):
+        one.open()
+    comparisons.add([(PAIR, 60, Sums(pairs=2))], [], now=100.0)
+    candidates.add([], cursors={"log": 5})
+    deferred.add(Deferred("id0", "p", "m", b"/x", {}, b"12345", 1.0))
+    made = backup(store.path)  # while they are written
+    comparisons.add([(PAIR, 60, Sums(pairs=2))], [], now=100.0)
+    candidates.add([], cursors={"log": 6})
+    deferred.add(Deferred("id1", "p", "m", b"/x", {}, b"12345", 1.0))
+    for one in (comparisons, candidates, deferred):
+        one.close()
+    store.registry.close()
+    assert read_contents(made).parts == ("registry", "artifacts", "candidates", "comparisons", "deferred")
+    for place in (tmp_path / "elsewhere", store.path):
+        restore(made, place, force=True)
+        assert kept_beside(place) == (2, {"log": 5}, ["id0"])
+    (aside,) = store.path.glob("replaced-*")
+    assert kept_beside(aside) == (4, {"log": 6}, ["id0", "id1"])
+
+
+def kept_beside(folder: Path) -> tuple[int, dict[str, int], list[str]]:
+    """Pairs compared, how far the queue has read, and what is to be answered."""
+    comparisons = ComparisonStore(folder / "comparisons.db")
+    candidates = CandidateStore(folder / "candidates.db")
+    deferred = DeferredStore(folder / "deferred.db")
+    comparisons.open()
+    candidates.open()
+    waiting = deferred.open()
+    found = comparisons.sums(PAIR, since=0.0, until=200.0).pairs, candidates.cursors(), waiting
+    for one in (comparisons, candidates, deferred):
+        one.close()
+    return found
+
+
+@pytest.mark.parametrize("part", LEDGERS)
+def test_a_damaged_database_beside_the_registry_is_left_out_of_a_backup(
+    store: Store, model: Path, tmp_path: Path, part: str
+) -> None:
+    store.deploy(model)
+    (store.path / f"{part}.db").write_bytes(b"damaged" * 1000)
+    made = backup(store.path)
+    assert read_contents(made).parts == ("registry", "artifacts")
+    restore(made, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("part", LEDGERS)
+def test_an_empty_database_beside_the_registry_fails_no_backup(
+    store: Store, model: Path, tmp_path: Path, part: str
+) -> None:
+    """It is, for a moment, when an appliance starts for the first time."""
+    store.deploy(model)
+    (store.path / f"{part}.db").touch()
+    restore(backup(store.path), tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("part", LEDGERS)
+def test_a_backup_whose_database_beside_the_registry_was_changed_is_refused(
+    store: Store, model: Path, tmp_path: Path, part: str
+) -> None:
+    store.deploy(model)
+    with closing(sqlite3.connect(store.path / f"{part}.db")) as db:
+        db.execute("create table t (x)")
+    made = backup(store.path)
+    name = f"{part}.db"
+    for change in (lambda m: m.update({name: m[name][:-1] + b"!"}), lambda m: m.pop(name) and None):
+        with pytest.raises(StoreError):
+            restore(repack(made, change), tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere" / "registry.db").exists()
 
 
 def test_a_damaged_artifact_that_is_deployed_fails_the_backup(store: Store, model: Path) -> None:
@@ -531,6 +614,7 @@ CHANGES: dict[str, Callable[[dict[str, bytes]], None]] = {
     "something more": lambda m: m.update({"evil": b"x"}),
     "a log that is not listed": add_log,
     "drift that is not listed": lambda m: m.update({"drift/drift.db": b"x"}),
+    "a queue that is not listed": lambda m: m.update({"candidates.db": b"x"}),
     "a name that leads out": lambda m: m.update({"../evil": b"x"}),
     "a listed name that leads out": lambda m: describe(m, files={"registry.db": "", "../../evil": ""}),
     "a digest that leads out": lambda m: describe(m, artifacts=["sha256:../../evil"]),

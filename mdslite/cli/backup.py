@@ -25,7 +25,11 @@ Examples:
 @json_option
 @url_option
 def backup(path: str | None, log: bool, store: str | None, as_json: bool, url: str) -> int:
-    """Copy the store while it serves."""
+    """Copy the store while it serves.
+
+    The registry, the models, what is known of drift, comparisons, the queue of labels and the predictions to
+    be answered later; the request log only with --log.
+    """
     target = str(Path(path).resolve()) if path else None
     if store is not None:
         made = _backup_here(Path(store), Path(target) if target else None, log=log)
@@ -54,7 +58,8 @@ Examples:
   mdslite restore .mdslite/backups/FILE.tar --store ./.mdslite --force
   mdslite restore /mnt/usb/edge-07.tar --store /srv/mdslite
 
-The appliance on that store has to be stopped first."""
+The appliance on that store has to be stopped first. What was accepted to be answered later and
+was still waiting when the backup was made is answered once more, and its webhook called."""
 )
 @click.argument("backup_path", type=click.Path(), metavar="BACKUP")
 @click.option("--store", type=click.Path(), metavar="DIR", required=True, help="Where the store is to be.")

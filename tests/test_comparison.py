@@ -339,7 +339,7 @@ def test_the_verdict_calls_a_difference_what_the_interval_shows_to_be_one() -> N
     )
     assert judge((side("v1"), side("v2")), difference, agreement) == [
         "error rate: v2 fails more often than v1",
-        "latency: no difference that these requests could show",
+        "mean latency: no difference that these requests could show",
         "confidence: not enough requests to tell",
         "agreement: 9 of 10 answers, so at least 59.5 % of all",
         "copies: 10 of 100 had an answer to compare; dropped: 88 as requests left no time for them,"

@@ -229,7 +229,7 @@ def judge(sides: tuple[Side, Side], difference: Differences, agreement: Agreemen
     """What the figures say, a line each; what they leave open is said, too."""
     first, second = sides
     lines = []
-    latency = ("latency", difference.latency_ms, "is slower", "is faster")
+    latency = ("mean latency", difference.latency_ms, "is slower", "is faster")
     if (
         first.shadow != second.shadow
     ):  # a shadow waits behind all others: only what it computes can be compared

@@ -17,6 +17,8 @@ from waiting import until
 
 from mdslite.api.alarms import Alarms
 from mdslite.api.bulletin import Bulletin
+from mdslite.api.drift import usual_text
+from mdslite.drift.baseline import Finding
 from mdslite.drift.watch import Signal
 from mdslite.errors import MdsliteError
 from mdslite.runtimes.prober import Prober
@@ -89,6 +91,17 @@ def test_versions_under_watch_are_told_with_what_fires_first(tmp_path: Path, pro
         assert (await ask.get("/api/v1/drift?project=q")).json == []
 
     run(tmp_path, prober, test)
+
+
+def test_signals_of_which_too_little_is_known_are_not_called_usual() -> None:
+    finding = Finding(
+        signal="x", span="10m", count=900, test="ks", statistic=0.01, tail=0.9, level=1e-8,
+        measure="psi", effect=0.01, threshold=0.1, exceeds=False, calm=True, text="as usual",
+    )  # fmt: skip
+    judged, few = Signal(signal="x", state="calm", finding=finding), Signal(signal="y")
+    assert usual_text([judged, judged]) == "2 signals are as usual"
+    assert usual_text([judged, few, few]) == "1 signal is as usual, 2 have too few values so far"
+    assert usual_text([few, few, few]) == "no signal is judged yet: 3 have too few values so far"
 
 
 def test_alerts_are_paged_and_narrowed(tmp_path: Path, prober: Prober) -> None:

@@ -277,7 +277,7 @@ def _drift(one: Watched) -> DriftInfo:
         if firing:
             message = f"{firing} of {len(signals)} signals fire"
         elif not message:
-            message = f"{len(signals)} signals are as usual"
+            message = usual_text(signals)
     return DriftInfo(
         project=one.key.project,
         model=one.key.model,
@@ -292,6 +292,17 @@ def _drift(one: Watched) -> DriftInfo:
         baseline=usual,
         signals=[_signal(signal) for signal in signals],
     )
+
+
+def usual_text(signals: list[Signal]) -> str:
+    """How many signals are as usual where none fires, and of how many too little is known to say so."""
+    few = sum(signal.finding is None for signal in signals)
+    judged = len(signals) - few
+    usual = f"{judged} {'signal is' if judged == 1 else 'signals are'} as usual"
+    if not few:
+        return usual
+    waiting = f"{few} {'has' if few == 1 else 'have'} too few values so far"
+    return f"{usual}, {waiting}" if judged else f"no signal is judged yet: {waiting}"
 
 
 def _signal(one: Signal) -> SignalInfo:

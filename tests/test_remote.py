@@ -122,9 +122,10 @@ def test_texts_go_to_an_infer_endpoint_and_back(tmp_path: Path) -> None:
 def test_an_endpoint_that_does_not_say_what_it_takes_is_not_loaded(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as far:
-            with pytest.raises(LoadFailed, match=r"no endpoint says what the model p\.none takes"):
+            with pytest.raises(LoadFailed, match=r"no endpoint says what the model p\.none takes") as told:
                 async with gateway(tmp_path / "near", oip(far, model="p.none")):
                     pass
+            assert "options: {model: PROJECT.MODEL}" in str(told.value.hint)
 
     run(test())
 

@@ -182,7 +182,8 @@ async def _ask_signature(pool: Pool, wires: Wires, model: str, version: str | No
             reasons.append(f"{endpoint.url}: status {answer.status}")
     raise LoadFailed(
         f"no endpoint says what the model {model} takes ({'; '.join(reasons) or 'none was found'})",
-        hint="options: {model: NAME} says what the model is called there",
+        hint="options: {model: NAME} says what the model is called there; "
+        "of an mdslite, options: {model: PROJECT.MODEL}",
     )
 
 

@@ -270,6 +270,17 @@ def test_labels_without_a_terminal(client: Client, capsys: Captured, tmp_path: P
     assert say(capsys, "label", MODEL, "--accuracy") == ""
 
 
+def test_a_model_that_is_not_deployed_is_not_said_to_have_nothing_to_label(
+    client: Client, capsys: Captured
+) -> None:
+    for args in ((), ("--json",), ("--rules",)):
+        assert run(["label", "demo/nope", *args]) == 1
+        told = capsys.readouterr()
+        assert (told.out, told.err.splitlines()[0]) == ("", "error: no model demo/nope is deployed")
+    assert run(["label", MODEL]) == 0
+    assert "nothing of demo/digits waits for a label" in "".join(capsys.readouterr())
+
+
 def test_a_training_set_in_parquet(client: Client, capsys: Captured, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     items = ask(client, 2)

@@ -185,6 +185,8 @@ def _list(client: Client, target: Target, *, rule: str | None, limit: int, as_js
     from mdslite.cli.label_view import input_text
 
     found = client.label_queue(target.project, target.model, rule=rule, limit=limit)
+    if not found["items"]:
+        client.labeling(target.project, target.model)  # a model that is not there is told as such
     if as_json:
         output.write_json(found)
         return

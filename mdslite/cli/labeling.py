@@ -62,6 +62,8 @@ class Session:
     def run(self) -> None:
         """Until nothing waits any more, or enough is enough."""
         self._fetch()
+        if not self._ahead:
+            self.client.labeling(self.target.project, self.target.model)  # refuses what is not deployed
         while (item := self._next()) is not None:
             if not self._ask(item):
                 break

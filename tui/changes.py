@@ -18,6 +18,7 @@ from mdslite.tui.lines import Line, beside, bottom, cut, fill, fit, sided, sprea
 from mdslite.tui.messages import whole_pane
 from mdslite.tui.moments import unix
 from mdslite.tui.snapshot import Json, Snapshot
+from mdslite.tui.wheel import Wheeled
 from mdslite.tui.wrapping import wrap
 
 _WIDE: Final = 110  # from here on the diff stands beside the list
@@ -26,7 +27,7 @@ _STATES: Final = {"applied": ("✓", "good"), "failed": ("✖", "bad"), "applyin
 _SIGNS: Final = {"ADD": ("+", "good"), "UPDATE": ("~", "warn"), "DELETE": ("x", "bad")}
 
 
-class Changes(Pane):
+class Changes(Wheeled, Pane):
     title = "Changes"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("u", "undo", "back to this one"),
@@ -175,13 +176,7 @@ class Changes(Pane):
             if event.chain > 1:
                 self.action_source()
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        self._wheel(event, 1)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        self._wheel(event, -1)
-
-    def _wheel(self, event: events.MouseEvent, steps: int) -> None:
+    def wheel(self, event: events.MouseEvent, steps: int) -> None:
         if self._over_diff(event):
             self.action_scroll(3 * steps)
         else:

@@ -16,6 +16,7 @@ from mdslite.tui.histogram import bar_at, bars_by, bars_that_fit, histogram_line
 from mdslite.tui.lines import Line, beside, bottom, fill, sided
 from mdslite.tui.snapshot import Snapshot
 from mdslite.tui.tail import tail_lines
+from mdslite.tui.wheel import Wheeled
 
 _PANEL = 46  # columns of the panel beside the table
 _WIDE = 126  # from here on there is one
@@ -29,7 +30,7 @@ def driving() -> Any:
     return driving
 
 
-class Deploy(Pane):
+class Deploy(Wheeled, Pane):
     title = "Deploy"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),
@@ -198,13 +199,7 @@ class Deploy(Pane):
             self._dragged = None
             self.dash.look(brush=brush)
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        self._wheel(event, 1)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        self._wheel(event, -1)
-
-    def _wheel(self, event: events.MouseEvent, steps: int) -> None:
+    def wheel(self, event: events.MouseEvent, steps: int) -> None:
         if event.y < self._parts[0]:
             self.action_move(steps)
         elif event.y < self._parts[0] + self._parts[1]:

@@ -19,6 +19,7 @@ from mdslite.tui.canvas import Canvas
 from mdslite.tui.clean import clean
 from mdslite.tui.lines import Line
 from mdslite.tui.snapshot import Snapshot
+from mdslite.tui.wheel import Wheeled
 from mdslite.tui.wrapping import wrap
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Body(Canvas):
         return [[(" ", ""), *line] for line in found[dialog.first :]]
 
 
-class Dialog(ModalScreen[None]):
+class Dialog(Wheeled, ModalScreen[None]):
     """The box, its title and its keys. Override `text`."""
 
     DEFAULT_CSS = f"""
@@ -118,11 +119,8 @@ class Dialog(ModalScreen[None]):
     def action_leave(self) -> None:
         self.dismiss(None)
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        self.action_scroll(1)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        self.action_scroll(-1)
+    def wheel(self, event: events.MouseEvent, steps: int) -> None:
+        self.action_scroll(steps)
 
     def action_scroll(self, steps: int) -> None:
         self.first += steps

@@ -19,12 +19,13 @@ from mdslite.tui.lines import Line, bottom, cells, cut, fill, fit, sided, spread
 from mdslite.tui.messages import whole_pane
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.table import version_roles
+from mdslite.tui.wheel import Wheeled
 
 _NAMES: Final = 30  # columns of the words beside a graph
 _LONGEST_S: Final = 3600.0  # what is recorded by the second
 
 
-class Gpu(Pane):
+class Gpu(Wheeled, Pane):
     title = "GPU"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "up", show=False),
@@ -44,11 +45,8 @@ class Gpu(Pane):
         inner = said if said is not None else device_lines(width - 2, height - 1, snapshot, first=self.first)
         return [*sided(fill(inner, width - 2, height - 1), width), bottom(width)]
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        self.action_move(1)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        self.action_move(-1)
+    def wheel(self, event: events.MouseEvent, steps: int) -> None:
+        self.action_move(steps)
 
     def action_move(self, steps: int) -> None:
         self.first = max(0, min(self.first + steps, len(version_rows(self.dash.snapshot)) - 1))

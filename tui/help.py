@@ -17,6 +17,7 @@ from mdslite.tui.commands import COMMANDS
 from mdslite.tui.completion import FIELDS
 from mdslite.tui.lines import Line, beside, bottom, cells, edge, fill, fit, sided
 from mdslite.tui.snapshot import Snapshot
+from mdslite.tui.wheel import Wheeled
 
 _COLUMN = 46  # a screen has as many columns of help as this fits into it
 
@@ -44,7 +45,7 @@ class HelpPage(Canvas):
         ]
 
 
-class Help(ModalScreen[None]):
+class Help(Wheeled, ModalScreen[None]):
     DEFAULT_CSS = "Help > HelpPage { width: 100%; height: 100%; background: $background; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,f1,question_mark", "leave", "close"),
@@ -63,11 +64,8 @@ class Help(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         yield HelpPage(self._sections)
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        self.action_scroll(3)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        self.action_scroll(-3)
+    def wheel(self, event: events.MouseEvent, steps: int) -> None:
+        self.action_scroll(3 * steps)
 
     def action_scroll(self, steps: int) -> None:
         page = self.query_one(HelpPage)

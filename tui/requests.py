@@ -28,6 +28,7 @@ from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.sources import log_filter
 from mdslite.tui.summary import summary_lines
 from mdslite.tui.table import columns_for, head_line, row_line, version_roles
+from mdslite.tui.wheel import Wheeled
 
 _WIDE: Final = 104  # from here on the panel has room beside the table
 _PANEL: Final = 60  # at most
@@ -37,7 +38,7 @@ _TAKEN_S: Final = 2.0  # how long a key may wait for the row that it is about
 _CALM_S: Final = 0.1  # how long a row is chosen before what belongs to it is asked for
 
 
-class Requests(Pane):
+class Requests(Wheeled, Pane):
     title = "Requests"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),
@@ -316,17 +317,11 @@ class Requests(Pane):
         if event.chain > 1:
             self.action_open()
 
-    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        self._wheel(event, 3)
-
-    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        self._wheel(event, -3)
-
-    def _wheel(self, event: events.MouseEvent, steps: int) -> None:
+    def wheel(self, event: events.MouseEvent, steps: int) -> None:
         if self._over_panel(event.x):
-            self.action_scroll(steps)
+            self.action_scroll(3 * steps)
         else:
-            self.action_move(steps)
+            self.action_move(3 * steps)
 
     def _over_panel(self, x: int) -> bool:
         return self.opened if not self._has_panel() else x >= self.size.width - _panel_width(self.size.width)

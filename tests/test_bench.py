@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from benchmarks.contenders import Bench, Contender, Running, contenders, mdslite
-from benchmarks.estimate import Estimate, estimate_ratio
+from benchmarks.estimate import estimate_ratio
 from benchmarks.forms import IMAGE, FormCost, write_binary, write_image_model, write_json
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import measure_limit
@@ -27,6 +27,8 @@ from benchmarks.start import Start
 from benchmarks.throughput import Cell
 from benchmarks.turns import Effort, Turns
 from benchmarks.written import WrittenCost
+
+from mdslite.intervals import Estimate
 
 MDSLITE = Contender("mdslite", "mdslite", (), "/")
 MACHINE = {"cores": 2, "cpu": "a processor", "versions": "Python 3"}

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-# Two-sided Student quantiles at 95 %, by degrees of freedom.
-_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over the turns, and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+from mdslite.intervals import Estimate, mean_interval
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """A mean with Student's interval."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Estimate(mean, -math.inf, math.inf)
-    freedom = len(values) - 1
-    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 2.2 if freedom < 25 else 2.06
-    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)
+    """A mean over the turns with its 95 % interval, of which one turn says nothing."""
+    found = mean_interval(len(values), math.fsum(values), math.fsum(value * value for value in values))
+    return found or Estimate(values[0], -math.inf, math.inf)
 
 
 def estimate_ratio(ratios: Sequence[float]) -> Estimate:

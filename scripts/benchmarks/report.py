@@ -8,7 +8,6 @@ from typing import Any
 
 from benchmarks.changes import Change
 from benchmarks.contenders import MIB
-from benchmarks.estimate import Estimate
 from benchmarks.forms import FormCost
 from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import Limit
@@ -21,6 +20,7 @@ from benchmarks.rpc_cost import RpcCost
 from benchmarks.start import Start
 from benchmarks.throughput import Cell
 from benchmarks.written import WrittenCost
+from mdslite.intervals import Estimate
 
 WORKLOADS = (TINY, WIDE)
 THROUGHPUT_HEAD = (

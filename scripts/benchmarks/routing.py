@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Bench, Contender, predict_path
-from benchmarks.estimate import Estimate, estimate, estimate_ratio
+from benchmarks.estimate import estimate, estimate_ratio
 from benchmarks.models import TINY, Workload
 from benchmarks.turns import Effort, Say, Turns, start, take_turns
+from mdslite.intervals import Estimate
 from mdslite.serving.router import Route, Router, weighted_cycle
 
 MANY = 100

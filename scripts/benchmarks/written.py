@@ -9,11 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks.contenders import Bench, Meter, Running, mdslite
-from benchmarks.estimate import Estimate, estimate_ratio
+from benchmarks.estimate import estimate_ratio
 from benchmarks.load import Load, run_load
 from benchmarks.models import WIDE
 from benchmarks.queries import asked_every_second
 from benchmarks.turns import WARM_S, Effort, Say, start
+from mdslite.intervals import Estimate
 
 CONNECTIONS = 128
 TURNS = 2  # for each of the effort's: the difference is small

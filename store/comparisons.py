@@ -7,7 +7,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from mdslite.store.database import Ledger, sqlite_errors
 
@@ -76,13 +76,8 @@ class Sums:
 
     @property
     def dropped(self) -> int:
-        return (
-            self.dropped_busy
-            + self.dropped_slow
-            + self.dropped_late
-            + self.dropped_refused
-            + self.dropped_unjudged
-        )
+        """For whatever reason."""
+        return sum(getattr(self, f"dropped_{reason}") for reason in get_args(DropReason))
 
     def drop(self, reason: DropReason, count: int) -> None:
         """Count copies that became no pair."""

@@ -178,10 +178,8 @@ def _count_rows(
     for part in HourScan(hour, span, wanted).parts("series_id"):
         # A difference of microseconds is exact as a double.
         first, last = (int((one - start_us) / interval_us) for one in part.arrivals())
-        first, last = (
-            max(first, low),
-            min(last, high - 1),
-        )  # rounded up at an interval that is no whole number
+        # The last is rounded up where an interval is no whole number.
+        first, last = max(first, low), min(last, high - 1)
         width = last - first + 1
         place = part.take("series_id").astype(np.intp)
         if width > 1:

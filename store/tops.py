@@ -22,9 +22,8 @@ from mdslite.store.scan import HourScan, Part
 DEFAULT_LIMIT = 10
 MAX_TEXTS = 200_000  # request ids, and distinct values of a body's field, that are held at once
 _MAX_COUNTED = 1 << 20  # whole numbers below it are counted in a table
-_READ_ANYWAY = (
-    2  # bodies in a row, for each that counts: reading past the others is quicker than looking it up
-)
+# Bodies in a row, for each that counts: reading past the others is quicker than looking it up.
+_READ_ANYWAY = 2
 _UNCOUNTED = frozenset({"body", "moment"})
 
 

@@ -230,9 +230,8 @@ def judge(sides: tuple[Side, Side], difference: Differences, agreement: Agreemen
     first, second = sides
     lines = []
     latency = ("mean latency", difference.latency_ms, "is slower", "is faster")
-    if (
-        first.shadow != second.shadow
-    ):  # a shadow waits behind all others: only what it computes can be compared
+    if first.shadow != second.shadow:
+        # A shadow waits behind all others: only what it computes can be compared.
         latency = ("compute", _compute(second, agreement), "computes longer", "computes less long")
     for what, figure, more, less in (
         ("error rate", difference.error_rate, "fails more often", "fails less often"),

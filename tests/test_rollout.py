@@ -177,6 +177,9 @@ class Stage:
     def weights(self) -> dict[str, float]:
         return {version: one.info.weight for version, one in self.box.fleet.deployed("p", "m").items()}
 
+    def shadows(self) -> list[str]:
+        return [version for version, one in self.box.fleet.deployed("p", "m").items() if one.info.shadow]
+
     async def begin(self, **wish: Any) -> Rollout:
         chosen: dict[str, Any] = {
             "steps": (5, 25, 50, 100), "every_s": 600.0, "gates": ("error_rate<1%",), "author": "ann", **wish
@@ -414,6 +417,37 @@ def test_it_can_be_paused_promoted_and_aborted(tmp_path: Path) -> None:
         ):
             with pytest.raises(NotFound, match="has no rollout under way"):
                 await ask("p", "m", author="bob")
+
+    run(test, tmp_path)
+
+
+def test_a_shadow_is_one_again_when_its_rollout_is_aborted_or_a_gate_fails(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        begun = await stage.begin()
+        assert begun.message.endswith("; v2 is no shadow meanwhile")
+        assert stage.shadows() == []
+        aborted = await stage.rollouts.abort("p", "m", author="bob")
+        assert aborted.message == "aborted by bob; v2 is a shadow again"
+        assert (stage.shadows(), stage.weights()["v2"]) == (["v2"], 0)
+        assert (await stage.box.revisions())[-1].reason == aborted.message
+
+        await stage.begin()
+        await stage.after(600)
+        stage.witness.errors = 0.2
+        assert await stage.after(100) is None
+        assert (await stage.last()).message.endswith("; v2 is a shadow again")
+        assert stage.shadows() == ["v2"]
+
+    run(test, tmp_path)
+
+
+def test_a_version_that_somebody_has_changed_is_no_shadow_again(tmp_path: Path) -> None:
+    async def test(stage: Stage) -> None:
+        await stage.begin()
+        await stage.box.deployer.apply(Order(WeightsSource("p", "m", {"v2": 60}), author="carol"))
+        aborted = await stage.rollouts.abort("p", "m", author="bob")
+        assert aborted.message == "aborted by bob; v2 is no shadow again, as somebody has changed it"
+        assert (stage.shadows(), stage.weights()) == ([], {"v1": 90, "v3": 10, "v2": 0})
 
     run(test, tmp_path)
 

@@ -49,7 +49,8 @@ Examples:
 Gates: error_rate, p50, p99, latency, confidence, agreement; < or >; %, ms, s, or x times the other
 versions' figure. One passes once its 95 % interval leaves out the limit, and fails once its 99.9 %
 interval does; one that fails puts the weights of before back at once. Every step is a revision.
-A shadow that is rolled out ends as a shadow: after an abort it has no weight and gets no copies."""
+A shadow is none while it is rolled out; after an abort, or a gate that failed, it is a shadow again,
+unless somebody else has changed it meanwhile."""
 )
 @click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
 @click.argument("what", metavar="[VERSION|pause|resume|promote|abort]", required=False)

@@ -44,11 +44,12 @@ class RevisionSource:
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
     """What is deployed now, with other weights for some versions of one model. A shadow that is given one
-    is a shadow no more."""
+    is a shadow no more; `shadows` become shadows, and need the weight 0."""
 
     project: str
     model: str
     weights: Mapping[str, float]
+    shadows: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def reweigh(current: State, source: WeightsSource) -> State:
         info = msgspec.structs.replace(
             old.spec.service_info,
             weight=int(weight) if weight == int(weight) else weight,
-            shadow=old.spec.service_info.shadow and not weight,
+            shadow=not weight and (version in source.shadows or old.spec.service_info.shadow),
         )
         spec = msgspec.structs.replace(old.spec, service_info=info)
         changed[version] = replace(old, spec=spec)

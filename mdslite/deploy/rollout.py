@@ -11,6 +11,7 @@ import msgspec
 
 from mdslite.deploy.gates import Finding, Gate
 from mdslite.errors import Conflict, InvalidRequest
+from mdslite.spec import ServiceInfo
 
 EVERY_MIN_S = 1.0
 STEPS_MAX = 50
@@ -29,8 +30,8 @@ class Note(msgspec.Struct, frozen=True):
 
 class Rollout(msgspec.Struct, kw_only=True):
     """`at` is the step it is at, from 0; `since` when that began; `applied` whether its weights are in force.
-    `before` are the weights to go back to, `models` what each version's model is known by; pairs of answers
-    from before `pairs_since` are another model's."""
+    `before` are the weights to go back to, `shadow` whether the version was a shadow, `models` what each
+    version's model is known by; pairs of answers from before `pairs_since` are another model's."""
 
     id: int
     project: str
@@ -47,6 +48,7 @@ class Rollout(msgspec.Struct, kw_only=True):
     applied: bool = False
     started_at: float = 0.0
     before: dict[str, float] = {}
+    shadow: bool = False
     models: dict[str, str] = {}
     pairs_since: float = 0.0
     message: str = ""
@@ -77,6 +79,12 @@ class Rollout(msgspec.Struct, kw_only=True):
             return f"the evidence at {self.share} begins anew"
         self.at, self.applied = 0, False
         return f"it begins anew at {self.share}"
+
+    def has_left(self, info: ServiceInfo) -> bool:
+        """Whether the version is what this rollout has made of it, so that nobody else has changed it."""
+        return (
+            not info.shadow and not info.match and any(abs(info.weight - step) < 1e-6 for step in self.steps)
+        )
 
     def weights(self) -> dict[str, float]:
         """What every version of the model weighs at this step: the others share what is left as before."""

@@ -1,7 +1,7 @@
 """Steps a version up while its gates hold, and back where one fails.
 
     start -> 5 % -> 25 % -> 50 % -> 100 % -> promoted
-             a gate fails at any time  -> the weights of before, rolled_back
+             a gate fails at any time  -> the weights of before (a shadow: a shadow again), rolled_back
              a gate stays open too long, or somebody else changes the weights -> paused
              somebody replaces the version's model -> 5 %, with nothing proved
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Protocol
 
@@ -112,18 +112,21 @@ class Rollouts:
             }
             if not sum(weight for version, weight in before.items() if version != wish.version):
                 raise Conflict(f"{name} has no other version with a weight to step up from")
-            before.setdefault(wish.version, 0.0)  # a shadow until now
+            before.setdefault(wish.version, 0.0)
+            shadow = versions[wish.version].info.shadow
             wish.refuse_step_down(before)
             now = self._clock()
             fields = {
                 field: getattr(wish, field) for field in wish.__dataclass_fields__ if field != "ungated"
             }
             models = {version: one.identity for version, one in versions.items()}
-            rollout = Rollout(id=0, **fields, since=now, started_at=now, before=before, models=models)
+            rollout = Rollout(
+                id=0, **fields, since=now, started_at=now, before=before, shadow=shadow, models=models
+            )
             every = span_text(wish.every_s)
             told = f"started by {wish.author}: {told_steps(wish.steps)}, a step every {every}"
-            if versions[wish.version].info.shadow:
-                told += f"; {wish.version} is no shadow any more, whatever comes of it"
+            if shadow:
+                told += f"; {wish.version} is no shadow meanwhile"
             rollout.note(now, told)
             rollout.id = await self._add(rollout)
             self._live[rollout.id] = rollout
@@ -168,7 +171,7 @@ class Rollouts:
             return rollout
 
     async def abort(self, project: str, model: str, *, author: str) -> Rollout:
-        """Go back to the weights of before.
+        """Go back to the weights of before; a shadow that nobody else has changed is a shadow again.
 
         :raises NotFound: the model has no rollout
         """
@@ -311,18 +314,26 @@ class Rollouts:
         await self._save(rollout)
 
     async def _go_back(self, rollout: Rollout, state: State, why: str) -> None:
+        known = self._deployed(rollout.project, rollout.model).get(rollout.version)
+        shadows, told = set[str](), ""
+        if rollout.shadow and known is not None and not known.info.shadow:
+            told = f"; {rollout.version} is no shadow again, as somebody has changed it"
+            if rollout.has_left(known.info):
+                shadows, told = {rollout.version}, f"; {rollout.version} is a shadow again"
         try:
-            await self._apply(rollout, rollout.before, why[:500])
+            await self._apply(rollout, rollout.before, f"{why[:450]}{told}", shadows)
         except MdsliteError as exc:
             rollout.state = "paused"
             await self._settle(rollout, f"{why}; but the weights could not be put back: {exc.message}")
             return
-        await self._end(rollout, state, why)
+        await self._end(rollout, state, f"{why}{told}")
 
-    async def _apply(self, rollout: Rollout, weights: Mapping[str, float], reason: str) -> None:
+    async def _apply(
+        self, rollout: Rollout, weights: Mapping[str, float], reason: str, shadows: Set[str] = frozenset()
+    ) -> None:
         known = self._deployed(rollout.project, rollout.model)
         present = {version: weight for version, weight in weights.items() if version in known}
-        source = WeightsSource(rollout.project, rollout.model, present)
+        source = WeightsSource(rollout.project, rollout.model, present, frozenset(shadows))
         await self._deployer.apply(Order(source, author=f"rollout {rollout.id}", reason=reason))
 
     async def _end(self, rollout: Rollout, state: State, why: str) -> None:

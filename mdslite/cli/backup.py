@@ -46,9 +46,9 @@ def backup(path: str | None, log: bool, store: str | None, as_json: bool, url: s
 
 
 def _backup_here(store: Path, target: Path | None, *, log: bool) -> tuple[str, int]:
-    from mdslite.store import backup as store_backup
+    from mdslite.store import backup as backups
 
-    made = store_backup.backup(store, target, log=log)
+    made = backups.backup(store, target, log=log)
     return str(made), made.stat().st_size
 
 
@@ -67,9 +67,9 @@ was still waiting when the backup was made is answered once more, and its webhoo
 @json_option
 def restore(backup_path: str, store: str, force: bool, as_json: bool) -> int:
     """Put a backup in the place of a store."""
-    from mdslite.store import backup as store_backup
+    from mdslite.store import restore as restores
 
-    aside = store_backup.restore(Path(backup_path), Path(store), force=force)
+    aside = restores.restore(Path(backup_path), Path(store), force=force)
     if as_json:
         output.write_json(
             {"store": str(Path(store).resolve()), "replaced": None if aside is None else str(aside)}

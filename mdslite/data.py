@@ -15,9 +15,10 @@ import numpy as np
 
 import mds
 from mdslite.errors import InvalidJson, InvalidRequest
+from mdslite.media import is_json, plain_type
 from mdslite.npy import NPY, read_npy
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Datum, Outputs
-from mdslite.tensors import Columns, Form, Key, is_json, plain_type
+from mdslite.tensors import Columns, Form, Key
 
 # All data share batches, but for those whose answers are wanted as arrays.
 _KEY: Key = ((),)

@@ -1,5 +1,5 @@
-"""Values that came as nested lists, packed into a column of a tensor's dtype. Says what does not fit, and how
-it names shapes and values in a message.
+"""Values that came as nested lists, packed into a column of a tensor's dtype, and a tensor's values on their
+way into JSON. Says what does not fit, and how it names shapes and values in a message.
 """
 
 from __future__ import annotations
@@ -121,6 +121,32 @@ def flatten(spec: TensorSpec, values: list[Any]) -> tuple[RowShape, list[Any]]:
         shape.append(size)
         level = list(chain.from_iterable(level))
     return tuple(shape), level
+
+
+def plain_values(spec: TensorSpec, output: Any) -> Any:
+    """An output as orjson can write it."""
+    if not isinstance(output, np.ndarray):
+        return output
+    if spec.datatype == "BF16":
+        output = from_bfloat16(np.ascontiguousarray(output))
+    if output.dtype == object and any(isinstance(value, bytes) for value in output.flat):
+        output = _texts(output)
+    if output.dtype == object or output.ndim == 0:
+        return output.tolist()
+    return output if output.flags.c_contiguous else np.ascontiguousarray(output)
+
+
+def _texts(strings: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Strings with the bytes among them as text, or in base64 where they are none."""
+    found = np.empty(strings.size, dtype=object)
+    found[:] = [show_bytes(value) if isinstance(value, bytes) else value for value in strings.flat]
+    return found.reshape(strings.shape)
+
+
+def plain_rows(value: Any) -> Any:
+    """Rows that orjson can write. It refuses NumPy's `longlong` scalars, which is what int64 comes out as."""
+    is_integers = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iub"
+    return value.tolist() if is_integers else value
 
 
 def _check_types(spec: TensorSpec, flat: list[Any], allowed: set[type]) -> None:

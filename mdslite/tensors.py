@@ -11,7 +11,6 @@ against 1.1 µs for `numpy.array`); whatever it refuses goes the careful way, wh
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -20,18 +19,19 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.media import is_json, parse_json, plain_type
 from mdslite.npy import NPY, read_npy
 from mdslite.packing import (
     Column,
     RowShape,
     check_shape,
     clip,
-    from_bfloat16,
     is_base64,
     kind_of,
     pack_column,
-    show_bytes,
+    plain_rows,
+    plain_values,
     show_shape,
 )
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs, Signature, TensorSpec
@@ -40,9 +40,6 @@ from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs, Signature, TensorSp
 Form = Literal["instances", "inputs", "value"]
 # One row shape an input (None where an optional input is absent). Only equal keys share a batch.
 Key = tuple[RowShape | None, ...]
-
-# curl -d says the second without meaning it, and many clients say nothing at all.
-_JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
 
 # From here on an array is worth more than the copy that would make it bytes.
 SHARED_BYTES = 64 * 1024
@@ -335,7 +332,7 @@ class Codec:
         if self._plain_output and form == "instances":
             return b'{"predictions":' + orjson.dumps(outputs[0], option=_NUMPY_JSON) + b"}"
         specs = self.signature.outputs
-        values = [_jsonable(spec, output) for spec, output in zip(specs, outputs, strict=True)]
+        values = [plain_values(spec, output) for spec, output in zip(specs, outputs, strict=True)]
         if form == "inputs":
             return orjson.dumps(
                 {"outputs": {spec.name: value for spec, value in zip(specs, values, strict=True)}},
@@ -344,14 +341,14 @@ class Codec:
         if len(values) == 1:
             return b'{"predictions":' + orjson.dumps(values[0], option=_NUMPY_JSON) + b"}"
         names = [spec.name for spec in specs]
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*map(_by_row, values), strict=True)]
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*map(plain_rows, values), strict=True)]
         return orjson.dumps({"predictions": rows}, option=_NUMPY_JSON)
 
     def encode_whole(self, answers: Sequence[Outputs], form: Form) -> bytes:
         """Encode the answers of a model without rows: one whole set of outputs an instance."""
         specs = self.signature.outputs
         rows = [
-            {spec.name: _jsonable(spec, output) for spec, output in zip(specs, outputs, strict=True)}
+            {spec.name: plain_values(spec, output) for spec, output in zip(specs, outputs, strict=True)}
             for outputs in answers
         ]
         if form == "inputs":
@@ -365,70 +362,5 @@ class Codec:
         return orjson.dumps({"outputs": {spec.name: [] for spec in self.signature.outputs}})
 
 
-def plain_type(media_type: bytes) -> bytes:
-    """A media type without its parameters, in lower case."""
-    return media_type.partition(b";")[0].strip().lower()
-
-
-def is_json(kind: bytes) -> bool:
-    """Whether a plain media type is JSON's, or one that clients put on JSON without meaning it."""
-    return kind in _JSON_TYPES or kind.endswith(b"+json")
-
-
-def parse_json(body: bytes) -> Any:
-    """Parse a JSON body, NaN and Infinity literals (which some clients write) included.
-
-    :raises InvalidJson: with the parser's reason
-    """
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        if b"NaN" in body or b"Infinity" in body:
-            try:
-                return json.loads(body)
-            except (ValueError, RecursionError):
-                pass
-        raise InvalidJson(f"the body is no JSON: {exc}") from exc
-
-
-def _jsonable(spec: TensorSpec, output: Any) -> Any:
-    if not isinstance(output, np.ndarray):
-        return output
-    if spec.datatype == "BF16":
-        output = from_bfloat16(np.ascontiguousarray(output))
-    if output.dtype == object and any(isinstance(value, bytes) for value in output.flat):
-        output = _texts(output)
-    if output.dtype == object or output.ndim == 0:
-        return output.tolist()
-    return output if output.flags.c_contiguous else np.ascontiguousarray(output)
-
-
-def _texts(strings: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Strings with the bytes among them as text, or in base64 where they are none."""
-    found = np.empty(strings.size, dtype=object)
-    found[:] = [show_bytes(value) if isinstance(value, bytes) else value for value in strings.flat]
-    return found.reshape(strings.shape)
-
-
-def _by_row(value: Any) -> Any:
-    """Rows that orjson can write. It refuses NumPy's `longlong` scalars, which is what int64 comes out as."""
-    is_integers = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iub"
-    return value.tolist() if is_integers else value
-
-
 def _itemsize(spec: TensorSpec) -> int:
     return NUMPY_DTYPES[spec.datatype].itemsize
-
-
-__all__ = [
-    "Codec",
-    "Column",
-    "Columns",
-    "Form",
-    "Key",
-    "check_shape",
-    "is_json",
-    "pack_column",
-    "parse_json",
-    "plain_type",
-]

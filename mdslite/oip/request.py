@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.media import parse_json
 from mdslite.packing import clip, kind_of
-from mdslite.tensors import parse_json
 
 _SHARED = "shared_memory_region"
 

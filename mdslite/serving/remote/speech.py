@@ -27,10 +27,11 @@ from mdslite.errors import (
     Unprocessable,
     UnsupportedMedia,
 )
+from mdslite.media import is_json, plain_type
 from mdslite.oip.wire import pack_strings, unpack_strings
 from mdslite.packing import to_bfloat16
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Answers, Datum, Outputs, Signature, TensorSpec
-from mdslite.tensors import Codec, Columns, is_json, plain_type
+from mdslite.tensors import Codec, Columns
 
 _HEAD_BYTES = "inference-header-content-length"
 _ERRORS: Mapping[int, type[MdsliteError]] = {

@@ -1,0 +1,39 @@
+"""What a body is, by its media type, and the JSON in one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+from mdslite.errors import InvalidJson
+
+# curl -d says the second without meaning it, and many clients say nothing at all.
+_JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
+
+
+def plain_type(media_type: bytes) -> bytes:
+    """A media type without its parameters, in lower case."""
+    return media_type.partition(b";")[0].strip().lower()
+
+
+def is_json(kind: bytes) -> bool:
+    """Whether a plain media type is JSON's, or one that clients put on JSON without meaning it."""
+    return kind in _JSON_TYPES or kind.endswith(b"+json")
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse a JSON body, NaN and Infinity literals (which some clients write) included.
+
+    :raises InvalidJson: with the parser's reason
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        if b"NaN" in body or b"Infinity" in body:
+            try:
+                return json.loads(body)
+            except (ValueError, RecursionError):
+                pass
+        raise InvalidJson(f"the body is no JSON: {exc}") from exc

@@ -16,10 +16,11 @@ from log_rows import HOUR_S, Clock, row, running, wanted
 from waiting import until
 
 from mdslite.api.comparing import _told as told
+from mdslite.deployments import load
 from mdslite.errors import SpecError
 from mdslite.logrules import Log, Some
 from mdslite.serving.samples import Samples
-from mdslite.spec import Spec, load, to_plain
+from mdslite.spec import Spec, to_plain
 from mdslite.store.bodies import BodyBudget
 from mdslite.store.redaction import REDACTED, Redactor
 from mdslite.store.requests import Entry, RequestLog

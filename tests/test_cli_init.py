@@ -12,7 +12,7 @@ import pytest
 from package_files import class_text, write_package
 
 import mds
-from mdslite import spec
+from mdslite import deployments
 from mdslite.cli import run
 from mdslite.cli.templates import TEMPLATES, class_name
 from mdslite.errors import MdsliteError
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read_deployments(file: Path) -> Any:
-    (deployment,) = spec.load(file.read_text(), file=str(file), base=file.parent).deployments
+    (deployment,) = deployments.load(file.read_text(), file=str(file), base=file.parent).deployments
     return deployment
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mdslite import spec
+from mdslite import deployments
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DIGITS = EXAMPLES / "digits"
@@ -67,7 +67,7 @@ def test_the_held_out_samples_say_where_they_come_from() -> None:
 
 def test_the_deployments_file_splits_eighty_to_twenty() -> None:
     file = EXAMPLES / "deployments.yaml"
-    (deployment,) = spec.load(file.read_text(), file=str(file), base=EXAMPLES).deployments
+    (deployment,) = deployments.load(file.read_text(), file=str(file), base=EXAMPLES).deployments
     assert (deployment.project, deployment.model) == ("demo", "digits")
     assert {
         version.version: (Path(version.spec.uri), version.spec.service_info.weight)

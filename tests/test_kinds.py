@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mdslite.errors import LoadFailed
+from mdslite.fields import PackageType, RuntimeType
 from mdslite.runtimes import engine, kinds
 from mdslite.runtimes.kinds import Kind, detect
-from mdslite.spec import PackageType, RuntimeType
 
 PACKAGE = "import mds\n\n\n@mds.model('spam', 'v1')\nclass Spam: ...\n"
 

@@ -20,7 +20,7 @@ import pytest
 from handlers import CONFIDENCE, Serving, request_for, serving
 from live import up
 
-from mdslite import pipelines, spec
+from mdslite import deployments, pipelines, spec
 from mdslite.client import Client
 from mdslite.drawing import draw
 from mdslite.runtimes.prober import Prober
@@ -88,7 +88,7 @@ def run(test: Any) -> None:
 
 def test_the_file_deploys_the_pipeline_beside_the_models_that_it_calls() -> None:
     file = OPINIONS / "deployments.yaml"
-    found = spec.load(file.read_text(), file=str(file), base=OPINIONS).deployments
+    found = deployments.load(file.read_text(), file=str(file), base=OPINIONS).deployments
     uris = {f"{one.project}/{one.model}": Path(one.versions[0].spec.uri) for one in found}
     assert uris == {"demo/opinions": OPINIONS / "reader", "demo/digits": EXAMPLES / "digits" / "v1.onnx"}
     called = {str(name) for name in pipelines.read(OPINIONS / "reader").models}

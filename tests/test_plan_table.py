@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mdslite.deploy.plan import State, Wanted, make_plan, to_plain
+from mdslite.fields import RuntimeType
 from mdslite.planning import render_plan
-from mdslite.spec import (
-    Batch,
-    Confidence,
-    EndpointInfo,
-    Resource,
-    RuntimeType,
-    ServiceInfo,
-    Spec,
-)
+from mdslite.spec import Batch, Confidence, EndpointInfo, Resource, ServiceInfo, Spec
 
 DIGITS = ("demo", "digits")
 

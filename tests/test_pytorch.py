@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mdslite.deployments import load
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError, OutOfMemory, SpecError, Unavailable
 from mdslite.packing import to_bfloat16
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Device, LoadOptions, Signature, TensorSpec
 from mdslite.runtimes.pytorch import TorchRuntime, TorchSession
 from mdslite.runtimes.pytorch_engine import reason, run_error
-from mdslite.spec import load
 
 torch = pytest.importorskip("torch")
 tm = importlib.import_module("torch_models")

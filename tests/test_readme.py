@@ -15,7 +15,7 @@ from pathlib import Path
 import live
 import pytest
 
-from mdslite import spec
+from mdslite import deployments
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -141,7 +141,7 @@ def test_a_model_file_alone_is_served_and_its_curl_line_works(tmp_path: Path) ->
 
 def test_its_deployments_file_is_a_valid_one() -> None:
     (text,) = find_blocks("yaml")
-    (deployment,) = spec.load(text, file="README.md", base=ROOT).deployments
+    (deployment,) = deployments.load(text, file="README.md", base=ROOT).deployments
     assert [version.version for version in deployment.versions] == ["v1", "v2"]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import mds
-from mdslite import spec
+from mdslite import deployments
 from mdslite.errors import ModelError
 from mdslite.runtimes.executor import Executor, build
 from mdslite.runtimes.packages import find_package, load_class, unload_class
@@ -124,7 +124,7 @@ def test_it_is_healthy_and_warm(spam_filter: Executor) -> None:
 
 def test_its_deployments_file_names_the_package() -> None:
     file = EXAMPLE / "deployments.yaml"
-    (deployment,) = spec.load(file.read_text(), file=str(file), base=EXAMPLE).deployments
+    (deployment,) = deployments.load(file.read_text(), file=str(file), base=EXAMPLE).deployments
     (version,) = deployment.versions
     assert Path(version.spec.uri) == EXAMPLE / "spamfilter"
 

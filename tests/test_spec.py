@@ -11,11 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from mdslite import deployments
 from mdslite import spec as specs
-from mdslite.document import MAX_SOURCE_BYTES
+from mdslite.deployments import Deployments
+from mdslite.document import MAX_SOURCE_BYTES, decode
 from mdslite.errors import SpecError
-from mdslite.fields import Operator, PackageType, RuntimeType, SourceType
-from mdslite.spec import Deployments, Spec, load
+from mdslite.fields import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_BATCH_TIMEOUT_MS,
+    DEFAULT_PREDICTION_TIME_MS,
+    QUEUE_ROWS,
+    Name,
+    Operator,
+    PackageType,
+    RuntimeType,
+    SourceType,
+    make_name,
+)
+from mdslite.spec import Spec
 
 BASE = Path("/srv/models")
 
@@ -52,7 +65,7 @@ deployments:
 
 
 def read(text: str, *, base: Path = BASE) -> Deployments:
-    return load(text, file="deployments.yaml", base=base)
+    return deployments.load(text, file="deployments.yaml", base=base)
 
 
 def mistake(text: str) -> SpecError:
@@ -97,8 +110,8 @@ class TestWhatLoads:
             replicas=1, weight=100, shadow=False, shadow_percent=100
         )
         assert spec.batch == specs.Batch(batch_size=None, batch_timeout_ms=None, prediction_time_ms=None)
-        assert (specs.DEFAULT_BATCH_SIZE, specs.DEFAULT_BATCH_TIMEOUT_MS) == (32, 2)
-        assert (specs.DEFAULT_PREDICTION_TIME_MS, specs.QUEUE_ROWS) == (30_000, 1024)
+        assert (DEFAULT_BATCH_SIZE, DEFAULT_BATCH_TIMEOUT_MS) == (32, 2)
+        assert (DEFAULT_PREDICTION_TIME_MS, QUEUE_ROWS) == (30_000, 1024)
 
     def test_every_field_of_the_contract(self) -> None:
         given: dict[str, Any] = {
@@ -519,11 +532,11 @@ class TestMistakes:
         with pytest.raises(
             SpecError, match=r"^x\.yaml:2:5: expected UTF-8 text, got the byte 0xff$"
         ) as caught:
-            specs.decode("a: é\nbé: ".encode() + b"\xff", file="x.yaml")
+            decode("a: é\nbé: ".encode() + b"\xff", file="x.yaml")
         assert caught.value.hint == "save the file as UTF-8"
 
     def test_utf_8_is_decoded(self) -> None:
-        assert specs.decode("é".encode(), file="x.yaml") == "é"
+        assert decode("é".encode(), file="x.yaml") == "é"
 
 
 class TestHostileText:
@@ -634,11 +647,11 @@ class TestPlainForm:
 
     @given(names)
     def test_a_name_is_its_own_nearest_name_but_for_its_ends(self, name: str) -> None:
-        assert specs.make_name(name) == name.strip("_-")
+        assert make_name(name) == name.strip("_-")
 
     @given(some.text())
     def test_a_made_name_is_a_name(self, text: str) -> None:
-        assert msgspec.convert(specs.make_name(text), specs.Name) == specs.make_name(text)
+        assert msgspec.convert(make_name(text), Name) == make_name(text)
 
 
 class TestMemory:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdslite.deployments import load
 from mdslite.errors import SpecError
 from mdslite.serving.targeting import SLOTS, Selector, share_slots
-from mdslite.spec import ServiceInfo, load
+from mdslite.spec import ServiceInfo
 from mdslite.targets import Match, Sticky
 
 HEADER = Sticky(header="X-User")

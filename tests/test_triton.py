@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from live import up
 
-from mdslite import spec as specs
+from mdslite import deployments
 from mdslite.cli import run
 from mdslite.errors import InvalidRequest
 from mdslite.triton.backend import UTILS, Backend, make_utils
@@ -180,7 +180,7 @@ def test_a_repository_becomes_versions_and_notes(tmp_path: Path) -> None:
         "shape": [-1, 1],
     }
     text = json.dumps({"deployments": done.models})
-    assert specs.load(text, file="d.yaml", base=tmp_path)
+    assert deployments.load(text, file="d.yaml", base=tmp_path)
 
 
 def test_by_default_the_latest_version_alone_is_served(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from time import time
 
 import msgspec
 
-from mdslite import spec as specs
+from mdslite import deployments
 from mdslite.api import news, past, resources, views
 from mdslite.api.conditions import revision_tag, rows_of, tag_of, tagged
 from mdslite.api.ndjson import Lines
@@ -244,7 +244,7 @@ async def _check_reach(grant: Grant, source: Source) -> None:
     if not isinstance(source, FileSource) or source.prune:
         grant.require_all()
         return
-    wanted = await asyncio.to_thread(specs.load, source.text, file=source.file, base=source.base)
+    wanted = await asyncio.to_thread(deployments.load, source.text, file=source.file, base=source.base)
     for deployment in wanted.deployments:
         grant.require_model(deployment.project, deployment.model)
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from time import sleep, time
 
 from mdslite.errors import MdsliteError, Unavailable
+from mdslite.logrules import Log
 from mdslite.predict.answers import encode, gather
 from mdslite.predict.call import Call
 from mdslite.predict.shadows import ShadowCall
 from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.agreement import Agree, make_agree
 from mdslite.serving.fleet import Served
-from mdslite.spec import Log
 from mdslite.store.comparisons import BODY_BYTES, ComparisonStore, Disagreement, DropReason, Pair, Sums
 from mdslite.store.evidence import Evidence
 from mdslite.store.redaction import Redactor

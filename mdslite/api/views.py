@@ -38,6 +38,7 @@ from mdslite.deploy.orders import Outcome
 from mdslite.deploy.plan import Plan, to_plain
 from mdslite.drawing import draw
 from mdslite.errors import NotFound
+from mdslite.fields import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS
 from mdslite.graph import Node
 from mdslite.http.access import ANYBODY, NOBODY, Grant
 from mdslite.runtimes.protocol import Signature, TensorSpec
@@ -45,7 +46,7 @@ from mdslite.serving.fleet import Key, Served
 from mdslite.serving.nodes import Handler
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.serving.remote.lane import RemoteLane
-from mdslite.spec import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS, Spec
+from mdslite.spec import Spec
 from mdslite.store.moments import time_text
 from mdslite.store.registry import Revision, VersionRow
 

@@ -86,7 +86,7 @@ def _look(url: str | None, tls_cert: str | None) -> tuple[list[Json], bool] | No
 
 def _choose(models: Sequence[Json], file: str | None) -> Json | None:
     """The model that `file` was deployed as, else the first."""
-    from mdslite.spec import make_name
+    from mdslite.fields import make_name
 
     wanted = ("default", make_name(Path(file).stem)) if file is not None else None
     return next(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from mdslite import spec as specs
 from mdslite.deploy.edition import alone, merge
 from mdslite.deploy.events import Progress
 from mdslite.deploy.intake import Intake, blaming
@@ -21,6 +20,7 @@ from mdslite.deploy.orders import (
 from mdslite.deploy.pipelines import check_calls
 from mdslite.deploy.plan import Action, Change, Plan, State, Step, make_plan, target_state
 from mdslite.deploy.telling import key_of, label_of
+from mdslite.deployments import Deployments
 from mdslite.serving.fleet import Fleet
 
 
@@ -38,7 +38,7 @@ class Drafter:
         latest: int,
         current: State,
         source: Source,
-        parsed: specs.Deployments | None,
+        parsed: Deployments | None,
         progress: Progress,
     ) -> Draft:
         """What applying a source would make of `current`, the state after the revision `latest`.

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mdslite import deployments
 from mdslite import spec as specs
 from mdslite.deploy.intake import refuse_unsupported
 from mdslite.deploy.orders import Source, VersionSource
 from mdslite.deploy.plan import State, Wanted
+from mdslite.deployments import Deployment, Deployments
 from mdslite.errors import NotFound, SpecError
 
 _FILE = "the request"
@@ -25,7 +27,7 @@ _PREFIX = re.compile(r"^.*?: (?:deployments\[0\]\.)?(?:versions\[\d+\]\.)?", re.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def rewrite(current: State, source: VersionSource) -> specs.Deployments:
+def rewrite(current: State, source: VersionSource) -> Deployments:
     """The model of `source` as a file with the change would have it.
 
     :raises NotFound: what is to be deleted is not deployed
@@ -50,7 +52,7 @@ def rewrite(current: State, source: VersionSource) -> specs.Deployments:
     if sticky is not None:  # of the model: a version that comes without takes it on
         entry["sticky"] = sticky
     try:
-        found = specs.load(json.dumps({"deployments": [entry]}, indent=1), file=_FILE, base=Path("/"))
+        found = deployments.load(json.dumps({"deployments": [entry]}, indent=1), file=_FILE, base=Path("/"))
     except SpecError as exc:
         # Lines and columns of a text that nobody wrote would lead nowhere: the field's name is the place.
         raise SpecError(_PREFIX.sub("", exc.message, count=1), file=_FILE, hint=exc.hint) from exc
@@ -58,9 +60,7 @@ def rewrite(current: State, source: VersionSource) -> specs.Deployments:
     return found
 
 
-async def complete(
-    parsed: specs.Deployments | None, current: State, source: Source
-) -> specs.Deployments | None:
+async def complete(parsed: Deployments | None, current: State, source: Source) -> Deployments | None:
     """What an order says, once it is known what is deployed.
 
     :raises NotFound, SpecError: see `rewrite`
@@ -70,16 +70,16 @@ async def complete(
     return await asyncio.to_thread(rewrite, current, source)
 
 
-def alone(parsed: specs.Deployments, source: Source) -> specs.Deployments:
+def alone(parsed: Deployments, source: Source) -> Deployments:
     """What an order wants fetched and probed: of a rewritten model the version that is put, or nothing."""
     if not isinstance(source, VersionSource):
         return parsed
     (deployment,) = parsed.deployments
     versions = tuple(one for one in deployment.versions if one.version == source.version)
-    return specs.Deployments((specs.Deployment(deployment.project, deployment.model, versions),))
+    return Deployments((Deployment(deployment.project, deployment.model, versions),))
 
 
-def merge(current: State, parsed: specs.Deployments, admitted: State, source: Source) -> State:
+def merge(current: State, parsed: Deployments, admitted: State, source: Source) -> State:
     """The state that is wanted: what was admitted, and beside a version that came alone the model's others
     with the bytes that they have."""
     if not isinstance(source, VersionSource):

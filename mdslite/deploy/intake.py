@@ -18,6 +18,7 @@ from mdslite.deploy.events import FetchEvent, Progress
 from mdslite.deploy.installs import Installs
 from mdslite.deploy.pipelines import examine_pipeline
 from mdslite.deploy.plan import Wanted
+from mdslite.deployments import Deployments
 from mdslite.errors import (
     ArtifactError,
     DeadlineExceeded,
@@ -28,10 +29,11 @@ from mdslite.errors import (
     StorageFull,
     Unprocessable,
 )
+from mdslite.fields import Operator, PackageType, SourceType
 from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require, runtime_settings
 from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport
 from mdslite.serving.declared import check_tensors
-from mdslite.spec import Deployments, Operator, PackageType, SourceType, Spec
+from mdslite.spec import Spec
 
 if TYPE_CHECKING:
     from mdslite.runtimes.prober import Prober

@@ -14,10 +14,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from mdslite import deployments
 from mdslite import spec as specs
 from mdslite.deploy.intake import refuse_unsupported
 from mdslite.deploy.plan import Plan, State, Wanted
+from mdslite.deployments import Deployments
+from mdslite.document import decode
 from mdslite.errors import InvalidRequest, MdsliteError, NotFound, Unprocessable
+from mdslite.fields import make_name
 from mdslite.store.registry import VersionRow
 
 WEIGHT_MAX = 1_000_000
@@ -101,10 +105,10 @@ class Outcome:
     error: MdsliteError | None = None
 
 
-def parse(source: Source) -> specs.Deployments | None:
+def parse(source: Source) -> Deployments | None:
     if not isinstance(source, FileSource):
         return None
-    parsed = specs.load(source.text, file=source.file, base=source.base)
+    parsed = deployments.load(source.text, file=source.file, base=source.base)
     refuse_unsupported(parsed)
     return parsed
 
@@ -193,15 +197,13 @@ def read_source(file: Path) -> FileSource:
     """
     try:
         if file.suffix.lower() in _SPEC_SUFFIXES:
-            return FileSource(
-                specs.decode(file.read_bytes(), file=str(file)), str(file), file.resolve().parent
-            )
+            return FileSource(decode(file.read_bytes(), file=str(file)), str(file), file.resolve().parent)
         found = file.stat()
     except OSError as exc:
         raise InvalidRequest(f"cannot read {file}: {os.strerror(exc.errno or 0)}") from exc
     # The comment makes a model that was exported again a new text, and so a new apply.
     stamp = f"# {file.name}: {found.st_size} bytes, modified {found.st_mtime_ns}"
     entry = {"version": "v1", "spec": {"uri": str(file.resolve())}}
-    wanted = {"project": "default", "model": specs.make_name(file.stem), "versions": [entry]}
+    wanted = {"project": "default", "model": make_name(file.stem), "versions": [entry]}
     text = f"{stamp}\n{json.dumps({'deployments': [wanted]}, indent=2)}\n"
     return FileSource(text, str(file), file.resolve().parent)

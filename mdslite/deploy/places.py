@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mdslite import spec as specs
+from mdslite import deployments
 from mdslite.deploy.orders import FileSource, Source
 from mdslite.errors import MdsliteError, SpecError
 
@@ -48,4 +48,4 @@ def _find(message: str, source: FileSource) -> SpecError | None:
         return None
     field = next((path for start, path in _FIELDS.items() if found["what"].startswith(start)), ("uri",))
     names = found["project"], found["model"], found["version"]
-    return specs.place(source.text, names, field=field, file=source.file)
+    return deployments.place(source.text, names, field=field, file=source.file)

@@ -18,6 +18,12 @@ from msgspec import structs
 from mdslite import pipelines
 from mdslite.data import DataCodec, read_confidences
 from mdslite.errors import LoadFailed
+from mdslite.fields import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_BATCH_TIMEOUT_MS,
+    DEFAULT_PREDICTION_TIME_MS,
+    QUEUE_ROWS,
+)
 from mdslite.graph import ModelName
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.kinds import cpu_build
@@ -35,14 +41,7 @@ from mdslite.serving.remote.lane import RemoteLane
 from mdslite.serving.remote.loading import check_infos, load_remote
 from mdslite.serving.replica import Replica
 from mdslite.serving.router import Router
-from mdslite.spec import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_BATCH_TIMEOUT_MS,
-    DEFAULT_PREDICTION_TIME_MS,
-    QUEUE_ROWS,
-    Batch,
-    Spec,
-)
+from mdslite.spec import Batch, Spec
 from mdslite.tensors import Codec
 
 AnyCodec: TypeAlias = Codec | DataCodec

@@ -12,13 +12,13 @@ import msgspec
 
 from mdslite.data import DataCodec
 from mdslite.errors import MdsliteError, ModelError, NotFound, Unavailable, UnsupportedMedia
+from mdslite.fields import DEFAULT_BATCH_SIZE
 from mdslite.graph import ModelName
 from mdslite.runtimes.protocol import Datum
 from mdslite.serving.answers import encode_answer, join_pieces
 from mdslite.serving.lane import Lane
 from mdslite.serving.queue import Job
 from mdslite.serving.router import Router
-from mdslite.spec import DEFAULT_BATCH_SIZE
 
 
 class NodeJob(Job):

@@ -14,6 +14,7 @@ import orjson
 
 from mdslite.data import DataCodec
 from mdslite.errors import LoadFailed
+from mdslite.fields import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS, QUEUE_ROWS
 from mdslite.runtimes.executor import find_confidence
 from mdslite.runtimes.protocol import Outputs, Signature
 from mdslite.serving.batch import Confidence
@@ -31,13 +32,7 @@ from mdslite.serving.remote.speech import (
     read_metadata,
 )
 from mdslite.serving.remote.wire import Unanswered, Wires
-from mdslite.spec import (
-    DEFAULT_BATCH_TIMEOUT_MS,
-    DEFAULT_PREDICTION_TIME_MS,
-    QUEUE_ROWS,
-    EndpointInfo,
-    Spec,
-)
+from mdslite.spec import EndpointInfo, Spec
 from mdslite.store.addresses import is_machinery
 from mdslite.tensors import Codec
 

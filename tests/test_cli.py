@@ -59,6 +59,22 @@ class TestEveryCommand:
         assert run(shlex.split(hint)[1:]) == 0
 
     @pytest.mark.parametrize(
+        ("typed", "question", "hint"),
+        [
+            ("aply", ": did you mean apply or replay?", "mdslite apply --help"),
+            ("pedict", ": did you mean predict?", "mdslite predict --help"),
+            ("deploy", ": did you mean apply?", "mdslite apply --help"),  # and not replay, which is as near
+            ("rollback", ": did you mean undo?", "mdslite undo --help"),
+            ("xyzzy", "", "mdslite --help"),
+        ],
+    )
+    def test_asks_what_was_meant_where_it_is_mistyped(
+        self, typed: str, question: str, hint: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run([typed, "-f", "deployments.yaml"]) == 1
+        assert capsys.readouterr().err == f"error: there is no command {typed!r}{question}\nhint: {hint}\n"
+
+    @pytest.mark.parametrize(
         "args",
         [["ls"], ["history"], ["logs"], ["undo"], ["show", "a/b"], ["backup"], ["predict", "a/b", "-d", "1"]],
     )

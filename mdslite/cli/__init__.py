@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import NoReturn
 
 import click
@@ -46,6 +47,20 @@ COMMANDS = {
     "restore": ("backup", "restore", "Put a backup in the place of a store."),
 }
 
+# what other tools call it -> command
+_ELSEWHERE = {
+    "deploy": "apply",
+    "serve": "up",
+    "start": "up",
+    "run": "up",
+    "list": "ls",
+    "ps": "ls",
+    "status": "ls",
+    "describe": "show",
+    "rollback": "undo",
+    "revert": "undo",
+}
+
 EPILOG = """\b
 Examples:
   mdslite up model.onnx
@@ -69,6 +84,19 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"mdslite.cli.{module}"), function)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        wanted = args[0]
+        if wanted in COMMANDS or wanted.startswith("-"):
+            return super().resolve_command(ctx, args)
+        meant = [_ELSEWHERE[wanted]] if wanted in _ELSEWHERE else get_close_matches(wanted, COMMANDS)
+        question = f": did you mean {' or '.join(meant)}?" if meant else ""
+        raise errors.InvalidRequest(
+            f"there is no command {wanted!r}{question}",
+            hint=f"mdslite {meant[0]} --help" if meant else "mdslite --help",
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

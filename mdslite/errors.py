@@ -57,9 +57,30 @@ class MdsliteError(Exception):
         return found | ({"hint": self.hint} if self.hint else {})
 
 
+BODY_HINT = "/docs lists what it takes"  # to who wrote a body by hand
+
+
 class InvalidRequest(MdsliteError):
+    """`field` is the parameter, or the place in the body, that was wrong; the message begins with it."""
+
     code = "invalid_request"
     status = 400
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(
+            message if field is None else f"{field}: {message}", hint=hint, retry_after_s=retry_after_s
+        )
+        self.field = field
+
+    def details(self) -> dict[str, Any]:
+        return super().details() | ({"field": self.field} if self.field else {})
 
 
 class InvalidJson(InvalidRequest):

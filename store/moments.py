@@ -15,11 +15,18 @@ _MAX_UNIX = 253402300800.0  # the end of the year 9999
 _EXAMPLES = "write 15m, 2h30m or 7d (ago), 2026-11-22T10:00, 10:00 or now"
 
 
-def parse_moment(text: str, *, now: float) -> float:
-    """Unix seconds. A clock time is its latest occurrence up to `now`.
+def parse_moment(text: str, *, now: float, field: str | None = None) -> float:
+    """Unix seconds. A clock time is its latest occurrence up to `now`. `field` is where the text stood.
 
     :raises InvalidRequest: it is no moment
     """
+    try:
+        return _parse(text, now)
+    except InvalidRequest as exc:
+        raise InvalidRequest(exc.message, field=field, hint=exc.hint) from exc
+
+
+def _parse(text: str, now: float) -> float:
     text = text.strip()
     if text == "now":
         return now

@@ -50,7 +50,7 @@ class Rate:
         """:raises InvalidRequest: it is no rate"""
         found = _RATE.fullmatch(text.strip())
         if found is None:
-            raise InvalidRequest(f"rate: expected such as 100/s, 6000/m or 50/h, got {text[:40]!r}")
+            raise InvalidRequest(f"expected such as 100/s, 6000/m or 50/h; got {text[:40]!r}", field="rate")
         return cls(int(found[1]), found[2])
 
     def __str__(self) -> str:
@@ -130,14 +130,16 @@ class Wish:
         unknown = set(scopes) - set(SCOPES)
         if unknown or not scopes:
             got = repr(min(unknown)[:40]) if unknown else "none"
-            raise InvalidRequest(f"scopes: expected one or more of {', '.join(SCOPES)}, got {got}")
+            raise InvalidRequest(f"expected one or more of {', '.join(SCOPES)}; got {got}", field="scopes")
         if name is not None and not _NAME.fullmatch(name):
-            raise InvalidRequest(f"name: expected up to 63 letters, digits and _.@-, got {name[:80]!r}")
+            raise InvalidRequest(
+                f"expected up to 63 letters, digits and _.@-; got {name[:80]!r}", field="name"
+            )
         for what, given in (("project", project), ("model", model)):
             if given is not None and not _PLACE.fullmatch(given):
-                raise InvalidRequest(f"{what}: expected the name of one, got {given[:80]!r}")
+                raise InvalidRequest(f"expected the name of one; got {given[:80]!r}", field=what)
         if model is not None and project is None:
-            raise InvalidRequest("model: a token for one model names its project, too")
+            raise InvalidRequest("a token for one model names its project, too", field="model")
         return cls(
             scopes=tuple(scope for scope in SCOPES if scope in scopes),
             name=name,
@@ -156,7 +158,9 @@ def parse_span(text: str) -> float:
     found = _SPAN.fullmatch(text.strip())
     seconds = 0.0 if found is None else int(found[1]) * _SPAN_UNITS_S[found[2]]
     if not 0 < seconds <= _SPAN_MAX_S:
-        raise InvalidRequest(f"expires: expected such as 12h, 30d or 1y, up to 100y, got {text[:40]!r}")
+        raise InvalidRequest(
+            f"expected such as 12h, 30d or 1y, up to 100y; got {text[:40]!r}", field="expires"
+        )
     return seconds
 
 

@@ -34,7 +34,7 @@ class Webhooks:
         try:
             check_host(target.host, _port(target), allowed=AllowList.parse(self.allow), resolve=self.resolve)
         except ArtifactError as exc:
-            raise InvalidRequest(f"webhook: {exc.message}", hint=exc.hint) from exc
+            raise InvalidRequest(exc.message, field="webhook", hint=exc.hint) from exc
 
     def post(self, url: str, body: bytes) -> None:
         """Send a JSON body; any answer of 2xx is a good one. The address is checked again.
@@ -72,11 +72,11 @@ class Webhooks:
         try:
             target = httpx2.URL(url)
         except (httpx2.InvalidURL, ValueError) as exc:
-            raise InvalidRequest(f"webhook: {url[:80]!r} is no URL") from exc
+            raise InvalidRequest(f"{url[:80]!r} is no URL", field="webhook") from exc
         if target.scheme not in ("http", "https") or not target.host or len(url) > _URL_MAX:
-            raise InvalidRequest(f"webhook: expected an http(s) URL, got {url[:80]!r}")
+            raise InvalidRequest(f"expected an http(s) URL, got {url[:80]!r}", field="webhook")
         if target.userinfo:
-            raise InvalidRequest("webhook: the URL holds a password; expected one without")
+            raise InvalidRequest("the URL holds a password; expected one without", field="webhook")
         return target
 
 

@@ -234,6 +234,15 @@ async def test_a_body_of_another_shape_is_400_and_says_where(
     heard = await caller.post("/api/v1/apply", wrong)
     assert (heard.status, heard.json["code"]) == (400, "invalid_request")
     assert words in heard.json["error"]
+    if (field := heard.json.get("field")) is not None:
+        assert heard.json["error"].startswith(f"{field}: ")
+
+
+async def test_an_error_names_its_field_in_one_of_its_own(caller: Caller) -> None:
+    asked = await caller.get("/api/v1/revisions?limit=0")
+    assert asked.json["field"] == "limit"
+    sent = await caller.post("/api/v1/apply", b'{"revision": -1}')
+    assert sent.json["field"] == "revision"
 
 
 async def test_a_body_that_says_it_is_too_large_is_not_read(caller: Caller) -> None:

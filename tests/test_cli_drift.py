@@ -111,7 +111,7 @@ def test_a_baseline_is_chosen_and_given_up(live: tuple[Path, Live], capsys: Capt
 
 def test_a_webhook_inside_is_refused(capsys: Captured) -> None:
     assert run(["alerts", "--webhook", "http://127.0.0.1:9/hook"]) == 1
-    assert "error: webhook: " in capsys.readouterr().err
+    assert "error: Invalid value for '--webhook': " in capsys.readouterr().err
     assert run(["alerts", "--no-webhook"]) == 0
     assert "posted nowhere" in capsys.readouterr().err
 

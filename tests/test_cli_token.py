@@ -101,17 +101,17 @@ class TestAStoreThatNobodyServes:
     @pytest.mark.parametrize(
         ("args", "words"),
         [
-            (["create", "--scope", "read", "--rate", "fast"], "rate: expected such as 100/s"),
-            (["create", "--scope", "read", "--expires", "soon"], "expires: expected such as 12h"),
+            (["create", "--scope", "read", "--rate", "fast"], "expected such as 100/s"),
+            (["create", "--scope", "read", "--expires", "soon"], "expected such as 12h"),
             (["create", "--scope", "read", "--model", "m"], "names its project"),
-            (["create", "../x", "--scope", "read"], "name: expected"),
+            (["create", "../x", "--scope", "read"], "'[NAME]': expected"),
             (["create", "--scope", "root"], "'root' is not one of"),
             (["create"], "--scope"),
             (["revoke", "nobody"], "there is no live token 'nobody'"),
             (["limit", "mail/spam"], "expected a model and its rate"),
             (["limit", "mail/spam@v1", "1/s"], "expected a model and its rate"),
             (["limit", "mail", "1/s"], "names no model"),
-            (["limit", "mail/spam", "often"], "rate: expected such as 100/s"),
+            (["limit", "mail/spam", "often"], "expected such as 100/s"),
         ],
     )
     def test_what_makes_no_sense_is_refused(

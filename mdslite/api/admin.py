@@ -61,7 +61,7 @@ async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -
     """Every model and its versions, with the traffic of the last minute; or what was deployed at a time"""
     query, grant = call.query, call.caller.grant
     if query.at is not None:
-        at = parse_moment(query.at, now=time())
+        at = parse_moment(query.at, now=time(), field="at")
         then = await parts.worker.call(parts.registry.at_time, at)
         revision = await _revision_at(parts, at)
         number = revision.id if revision else 0
@@ -80,7 +80,7 @@ async def get_model(parts: Parts, call: Call[ModelPath, AtQuery, Nothing]) -> Mo
         found = _model(parts, path, rows)
         tag = tag_of(rows_of(rows, path.project, path.model))
         return found if tag is None else tagged(found, tag, call.headers)
-    at = parse_moment(call.query.at, now=time())
+    at = parse_moment(call.query.at, now=time(), field="at")
     rows = await parts.worker.call(parts.registry.at_time, at)
     revision = await _revision_at(parts, at)
     return views.past_model(path.project, path.model, rows, at=at, revision=revision.id if revision else 0)
@@ -159,7 +159,7 @@ async def backup(parts: Parts, call: Call[Nothing, Nothing, BackupBody]) -> Back
     """Copy the store into one file while it serves"""
     path = call.body.path
     if path is not None and not os.path.isabs(path):
-        raise InvalidRequest(f"path: expected an absolute path, got {path!r}")
+        raise InvalidRequest(f"expected an absolute path, got {path!r}", field="path")
     call.caller.remark = f"to {path}" if path is not None else ""
     made = await asyncio.to_thread(_back_up, parts.settings.store, path, call.body.log)
     call.caller.remark = f"to {made.path}"
@@ -262,7 +262,9 @@ def _source(body: PlanBody) -> Source:
         return VersionSource(body.remove.project, body.remove.model, body.remove.version, None)
     assert body.source is not None
     if body.base is None or not os.path.isabs(body.base) or "\0" in body.base:
-        raise InvalidRequest(f"base: expected the absolute path of the file's folder, got {body.base!r}")
+        raise InvalidRequest(
+            f"expected the absolute path of the file's folder, got {body.base!r}", field="base"
+        )
     return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
 
 

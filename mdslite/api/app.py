@@ -184,7 +184,7 @@ async def get_readiness(parts: Parts, call: Call[Nothing, ReadyQuery, Nothing]) 
     if call.query.model is not None:
         found = _MODEL.fullmatch(call.query.model)
         if found is None:
-            raise InvalidRequest(f"model: expected PROJECT/MODEL, got {call.query.model!r}")
+            raise InvalidRequest(f"expected PROJECT/MODEL, got {call.query.model!r}", field="model")
         model = (found[1], found[2])
         if grant is NOBODY:
             raise Unauthorized("to ask for one model takes a token", hint="/readyz tells of the whole box")

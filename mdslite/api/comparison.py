@@ -135,10 +135,10 @@ async def compare_versions(parts: Parts, call: Call[ModelPath, CompareQuery, Not
     query, now = call.query, time()
     if query.first == query.second:
         raise InvalidRequest("expected two different versions to compare")
-    since = parse_moment(query.since, now=now)
-    until = now if query.until is None else parse_moment(query.until, now=now)
+    since = parse_moment(query.since, now=now, field="since")
+    until = now if query.until is None else parse_moment(query.until, now=now, field="until")
     if since >= until:
-        raise InvalidRequest("since: expected a time before until")
+        raise InvalidRequest("expected a time before until", field="since")
     versions = query.first, query.second
     replaced = [
         (await parts.worker.call(parts.registry.replaced_at, call.path.project, call.path.model, one), one)

@@ -178,7 +178,7 @@ async def list_alerts(parts: Parts, call: Call[Nothing, AlertsQuery, Nothing]) -
     project, model = query.project or grant.project, query.model or grant.model
     found = await asyncio.to_thread(
         parts.alarms.reader.alerts,
-        since=0.0 if query.since is None else parse_moment(query.since, now=time()),
+        since=0.0 if query.since is None else parse_moment(query.since, now=time(), field="since"),
         before=query.before,
         project=project,
         model=model,
@@ -196,13 +196,16 @@ async def choose_baseline(parts: Parts, call: Call[ModelPath, Nothing, BaselineB
     if body.version is not None and body.version not in versions:
         known = ", ".join(sorted(versions))
         raise NotFound(f"{path.project}/{path.model} has no version {body.version}; it has {known}")
-    since = parse_moment(body.since, now=now)
-    until = now if body.until is None else parse_moment(body.until, now=now)
+    since = parse_moment(body.since, now=now, field="since")
+    until = now if body.until is None else parse_moment(body.until, now=now, field="until")
     if not since < until:
-        raise InvalidRequest("since: expected a time before until", hint="such as since 24h, until now")
+        raise InvalidRequest(
+            "expected a time before until", field="since", hint="such as since 24h, until now"
+        )
     if since < now - KEPT_S or until > now + _AHEAD_S:
         raise InvalidRequest(
-            "since, until: expected a time within the last 8 days, or up to 7 days ahead",
+            "expected a time within the last 8 days, or up to 7 days ahead",
+            field="since" if since < now - KEPT_S else "until",
             hint="hours are kept for 8 days",
         )
     await parts.alarms.choose(

@@ -108,7 +108,7 @@ async def put_label(parts: Parts, call: Call[LabelPath, Nothing, LabelBody]) -> 
     item = await parts.labeling.find_item(call.path.id)
     _check(grant, item)
     if body.author is not None and not body.author.isprintable():
-        raise InvalidRequest("author: expected a name in printable characters")
+        raise InvalidRequest("expected a name in printable characters", field="author")
     text = body.label.strip() or body.label
     author = body.author or grant.name
     made = await parts.labeling.put(call.path.id, text, note=body.note, author=author)

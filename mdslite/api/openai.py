@@ -135,7 +135,7 @@ def _inputs(given: str | list[str | int | list[int]]) -> list[Any]:
     else:
         inputs = list(given)
     if not inputs or not all(isinstance(one, str | list) and one for one in inputs):
-        raise InvalidRequest("input: expected a text, tokens, or a list of them, none of them empty")
+        raise InvalidRequest("expected a text, tokens, or a list of them, none of them empty", field="input")
     if len(inputs) > INPUTS_MAX:
         raise TooLarge(f"input: {len(inputs)} inputs; expected at most {INPUTS_MAX}")
     return inputs

@@ -7,6 +7,7 @@ that the other does not. Owns no operation (see admin.py) and no socket.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -28,6 +29,7 @@ import msgspec
 
 from mdslite.api.caller import Caller, caller_of
 from mdslite.errors import (
+    BODY_HINT,
     ClientClosed,
     InvalidJson,
     InvalidRequest,
@@ -61,6 +63,9 @@ Name = Annotated[str, msgspec.Meta(pattern=_NAME, description="letters, digits, 
 
 # What a text was expected to be, in words, by its pattern.
 FORMS = {_NAME: "1 to 63 letters, digits, _ or -, the first one no _ or -"}
+
+
+_LENGTH = re.compile(r"`?str`? of length (<=|>=) (\d+)")
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -351,9 +356,9 @@ def parse_json(body: bytes, into: type[BodyT]) -> BodyT:
     try:
         return msgspec.json.decode(body or b"{}", type=into)
     except msgspec.ValidationError as exc:
-        raise InvalidRequest(
-            f"the body does not fit: {_plain(exc, into)}", hint="/docs lists what it takes"
-        ) from exc
+        place, words = _plain(exc, into)
+        words = words if place else f"the body does not fit: {words}"
+        raise InvalidRequest(words, field=place, hint=BODY_HINT) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidJson(f"the body is not JSON: {exc}; expected one JSON object") from exc
     except RecursionError as exc:
@@ -391,14 +396,13 @@ def convert(given: dict[str, str], into: type[QueryT]) -> QueryT:
     try:
         return msgspec.convert(given, into, strict=False)
     except msgspec.ValidationError as exc:
-        wrong = _plain(exc, into)
-        culprit = wrong.partition(":")[0]
+        culprit, wrong = _plain(exc, into)
         came = f"; got {given[culprit]!r}" if culprit in given and "; got " not in wrong else ""
-        raise InvalidRequest(f"{wrong}{came}") from exc
+        raise InvalidRequest(f"{wrong}{came}", field=culprit) from exc
 
 
-def _plain(exc: msgspec.ValidationError, into: Any) -> str:
-    """`Expected int - at $.limit` as `limit: expected int`."""
+def _plain(exc: msgspec.ValidationError, into: Any) -> tuple[str | None, str]:
+    """`Expected int - at $.limit` as `limit` and `expected int`."""
     what, _, where = str(exc).partition(" - at `")
     place = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
     what, _, pattern = what.partition(" matching regex ")
@@ -408,8 +412,14 @@ def _plain(exc: msgspec.ValidationError, into: Any) -> str:
     _, enum, came = what.partition("Invalid enum value ")
     if enum and (choices := choices_at(into, place)):
         what = f"Expected one of {', '.join(choices)}; got {came}"
-    what = what.replace("`", "")
-    return f"{place}: {what[:1].lower()}{what[1:]}" if place else f"{what[:1].lower()}{what[1:]}"
+    what = _LENGTH.sub(_length_words, what).replace("`", "")
+    return place or None, f"{what[:1].lower()}{what[1:]}"
+
+
+def _length_words(found: re.Match[str]) -> str:
+    if found[0].endswith(">= 1"):
+        return "text that is not empty"
+    return f"text of {'at most' if found[1] == '<=' else 'at least'} {found[2]} characters"
 
 
 def _too_large(limit_bytes: int) -> TooLarge:

@@ -53,7 +53,8 @@ class Pace:
         most = TIMES_MAX if found and found[2] == "x" else PER_SECOND_MAX
         if found is None or not 0 < value <= most:
             raise InvalidRequest(
-                f"rate: expected 2x or 50/s, at most {TIMES_MAX:g}x or {PER_SECOND_MAX:g}/s; got {text!r}"
+                f"expected 2x or 50/s, at most {TIMES_MAX:g}x or {PER_SECOND_MAX:g}/s; got {text!r}",
+                field="rate",
             )
         return cls(value, None) if found[2] == "x" else cls(None, value)
 

@@ -163,7 +163,7 @@ def _refuse_other_names(path: VersionPath, body: VersionBody) -> None:
         ("version", body.version, path.version),
     ):
         if said not in (None, wanted):
-            raise InvalidRequest(f"{field}: expected {wanted!r} as in the URL, got {said!r}")
+            raise InvalidRequest(f"expected {wanted!r} as in the URL, got {said!r}", field=field)
 
 
 def _label(path: VersionPath) -> str:

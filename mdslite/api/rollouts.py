@@ -87,7 +87,7 @@ async def begin_rollout(parts: Parts, call: Call[ModelPath, Nothing, RolloutBody
     """Step a version up while its gates hold, and back where one fails"""
     body, path = call.body, call.path
     if not all(step == step for step in body.steps):
-        raise InvalidRequest("steps: expected numbers")
+        raise InvalidRequest("expected numbers", field="steps")
     wish = Wish(
         project=path.project,
         model=path.model,

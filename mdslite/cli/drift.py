@@ -62,7 +62,7 @@ population stability index, the Kolmogorov-Smirnov distance, a ratio of latencie
     help="Compare with this time: 24h, 7d, 2026-11-20.",
 )
 @click.option("--until", metavar="UNTIL", callback=parse_since, help="The end of that time; now by default.")
-@click.option("--of", "source", metavar="VERSION", help="Compare all versions with this one's.")
+@click.option("--of", "version", metavar="VERSION", help="Compare all versions with this one's.")
 @click.option("--no-baseline", is_flag=True, help="Let each version learn from its first day.")
 @json_option
 @url_option
@@ -70,20 +70,20 @@ def drift(
     target: Target,
     since: str | None,
     until: str | None,
-    source: str | None,
+    version: str | None,
     no_baseline: bool,
     as_json: bool,
     url: str,
 ) -> int:
     """Show whether a model's versions get and give what they used to, or choose what that is."""
-    if since is None and (until is not None or source is not None):
+    if since is None and (until is not None or version is not None):
         raise click.UsageError("--until and --of go with --baseline")
     if since is not None and no_baseline:
         raise click.UsageError("--baseline and --no-baseline exclude each other")
     with connect(url) as client:
         if since is not None:
             chosen = client.put_baseline(
-                target.project, target.model, since=since, until=until, version=source
+                target.project, target.model, since=since, until=until, version=version
             )
             return _write_chosen(chosen, as_json)
         if no_baseline:

@@ -80,7 +80,7 @@ Requests wait for a label because a version was unsure, because a shadow answere
 Accuracy over all traffic is told from the random ones alone."""
 )
 @click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
-@click.argument("request", metavar="[ID]", type=click.IntRange(min=1), required=False)
+@click.argument("id", metavar="[ID]", type=click.IntRange(min=1), required=False)
 @click.argument("label", metavar="[LABEL]", required=False)
 @click.option("--note", default="", metavar="TEXT", help="Kept with the label.")
 @click.option("--undo", is_flag=True, help="Take the last label of ID back.")
@@ -103,7 +103,7 @@ Accuracy over all traffic is told from the random ones alone."""
 @url_option
 def label(
     target: Target,
-    request: int | None,
+    id: int | None,
     label: str | None,
     note: str,
     undo: bool,
@@ -130,8 +130,8 @@ def label(
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     with connect(url) as client:
-        if request is not None:
-            _label_one(client, target, request, label, note=note, undo=undo, as_json=as_json)
+        if id is not None:
+            _label_one(client, target, id, label, note=note, undo=undo, as_json=as_json)
         elif undo:
             raise errors.InvalidRequest(
                 "--undo needs the id of a request", hint=f"mdslite label {target} ID --undo"

@@ -51,7 +51,9 @@ def read_interval(text: str) -> float:
     """
     found = _INTERVAL.fullmatch(text.strip())
     if found is None or not float(found[1]):
-        raise InvalidRequest(f"{text!r} is no interval", hint="write 10s, 1m, 15m, 1h or a number of seconds")
+        raise InvalidRequest(
+            f"{text!r} is no interval", field="interval", hint="write 10s, 1m, 15m, 1h or a number of seconds"
+        )
     return float(found[1]) * _UNITS_S[found[2] or "s"]
 
 

@@ -23,25 +23,45 @@ _ASKING = re.compile(
     r"show|token (?:limit|list|revoke)|undo)\b"
 )
 
+_SHOWN_LENGTH = 60  # characters of what was typed
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def url_option(command: Callable[..., int]) -> Callable[..., int]:
-    """`--url`, and errors whose hints lead to the same appliance."""
+    """`--url`; errors that name what was typed, and whose hints lead to the same appliance."""
 
     @functools.wraps(command)
     def addressed(*args: Any, url: str, **options: Any) -> int:
         try:
             return command(*args, url=url, **options)
         except errors.MdsliteError as exc:
+            if isinstance(exc, errors.InvalidRequest):
+                exc = in_words_of_the_command(exc)
             if exc.hint is not None:
                 exc.hint = addressed_to(url, exc.hint)
-            raise
+            raise exc
 
     return click.option(
         "--url", envvar="MDSLITE_URL", default=DEFAULT_URL, metavar="URL", show_default=True,
         help="The appliance to talk to (or MDSLITE_URL).",
     )(addressed)  # fmt: skip
+
+
+def in_words_of_the_command(error: errors.InvalidRequest) -> errors.InvalidRequest:
+    """An error about a field as one about the option or argument that the field was made from, whose
+    parameter is called as the field is."""
+    context = click.get_current_context()
+    name = re.split(r"\W", error.field or "")[0]
+    param = next((one for one in context.command.params if one.name == name), None)
+    if param is None:
+        return error
+    words, typed = error.message.removeprefix(f"{error.field}: "), context.params[name]
+    if isinstance(typed, str) and repr(typed) not in words and len(typed) <= _SHOWN_LENGTH:
+        words = f"{typed!r}: {words}"
+    told = click.BadParameter(words, context, param).format_message()
+    hint = error.hint if error.hint != errors.BODY_HINT else None
+    return errors.InvalidRequest(told, hint=hint or f"{context.command_path} --help")
 
 
 def addressed_to(url: str, text: str) -> str:

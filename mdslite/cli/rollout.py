@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -31,11 +32,14 @@ def parse_span(ctx: click.Context, param: click.Parameter, value: str) -> float:
 def parse_steps(ctx: click.Context, param: click.Parameter, value: str) -> list[float]:
     """`5,25,50,100`."""
     try:
-        return [float(part) for part in value.split(",")]
-    except ValueError as exc:
+        steps = [float(part) for part in value.split(",")]
+    except ValueError:
+        steps = [math.nan]
+    if not all(map(math.isfinite, steps)):
         raise click.BadParameter(
             f"{value!r}: expected percentages with commas, such as 5,25,50,100", ctx, param
-        ) from exc
+        )
+    return steps
 
 
 @click.command(
@@ -53,9 +57,11 @@ A shadow is none while it is rolled out; after an abort, or a gate that failed, 
 unless somebody else has changed it meanwhile."""
 )
 @click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
-@click.argument("what", metavar="[VERSION|pause|resume|promote|abort]", required=False)
+@click.argument("version", metavar="[VERSION|pause|resume|promote|abort]", required=False)
 @click.option("--steps", default="5,25,50,100", show_default=True, callback=parse_steps, help="Percentages.")
-@click.option("--every", default="10m", show_default=True, callback=parse_span, help="How long each lasts.")
+@click.option(
+    "--every", "every_s", default="10m", show_default=True, callback=parse_span, help="How long each lasts."
+)
 @click.option("--gate", "gates", multiple=True, metavar="GATE", help="What must hold; may be repeated.")
 @click.option("--ungated", is_flag=True, help="Without gates, step it up whatever it does.")
 @click.option("--reason", default="", metavar="TEXT", help="Kept with the rollout.")
@@ -63,9 +69,9 @@ unless somebody else has changed it meanwhile."""
 @url_option
 def rollout(
     target: Target,
-    what: str | None,
+    version: str | None,
     steps: list[float],
-    every: float,
+    every_s: float,
     gates: tuple[str, ...],
     ungated: bool,
     reason: str,
@@ -74,17 +80,17 @@ def rollout(
 ) -> int:
     """Step a version up while its gates hold, and back where one fails."""
     with connect(url) as client:
-        if what is None:
+        if version is None:
             found = client.rollout(target.project, target.model)
-        elif what in _ACTIONS:
-            found = client.change_rollout(target.project, target.model, what)
+        elif version in _ACTIONS:
+            found = client.change_rollout(target.project, target.model, version)
         else:
             found = client.begin_rollout(
                 target.project,
                 target.model,
-                what,
+                version,
                 steps=steps,
-                every_s=every,
+                every_s=every_s,
                 gates=list(gates),
                 ungated=ungated,
                 reason=reason,

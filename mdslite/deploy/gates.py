@@ -64,15 +64,16 @@ class Gate:
         found = _GATE.fullmatch(text.strip())
         if found is None:
             raise InvalidRequest(
-                f"gate: expected such as error_rate<1%, p99<1.2x or agreement>95%, got {text[:60]!r}",
+                f"expected such as error_rate<1%, p99<1.2x or agreement>95%; got {text[:60]!r}",
+                field="gates",
                 hint="error_rate, p50, p99, latency, confidence and agreement can be gates",
             )
         metric, unit = found["metric"], found["unit"] or ""
         if unit not in _UNITS[metric]:
             wanted = " or ".join(one or "a plain number" for one in _UNITS[metric])
-            raise InvalidRequest(f"gate {text.strip()!r}: {metric} is measured in {wanted}")
+            raise InvalidRequest(f"{metric} is measured in {wanted}; got {text.strip()!r}", field="gates")
         if unit == "%" and float(found["limit"]) > 100:
-            raise InvalidRequest(f"gate {text.strip()!r}: {metric} is never above 100 %")
+            raise InvalidRequest(f"{metric} is never above 100 %; got {text.strip()!r}", field="gates")
         scale = {"%": 0.01, "s": 1000.0}.get(unit, 1.0)
         return cls(
             text=text.strip(),

@@ -112,16 +112,19 @@ class Wish:
     def check(self) -> None:
         """:raises InvalidRequest: it makes no sense"""
         if not self.steps or len(self.steps) > STEPS_MAX:
-            raise InvalidRequest(f"steps: expected 1 to {STEPS_MAX} percentages, such as 5,25,50,100")
+            raise InvalidRequest(f"expected 1 to {STEPS_MAX} percentages, such as 5,25,50,100", field="steps")
         if any(not 0 < step <= 100 for step in self.steps) or list(self.steps) != sorted(set(self.steps)):
-            raise InvalidRequest(f"steps: expected rising percentages up to 100, got {list(self.steps)}")
+            got = ", ".join(f"{step:g}" for step in self.steps)
+            raise InvalidRequest(f"expected rising percentages up to 100; got {got}", field="steps")
         if not EVERY_MIN_S <= self.every_s <= 30 * 86_400:
-            raise InvalidRequest("every: expected 1 s to 30 days")
+            raise InvalidRequest("expected 1 s to 30 days", field="every_s")
         for gate in self.gates:
             Gate.parse(gate)
         if not self.gates and not self.ungated:
             raise InvalidRequest(
-                f"gates: without any, {self.version} would get {self.steps[-1]:g} % of all, whatever it does",
+                f"expected at least one: without any, {self.version} would get {self.steps[-1]:g} % of all,"
+                " whatever it does",
+                field="gates",
                 hint="--gate 'error_rate<1%', or --ungated if that is meant",
             )
 

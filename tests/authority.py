@@ -33,10 +33,10 @@ class Authority:
         self.cert = folder / f"{name}.pem"
         self.cert.write_bytes(self._cert.public_bytes(serialization.Encoding.PEM))
 
-    def sign(self, name: str) -> Signed:
-        """A new pair for localhost, and for a client that is called `name`."""
+    def sign(self, name: str, *, hours: float = 48) -> Signed:
+        """A new pair for localhost, and for a client that is called `name`. `hours` from now it expires."""
         key = ec.generate_private_key(ec.SECP256R1())
-        cert = self._sign(_name(name), key)
+        cert = self._sign(_name(name), key, hours=hours)
         pem = cert.public_bytes(serialization.Encoding.PEM)
         plain = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -63,7 +63,12 @@ class Authority:
         return made.public_bytes(serialization.Encoding.PEM)
 
     def _sign(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool = False
+        self,
+        name: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        is_authority: bool = False,
+        hours: float = 48,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         issuer_id = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
@@ -76,8 +81,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=2))
+            .not_valid_before(now - timedelta(hours=2))
+            .not_valid_after(now + timedelta(hours=hours))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(

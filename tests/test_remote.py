@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+from authority import Authority, Signed
 from doors import ROW, Deployed, Site, npy, open_site, predict, request, run
 from waiting import until
 
@@ -25,6 +28,7 @@ from mdslite.serving.remote.kubernetes import read_slices, watch_service
 from mdslite.serving.remote.lane import RemoteLane
 from mdslite.serving.remote.loading import check_infos
 from mdslite.serving.remote.pool import EJECT_AFTER, Address, Pool
+from mdslite.serving.remote.wire import Unanswered, Wires, read_trust
 from mdslite.spec import Confidence, EndpointInfo, ServiceInfo, Spec
 
 GATEWAY = "/projects/p/models/far:predict"
@@ -156,9 +160,11 @@ async def listening(
     *,
     ready: bool = True,
     admission: Callable[[], int] = lambda: 404,
+    host: str = "127.0.0.1",
+    signed: Signed | None = None,
 ) -> AsyncIterator[int]:
     """A server that answers what it is told, or ends the connection; `ready` is whether it knows /readyz,
-    `admission` what it answers who asks for a model."""
+    `admission` what it answers who asks for a model. It speaks TLS where it is `signed`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -179,7 +185,11 @@ async def listening(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    tls = None
+    if signed is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(signed.both)
+    server = await asyncio.start_server(serve, host, 0, ssl=tls)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
@@ -471,6 +481,77 @@ def test_what_one_request_is_forbidden_says_little_of_its_endpoint(tmp_path: Pat
     run(test())
 
 
+UNTRUSTED = (
+    "its certificate is not trusted (unable to get local issuer certificate): "
+    "options: {ca: FILE} says whom to trust"
+)
+
+
+def test_a_certificate_that_is_not_trusted_is_named_and_trusted_where_the_spec_says_so(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path)
+
+    async def test() -> None:
+        async with listening(lambda: (200, GOOD), signed=authority.sign("far")) as port:
+            info = EndpointInfo(url=f"https://127.0.0.1:{port}")
+            async with gateway(tmp_path / "near", info, health_s=0.01) as (near, served):
+                assert (await near.ask(predict(["x"], target=GATEWAY))).status == 503
+                await until(lambda: served.state == "unhealthy")
+                assert served.reason == f"no endpoint can take requests: {UNTRUSTED}"
+            trusting = EndpointInfo(url=info.url, options={"ca": str(authority.cert)})
+            async with gateway(tmp_path / "trusting", trusting) as (near, _):
+                assert (await near.ask(predict(["x"], target=GATEWAY))).status == 200
+            asking = EndpointInfo(url=info.url, protocol="OIP")
+            with pytest.raises(LoadFailed, match=re.escape(UNTRUSTED)) as told:
+                async with gateway(tmp_path / "asking", asking):
+                    pass
+            assert told.value.hint is None  # what the model is called there is not what is wrong
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("host", "hours", "reason"),
+    [
+        ("127.0.0.2", 48, "its certificate is for another name than its URL has"),
+        ("127.0.0.1", -1, "its certificate is not valid now (certificate has expired)"),
+    ],
+)
+def test_what_tls_finds_wrong_is_told(tmp_path: Path, host: str, hours: float, reason: str) -> None:
+    authority = Authority(tmp_path)
+
+    async def test() -> None:
+        signed = authority.sign("far", hours=hours)
+        async with listening(lambda: (200, GOOD), host=host, signed=signed) as port:
+            wires = Wires(tls=read_trust({"ca": str(authority.cert)}))
+            with pytest.raises(Unanswered) as told:
+                await wires.get(Address(f"https://{host}:{port}"), "/healthz")
+            wires.close()
+            assert (told.value.reason, told.value.sent) == (reason, False)
+
+    run(test())
+
+
+def test_an_endpoint_that_speaks_no_tls_is_told_of() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async def test() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            wires = Wires()
+            with pytest.raises(Unanswered, match=r"TLS with it fails \(wrong version number\)"):
+                await wires.get(
+                    Address(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"), "/healthz"
+                )
+            wires.close()
+
+    run(test())
+
+
 def test_a_variable_that_is_to_hold_a_token_has_to_be_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,6 +702,47 @@ def test_a_peer_is_an_endpoint_while_it_has_the_model_ready(tmp_path: Path) -> N
             assert await first_of("mdslite", target) == [Address(url(far))]
             assert await first_of("mdslite", wanted(url(far), model="other")) == []
         assert await first_of("mdslite", target) == []
+
+    run(test())
+
+
+def test_a_peer_that_is_not_found_is_told_of(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+
+    async def test() -> None:
+        async with listening(lambda: (200, GOOD), signed=authority.sign("far")) as port:
+            options = {"every_s": 0.01}
+            info = EndpointInfo(url=f"https://127.0.0.1:{port}", provider="mdslite", options=options)
+            async with gateway(tmp_path / "near", info, health_s=0.01) as (_, served):
+                await until(lambda: served.state == "unhealthy")
+                assert served.reason == f"no endpoint can take requests: none was found: {UNTRUSTED}"
+            trusting = wanted(info.url, ca=str(authority.cert))
+            assert await first_of("mdslite", trusting) == [Address(info.url)]
+
+    run(test())
+
+
+def test_a_peer_says_why_it_is_no_endpoint(tmp_path: Path) -> None:
+    async def test() -> None:
+        told: list[str] = []
+        async with open_site(tmp_path) as far:
+            for target in (wanted(url(far)), wanted(url(far), model="other")):
+                await first_of("mdslite", replace(target, tell=told.append))
+        assert told == ["", "it does not have the model ready"]
+
+    run(test())
+
+
+def test_a_provider_that_cannot_begin_is_told_of_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+    async def test() -> None:
+        info = EndpointInfo(url="http://models.shop:8500", provider="kubernetes")
+        with pytest.raises(LoadFailed, match="no Kubernetes cluster"):
+            async with gateway(tmp_path, info):
+                pass
 
     run(test())
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 from mdslite.errors import LoadFailed
 from mdslite.serving.remote.kubernetes import watch_service
 from mdslite.serving.remote.pool import Address
-from mdslite.serving.remote.wire import Unanswered, Wires
+from mdslite.serving.remote.wire import Unanswered, Wires, read_trust
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,15 @@ Watch = AsyncIterator[Sequence[Address]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a provider is asked for: the spec's URL and options, for which model."""
+    """What a provider is asked for: the spec's URL and options, for which model. It may `tell` why it finds
+    nothing, without saying where, and "" when it does."""
 
     url: str
     options: Mapping[str, Any]
     project: str
     model: str
     version: str
+    tell: Callable[[str], None] = lambda why: None
 
 
 Provider = Callable[[Wanted], Watch]
@@ -66,8 +68,9 @@ async def watch_dns(wanted: Wanted) -> Watch:
             else:
                 found = await _resolve(parts.hostname or "", port)
         except OSError as exc:
-            logger.warning("endpoints: %s was not found: %s", parts.hostname, exc)
+            wanted.tell("its name was not found" + (f" ({exc.strerror})" if exc.strerror else ""))
         else:
+            wanted.tell("")
             yield [
                 Address(
                     urlunsplit(parts._replace(netloc=_netloc(host, number))),
@@ -80,7 +83,8 @@ async def watch_dns(wanted: Wanted) -> Watch:
 
 async def watch_peer(wanted: Wanted) -> Watch:
     """Another mdslite, while it says that it has the model ready."""
-    wires = Wires(token_env=wanted.options.get("token_env"))
+    tls = await asyncio.to_thread(read_trust, wanted.options)
+    wires = Wires(tls=tls, token_env=wanted.options.get("token_env"))
     project = wanted.options.get("project", wanted.project)
     model = wanted.options.get("model", wanted.model)
     address = Address(wanted.url)
@@ -89,10 +93,15 @@ async def watch_peer(wanted: Wanted) -> Watch:
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
                     answer = await wires.get(address, f"/readyz?model={project}/{model}")
-                ready = answer.status == 200
-            except (Unanswered, TimeoutError):
-                ready = False
-            yield [address] if ready else []
+            except (Unanswered, TimeoutError) as exc:
+                why = getattr(exc, "reason", f"it gave no answer within {_TIMEOUT_S:g} s")
+            else:
+                refused = answer.status in (401, 403)
+                why = wires.refusal(answer.status) if refused else "it does not have the model ready"
+                if answer.status == 200:
+                    why = ""
+            wanted.tell(why)
+            yield [] if why else [address]
             await asyncio.sleep(_seconds(wanted.options, "every_s", PEER_S))
     finally:
         wires.close()
@@ -108,6 +117,7 @@ async def watch_kubernetes(wanted: Wanted) -> Watch:
         port=parts.port,
         options=wanted.options,
         every_s=_seconds(wanted.options, "every_s", LOOK_S),
+        tell=wanted.tell,
     ):
         yield [
             Address(urlunsplit(parts._replace(netloc=_netloc(host, port))), parts.netloc)
@@ -143,13 +153,19 @@ def find_provider(name: str | None) -> Provider:
 
 
 async def merge(watches: Sequence[Watch]) -> Watch:
-    """All that several watches have found, whenever one of them finds something else."""
+    """All that several watches have found, whenever one of them finds something else.
+
+    :raises LoadFailed: one of them cannot begin, and no other has found anything yet
+    """
     found: dict[int, Sequence[Address]] = {}
-    changed: asyncio.Queue[tuple[int, Sequence[Address]]] = asyncio.Queue(maxsize=len(watches))
+    changed: asyncio.Queue[tuple[int, Sequence[Address] | LoadFailed]] = asyncio.Queue(maxsize=len(watches))
 
     async def follow(number: int, watch: Watch) -> None:
-        async for addresses in watch:
-            await changed.put((number, addresses))
+        try:
+            async for addresses in watch:
+                await changed.put((number, addresses))
+        except LoadFailed as exc:
+            await changed.put((number, exc))
 
     tasks = [
         asyncio.create_task(follow(number, watch), name="discovery") for number, watch in enumerate(watches)
@@ -157,6 +173,11 @@ async def merge(watches: Sequence[Watch]) -> Watch:
     try:
         while True:
             number, addresses = await changed.get()
+            if isinstance(addresses, LoadFailed):
+                if not found:
+                    raise addresses
+                logger.error("endpoints: %s", addresses.message)
+                continue
             found[number] = addresses
             yield [address for key in sorted(found) for address in found[key]]
     finally:

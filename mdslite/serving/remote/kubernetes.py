@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,7 @@ import msgspec
 
 from mdslite.errors import LoadFailed
 from mdslite.serving.remote.pool import Address
-from mdslite.serving.remote.wire import Unanswered, Wires
-
-logger = logging.getLogger(__name__)
+from mdslite.serving.remote.wire import Unanswered, Wires, read_trust
 
 # What every pod finds of its cluster.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -55,11 +51,13 @@ async def watch_service(
     options: Mapping[str, Any],
     every_s: float,
     account: Path = ACCOUNT,
+    tell: Callable[[str], None] = lambda why: None,
 ) -> AsyncIterator[list[tuple[str, int]]]:
     """Addresses and ports of what is ready behind a service, asked again every `every_s` seconds.
 
     `options.api` is the API server's URL, by default that of the cluster this runs in; `options.port_name`
-    chooses among several ports, of which `port` is the default's number.
+    chooses among several ports, of which `port` is the default's number; `options.ca` is trusted beside the
+    cluster's authority. `tell` hears why nothing is found, "" when it is.
 
     :raises LoadFailed: it runs in no cluster, and no API server is named
     """
@@ -72,17 +70,20 @@ async def watch_service(
     while True:
         # The account's token is renewed in its file: made anew for each look.
         token, certificate = _read(account / "token"), account / "ca.crt"
-        tls = ssl.create_default_context(cafile=certificate) if certificate.exists() else None
+        tls = read_trust(options, more=certificate if certificate.exists() else None)
         wires = Wires(tls=tls, token=token)
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 answer = await wires.get(Address(api), path)
             if answer.status == 200:
-                yield read_slices(answer.body, port=port, port_name=options.get("port_name"))
+                found = read_slices(answer.body, port=port, port_name=options.get("port_name"))
+                tell("" if found else "the service has no ready address")
+                yield found
             else:
-                logger.warning("endpoints: the cluster answered %d for %s", answer.status, service)
+                tell(f"the cluster's API answered {answer.status}")
         except (Unanswered, TimeoutError, msgspec.DecodeError) as exc:
-            logger.warning("endpoints: %s could not be read from the cluster: %s", service, exc)
+            why = str(exc) or f"it gave no answer within {_TIMEOUT_S:g} s"
+            tell(f"the cluster's API: {why}")
         finally:
             wires.close()
         await asyncio.sleep(every_s)

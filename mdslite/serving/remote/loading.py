@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from collections.abc import Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from mdslite.runtimes.protocol import Outputs, Signature
 from mdslite.serving.batch import Confidence
 from mdslite.serving.confidence import confidence_reader
 from mdslite.serving.knobs import Knobs
-from mdslite.serving.remote.discovery import Wanted, find_provider, merge
+from mdslite.serving.remote.discovery import Wanted, Watch, find_provider, merge
 from mdslite.serving.remote.lane import RemoteLane
 from mdslite.serving.remote.pool import Balance, Pool
 from mdslite.serving.remote.speech import (
@@ -31,7 +31,7 @@ from mdslite.serving.remote.speech import (
     model_path,
     read_metadata,
 )
-from mdslite.serving.remote.wire import Unanswered, Wires
+from mdslite.serving.remote.wire import Unanswered, Wires, read_trust
 from mdslite.spec import EndpointInfo, Spec
 from mdslite.store.addresses import is_machinery
 from mdslite.tensors import Codec
@@ -56,10 +56,10 @@ async def load_remote(
     first = check_infos(infos)
     options = first.options
     project, model, _ = names
-    tls = await asyncio.to_thread(_trust, options)
+    tls = await asyncio.to_thread(read_trust, options)
     wires = Wires(tls=tls, token_env=_checked_variable(options))
     pool = Pool(balance=_balance(options), clock=perf_counter)
-    watch = merge([find_provider(info.provider)(Wanted(info.url, info.options, *names)) for info in infos])
+    watch = merge([_watch(info, options, names, pool) for info in infos])
     try:
         async with asyncio.timeout(FIRST_LOOK_S):
             pool.update(await anext(watch))
@@ -77,7 +77,7 @@ async def load_remote(
         await watch.aclose()  # type: ignore[attr-defined]
         wires.close()
         if isinstance(exc, TimeoutError):
-            raise LoadFailed(f"no endpoint was found within {FIRST_LOOK_S:g} s") from exc
+            raise LoadFailed(f"no endpoint was found within {FIRST_LOOK_S:g} s{pool.why_unfound()}") from exc
         raise
     lane = RemoteLane(
         label,
@@ -92,6 +92,12 @@ async def load_remote(
     )
     lane.start()
     return codec, lane
+
+
+def _watch(info: EndpointInfo, options: Mapping[str, Any], names: tuple[str, str, str], pool: Pool) -> Watch:
+    """Who finds the endpoints of one URL, by the version's options and its own."""
+    tell = partial(pool.tell, info.url)
+    return find_provider(info.provider)(Wanted(info.url, {**options, **info.options}, *names, tell=tell))
 
 
 def check_infos(infos: tuple[EndpointInfo, ...]) -> EndpointInfo:
@@ -161,7 +167,7 @@ def _confidence_in(answer: bytes, field: str | None) -> float | None:
 
 
 async def _ask_signature(pool: Pool, wires: Wires, model: str, version: str | None) -> Signature:
-    reasons = []
+    reasons, answered = [], False
     for endpoint in pool.endpoints:
         try:
             async with asyncio.timeout(METADATA_S):
@@ -175,10 +181,14 @@ async def _ask_signature(pool: Pool, wires: Wires, model: str, version: str | No
             reasons.append(f"{endpoint.url}: {wires.refusal(answer.status)}")
         else:
             reasons.append(f"{endpoint.url}: status {answer.status}")
+            answered = True
+    named = (
+        "options: {model: NAME} says what the model is called there; "
+        "of an mdslite, options: {model: PROJECT.MODEL}"
+    )
+    why = "; ".join(reasons) or f"none was found{pool.why_unfound()}"
     raise LoadFailed(
-        f"no endpoint says what the model {model} takes ({'; '.join(reasons) or 'none was found'})",
-        hint="options: {model: NAME} says what the model is called there; "
-        "of an mdslite, options: {model: PROJECT.MODEL}",
+        f"no endpoint says what the model {model} takes ({why})", hint=named if answered else None
     )
 
 
@@ -198,13 +208,3 @@ def _balance(options: Mapping[str, Any]) -> Balance:
     if found == "round_robin" or found == "least_loaded":
         return found  # type: ignore[no-any-return]
     raise LoadFailed(f"endpoints_infos: option balance: expected round_robin or least_loaded, got {found!r}")
-
-
-def _trust(options: Mapping[str, Any]) -> ssl.SSLContext | None:
-    file = options.get("ca")
-    if file is None:
-        return None
-    try:
-        return ssl.create_default_context(cafile=file)
-    except (OSError, ssl.SSLError) as exc:
-        raise LoadFailed(f"endpoints_infos: option ca: {file} cannot be read: {exc}") from exc

@@ -4,12 +4,15 @@ many requests may be repeated. Owns no connection; told what happened, by the cl
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from mdslite.errors import Unavailable
+
+logger = logging.getLogger(__name__)
 
 Balance = Literal["round_robin", "least_loaded"]
 
@@ -67,6 +70,7 @@ class Pool:
 
     def __init__(self, *, balance: Balance = "round_robin", clock: Callable[[], float]) -> None:
         self.endpoints: list[Endpoint] = []
+        self._unfound: dict[str, str] = {}  # why nothing is found at a URL
         self._balance = balance
         self._clock = clock
         self._turn = 0
@@ -78,6 +82,12 @@ class Pool:
         known = {endpoint.address: endpoint for endpoint in self.endpoints}
         wanted = dict.fromkeys(addresses)
         self.endpoints = [known.get(address) or Endpoint(address) for address in wanted]
+
+    def tell(self, url: str, why: str) -> None:
+        """Discovery says why it finds nothing at a URL; "" when it does."""
+        if why and self._unfound.get(url) != why:
+            logger.warning("endpoints: nothing is found at %s: %s", url, why)
+        self._unfound[url] = why
 
     def pick(self, tried: Iterable[Endpoint] = ()) -> Endpoint:
         """The endpoint for the next try of a request. Ejected ones take it only when no other is left.
@@ -150,8 +160,13 @@ class Pool:
     def why_none(self) -> str:
         """Why no endpoint can take requests, without saying where they are."""
         reasons = dict.fromkeys(one.reason for one in self.endpoints if one.reason)
-        why = "; ".join(reasons) if self.endpoints else "none was found"
+        why = "; ".join(reasons) if self.endpoints else f"none was found{self.why_unfound()}"
         return "no endpoint can take requests" + (f": {why[:_WHY_CHARS]}" if why else "")
+
+    def why_unfound(self) -> str:
+        """Why discovery finds nothing, to be put after that it does."""
+        reasons = dict.fromkeys(why for why in self._unfound.values() if why)
+        return f": {'; '.join(reasons)}" if reasons else ""
 
     @property
     def _budget_max(self) -> float:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore2
 
+from mdslite.errors import LoadFailed
 from mdslite.serving.remote.pool import Address
 from mdslite.serving.remote.speech import Answer, Question
 
@@ -21,6 +24,9 @@ READ_S = 600.0  # an end for who asks without a deadline; requests have theirs
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 
 _FAULTS = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException)
+# OpenSSL's numbers of what is wrong with a certificate (X509_V_ERR_...).
+_OTHER_TIME = frozenset({9, 10})
+_OTHER_NAME = frozenset({62, 64})
 _NEVER_SENT = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout)
 
 
@@ -119,9 +125,45 @@ class Wires:
         self._closing = asyncio.get_running_loop().create_task(self._pool.aclose(), name="close endpoints")
 
 
+def read_trust(options: Mapping[str, Any], *, more: Path | None = None) -> ssl.SSLContext | None:
+    """Who is trusted: the authorities in the file of option `ca` and in `more`; None, the system's, without.
+
+    :raises LoadFailed: a file cannot be read
+    """
+    files = [file for file in (options.get("ca"), more) if file is not None]
+    if not files:
+        return None
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for file in files:
+        try:
+            trust.load_verify_locations(file)
+        except (OSError, ssl.SSLError) as exc:
+            raise LoadFailed(f"endpoints_infos: option ca: {file} cannot be read: {exc}") from exc
+    return trust
+
+
 def _told(exc: Exception) -> str:
     if isinstance(exc, httpcore2.ConnectError):
-        return "it cannot be connected to"
+        return _told_of_tls(exc) or "it cannot be connected to"
     if isinstance(exc, httpcore2.ConnectTimeout):
         return f"it took no connection within {CONNECT_S:g} s"
     return str(exc) or type(exc).__name__
+
+
+def _told_of_tls(exc: BaseException) -> str | None:
+    """What TLS found wrong, in words that do not say where the endpoint is; None where it was not that."""
+    cause: BaseException | None = exc
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    if not isinstance(cause, ssl.SSLCertVerificationError):
+        why = (cause.reason or "unknown").lower().replace("_", " ")
+        return f"TLS with it fails ({why})"
+    if cause.verify_code in _OTHER_NAME:
+        return "its certificate is for another name than its URL has"
+    if cause.verify_code in _OTHER_TIME:
+        return f"its certificate is not valid now ({cause.verify_message})"
+    return (
+        f"its certificate is not trusted ({cause.verify_message}): options: {{ca: FILE}} says whom to trust"
+    )

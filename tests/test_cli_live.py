@@ -117,6 +117,34 @@ def test_up_says_where_it_serves_and_what_it_suggests_works(
     assert re.search(r"^✓ demo/digits v1 ready \d+\.\ds$", err, re.MULTILINE)
 
 
+def test_a_model_that_is_unloaded_says_how_it_is_loaded_again(
+    live: Live, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MDSLITE_URL")
+    url = ["--url", live.url]
+    assert run(["unload", "demo/digits", *url]) == 0
+    found = capsys.readouterr()
+    assert re.fullmatch(r"VERSION  STATE\nv1       unloaded\n", found.out)
+    assert run(["predict", "demo/digits", "-d", "@sample.json", *url]) == 1
+    hint = capsys.readouterr().err.splitlines()[-1].removeprefix("hint: ")
+    for line in (hint, found.err.strip().removeprefix("bring it back: ")):
+        assert line == f"mdslite load --url {live.url} demo/digits"
+    assert run(["ls", *url]) == 0
+    reason = (
+        f"demo/digits@v1 unloaded: it was unloaded: mdslite load --url {live.url} demo/digits brings it back"
+    )
+    assert reason in capsys.readouterr().err
+    assert run([*shlex.split(hint)[1:], "--json"]) == 0
+    assert [one["state"] for one in json.loads(capsys.readouterr().out)["versions"]] == ["ready"]
+    assert run(["predict", "demo/digits", "-d", "@sample.json", *url]) == 0
+
+
+def test_a_command_for_a_whole_model_takes_no_version(capsys: Captured) -> None:
+    for command in ("load", "unload", "rollout", "compare", "label"):
+        assert run([command, "demo/digits@v1"]) == 1
+        assert "'demo/digits@v1' names a version: expected PROJECT/MODEL" in capsys.readouterr().err
+
+
 def test_the_first_five_minutes_on_a_terminal(live: Live, folder: Path) -> None:
     file = folder / "deployments.yaml"
     file.write_text(DEPLOYMENTS.replace("100", "ten"))

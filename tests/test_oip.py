@@ -200,10 +200,16 @@ async def test_an_unloaded_model_answers_nothing_until_it_is_loaded_again(box: B
     assert (await load(caller, "unload", body={"parameters": {"unload_dependents": False}})).status == 200
     assert await index(caller) | {} == {"v1": "UNAVAILABLE", "v2": "UNAVAILABLE"}
     assert await index(caller, ready=True) == {}
-    assert (await caller.post(INFER, X4)).status == 503
+    refused = await caller.post(INFER, X4)
+    assert (refused.status, refused.json["hint"]) == (503, "mdslite load p/m")
+    assert refused.json["error"].endswith("is ready to take its traffic: unloaded are v1, v2")
+    named = await caller.post("/projects/p/models/m/versions/v1:predict", {"instances": []})
+    assert (named.status, named.json["error"], named.json["hint"]) == (
+        503, "p/m v1 was unloaded", "mdslite load p/m",
+    )  # fmt: skip
     assert (await caller.get("/v2/models/p.m/ready")).status == 503
     heard = await caller.get("/v2/models/p.m")
-    assert (heard.status, heard.json["code"]) == (503, "unavailable")
+    assert (heard.status, heard.json["code"], heard.json["hint"]) == (503, "unavailable", "mdslite load p/m")
     assert (await caller.get("/v2/models/p.m/stats")).json["model_stats"][0]["execution_count"] == 0
     assert (await caller.get("/api/v1/models")).json[0]["versions"][0]["state"] == "unloaded"
 

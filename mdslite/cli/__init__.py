@@ -31,6 +31,8 @@ COMMANDS = {
     "dash": ("dash", "dash", "Watch and drive it from this terminal."),
     "history": ("history", "history", "List revisions, newest first."),
     "undo": ("history", "undo", "Go back to an earlier revision."),
+    "load": ("residence", "load", "Bring a model's versions back into memory."),
+    "unload": ("residence", "unload", "Take a model's versions out of memory; they stay deployed."),
     "compare": ("compare", "compare", "Show two versions beside each other."),
     "drift": ("drift", "drift", "Show what is no longer as it was."),
     "alerts": ("drift", "alerts", "List what has drifted, and choose who is told."),

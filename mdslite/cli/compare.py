@@ -10,7 +10,7 @@ import click
 
 from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
-from mdslite.cli.target import Target, parse_target
+from mdslite.cli.target import Target, parse_model
 
 Json = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ refused (4xx) says something of who sent it and is left out; `mdslite ls` and th
 from 400 on. Agreement needs one of the two to be the other's shadow. Copies get what time requests leave, and
 the others are dropped: `mdslite replay` asks later what the log kept."""
 )
-@click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
+@click.argument("target", metavar="PROJECT/MODEL", callback=parse_model)
 @click.argument("first", metavar="V1")
 @click.argument("second", metavar="V2")
 @click.option("--since", default="1h", show_default=True, help="From when on: 15m, 24h, 14:00.")

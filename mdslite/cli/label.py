@@ -14,7 +14,7 @@ import click
 from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import connect, json_option, url_option, yes_option
-from mdslite.cli.target import Target, parse_target
+from mdslite.cli.target import Target, parse_model
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -79,7 +79,7 @@ Examples:
 Requests wait for a label because a version was unsure, because a shadow answered otherwise, or at random.
 Accuracy over all traffic is told from the random ones alone."""
 )
-@click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
+@click.argument("target", metavar="PROJECT/MODEL", callback=parse_model)
 @click.argument("id", metavar="[ID]", type=click.IntRange(min=1), required=False)
 @click.argument("label", metavar="[LABEL]", required=False)
 @click.option("--note", default="", metavar="TEXT", help="Kept with the label.")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8500"  # client.DEFAULT_URL, without importing the client for --help
 
 _ASKING = re.compile(
-    r"\bmdslite (alerts|apply|audit|backup|compare|dash|drift|history|label|logs|ls|predict|replay|rollout|"
-    r"show|token (?:limit|list|revoke)|undo)\b"
+    r"\bmdslite (alerts|apply|audit|backup|compare|dash|drift|history|label|load|logs|ls|predict|replay|"
+    r"rollout|show|token (?:limit|list|revoke)|undo|unload)\b"
 )
 
 _SHOWN_LENGTH = 60  # characters of what was typed

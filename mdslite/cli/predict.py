@@ -125,8 +125,10 @@ def _signature(client: Client, target: Target) -> Mapping[str, Any]:
         if version.get("signature"):
             signature: Mapping[str, Any] = version["signature"]
             return signature
+    unloaded = any(one["state"] == "unloaded" for one in versions)
+    way = f"load {target.project}/{target.model}" if unloaded else f"ls {target.project}"
     raise errors.Unavailable(
-        f"{target} has no loaded version that could say what it takes", hint=f"mdslite ls {target.project}"
+        f"{target} has no loaded version that could say what it takes", hint=f"mdslite {way}"
     )
 
 

@@ -11,7 +11,7 @@ import click
 
 from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
-from mdslite.cli.target import Target, parse_target
+from mdslite.cli.target import Target, parse_model
 
 Json = Mapping[str, Any]
 
@@ -56,7 +56,7 @@ interval does; one that fails puts the weights of before back at once. Every ste
 A shadow is none while it is rolled out; after an abort, or a gate that failed, it is a shadow again,
 unless somebody else has changed it meanwhile."""
 )
-@click.argument("target", metavar="PROJECT/MODEL", callback=parse_target)
+@click.argument("target", metavar="PROJECT/MODEL", callback=parse_model)
 @click.argument("version", metavar="[VERSION|pause|resume|promote|abort]", required=False)
 @click.option("--steps", default="5,25,50,100", show_default=True, callback=parse_steps, help="Percentages.")
 @click.option(

@@ -71,7 +71,7 @@ def ls(scope: Scope | None, as_json: bool, url: str) -> int:
         output.note("nothing is deployed yet")
         output.note(addressed_to(url, "hint: mdslite apply -f deployments.yaml"))
     else:
-        _write_models(found)
+        _write_models(found, url)
     return 0
 
 
@@ -125,7 +125,7 @@ def show(target: Target, moment: float | None, as_json: bool, url: str) -> int:
     return 0
 
 
-def _write_models(models: Sequence[Json]) -> None:
+def _write_models(models: Sequence[Json], url: str) -> None:
     rows = [
         [
             f"{model['project']}/{model['model']}",
@@ -146,7 +146,8 @@ def _write_models(models: Sequence[Json]) -> None:
         for version in model["versions"]:
             if version.get("reason"):
                 name = f"{model['project']}/{model['model']}@{version['version']}"
-                output.note(f"{name} {version['state']}: {output.escape(version['reason'])}")
+                reason = addressed_to(url, output.escape(version["reason"]))
+                output.note(f"{name} {version['state']}: {reason}")
             for one in version.get("endpoints") or ():
                 if not one["available"]:
                     name = f"{model['project']}/{model['model']}@{version['version']}"
@@ -161,7 +162,7 @@ def _write_version(target: Target, version: Json, url: str) -> None:
         weight += f" ({_percent(version.get('share'))} of traffic)"
     fields = {
         "state": version["state"],
-        "reason": version.get("reason"),
+        "reason": addressed_to(url, version["reason"]) if version.get("reason") else None,
         "weight": weight,
         "replicas": version.get("replicas"),
         "runtime": version.get("runtime"),

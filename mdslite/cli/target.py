@@ -49,6 +49,18 @@ def parse_target(ctx: click.Context, param: click.Parameter, value: str) -> Targ
     return Target(found["project"], found["model"], found["version"])
 
 
+def parse_model(ctx: click.Context, param: click.Parameter, value: str) -> Target:
+    """`PROJECT/MODEL`, for what concerns all its versions."""
+    found = parse_target(ctx, param, value)
+    if found.version is not None:
+        raise click.BadParameter(
+            f"{value!r} names a version: expected PROJECT/MODEL, as this is for all of its versions",
+            ctx,
+            param,
+        )
+    return found
+
+
 def parse_scope(ctx: click.Context, param: click.Parameter, value: str | None) -> Scope | None:
     """`PROJECT`, or `PROJECT/MODEL`."""
     if value is None:

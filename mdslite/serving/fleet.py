@@ -257,7 +257,8 @@ class Fleet:
     def unload(self, key: Key) -> None:
         """Take a version out of its routes and, once it has answered what it has, out of memory."""
         served = self._served[key]
-        self.mark(key, served.spec, served.digest, state="unloaded", reason="it was unloaded")
+        reason = f"it was unloaded: mdslite load {served.project}/{served.model} brings it back"
+        self.mark(key, served.spec, served.digest, state="unloaded", reason=reason)
         self._retire(served)
 
     def _route(self) -> None:
@@ -284,12 +285,18 @@ class Fleet:
                     shadows=shadows,
                     selector=_make_selector(takers),
                     back_in_s=partial(_back_in_s, versions),
+                    unloaded=[one.version for one in versions if one.state == "unloaded"],
                 )
             )
             for served in versions:
                 cycle_of_one = [served] if served in ready else []
+                unloaded = [served.version] if served.state == "unloaded" else []
                 back_in_s = partial(_back_in_s, [served])
-                routes.append(Route(project, model, served.version, cycle_of_one, back_in_s=back_in_s))
+                routes.append(
+                    Route(
+                        project, model, served.version, cycle_of_one, back_in_s=back_in_s, unloaded=unloaded
+                    )
+                )
         self.router.replace(routes)
 
     def _retire(self, served: Served) -> None:

@@ -49,7 +49,8 @@ class Route(Generic[T]):
     """One predict URL. `pick` is the whole of routing on the hot path: one list access."""
 
     __slots__ = (
-        "_at", "_back_in_s", "_cycle", "_length", "model", "project", "selector", "shadows", "url", "version",
+        "_at", "_back_in_s", "_cycle", "_length", "_unloaded",
+        "model", "project", "selector", "shadows", "url", "version",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +63,10 @@ class Route(Generic[T]):
         shadows: Sequence[Share[T]] = (),
         selector: Selector[T] | None = None,
         back_in_s: Callable[[], float] = lambda: 1.0,
+        unloaded: Sequence[str] = (),
     ) -> None:
         self._back_in_s = back_in_s  # when to ask again where none is ready
+        self._unloaded = unloaded  # the versions that somebody took out of memory
         self.selector = selector  # asked before `pick`, where requests may choose by themselves
         self.shadows = shadows  # what copies its requests once they are answered
         self.project = project
@@ -83,14 +86,17 @@ class Route(Generic[T]):
         if at >= self._length:
             at = 0
             if not self._length:
-                raise Unavailable(self._why_not(), retry_after_s=self._back_in_s())
+                hint = f"mdslite load {self.project}/{self.model}" if self._unloaded else None
+                raise Unavailable(self._why_not(), hint=hint, retry_after_s=self._back_in_s())
         self._at = at + 1
         return self._cycle[at]
 
     def _why_not(self) -> str:
+        name = f"{self.project}/{self.model}"
         if self.version is not None:
-            return f"{self.project}/{self.model} {self.version} is not ready"
-        return f"no version of {self.project}/{self.model} is ready to take its traffic (mdslite ls says why)"
+            return f"{name} {self.version} {'was unloaded' if self._unloaded else 'is not ready'}"
+        why = f": unloaded are {', '.join(self._unloaded)}" if self._unloaded else " (mdslite ls says why)"
+        return f"no version of {name} is ready to take its traffic{why}"
 
 
 class InferRoute(Route[T]):

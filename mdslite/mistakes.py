@@ -13,7 +13,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -50,11 +50,40 @@ def convert(document: Document, kind: type[T], *, base: Path = (), advise: Advic
         raise _Mistake(document, kind, base, advise).explain(str(exc)) from exc
 
 
-def choices_at(kind: Any, place: str) -> list[str]:
-    """What a value may be at a place within a type, such as `steps[0].action`, where it is one of a few."""
-    for name, index in re.findall(r"([^.\[]+)|\[(\d+|\.\.\.)\]", place):
-        kind = _inside(kind, name or (int(index) if index.isdigit() else ""))
-    return [str(choice) for choice in _choices(kind)]
+def choices_of(kind: Any) -> list[str]:
+    """What a value of a type may be, where it is one of a few."""
+    for option in _options(kind):
+        if typing.get_origin(option) is typing.Literal:
+            return list(typing.get_args(option))
+        if inspect.isclass(option) and issubclass(option, enum.Enum):
+            return [member.value for member in option]
+    return []
+
+
+def locate(refusal: str, value: Any, kind: Any) -> tuple[Path, Any]:
+    """The path of what msgspec refused in a value that was to be a `kind`, and the type expected there.
+
+    Which entry of a mapping it was msgspec does not say: the value does, and where it is not known, `...`
+    stands for the key.
+    """
+    named = re.search(r" - at `(key` in `)?\$([^`]*)`\Z", refusal)
+    path: Path = ()
+    for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", named[2] if named else ""):
+        part: str | int = name or (index if index == "..." else int(index))
+        inner = _inside(kind, "" if part == "..." else part)
+        if part == "...":
+            part = next((key for key, one in _items(value) if not _fits(one, inner)), part)
+        path, value, kind = (*path, part), dict(_items(value)).get(part), inner
+    if named and named[1]:
+        keys = next((typing.get_args(option)[0] for option in _options(kind)), str)
+        path, kind = (*path, next((key for key, _ in _items(value) if not _fits(key, keys)), "...")), keys
+    return path, kind
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
 
 
 class _Mistake:
@@ -67,7 +96,8 @@ class _Mistake:
         self._advise = advise
 
     def explain(self, refusal: str) -> SpecError:
-        path, kind = self._locate(refusal)
+        inner, kind = locate(refusal, self._document.get(self._base), self._kind)
+        path = (*self._base, *inner)
         value = self._document.get(path)
         struct = _struct(kind)
         if struct is not None and isinstance(value, dict):
@@ -79,21 +109,6 @@ class _Mistake:
         return self._document.error(
             path, f"expected {expected}, got {quote(value)}", hint=self._hint(path, kind, value)
         )
-
-    def _locate(self, refusal: str) -> tuple[Path, Any]:
-        """The path that the refusal names, from the document's root, and the type expected there."""
-        named = re.search(r" - at `\$([^`]*)`\Z", refusal)
-        path, kind = self._base, self._kind
-        for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", named[1] if named else ""):
-            if index == "...":
-                # msgspec does not say which value of a mapping it refused.
-                inner = _inside(kind, "")
-                values = self._document.get(path)
-                part: str | int = next(key for key, value in values.items() if not _fits(value, inner))
-            else:
-                part = name or int(index)
-            path, kind = (*path, part), _inside(kind, part)
-        return path, kind
 
     def _wrong_keys(self, path: Path, struct: type[msgspec.Struct], value: dict[str, Any]) -> SpecError:
         fields = {field.name: field for field in msgspec.structs.fields(struct)}
@@ -126,7 +141,7 @@ class _Mistake:
         known = "; ".join(part for part in (_note(kind, "description"), advice) if part)
         struct = _struct(kind)
         if known or struct is None:
-            otherwise = "write one of these" if _choices(kind) else "write it as expected"
+            otherwise = "write one of these" if choices_of(kind) else "write it as expected"
             return known or f"{otherwise}, or leave the key out"
         return f"its keys: {', '.join(struct.__struct_fields__)}"
 
@@ -143,7 +158,7 @@ class _Mistake:
             return f"write it without quotes: {raw}"
         if bool in _options(kind) and raw.casefold() in _YES_AND_NO:
             return f"write {_YES_AND_NO[raw.casefold()]}"
-        choices = {choice.casefold(): choice for choice in _choices(kind)}
+        choices = {choice.casefold(): choice for choice in choices_of(kind)}
         close = difflib.get_close_matches(raw.casefold(), choices, n=1, cutoff=0.5)
         return f"did you mean {choices[close[0]]}?" if close else None
 
@@ -196,20 +211,11 @@ def _word(kind: Any) -> str:
     word = _note(kind, "word")
     if word is not None:
         return str(word)
-    choices = [choice for choice in _choices(kind) if not choice.startswith("UNSET_")]
+    choices = [choice for choice in choices_of(kind) if not choice.startswith("UNSET_")]
     if choices:
         return f"one of {', '.join(choices)}"
     found = {_WORDS.get(typing.get_origin(option) or option, "a mapping") for option in _options(kind)}
     return " or ".join(sorted(found - {"a whole number"} if "a number" in found else found))
-
-
-def _choices(kind: Any) -> list[str]:
-    for option in _options(kind):
-        if typing.get_origin(option) is typing.Literal:
-            return list(typing.get_args(option))
-        if inspect.isclass(option) and issubclass(option, enum.Enum):
-            return [member.value for member in option]
-    return []
 
 
 def _tree(kind: Any, owner: str = "the file") -> Iterator[tuple[str, str]]:

@@ -163,6 +163,30 @@ async def test_weights_that_make_no_sense_are_refused(
     assert await box.revisions() == before
 
 
+@pytest.mark.parametrize(
+    ("body", "words", "field"),
+    [
+        ({"v1": 80, "v2": "20"}, "v2: expected float, got str", "v2"),
+        ({"v1": 80, "v2": -1}, "v2: expected float >= 0.0", "v2"),
+        ({"v1": None}, "v1: expected float, got null", "v1"),
+        ({"v1": 80, "v 2": 20}, "v 2: expected 1 to 63 letters", "v 2"),
+        (b'{"v1": 80, "v2": 1e999}', "v2: number out of range", "v2"),
+        (b'{"v1": "80", "v2": ' + b"[" * 100_000, "the body does not fit: expected float, got str", None),
+    ],
+)
+async def test_a_weight_that_is_none_is_named_with_its_version(
+    deployed: Path, caller: Caller, body: Any, words: str, field: str | None
+) -> None:
+    heard = await caller.ask("PUT", WEIGHTS, body)
+    assert heard.status == 400
+    assert heard.json["error"].startswith(words)
+    assert heard.json.get("field") == field
+    if isinstance(body, dict):
+        wish = {"weights": {"project": "p", "model": "m", "weights": body}}
+        heard = await caller.post("/api/v1/plan", wish)
+        assert heard.json["field"] == f"weights.weights.{field}"
+
+
 # Tags
 
 

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from mdslite.api.caller import Caller
-from mdslite.api.operations import FORMS, Call, Name, Nothing, Operation, declare
+from mdslite.api.operations import Call, Name, Nothing, Operation, declare
 from mdslite.api.parts import Parts
+from mdslite.api.refusals import FORMS
 from mdslite.api.schema import Given, Limit, ModelPath, Time, Value
 from mdslite.errors import Forbidden
 from mdslite.store.tokens import Rate, Scope, Wish

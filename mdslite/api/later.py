@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from mdslite.api.operations import FORMS, Answer, Call, Nothing, Operation, Send, declare
+from mdslite.api.operations import Answer, Call, Nothing, Operation, Send, declare
 from mdslite.api.parts import Parts
+from mdslite.api.refusals import FORMS
 from mdslite.api.schema import Given, Value
 from mdslite.predict.call import Reply
 from mdslite.predict.deferred import URL, WAIT_MAX_S, answer_of

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mdslite.api.operations import FORMS, Name
+from mdslite.api.operations import Name
+from mdslite.api.refusals import FORMS
 from mdslite.api.schema import Given, Value
 
 _OIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}\.[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)"

@@ -7,7 +7,7 @@ that the other does not. Owns no operation (see admin.py) and no socket.
 from __future__ import annotations
 
 import asyncio
-import re
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -28,6 +28,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from mdslite.api.caller import Caller, caller_of
+from mdslite.api.refusals import FORMS, explain
 from mdslite.errors import (
     BODY_HINT,
     ClientClosed,
@@ -40,7 +41,6 @@ from mdslite.errors import (
     UnsupportedMedia,
 )
 from mdslite.http.budget import BODIES, LEAST_BYTES, Claim
-from mdslite.mistakes import choices_at
 from mdslite.store.tokens import Scope
 
 AsgiScope = Any  # ASGI's own shapes: a dict, and two callables
@@ -60,12 +60,7 @@ NDJSON = "application/x-ndjson"
 # `$` also matches before a last newline in Python, hence the lookahead.
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)"
 Name = Annotated[str, msgspec.Meta(pattern=_NAME, description="letters, digits, _ and -, up to 63")]
-
-# What a text was expected to be, in words, by its pattern.
-FORMS = {_NAME: "1 to 63 letters, digits, _ or -, the first one no _ or -"}
-
-
-_LENGTH = re.compile(r"`?str`? of length (<=|>=) (\d+)")
+FORMS[_NAME] = "1 to 63 letters, digits, _ or -, the first one no _ or -"
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -356,7 +351,7 @@ def parse_json(body: bytes, into: type[BodyT]) -> BodyT:
     try:
         return msgspec.json.decode(body or b"{}", type=into)
     except msgspec.ValidationError as exc:
-        place, words = _plain(exc, into)
+        place, words = explain(exc, lambda: json.loads(body), into)
         words = words if place else f"the body does not fit: {words}"
         raise InvalidRequest(words, field=place, hint=BODY_HINT) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -396,30 +391,9 @@ def convert(given: dict[str, str], into: type[QueryT]) -> QueryT:
     try:
         return msgspec.convert(given, into, strict=False)
     except msgspec.ValidationError as exc:
-        culprit, wrong = _plain(exc, into)
+        culprit, wrong = explain(exc, lambda: given, into)
         came = f"; got {given[culprit]!r}" if culprit in given and "; got " not in wrong else ""
         raise InvalidRequest(f"{wrong}{came}", field=culprit) from exc
-
-
-def _plain(exc: msgspec.ValidationError, into: Any) -> tuple[str | None, str]:
-    """`Expected int - at $.limit` as `limit` and `expected int`."""
-    what, _, where = str(exc).partition(" - at `")
-    place = where.rstrip("`").removeprefix("key in ").removeprefix("$").removeprefix(".")
-    what, _, pattern = what.partition(" matching regex ")
-    if pattern:
-        words = (words for form, words in FORMS.items() if repr(form) == pattern)
-        what = f"Expected {next(words, None) or f'text like {pattern}'}"
-    _, enum, came = what.partition("Invalid enum value ")
-    if enum and (choices := choices_at(into, place)):
-        what = f"Expected one of {', '.join(choices)}; got {came}"
-    what = _LENGTH.sub(_length_words, what).replace("`", "")
-    return place or None, f"{what[:1].lower()}{what[1:]}"
-
-
-def _length_words(found: re.Match[str]) -> str:
-    if found[0].endswith(">= 1"):
-        return "text that is not empty"
-    return f"text of {'at most' if found[1] == '<=' else 'at least'} {found[2]} characters"
 
 
 def _too_large(limit_bytes: int) -> TooLarge:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from mdslite.api.comparison import Comparison
-from mdslite.api.operations import FORMS, Name
+from mdslite.api.operations import Name
+from mdslite.api.refusals import FORMS
 from mdslite.api.schema import Given, Time, Value
 
 TOTAL_MAX = 100_000

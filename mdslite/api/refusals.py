@@ -1,0 +1,54 @@
+"""What a request's value was refused for, in words: msgspec's refusals as people say them, and the place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mdslite.mistakes import choices_of, locate
+
+# What a text was expected to be, in words, by its pattern.
+FORMS: dict[str, str] = {}
+
+_LENGTH = re.compile(r"`?str`? of length (<=|>=) (\d+)")
+
+
+def explain(exc: msgspec.ValidationError, read: Callable[[], Any], kind: Any) -> tuple[str | None, str]:
+    """`Expected int - at $.limit` as `limit` and `expected int`. `read` reads the value that was to be a
+    `kind`; it is asked only for the key of a mapping's entry, which msgspec does not tell."""
+    refusal = str(exc)
+    path, expected = locate(
+        refusal, _read(read) if "[...]" in refusal or "`key` in" in refusal else None, kind
+    )
+    what = refusal.partition(" - at `")[0]
+    what, _, pattern = what.partition(" matching regex ")
+    if pattern:
+        words = (words for form, words in FORMS.items() if repr(form) == pattern)
+        what = f"Expected {next(words, None) or f'text like {pattern}'}"
+    _, enum, came = what.partition("Invalid enum value ")
+    if enum and (choices := choices_of(expected)):
+        what = f"Expected one of {', '.join(choices)}; got {came}"
+    what = _LENGTH.sub(_length_words, what).replace("`", "")
+    return _place_text(path) or None, f"{what[:1].lower()}{what[1:]}"
+
+
+def _read(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (ValueError, RecursionError):  # msgspec refuses before it has seen all of it
+        return None
+
+
+def _place_text(path: tuple[str | int, ...]) -> str:
+    """`steps[0].action`; what holds it, where its own key is not known."""
+    path = path[: path.index("...")] if "..." in path else path
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _length_words(found: re.Match[str]) -> str:
+    if found[0].endswith(">= 1"):
+        return "text that is not empty"
+    return f"text of {'at most' if found[1] == '<=' else 'at least'} {found[2]} characters"

@@ -24,6 +24,7 @@ from mdslite.oip.speech import make_messages
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import Outputs, ProbeReport, Runtime, Signature
 from mdslite.serving.batch import Confidence
+from mdslite.serving.behaviour import behaviour, confidence_field, remote_behaviour
 from mdslite.serving.declared import declared_tensors
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.knobs import Knobs
@@ -33,15 +34,12 @@ from mdslite.serving.loader import (
     AnyLane,
     Loader,
     LoadRequest,
-    Station,
-    behaviour,
-    confidence_field,
 )
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.serving.remote.lane import RemoteLane
-from mdslite.serving.remote.loading import make_remote_knobs, remote_confidence
 from mdslite.serving.router import Route, Router, Share, weighted_cycle
 from mdslite.serving.samples import Samples
+from mdslite.serving.station import Station
 from mdslite.serving.targeting import Selector
 from mdslite.serving.upkeep import CHECK_EVERY_S, REBUILD_DELAYS_S, Kept, Upkeep
 from mdslite.spec import ServiceInfo, Spec
@@ -100,7 +98,7 @@ class Served:
         :raises LoadFailed: it does not fit the model that is loaded
         """
         if isinstance(self.lane, RemoteLane):
-            return make_remote_knobs(spec), remote_confidence(spec, self.codec.signature)
+            return remote_behaviour(spec, self.codec.signature)
         return behaviour(spec, self.report, self.sample)
 
     def follow(self, spec: Spec) -> None:

@@ -16,37 +16,27 @@ from typing import Any, TypeAlias
 from msgspec import structs
 
 from mdslite import pipelines
-from mdslite.data import DataCodec, read_confidences
-from mdslite.errors import LoadFailed
-from mdslite.fields import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_BATCH_TIMEOUT_MS,
-    DEFAULT_PREDICTION_TIME_MS,
-    QUEUE_ROWS,
-)
+from mdslite.data import DataCodec
 from mdslite.graph import ModelName
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.kinds import cpu_build
 from mdslite.runtimes.protocol import DataSession, Device, Outputs, ProbeReport, Runtime, Session
-from mdslite.serving.batch import Confidence
+from mdslite.serving.behaviour import behaviour, confidence_field, make_knobs
 from mdslite.serving.calibrate import Warm, load_options, open_fitting, open_warm
-from mdslite.serving.confidence import confidence_reader
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
-from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import INLINE_S, Lane
 from mdslite.serving.nodes import Deployed, Handler, Work
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.serving.remote.lane import RemoteLane
 from mdslite.serving.remote.loading import check_infos, load_remote
-from mdslite.serving.replica import Replica
 from mdslite.serving.router import Router
+from mdslite.serving.station import OpenSession, Station
 from mdslite.spec import Batch, Spec
 from mdslite.tensors import Codec
 
 AnyCodec: TypeAlias = Codec | DataCodec
 AnyLane: TypeAlias = Lane | PipelineLane | RemoteLane
-OpenSession: TypeAlias = Callable[[Device], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,61 +66,6 @@ class LoadRequest:
         report = replace(self.report, package=self.report.pipeline.handlers[handler], pipeline=None)
         spec = structs.replace(self.spec, batch=Batch(), confidence=None)
         return replace(self, spec=spec, report=report, node=node, handler=handler)
-
-
-@dataclass(frozen=True, slots=True)
-class Printed:
-    """The end of what a replica's session printed; `ended` says how it ended, None while it serves."""
-
-    replica: str
-    text: str
-    ended: str | None
-
-
-class Station:
-    """A lane and the way to open its sessions: what it takes to build a lost replica again."""
-
-    lane: Lane
-
-    def __init__(self, open_session: OpenSession) -> None:
-        self.open_session = open_session  # blocks; raises LoadFailed or OutOfMemory
-        self.on_lost: Callable[[Station, Replica, str], None] | None = None
-        self.ended: dict[str, Printed] = {}  # the last of each name that was lost
-        self.rebuild_at = 0.0  # when a lost replica is opened again, in the time of `monotonic`
-
-    def lost(self, replica: Replica, reason: str) -> None:
-        found = _read_printed(replica, reason)
-        if found is not None:
-            self.ended[replica.name] = found
-        if self.on_lost is not None:
-            self.on_lost(self, replica, reason)
-
-    def printed(self) -> list[Printed]:
-        """What packages have printed: for each replica what its last process left behind, and its present
-        one. Nothing for models that print nothing."""
-        here = [*self.lane.replicas, *self.lane.resting]
-        found = [*self.ended.values(), *(_read_printed(one, None) for one in here)]
-        return sorted((one for one in found if one is not None), key=lambda one: one.replica)
-
-    def make_replica(
-        self, session: Any, *, name: str, gate: Gate, loop: asyncio.AbstractEventLoop
-    ) -> Replica:
-        """A replica around a session; one that can end by itself while idle is watched."""
-        replica = Replica(session, name=name, gate=gate, loop=loop)
-        watch = getattr(session, "watch", None)
-        if watch is not None:
-            watch(partial(_tell, loop, self, replica))
-        return replica
-
-
-def _read_printed(replica: Replica, ended: str | None) -> Printed | None:
-    output = getattr(replica.session, "output", None)
-    return None if output is None else Printed(replica.name, output(), ended)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, station: Station, replica: Replica, reason: str) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(lambda: station.lane.lose(replica, reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,66 +274,6 @@ class Loader:
         return gate
 
 
-def behaviour(spec: Spec, report: ProbeReport, sample: Outputs | None) -> tuple[Knobs, Confidence]:
-    """What of a spec changes without loading again.
-
-    :raises LoadFailed: it does not fit the model
-    """
-    knobs = make_knobs(spec, report)
-    if report.package is not None or report.pipeline is not None:
-        confidence_field(spec)
-        return knobs, read_confidences
-    return knobs, confidence_reader(report.signature, spec.confidence, sample)
-
-
-def confidence_field(spec: Spec) -> str | None:
-    """The field of a package's answers that holds their confidence, None for the usual one.
-
-    :raises LoadFailed: the spec names an output, which a package does not have
-    """
-    if spec.confidence is None:
-        return None
-    if spec.confidence.output is not None:
-        raise LoadFailed(
-            f'confidence.output: "{spec.confidence.output}", but a Python package has no named outputs',
-            hint="write confidence: {field: NAME}, a field of what the package answers",
-        )
-    return None if spec.confidence.field is None else str(spec.confidence.field)
-
-
-def make_knobs(spec: Spec, report: ProbeReport) -> Knobs:
-    """The batching knobs of a version: its spec's, else its package's, else what its model allows.
-
-    :raises LoadFailed: the spec asks for batches of a model that cannot be batched
-    """
-    batch, package = spec.batch, report.package
-    size, timeout_ms, time_ms = batch.batch_size, batch.batch_timeout_ms, batch.prediction_time_ms
-    if report.pipeline is not None and not size is timeout_ms is None:
-        raise LoadFailed(
-            "batch: batch_size and batch_timeout_ms, but each node of a pipeline batches on its own",
-            hint="write @mds.batch above the predict of a node; only prediction_time_ms is the pipeline's",
-        )
-    batches = report.signature.rows == "free"
-    why_not = "the model fixes the first dimension of an input or output"
-    hint = "leave batch_size out, or export the model with a free first dimension"
-    default_size = DEFAULT_BATCH_SIZE
-    if package is not None:
-        # What is not written for batches takes one datum at a time; of async code, several may wait at once.
-        default_size = package.batch_size or (DEFAULT_BATCH_SIZE if package.is_async else 1)
-        timeout_ms = package.batch_timeout_ms if timeout_ms is None else timeout_ms
-        time_ms = package.prediction_time_ms if time_ms is None else time_ms
-        if package.streams:
-            batches, why_not, hint = False, "its predict is a generator", "leave batch_size out"
-    if not batches and (size or 1) > 1:
-        raise LoadFailed(f"batch.batch_size is {size}, but {why_not}", hint=hint)
-    return Knobs(
-        batch_size=(default_size if size is None else size) if batches else 1,
-        batch_timeout_s=_seconds(timeout_ms, DEFAULT_BATCH_TIMEOUT_MS),
-        prediction_s=_seconds(time_ms, DEFAULT_PREDICTION_TIME_MS),
-        queue_rows=QUEUE_ROWS,
-    )
-
-
 def _make_handler(request: LoadRequest, lane: Lane, codec: DataCodec) -> Handler:
     package = request.report.package
     assert package is not None
@@ -415,7 +290,3 @@ def _opener(runtime: Runtime, path: Path, options: Callable[[Device], Any]) -> O
 
 def _labels(sessions: Sequence[Session | DataSession]) -> tuple[str, ...]:
     return tuple(session.device.label for session in sessions)
-
-
-def _seconds(chosen_ms: float | None, default_ms: float) -> float:
-    return (default_ms if chosen_ms is None else chosen_ms) / 1000

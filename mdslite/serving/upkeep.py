@@ -13,8 +13,8 @@ from time import monotonic
 from typing import Protocol
 
 from mdslite.errors import MdsliteError
-from mdslite.serving.loader import Station
 from mdslite.serving.replica import Replica
+from mdslite.serving.station import Station
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,10 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
-
 from mdslite.data import DataCodec
 from mdslite.errors import LoadFailed
-from mdslite.fields import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS, QUEUE_ROWS
-from mdslite.runtimes.executor import find_confidence
-from mdslite.runtimes.protocol import Outputs, Signature
-from mdslite.serving.batch import Confidence
-from mdslite.serving.confidence import confidence_reader
-from mdslite.serving.knobs import Knobs
+from mdslite.runtimes.protocol import Signature
+from mdslite.serving.behaviour import remote_behaviour
 from mdslite.serving.remote.discovery import Wanted, Watch, find_provider, merge
 from mdslite.serving.remote.lane import RemoteLane
 from mdslite.serving.remote.pool import Balance, Pool
@@ -73,6 +67,7 @@ async def load_remote(
             asked = options.get("project", project), options.get("model", model), options.get("version")
             speech = PredictSpeech(*asked, health=options.get("health", "/healthz"))
             codec = PassingCodec()
+        knobs, read_confidence = remote_behaviour(spec, codec.signature)
     except BaseException as exc:
         await watch.aclose()  # type: ignore[attr-defined]
         wires.close()
@@ -86,8 +81,8 @@ async def load_remote(
         pool=pool,
         wires=wires,
         watch=watch,
-        knobs=make_remote_knobs(spec),
-        read_confidence=remote_confidence(spec, codec.signature),
+        knobs=knobs,
+        read_confidence=read_confidence,
         repeats=options.get("idempotent", True),
     )
     lane.start()
@@ -128,42 +123,6 @@ def check_infos(infos: tuple[EndpointInfo, ...]) -> EndpointInfo:
                 raise LoadFailed(f"endpoints_infos: option {name}: got {value!r}")
     _balance(infos[0].options)
     return infos[0]
-
-
-def make_remote_knobs(spec: Spec) -> Knobs:
-    """A remote version's batches are made where it is computed; what is left is time and the bound."""
-    batch = spec.batch
-    time_ms = DEFAULT_PREDICTION_TIME_MS if batch.prediction_time_ms is None else batch.prediction_time_ms
-    return Knobs(
-        batch_size=1,
-        batch_timeout_s=DEFAULT_BATCH_TIMEOUT_MS / 1000,
-        prediction_s=time_ms / 1000,
-        queue_rows=QUEUE_ROWS,
-    )
-
-
-def remote_confidence(spec: Spec, signature: Signature) -> Confidence:
-    """How to read confidences from what endpoints answer.
-
-    :raises LoadFailed: the spec names an output that the model does not have
-    """
-    if signature.inputs:
-        return confidence_reader(signature, spec.confidence, None)
-    field = None if spec.confidence is None or spec.confidence.field is None else str(spec.confidence.field)
-
-    def read(outputs: Outputs) -> list[float | None]:
-        return [_confidence_in(answer, field) for answer in outputs[0]]
-
-    return read
-
-
-def _confidence_in(answer: bytes, field: str | None) -> float | None:
-    if answer[:1] != b"{":
-        return None
-    try:
-        return find_confidence(orjson.loads(answer), field)
-    except orjson.JSONDecodeError:
-        return None
 
 
 async def _ask_signature(pool: Pool, wires: Wires, model: str, version: str | None) -> Signature:

@@ -9,15 +9,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from starlette.types import ASGIApp, Message, Scope
+
 from mdslite.errors import MdsliteError
 from mdslite.http.guard import error_body, error_headers, make_request_id
 
 logger = logging.getLogger(__name__)
-
-Scope = Any  # ASGI's own shapes: a dict, and two callables
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _DISCONNECT = {"type": "http.disconnect"}
 
@@ -26,10 +23,13 @@ class Exchange:
     """One request on its way through the application.
 
     `unread` are the flow-controlled sizes of the pieces of its body that the application has not taken yet,
-    oldest first; `hand_back` is told of each that it takes. `send` leads to the client.
+    oldest first; `hand_back` is told of each that it takes. `send` leads to the client, and
+    None ends its answer.
     """
 
-    def __init__(self, send: Send, hand_back: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(
+        self, send: Callable[[Message | None], Awaitable[None]], hand_back: Callable[[int], Awaitable[None]]
+    ) -> None:
         self.unread: deque[int] = deque()
         self.task: asyncio.Task[None] | None = None  # set when it is to be cancelled if the client leaves
         self._send = send
@@ -43,7 +43,7 @@ class Exchange:
         """Whether it is for the application to read on rather than for the client to send."""
         return bool(self.unread)
 
-    async def answer(self, app: App, scope: Scope) -> None:
+    async def answer(self, app: ASGIApp, scope: Scope) -> None:
         """Run the application; one that raises before it answers becomes an opaque 500."""
         try:
             await app(scope, self.receive, self.send)

@@ -41,8 +41,9 @@ from hypercorn.protocol.events import Body, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup
+from starlette.types import ASGIApp, Scope, Send
 
-from mdslite.door.h2_exchange import App, Exchange, Scope, Send, error_reply
+from mdslite.door.h2_exchange import Exchange, error_reply
 from mdslite.errors import InvalidRequest, MdsliteError, RequestTimeout, TooLarge
 from mdslite.http.policing import (
     CANCEL,
@@ -83,7 +84,7 @@ class Link(Protocol):
 class Engine:
     """What all connections share: the application and Hypercorn's settings."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
         # It writes down each header that it reads, tokens too, for who listens at DEBUG.
         logging.getLogger("hpack").setLevel(logging.INFO)
@@ -100,7 +101,7 @@ class Engine:
 class Streams(H2Protocol):
     """Answers the requests of one connection; `receive` takes bytes, `leave` says that no more will come."""
 
-    def __init__(self, app: App, link: Link, *, config: Config, context: WorkerContext) -> None:
+    def __init__(self, app: ASGIApp, link: Link, *, config: Config, context: WorkerContext) -> None:
         state = ConnectionState({})
         super().__init__(
             cast(AppWrapper, app),

@@ -16,6 +16,8 @@ from mdslite.http.guard import error_body, error_headers, make_request_id
 
 logger = logging.getLogger(__name__)
 
+Send = Callable[[Message | None], Awaitable[None]]
+
 _DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -23,13 +25,11 @@ class Exchange:
     """One request on its way through the application.
 
     `unread` are the flow-controlled sizes of the pieces of its body that the application has not taken yet,
-    oldest first; `hand_back` is told of each that it takes. `send` leads to the client, and
+    oldest first; `hand_back` is told of each that it takes. `send` leads to the client;
     None ends its answer.
     """
 
-    def __init__(
-        self, send: Callable[[Message | None], Awaitable[None]], hand_back: Callable[[int], Awaitable[None]]
-    ) -> None:
+    def __init__(self, send: Send, hand_back: Callable[[int], Awaitable[None]]) -> None:
         self.unread: deque[int] = deque()
         self.task: asyncio.Task[None] | None = None  # set when it is to be cancelled if the client leaves
         self._send = send

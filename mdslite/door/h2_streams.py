@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, cast
@@ -41,9 +41,9 @@ from hypercorn.protocol.events import Body, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup
-from starlette.types import ASGIApp, Scope, Send
+from starlette.types import ASGIApp, Message, Scope
 
-from mdslite.door.h2_exchange import Exchange, error_reply
+from mdslite.door.h2_exchange import Exchange, Send, error_reply
 from mdslite.errors import InvalidRequest, MdsliteError, RequestTimeout, TooLarge
 from mdslite.http.policing import (
     CANCEL,
@@ -171,7 +171,9 @@ class Streams(H2Protocol):
         """Hypercorn's way to start its sending task, which lives as long as the connection."""
         self._link.spawn(func(*args)).add_done_callback(lambda _: self._link.hang_up())
 
-    async def spawn_app(self, app: AppWrapper, config: Config, scope: Scope, send: Send) -> Send:
+    async def spawn_app(
+        self, app: AppWrapper, config: Config, scope: Scope, send: Send
+    ) -> Callable[[Message], Awaitable[None]]:
         """Hypercorn's way to start the application for a request."""
         scope["extensions"].update(self._link.extensions)
         exchange = Exchange(send, partial(self._take_read, self._opening))

@@ -175,6 +175,7 @@ def test_rows_that_arrive_do_not_move_the_chosen_one() -> None:
 
 def test_a_filter_is_typed_completed_and_taken_away() -> None:
     async def scene(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: bool(app.snapshot.rows))
         await pilot.press("slash", *"stat")
         await pilot.press("tab")
         await pilot.press(*"400", "enter")
@@ -185,6 +186,22 @@ def test_a_filter_is_typed_completed_and_taken_away() -> None:
         assert app.view.filter == ""
 
     play(scene, recorded_feed())
+
+
+def test_rows_of_what_was_looked_at_before_do_not_get_into_a_screen_that_opens() -> None:
+    async def scene(app: DashApp, pilot: Pilot[None]) -> None:
+        assert isinstance(app.feed, StillFeed)
+        assert {row["status"] for row in app.snapshot.rows or ()} == {200, 400}
+        app.look(pane="requests", filter="status>=400")
+        await app.run_action("show('requests')")
+        await pilot.pause()
+        bad = [row for row in app.snapshot.rows or () if row["status"] == 400]
+        app.feed.snapshot = msgspec.structs.replace(app.snapshot, rows=bad, rows_filter="status>=400")
+        app.repaint()
+        await pilot.pause()
+        assert pane_of(app).book.seen(1000) == bad
+
+    play(scene, pane="deploy")
 
 
 def test_a_wrong_filter_says_what_is_wrong() -> None:

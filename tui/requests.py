@@ -179,6 +179,8 @@ class Requests(Wheeled, Pane):
         rows = snapshot.rows
         if rows is None or rows is self._absorbed or rows is self._stale:
             return
+        if snapshot.rows_filter not in (None, log_filter(view)):  # of what was looked at before
+            return
         self._stale = None
         self.book.absorb(rows, hole=snapshot.missed > self._missed)
         self._absorbed, self._missed = rows, snapshot.missed

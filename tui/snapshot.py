@@ -60,6 +60,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     rollouts: list[Json] = []
     alerts: list[Json] | None = None
     rows: list[Json] | None = None
+    rows_filter: str | None = None  # what they passed, None where nobody says
     missed: int = 0
     progress: Json | None = None  # of an apply that is going on, whoever asked for it
     troubles: dict[str, str] = {}

@@ -37,6 +37,7 @@ class Kept:
     rows: list[Json] | None = None
     missed: int = 0
     rows_of: tuple[Any, ...] = ()
+    rows_filter: str | None = None
     progress: Json | None = None
     troubles: dict[str, str] = field(default_factory=dict)
     restarts: int = 0
@@ -55,6 +56,7 @@ class Kept:
             rollouts=self.rollouts,
             alerts=self.alerts,
             rows=self.rows,
+            rows_filter=self.rows_filter,
             missed=self.missed,
             progress=self.progress,
             troubles=dict(self.troubles),
@@ -157,7 +159,8 @@ class RowsSource:
     def keep(self, kept: Kept, view: View, found: tuple[list[Json], int | None]) -> bool:
         rows, known = found
         if known is None:
-            kept.rows, kept.missed, kept.rows_of = rows, 0, self.depends(view)
+            kept.rows, kept.missed = rows, 0
+            kept.rows_of, kept.rows_filter = self.depends(view), log_filter(view)
         elif rows:
             kept.missed += len(rows) >= calls.PAGE_MAX
             kept.rows = (rows + (kept.rows or []))[:RING]

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
+from piloting import piloted
 from textual.pilot import Pilot
 
 from mdslite.calls import Ask
@@ -39,7 +40,7 @@ async def opened(
 ) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
     """A dashboard that draws when it is told to and after each key."""
     app = DashApp(feed, ink=Ink(theme, ascii=ascii), tick=isinstance(feed, LiveFeed))
-    async with app.run_test(size=size) as pilot:
+    async with piloted(app, size) as pilot:
         await pilot.pause()
         yield app, pilot
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from piloting import piloted
 from textual.pilot import Pilot
 
 from mdslite.tui.app import DashApp
@@ -171,7 +172,7 @@ async def showing(
 ) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
     """The real application on a snapshot."""
     app = DashApp(SceneFeed(snapshot), ink=Ink(ascii=ascii), read_only=read_only, tick=False)
-    async with app.run_test(size=size) as pilot:
+    async with piloted(app, size) as pilot:
         await pilot.pause()
         yield app, pilot
 

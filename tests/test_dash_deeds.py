@@ -14,6 +14,7 @@ import live
 import models
 import pytest
 from dash import screen_text
+from piloting import piloted
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -46,7 +47,7 @@ async def watching(
 ) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
     async with AsyncClient(url, retries=Retries(count=0)) as client:
         app = DashApp(LiveFeed(client, view=View(pane=pane)), read_only=read_only)
-        async with app.run_test(size=(120, 36)) as pilot:
+        async with piloted(app, (120, 36)) as pilot:
             yield app, pilot
 
 

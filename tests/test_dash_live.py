@@ -18,6 +18,7 @@ from pathlib import Path
 import live
 import models
 import pytest
+from piloting import piloted
 from scenes import text_of
 from textual.pilot import Pilot
 from textual.widgets import Input
@@ -69,7 +70,7 @@ def weights_in(app: DashApp) -> dict[str, float]:
 async def watching(url: str, token: str | None = None) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
     async with AsyncClient(url, token, retries=Retries(count=0)) as client:
         app = DashApp(LiveFeed(client))
-        async with app.run_test(size=(100, 30)) as pilot:
+        async with piloted(app, (100, 30)) as pilot:
             yield app, pilot
 
 

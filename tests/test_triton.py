@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import models
 import numpy as np
 import pytest
 from live import up
+from tritonclient.grpc import model_config_pb2
 
 from mdslite import deployments
 from mdslite.cli import run
 from mdslite.errors import InvalidRequest
 from mdslite.triton.backend import UTILS, Backend, make_utils
 from mdslite.triton.conversion import convert
+from mdslite.triton.enums import ENUMS
 from mdslite.triton.pbtxt import parse
 from mdslite.triton.repository import read_repository
 
@@ -50,16 +54,16 @@ def test_fields_are_lists_however_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: 1\nb", r"c:2: it ends where|c:2: expected a colon"),
-        ("a {\n b: 1", "c:2: it ends where a field's name"),
-        ("a: 1\n]", "c:2: expected a field's name"),
-        ("a: [1 2]", "c:1: expected a comma"),
-        ("a: }", "c:1: expected a value"),
-        ("a: 1\n\n%", "c:3: '%' is not understood"),
+        ("a: 1\nb", "c:2:1: expected a colon"),
+        ("a {\n b: 1", "c:2:5: it ends where a field's name"),
+        ("a: 1\n]", "c:2:1: expected a field's name"),
+        ("a: [1 2]", "c:1:5: expected a comma"),
+        ("a: }", "c:1:4: expected a value"),
+        ("a: 1\n\n %", "c:3:2: '%' is not understood"),
         ("a {" * 100, "nested too deep"),
     ],
 )
-def test_mistakes_have_their_line(text: str, words: str) -> None:
+def test_mistakes_have_their_line_and_column(text: str, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         parse(text, file="c")
 
@@ -203,6 +207,66 @@ def test_what_is_no_repository_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidRequest, match=r"there is no folder|holds no models"):
         read_repository(tmp_path / name)
+
+
+def test_every_enum_of_the_protocol_s_description_is_known() -> None:
+    def walk(message: Any, above: str, seen: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for one in message.fields:
+            place = f"{above}{one.name}"
+            if one.enum_type is not None:
+                assert [value.number for value in one.enum_type.values] == list(
+                    range(len(one.enum_type.values))
+                )
+                yield place, tuple(value.name for value in one.enum_type.values)
+            elif one.message_type is not None and one.message_type.full_name not in seen:
+                yield from walk(one.message_type, f"{place}.", (*seen, one.message_type.full_name))
+
+    assert dict(walk(model_config_pb2.ModelConfig.DESCRIPTOR, "", ())) == ENUMS
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        (
+            "instance_group [\n  { count: 2 kind: KIND_GPUX } ]",
+            "double/config.pbtxt:2:20: kind: expected KIND_AUTO, KIND_GPU, KIND_CPU or KIND_MODEL, "
+            "got KIND_GPUX",
+            "did you mean KIND_GPU?",
+        ),
+        ("input { name: 'x' data_type: FP32 }", ":1:30: data_type: expected TYPE_INVALID, ", "TYPE_FP32"),
+        (
+            "input { format: [ 7 ] }",
+            ":1:19: format: expected FORMAT_NONE, FORMAT_NHWC or FORMAT_NCHW, got 7",
+            "",
+        ),
+        ('instance_group { kind: "KIND_GPU" }', ":1:24: kind: ", "did you mean KIND_GPU?"),
+        ("batch_output { kind: X }", ":1:22: kind: expected BATCH_SCATTER_WITH_INPUT_SHAPE, got X", ""),
+    ],
+)
+def test_a_name_that_an_enum_does_not_have_is_refused(
+    tmp_path: Path, text: str, words: str, hint: str
+) -> None:
+    (tmp_path / "double").mkdir()
+    (tmp_path / "double" / "config.pbtxt").write_text(text)
+    with pytest.raises(InvalidRequest, match=re.escape(words)) as told:
+        read_repository(tmp_path)
+    assert hint in (told.value.hint or "")
+
+
+def test_an_enum_may_be_written_as_a_number(tmp_path: Path) -> None:
+    (tmp_path / "double" / "1").mkdir(parents=True)
+    (tmp_path / "double" / "1" / "model.onnx").touch()
+    (tmp_path / "double" / "config.pbtxt").write_text("instance_group { kind: 2 }")
+    done = convert(read_repository(tmp_path), project="p", target=tmp_path / "o")
+    assert done.models[0]["versions"][0]["spec"]["resource"] == {"gpu": 0}
+
+
+def test_a_python_model_s_tensor_without_a_type_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scale" / "1").mkdir(parents=True)
+    (tmp_path / "scale" / "1" / "model.py").touch()
+    (tmp_path / "scale" / "config.pbtxt").write_text("backend: 'python' input { name: 'x' dims: 3 }")
+    with pytest.raises(InvalidRequest, match=r"scale/config.pbtxt: input: x has no data_type"):
+        convert(read_repository(tmp_path), project="p", target=tmp_path / "o")
 
 
 def test_an_ensemble_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:

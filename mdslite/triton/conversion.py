@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mdslite.errors import InvalidRequest
 from mdslite.fields import make_name
 from mdslite.triton.packages import write_ensemble, write_package
-from mdslite.triton.repository import TritonModel
+from mdslite.triton.repository import CONFIG, TritonModel
 
 # Fields that say how Triton does what is done otherwise here, or not at all.
 _IGNORED = {
@@ -96,7 +97,11 @@ def _tensors(model: TritonModel, remark: Callable[[str], None]) -> dict[str, Any
     found: dict[str, Any] = {"inputs": [], "outputs": []}
     for kind, tensors in (("input", found["inputs"]), ("output", found["outputs"])):
         for one in model.config.get(kind, []):
-            name, datatype = one["name"][0], one["data_type"][0].removeprefix("TYPE_")
+            name, datatype = one.get("name", [""])[0], one.get("data_type", ["TYPE_INVALID"])[0]
+            if not name or datatype == "TYPE_INVALID":
+                lacking = f"{name} has no data_type" if name else "one has no name"
+                raise InvalidRequest(f"{model.folder.name}/{CONFIG}: {kind}: {lacking}")
+            datatype = datatype.removeprefix("TYPE_")
             if datatype == "BF16":
                 remark(f"{name} is BF16: its clients send `instances` and get `predictions`")
                 return {}

@@ -1,4 +1,5 @@
-"""Protocol Buffers' text format, as `config.pbtxt` uses it, read without its schema.
+"""Protocol Buffers' text format, as `config.pbtxt` uses it, read with no more of its schema than which fields
+are enums.
 
 Every field becomes a list of what was written for it, in order: one entry for a plain field, several for a
 repeated one, however it was written (`dims: [1, 2]`, or `dims: 1 dims: 2`).
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from mdslite.errors import InvalidRequest
@@ -27,24 +29,26 @@ _TOKEN = re.compile(
 _CLOSES = {"{": "}", "<": ">"}
 
 
-def parse(text: str, *, file: str) -> Message:
-    """Read a message.
+def parse(text: str, *, file: str, enums: Mapping[str, Sequence[str]] | None = None) -> Message:
+    """Read a message. `enums` are the names by number of what fields may hold, such as `a.b` in `a { b: X }`;
+    such a field becomes the name, also where it was written as a number.
 
-    :raises InvalidRequest: with the line of what is wrong
+    :raises InvalidRequest: with the line and the column of what is wrong
     """
-    return _Reader(text, file).message("")
+    return _Reader(text, file, enums or {}).message("", "")
 
 
 class _Reader:
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, enums: Mapping[str, Sequence[str]]) -> None:
         self._text = text
         self._file = file
+        self._enums = enums
         self._tokens = list(self._split())
         self._at = 0
         self._depth = 0
 
-    def message(self, end: str) -> Message:
-        """All fields up to the sign that ends them."""
+    def message(self, end: str, within: str) -> Message:
+        """All fields up to the sign that ends them; `within` is the field that holds them."""
         self._depth += 1
         if self._depth > DEPTH_MAX:
             raise self._error("nested too deep")
@@ -53,35 +57,38 @@ class _Reader:
             kind, name, _ = self._next("a field's name")
             if kind != "word":
                 raise self._error(f"expected a field's name, got {name}")
+            place = f"{within}.{name}" if within else name
             colon = self._take(":")
             if self._is("{") or self._is("<"):
-                found.setdefault(name, []).append(self._inner())
+                found.setdefault(name, []).append(self._inner(place))
             elif self._take("["):
-                found.setdefault(name, []).extend(self._list())
+                found.setdefault(name, []).extend(self._list(place))
             elif not colon:
                 raise self._error(f"expected a colon or a brace after {name}")
             else:
-                found.setdefault(name, []).append(self._scalar())
+                found.setdefault(name, []).append(self._scalar(place))
             if not self._take(","):
                 self._take(";")
         self._at += 1
         self._depth -= 1
         return found
 
-    def _inner(self) -> Message:
+    def _inner(self, place: str) -> Message:
         _, sign, _ = self._next("a brace")
-        return self.message(_CLOSES[sign])
+        return self.message(_CLOSES[sign], place)
 
-    def _list(self) -> list[Any]:
+    def _list(self, place: str) -> list[Any]:
         found: list[Any] = []
         while not self._take("]"):
-            found.append(self._inner() if self._is("{") or self._is("<") else self._scalar())
+            found.append(self._inner(place) if self._is("{") or self._is("<") else self._scalar(place))
             if not self._take(",") and not self._is("]"):
                 raise self._error("expected a comma or the list's end")
         return found
 
-    def _scalar(self) -> Any:
+    def _scalar(self, place: str) -> Any:
         kind, text, _ = self._next("a value")
+        if place in self._enums and kind != "sign":
+            return self._enum(place, kind, text)
         match kind:
             case "text":
                 parts = [_unquote(text)]
@@ -95,13 +102,25 @@ class _Reader:
                 return {"true": True, "false": False}.get(text, text)
         raise self._error(f"expected a value, got {text}")
 
+    def _enum(self, place: str, kind: str, text: str) -> str:
+        names = self._enums[place]
+        if kind == "word" and text in names:
+            return text
+        if kind == "number" and text.isdecimal() and int(text) < len(names):
+            return names[int(text)]
+        near = get_close_matches(text.strip("\"'"), names, 1)
+        known = f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0]
+        raise self._error(
+            f"{place.rpartition('.')[2]}: expected {known}, got {text[:60]}",
+            hint=f"did you mean {near[0]}?" if near else None,
+        )
+
     def _split(self) -> Iterator[tuple[str, str, int]]:
         at = 0
         while at < len(self._text):
             found = _TOKEN.match(self._text, at)
             if found is None:
-                line = self._text.count("\n", 0, at) + 1
-                raise InvalidRequest(f"{self._file}:{line}: {self._text[at]!r} is not understood here")
+                raise InvalidRequest(f"{self._place(at)}: {self._text[at]!r} is not understood here")
             if found.lastgroup != "space":
                 yield str(found.lastgroup), found[0], at
             at = found.end()
@@ -125,9 +144,14 @@ class _Reader:
         self._at += 1
         return self._tokens[self._at - 1]
 
-    def _error(self, what: str) -> InvalidRequest:
-        place = self._tokens[min(self._at, len(self._tokens)) - 1][2] if self._tokens else 0
-        return InvalidRequest(f"{self._file}:{self._text.count(chr(10), 0, place) + 1}: {what}")
+    def _error(self, what: str, *, hint: str | None = None) -> InvalidRequest:
+        at = self._tokens[min(self._at, len(self._tokens)) - 1][2] if self._tokens else 0
+        return InvalidRequest(f"{self._place(at)}: {what}", hint=hint)
+
+    def _place(self, at: int) -> str:
+        """The file, line and column of a place in the text."""
+        line, column = self._text.count("\n", 0, at) + 1, at - self._text.rfind("\n", 0, at)
+        return f"{self._file}:{line}:{column}"
 
 
 def _unquote(text: str) -> str:

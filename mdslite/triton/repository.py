@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mdslite.errors import InvalidRequest
+from mdslite.triton.enums import ENUMS
 from mdslite.triton.pbtxt import Message, parse
 
 CONFIG = "config.pbtxt"
@@ -65,7 +66,7 @@ def _read_model(folder: Path) -> TritonModel:
     config: Message = {}
     if file.is_file():
         try:
-            config = parse(file.read_text("utf-8"), file=f"{folder.name}/{CONFIG}")
+            config = parse(file.read_text("utf-8"), file=f"{folder.name}/{CONFIG}", enums=ENUMS)
         except UnicodeDecodeError as exc:
             raise InvalidRequest(f"{folder.name}/{CONFIG} is no text") from exc
     name = config.get("name", [folder.name])[0]

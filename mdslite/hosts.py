@@ -1,9 +1,11 @@
-"""Names and addresses of hosts, as people write them, and of the socket that is no host's."""
+"""Names and addresses of hosts as people write them, the socket that is no host's, and who asks."""
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def author() -> str:
+    """Who asks, for the record of what was changed: USER@HOST."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user without a passwd entry
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
 
 
 @contextmanager

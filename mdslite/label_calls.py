@@ -51,9 +51,9 @@ def put_label(request: int, label: str, *, note: str = "", author: str | None = 
     return _send("PUT", f"{_LABELS}/{request}", body)
 
 
-def undo_label(request: int) -> Ask[Json]:
+def undo_label(request: int, *, author: str | None = None) -> Ask[Json]:
     """Take the last label of a request back."""
-    return _send("DELETE", f"{_LABELS}/{request}")
+    return _send("DELETE", f"{_LABELS}/{request}", params={"author": author})
 
 
 def label_accuracy(project: str, model: str) -> Ask[Json]:
@@ -135,10 +135,12 @@ def _get(path: str, params: Mapping[str, Any] | None = None) -> Ask[Json]:
     return Ask("GET", path, read_object, _present(params or {}), repeatable=True)
 
 
-def _send(method: str, path: str, body: Mapping[str, Any] | None = None) -> Ask[Json]:
+def _send(
+    method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None
+) -> Ask[Json]:
     content = None if body is None else json.dumps(body).encode()
     headers = {} if body is None else {"content-type": "application/json"}
-    return Ask(method, path, read_object, {}, content, headers, REPLY_WAIT_S)
+    return Ask(method, path, read_object, _present(params or {}), content, headers, REPLY_WAIT_S)
 
 
 def _present(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,8 +77,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "drift_calls": "calls replies",
         "triton": "errors fields",
         "client": "links calls drift_calls label_calls payloads replies retries",
-        "cli": "errors fields planning contents pictures client calls payloads replies",
-        "tui": "errors client calls label_calls contents pictures planning replies",
+        "cli": "errors fields hosts planning contents pictures client calls payloads replies",
+        "tui": "errors hosts client calls label_calls contents pictures planning replies",
     }.items()
 }
 # Composition roots, and the way to start one.

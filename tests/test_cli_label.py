@@ -22,6 +22,7 @@ from live import Live, up
 from mdslite.cli import run
 from mdslite.cli.label_view import Look, ansi, assign_keys, item_lines, key_text
 from mdslite.client import Client
+from mdslite.hosts import author
 
 Captured = pytest.CaptureFixture[str]
 
@@ -252,10 +253,12 @@ def test_labels_without_a_terminal(client: Client, capsys: Captured, tmp_path: P
         one["id"] for one in items
     ]
     assert "picture 8x8" in say(capsys, "label", MODEL, "--rule", "random")
-    assert re.match(rf"{number}  4 by \w+  \(v1 \d, v2 \d\)", say(capsys, "label", MODEL, number, "4"))
+    assert re.match(
+        rf"{number}  4 by {re.escape(author())}  \(v1 \d, v2 \d\)", say(capsys, "label", MODEL, number, "4")
+    )
     say(capsys, "label", MODEL, number, "9", "--note", "a slip")
     told = say(capsys, "label", MODEL, number, "--undo")
-    assert "9 by" in told and "undone by" in told and "a slip" in told
+    assert f"9 by {author()}, undone by {author()}  a slip" in told
     assert json.loads(say(capsys, "label", MODEL, number, "--json"))["label"] == "4"
     told = say(capsys, "label", MODEL, "--accuracy")
     assert re.search(r"v1 +all traffic +[01] of 1 +\d+\.0% \[", told) and "labels tell little" in told
@@ -268,6 +271,16 @@ def test_labels_without_a_terminal(client: Client, capsys: Captured, tmp_path: P
     assert [(one["label"], json.loads(one["input"])) for one in cells] == [("4", items[0]["input"])]
     assert "1 labels dropped" in say(capsys, "label", MODEL, "--forget", "--yes")
     assert say(capsys, "label", MODEL, "--accuracy") == ""
+
+
+def test_who_asks_is_who_is_named_everywhere(client: Client, capsys: Captured) -> None:
+    ask(client, 1)
+    replay = json.loads(say(capsys, "replay", "since=1h", "--to", f"{MODEL}@v1", "--detach", "--json"))
+    assert replay["author"] == author()
+    begun = json.loads(say(capsys, "rollout", MODEL, "v2", "--ungated", "--every", "1h", "--json"))
+    assert begun["author"] == author()
+    ended = json.loads(say(capsys, "rollout", MODEL, "abort", "--json"))
+    assert ended["message"].startswith(f"aborted by {author()}")
 
 
 def test_a_model_that_is_not_deployed_is_not_said_to_have_nothing_to_label(

@@ -322,8 +322,11 @@ def test_a_label_takes_its_request_out_of_the_queue_and_an_undo_puts_it_back(tmp
             assert {one["author"] for one in told} == {"ann"}
             first = items[0]["id"]
             assert (await label(caller, first, "5"))["label"] == "5"
-            undone = (await caller.ask("DELETE", f"{LABELS}/{first}")).json
+            undone = (await caller.ask("DELETE", f"{LABELS}/{first}?author=bob")).json
             assert undone["label"] == str(truth[7]) and len(undone["history"]) == 2
+            assert undone["history"][-1]["undone_by"] == "bob"
+            named = await caller.ask("DELETE", f"{LABELS}/{first}?author=%1b")
+            assert (named.status, named.json["field"]) == (400, "author")
             assert (await caller.ask("DELETE", f"{LABELS}/{first}")).json["label"] is None
             assert [one["id"] for one in (await caller.get(QUEUE)).json["items"]] == [first]
             assert (await caller.ask("DELETE", f"{LABELS}/{first}")).status == 404

@@ -4,11 +4,8 @@ seen drawn anew. Knows of each pane only where it is; each is imported when it i
 
 from __future__ import annotations
 
-import getpass
 import importlib
 import inspect
-import os
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
@@ -18,6 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.theme import Theme
 
+from mdslite.hosts import author
 from mdslite.tui import figures
 from mdslite.tui.bars import Footer, Tabs
 from mdslite.tui.canvas import Canvas, Pane
@@ -123,11 +121,7 @@ class DashApp(App[None]):
     @property
     def author(self) -> str:
         """Who asks, for the record of a revision."""
-        try:
-            name = getpass.getuser()
-        except (KeyError, OSError):  # a container's user without a passwd entry
-            name = str(os.getuid())
-        return f"{name}@{socket.gethostname()}"
+        return author()
 
     @property
     def titles(self) -> dict[str, str]:

@@ -208,7 +208,7 @@ class LabelDialog(Dialog):
     async def _take_back(self) -> None:
         number, label = self._said[-1]
         try:
-            await self.dash.feed.ask(label_calls.undo_label(number))
+            await self.dash.feed.ask(label_calls.undo_label(number, author=self.dash.author))
         except errors.MdsliteError as exc:
             self.failure = exc
         else:

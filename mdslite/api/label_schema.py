@@ -49,12 +49,19 @@ class ExportQuery(OneModelQuery, frozen=True, kw_only=True):
     format: Literal["jsonl", "csv", "parquet"] = "jsonl"
 
 
+AuthorText = Annotated[str, Meta(min_length=1, max_length=200, description="who says so; else the token")]
+
+
+class UndoQuery(Given, frozen=True, kw_only=True):
+    author: AuthorText | None = None
+
+
 class LabelBody(Given, frozen=True, kw_only=True):
     """What the answer should have been."""
 
     label: LabelText
     note: Annotated[str, Meta(max_length=2000)] = ""
-    author: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    author: AuthorText | None = None
 
 
 class RulesBody(Given, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from mdslite.api.label_schema import (
     RulesInfo,
     ScoreInfo,
     Share,
+    UndoQuery,
     VersionScore,
     item_info,
     label_info,
@@ -107,22 +108,20 @@ async def put_label(parts: Parts, call: Call[LabelPath, Nothing, LabelBody]) -> 
     body, grant = call.body, call.caller.grant
     item = await parts.labeling.find_item(call.path.id)
     _check(grant, item)
-    if body.author is not None and not body.author.isprintable():
-        raise InvalidRequest("expected a name in printable characters", field="author")
     text = body.label.strip() or body.label
-    author = body.author or grant.name
+    author = _author(body.author, grant)
     made = await parts.labeling.put(call.path.id, text, note=body.note, author=author)
     call.caller.remark = f"{item.project}/{item.model} {item.request_id}: {text}"
     return label_info(made)
 
 
-async def undo_label(parts: Parts, call: Call[LabelPath, Nothing, Nothing]) -> LabelInfo:
+async def undo_label(parts: Parts, call: Call[LabelPath, UndoQuery, Nothing]) -> LabelInfo:
     """Take the last label of a request back: it has the one before it again, or waits for one"""
     grant = call.caller.grant
     item = (await parts.labeling.get(call.path.id)).item
     _check(grant, item)
     call.caller.remark = f"{item.project}/{item.model} {item.request_id}"
-    return label_info(await parts.labeling.undo(call.path.id, author=grant.name))
+    return label_info(await parts.labeling.undo(call.path.id, author=_author(call.query.author, grant)))
 
 
 async def get_labeling(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> RulesInfo:
@@ -210,6 +209,16 @@ def _score(counts: Sequence[Count]) -> ScoreInfo:
     found = share_interval(correct, labelled)
     share = None if found is None else Share(value=found.value, low=found.low, high=found.high)
     return ScoreInfo(labelled=labelled, correct=correct, accuracy=share)
+
+
+def _author(said: str | None, grant: Grant) -> str:
+    """Who says so: what the caller says, else the token.
+
+    :raises InvalidRequest: that is no name
+    """
+    if said is not None and not said.isprintable():
+        raise InvalidRequest("expected a name in printable characters", field="author")
+    return said or grant.name
 
 
 def _check(grant: Grant, item: Item) -> None:

@@ -14,6 +14,7 @@ import click
 from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option, yes_option
+from mdslite.hosts import author
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -113,18 +114,6 @@ def write_plan(plan: Mapping[str, Any]) -> None:
         output.write(render_plan(plan))
     if not plan["changed"]:
         output.write("nothing would change")
-
-
-def author() -> str:
-    """Who asks, for the revision's record."""
-    import getpass
-    import socket
-
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a passwd entry
-        name = str(os.getuid())
-    return f"{name}@{socket.gethostname()}"
 
 
 def _carry_out(

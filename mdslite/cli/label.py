@@ -3,7 +3,6 @@ training sets."""
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import connect, json_option, url_option, yes_option
 from mdslite.cli.target import Target, parse_model
+from mdslite.hosts import author
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -155,7 +155,7 @@ def _sit_down(client: Client, target: Target, *, rule: str | None) -> None:
     from mdslite.cli.labeling import Session, open_terminal
 
     with open_terminal() as terminal:
-        session = Session(client, target, terminal, rule=rule, author=_user())
+        session = Session(client, target, terminal, rule=rule, author=author())
         session.run()
 
 
@@ -165,9 +165,9 @@ def _label_one(
     if label is None and not undo:
         found = client.label(request)
     elif undo:
-        found = client.undo_label(request)
+        found = client.undo_label(request, author=author())
     else:
-        found = client.put_label(request, str(label), note=note, author=_user())
+        found = client.put_label(request, str(label), note=note, author=author())
     if as_json:
         output.write_json(found)
         return
@@ -292,10 +292,3 @@ def _forget(client: Client, target: Target, *, yes: bool, as_json: bool) -> None
         output.write_json(found)
         return
     output.write(f"{found['labels']} labels dropped")
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return None

@@ -132,7 +132,7 @@ class Session:
             return False
         last = self._done.pop()
         if last.label is not None:
-            self.client.undo_label(last.item["id"])
+            self.client.undo_label(last.item["id"], author=self.author)
         self._ahead[:0] = [last.item, item]
         self._say("undone")
         return True

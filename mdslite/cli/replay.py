@@ -14,6 +14,7 @@ from mdslite.cli.compare import write_comparison
 from mdslite.cli.logs import in_local_time
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.target import Target, parse_target
+from mdslite.hosts import author
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -99,6 +100,7 @@ def replay(
             rate=rate,
             compare=compare,
             limit=limit,
+            author=author(),
         )
         if detach:
             if as_json:

@@ -12,6 +12,7 @@ import click
 from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.target import Target, parse_model
+from mdslite.hosts import author
 
 Json = Mapping[str, Any]
 
@@ -83,7 +84,7 @@ def rollout(
         if version is None:
             found = client.rollout(target.project, target.model)
         elif version in _ACTIONS:
-            found = client.change_rollout(target.project, target.model, version)
+            found = client.change_rollout(target.project, target.model, version, author=author())
         else:
             found = client.begin_rollout(
                 target.project,
@@ -94,6 +95,7 @@ def rollout(
                 gates=list(gates),
                 ungated=ungated,
                 reason=reason,
+                author=author(),
             )
     if as_json:
         output.write_json(found)

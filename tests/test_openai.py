@@ -14,7 +14,16 @@ import pytest
 from doors import Reply, Site, open_site, request, run
 from lanes import FakeData, GivenRuntime
 
-from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
+from mdslite.api.openai import may_embed
+from mdslite.runtimes.protocol import (
+    DATA_SIGNATURE,
+    Answers,
+    PackageReport,
+    ProbeReport,
+    Rows,
+    Signature,
+    TensorSpec,
+)
 from mdslite.serving.loader import LoadRequest
 from mdslite.spec import Spec
 from mdslite.store.tokens import Rate, Token, digest_of, mint
@@ -50,15 +59,47 @@ async def embed(site: Site, **body: Any) -> Reply:
     )
 
 
-def test_models_are_listed(tmp_path: Path) -> None:
+def test_models_that_may_give_embeddings_are_listed(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as site:
             listed = (await site.ask(request("GET", "/v1/models"))).json
             assert listed["object"] == "list"
-            assert [one["id"] for one in listed["data"]] == ["p.m", "p.e"]
+            assert [one["id"] for one in listed["data"]] == ["p.e"]  # p.m takes and gives numbers
             assert {one["object"] for one in listed["data"]} == {"model"}
 
     run(test())
+
+
+TEXT = TensorSpec("text", "BYTES", (None,))
+TOKENS = TensorSpec("tokens", "INT64", (None, None))
+VECTOR = TensorSpec("y", "FP32", (None, 384))
+
+
+def named(name: str) -> TensorSpec:
+    return TensorSpec(name, "FP32", (None, 384))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "rows", "listed"),
+    [
+        ((TEXT,), (VECTOR,), "free", True),
+        ((TOKENS,), (VECTOR,), "free", True),
+        ((TOKENS, TensorSpec("mask", "INT64", (None, None), optional=True)), (VECTOR,), "free", True),
+        ((TOKENS, TensorSpec("mask", "INT64", (None, None))), (VECTOR,), "free", False),
+        ((TensorSpec("x", "FP32", (None, 3)),), (VECTOR,), "free", False),
+        ((TensorSpec("text", "BYTES", (None, 1)),), (VECTOR,), "free", False),
+        ((TensorSpec("text", "BYTES", ()),), (TensorSpec("y", "FP32", (384,)),), "none", True),
+        ((TEXT,), (TensorSpec("y", "FP32", (None, 1, 384)),), "free", True),
+        ((TEXT,), (TensorSpec("y", "FP32", (None, None, 384)),), "free", False),
+        ((TEXT,), (TensorSpec("label", "INT64", (None,)),), "free", False),
+        ((TEXT,), (named("a"), named("embedding")), "free", True),
+        ((TEXT,), (named("a"), named("b")), "free", False),
+    ],
+)
+def test_what_takes_texts_or_tokens_and_gives_vectors_may_give_embeddings(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], rows: Rows, listed: bool
+) -> None:
+    assert may_embed(Signature(inputs, outputs, rows)) is listed
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ one row, or an object of which one field does.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,9 +23,14 @@ from mdslite.api.schema import Given, Value
 from mdslite.errors import InvalidRequest, ModelError, NotFound, TooLarge, Unprocessable
 from mdslite.http.paths import check_names, split_model
 from mdslite.predict.call import Reply
+from mdslite.runtimes.protocol import DATA_SIGNATURE, Signature, TensorSpec
 from mdslite.serving.router import predict_url
 
+Dims = tuple[int | None, ...]
+
 INPUTS_MAX = 2048  # as OpenAI's own
+_TOKENS = frozenset({"INT64", "INT32", "UINT64", "UINT32"})
+_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 _FIELDS = ("embedding", "embeddings", "vector", "sentence_embedding", "pooler_output", "output")
 
 
@@ -36,7 +42,7 @@ class OpenAIModel(Value, frozen=True, kw_only=True):
 
 
 class OpenAIModels(Value, frozen=True, kw_only=True):
-    """What is deployed and ready."""
+    """What is ready and may be asked for embeddings."""
 
     object: Literal["list"] = "list"
     data: list[OpenAIModel]
@@ -79,10 +85,15 @@ class Embeddings(Value, frozen=True, kw_only=True):
 
 
 async def list_openai_models(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> OpenAIModels:
-    """Every model that is ready, as OpenAI's clients list them"""
+    """Every model that is ready and may give embeddings, as OpenAI's clients list them. A Python package, a
+    pipeline or a model elsewhere may, as what it answers is not known before it is asked"""
     found: dict[str, OpenAIModel] = {}
     for served in parts.fleet.all():
-        if served.state == "ready" and call.caller.grant.covers(served.project, served.model):
+        if not call.caller.grant.covers(served.project, served.model):
+            continue
+        if served.state != "ready" or served.spec.service_info.shadow or served.codec.streams:
+            continue
+        if may_embed(served.codec.signature):
             name = f"{served.project}.{served.model}"
             created = int(served.loaded_at)
             found.setdefault(name, OpenAIModel(id=name, created=created, owned_by=served.project))
@@ -124,6 +135,27 @@ async def create_embeddings(
         usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
     )
     return Replied(Reply(200, _kept(reply), msgspec.json.encode(answer)))
+
+
+def may_embed(signature: Signature) -> bool:
+    """Does it take texts or tokens, and give rows of numbers, as far as that is known?"""
+    if signature == DATA_SIGNATURE:
+        return True
+    skipped = 0 if signature.rows == "none" else 1  # what stands before an instance's own dimensions
+    needed = [one for one in signature.inputs if not one.optional] or signature.inputs
+    outputs: Sequence[TensorSpec] = signature.outputs
+    if len(outputs) > 1:
+        outputs = [one for one in outputs if one.name in _FIELDS]
+    takes = len(needed) == 1 and _takes_inputs(needed[0], needed[0].shape[skipped:])
+    return takes and any(_gives_vectors(one, one.shape[skipped:]) for one in outputs)
+
+
+def _takes_inputs(one: TensorSpec, dims: Dims) -> bool:
+    return not dims if one.datatype == "BYTES" else len(dims) == 1 and one.datatype in _TOKENS
+
+
+def _gives_vectors(one: TensorSpec, dims: Dims) -> bool:
+    return one.datatype in _FLOATS and bool(dims) and all(size == 1 for size in dims[:-1])
 
 
 def _inputs(given: str | list[str | int | list[int]]) -> list[Any]:
@@ -170,7 +202,7 @@ def _refusal(reply: Reply) -> Answer:
         raise Unprocessable("the model streams its answers: it is no embedding model")
     if reply.status == NotFound.status:
         told = orjson.loads(reply.body)
-        raise NotFound(told["error"], hint="GET /v1/models lists what is deployed")
+        raise NotFound(told["error"], hint="GET /v1/models lists what may be asked")
     return Replied(Reply(reply.status, _kept(reply), reply.body))
 
 

@@ -50,6 +50,12 @@ def convert(document: Document, kind: type[T], *, base: Path = (), advise: Advic
         raise _Mistake(document, kind, base, advise).explain(str(exc)) from exc
 
 
+def word_of(kind: Any) -> str | None:
+    """What is expected of a value, where its type's annotations say so."""
+    word = _note(kind, "word")
+    return None if word is None else str(word)
+
+
 def choices_of(kind: Any) -> list[str]:
     """What a value of a type may be, where it is one of a few."""
     for option in _options(kind):
@@ -208,9 +214,9 @@ def _note(kind: Any, key: str) -> Any:
 
 
 def _word(kind: Any) -> str:
-    word = _note(kind, "word")
+    word = word_of(kind)
     if word is not None:
-        return str(word)
+        return word
     choices = [choice for choice in choices_of(kind) if not choice.startswith("UNSET_")]
     if choices:
         return f"one of {', '.join(choices)}"

@@ -13,7 +13,7 @@ from box import Box, Caller, GatedRuntime, deployments, open_box
 
 from mdslite.api import log_schema, schema
 from mdslite.api.app import PredictEndpoint, create_app
-from mdslite.api.operations import read_body
+from mdslite.api.reading import read_body
 from mdslite.errors import RequestTimeout
 from mdslite.http.access import Access
 from mdslite.http.guard import Errors, RequestIds

@@ -14,7 +14,7 @@ from doors import Deployed, chunked, open_site, request, run
 from rpc_doors import data, framed, raw, serving
 from waiting import until
 
-from mdslite.api.operations import read_body
+from mdslite.api.reading import read_body
 from mdslite.errors import Unavailable
 from mdslite.http.budget import BODIES, LEAST_BYTES, Budget, claim_large
 from mdslite.rpc.exchange import Exchange, Message, Method

@@ -38,11 +38,10 @@ from mdslite.api.operations import (
     Operation,
     Raw,
     declare,
-    header,
-    read_body,
 )
 from mdslite.api.page import make_page
 from mdslite.api.parts import Parts
+from mdslite.api.reading import header, read_body
 from mdslite.api.schema import (
     Health,
     ModelPath,

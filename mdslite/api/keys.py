@@ -10,7 +10,6 @@ from msgspec import Meta
 from mdslite.api.caller import Caller
 from mdslite.api.operations import Call, Name, Nothing, Operation, declare
 from mdslite.api.parts import Parts
-from mdslite.api.refusals import FORMS
 from mdslite.api.schema import Given, Limit, ModelPath, Time, Value
 from mdslite.errors import Forbidden
 from mdslite.store.tokens import Rate, Scope, Wish
@@ -18,24 +17,27 @@ from mdslite.store.tokens import Rate, Scope, Wish
 _RATE = r"^[1-9]\d{0,6}/[smh]$(?!\n)"
 _SPAN = r"^[1-9]\d{0,4}[mhdwy]$(?!\n)"
 _TOKEN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}$(?!\n)"
-FORMS |= {
-    _RATE: "a rate such as 100/s, 6000/m or 50/h",
-    _SPAN: "a span such as 30m, 12h, 30d, 2w or 1y",
-    _TOKEN_NAME: "1 to 63 letters, digits, _, ., @ or -, the first one a letter or digit",
-}
 RateText = Annotated[
     str,
     Meta(
         pattern=_RATE,
         description="requests per second, minute or hour, all of them at once if need be",
         examples=["100/s", "6000/m"],
+        extra={"word": "a rate such as 100/s, 6000/m or 50/h"},
     ),
 ]
 ScopeName = Annotated[
     Scope,
     Meta(description="predict: predictions; read: what GET answers, metrics and logs; admin: everything"),
 ]
-TokenName = Annotated[str, Meta(pattern=_TOKEN_NAME, description="up to 63 characters")]
+TokenName = Annotated[
+    str,
+    Meta(
+        pattern=_TOKEN_NAME,
+        description="up to 63 characters",
+        extra={"word": "1 to 63 letters, digits, _, ., @ or -, the first one a letter or digit"},
+    ),
+]
 
 
 class TokenPath(Given, frozen=True, kw_only=True):
@@ -58,7 +60,11 @@ class TokenBody(Given, frozen=True, kw_only=True):
     model: Annotated[Name | None, Meta(description="for this model of the project alone")] = None
     rate: RateText | None = None
     expires: Annotated[
-        Annotated[str, Meta(pattern=_SPAN, examples=["30d"])] | None,
+        Annotated[
+            str,
+            Meta(pattern=_SPAN, examples=["30d"], extra={"word": "a span such as 30m, 12h, 30d, 2w or 1y"}),
+        ]
+        | None,
         Meta(description="how long it is good for; without it for ever"),
     ] = None
 

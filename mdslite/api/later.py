@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from msgspec import Meta
+from starlette.types import Send
 
-from mdslite.api.operations import Answer, Call, Nothing, Operation, Send, declare
+from mdslite.api.operations import Answer, Call, Nothing, Operation, declare
 from mdslite.api.parts import Parts
-from mdslite.api.refusals import FORMS
 from mdslite.api.schema import Given, Value
 from mdslite.predict.call import Reply
 from mdslite.predict.deferred import URL, WAIT_MAX_S, answer_of
 
 _ID = r"^[A-Za-z0-9_-]{24}$(?!\n)"
-FORMS |= {_ID: "the id of a prediction, 24 letters, digits, _ or -, as its acceptance named it"}
-PredictionId = Annotated[str, Meta(pattern=_ID, description="as the acceptance names it")]
+_ID_WORD = "the id of a prediction, 24 letters, digits, _ or -, as its acceptance named it"
+PredictionId = Annotated[
+    str, Meta(pattern=_ID, description="as the acceptance names it", extra={"word": _ID_WORD})
+]
 
 
 class PredictionPath(Given, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from time import time
 from typing import Any
 
 import msgspec
+from starlette.types import Receive, Send
 
 from mdslite.api.label_schema import label_info
 from mdslite.api.log_schema import (
@@ -26,7 +27,7 @@ from mdslite.api.log_schema import (
     TopQuery,
 )
 from mdslite.api.ndjson import Lines, until_left
-from mdslite.api.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, Receive, Send, declare
+from mdslite.api.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, declare
 from mdslite.api.parts import Parts
 from mdslite.errors import NotFound
 from mdslite.http.access import Grant

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
+from starlette.types import Receive, Send
 
-from mdslite.api.operations import NDJSON, Receive, Send
+from mdslite.api.operations import NDJSON
 from mdslite.errors import ClientClosed
 
 T = TypeVar("T")

@@ -7,8 +7,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
 
+from starlette.types import Receive, Send
+
 from mdslite.api.ndjson import until_left
-from mdslite.api.operations import Answer, Call, Nothing, Operation, Receive, Send, declare
+from mdslite.api.operations import Answer, Call, Nothing, Operation, declare
 from mdslite.api.parts import Parts
 
 EVENTS = "text/event-stream"

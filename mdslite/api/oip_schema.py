@@ -10,12 +10,17 @@ import msgspec
 from msgspec import Meta
 
 from mdslite.api.operations import Name
-from mdslite.api.refusals import FORMS
 from mdslite.api.schema import Given, Value
 
 _OIP_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}\.[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)"
-FORMS |= {_OIP_NAME: "PROJECT.MODEL, such as demo.digits"}
-OipName = Annotated[str, Meta(pattern=_OIP_NAME, description="PROJECT.MODEL")]
+OipName = Annotated[
+    str,
+    Meta(
+        pattern=_OIP_NAME,
+        description="PROJECT.MODEL",
+        extra={"word": "PROJECT.MODEL, such as demo.digits"},
+    ),
+]
 
 
 # Paths

@@ -6,8 +6,6 @@ that the other does not. Owns no operation (see admin.py) and no socket.
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -18,38 +16,20 @@ from typing import (
     Literal,
     Protocol,
     TypeVar,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
 )
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 import msgspec
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from mdslite.api.caller import Caller, caller_of
-from mdslite.api.refusals import FORMS, explain
-from mdslite.errors import (
-    BODY_HINT,
-    ClientClosed,
-    InvalidJson,
-    InvalidRequest,
-    MdsliteError,
-    NotFound,
-    RequestTimeout,
-    TooLarge,
-    UnsupportedMedia,
-)
-from mdslite.http.budget import BODIES, LEAST_BYTES, Claim
+from mdslite.api.reading import convert, header, headers_of, parse_json, parse_query, read_body
+from mdslite.errors import MdsliteError, NotFound
 from mdslite.store.tokens import Scope
-
-AsgiScope = Any  # ASGI's own shapes: a dict, and two callables
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-
-# A deployments.yaml of several thousand versions is well below this.
-MAX_BODY_BYTES = 4 * 1024 * 1024
-BODY_TIMEOUT_S = 30.0
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
 Reach = Literal["named", "own", "all"]
@@ -59,8 +39,17 @@ NDJSON = "application/x-ndjson"
 
 # `$` also matches before a last newline in Python, hence the lookahead.
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)"
-Name = Annotated[str, msgspec.Meta(pattern=_NAME, description="letters, digits, _ and -, up to 63")]
-FORMS[_NAME] = "1 to 63 letters, digits, _ or -, the first one no _ or -"
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=_NAME,
+        description="letters, digits, _ and -, up to 63",
+        extra={"word": "1 to 63 letters, digits, _ or -, the first one no _ or -"},
+    ),
+]
+
+# A deployments.yaml of several thousand versions is well below this.
+MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -254,7 +243,7 @@ class Endpoint:
             target=scope["raw_path"].decode("latin-1"),
             path=path,
             query=query,
-            headers=_fields(scope),
+            headers=headers_of(scope),
             body=Nothing() if operation.body is Nothing else parse_json(content, operation.body),
             content=content,
             request_id=scope["request_id"],
@@ -271,130 +260,3 @@ class Endpoint:
         if not callable(answer):
             answer = Raw(msgspec.json.encode(answer))
         await answer(send)
-
-
-def _fields(scope: AsgiScope) -> dict[str, str]:
-    """A request's headers; of a repeated one the values with commas between them."""
-    found: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        key, text = name.decode("latin-1"), value.decode("latin-1")
-        found[key] = f"{found[key]}, {text}" if key in found else text
-    return found
-
-
-def header(scope: AsgiScope, name: bytes) -> str:
-    """The first header of that (lower-case) name, or an empty text."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return cast(str, value.decode("latin-1"))
-    return ""
-
-
-async def read_body(
-    scope: AsgiScope,
-    receive: Receive,
-    *,
-    limit_bytes: int,
-    timeout_s: float = BODY_TIMEOUT_S,
-    compressed: bool = False,
-) -> bytes:
-    """Read a request's body, never more than `limit_bytes` of it.
-
-    :raises TooLarge: as soon as it is known, without reading the rest
-    :raises Unavailable: large bodies have taken all the memory there is for them
-    :raises RequestTimeout: not all of it came within `timeout_s`
-    :raises UnsupportedMedia: it is compressed, which only who passes `compressed` can read
-    :raises ClientClosed: the client left
-    """
-    encoding = header(scope, b"content-encoding").strip().lower()
-    if not compressed and encoding not in ("", "identity"):
-        raise UnsupportedMedia(f"content-encoding {encoding!r} is not read here; send the body uncompressed")
-    declared = header(scope, b"content-length")
-    if declared.isascii() and declared.isdigit() and int(declared) > limit_bytes:
-        raise _too_large(limit_bytes)
-    chunks: list[bytes] = []
-    size_bytes = 0
-    claim: Claim | None = None
-    try:
-        async with asyncio.timeout(timeout_s):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientClosed("the client left before its request was complete")
-                chunk = message.get("body", b"")
-                size_bytes += len(chunk)
-                if size_bytes > limit_bytes:
-                    raise _too_large(limit_bytes)
-                if size_bytes >= LEAST_BYTES:
-                    claim, grown = (claim, len(chunk)) if claim else (BODIES.open(0), size_bytes)
-                    claim.grow(grown)
-                chunks.append(chunk)
-                more = message.get("more_body", False)
-    except TimeoutError as exc:
-        raise RequestTimeout(f"the request's body did not arrive within {timeout_s:g} s") from exc
-    else:
-        return b"".join(chunks)
-    finally:
-        # At once: an error's traceback knows this frame, and may be in a circle with whoever caught it.
-        chunks.clear()
-        if claim is not None:
-            claim.close()
-
-
-def parse_json(body: bytes, into: type[BodyT]) -> BodyT:
-    """Decode a JSON body into a struct; an empty body counts as `{}`.
-
-    :raises InvalidJson: it is not JSON
-    :raises InvalidRequest: it is JSON of another shape
-    """
-    try:
-        return msgspec.json.decode(body or b"{}", type=into)
-    except msgspec.ValidationError as exc:
-        place, words = explain(exc, lambda: json.loads(body), into)
-        words = words if place else f"the body does not fit: {words}"
-        raise InvalidRequest(words, field=place, hint=BODY_HINT) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidJson(f"the body is not JSON: {exc}; expected one JSON object") from exc
-    except RecursionError as exc:
-        raise InvalidJson("the body is JSON nested too deep; expected one flat JSON object") from exc
-
-
-def parse_query(query: bytes, into: type[QueryT]) -> QueryT:
-    """Turn a query string into a struct; each parameter at most once.
-
-    :raises InvalidRequest: naming the parameter, what came and what was expected
-    """
-    given: dict[str, str] = {}
-    try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
-    except ValueError as exc:
-        raise InvalidRequest(
-            "the query string is malformed; expected name=value pairs in percent-encoding"
-        ) from exc
-    for name, value in pairs:
-        if name in given:
-            raise InvalidRequest(f"the parameter {name!r} is given twice; expected it once")
-        given[name] = value
-    unknown = given.keys() - set(into.__struct_encode_fields__)
-    if unknown:
-        known = ", ".join(into.__struct_encode_fields__) or "none"
-        raise InvalidRequest(f"unknown parameter {min(unknown)!r}; this URL takes: {known}")
-    return convert(given, into)
-
-
-def convert(given: dict[str, str], into: type[QueryT]) -> QueryT:
-    """Turn texts from a URL into a struct.
-
-    :raises InvalidRequest: naming the parameter, what came and what was expected
-    """
-    try:
-        return msgspec.convert(given, into, strict=False)
-    except msgspec.ValidationError as exc:
-        culprit, wrong = explain(exc, lambda: given, into)
-        came = f"; got {given[culprit]!r}" if culprit in given and "; got " not in wrong else ""
-        raise InvalidRequest(f"{wrong}{came}", field=culprit) from exc
-
-
-def _too_large(limit_bytes: int) -> TooLarge:
-    return TooLarge(f"the body is longer than {limit_bytes} bytes")

@@ -8,10 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mdslite.mistakes import choices_of, locate
-
-# What a text was expected to be, in words, by its pattern.
-FORMS: dict[str, str] = {}
+from mdslite.mistakes import choices_of, locate, word_of
 
 _LENGTH = re.compile(r"`?str`? of length (<=|>=) (\d+)")
 
@@ -26,8 +23,7 @@ def explain(exc: msgspec.ValidationError, read: Callable[[], Any], kind: Any) ->
     what = refusal.partition(" - at `")[0]
     what, _, pattern = what.partition(" matching regex ")
     if pattern:
-        words = (words for form, words in FORMS.items() if repr(form) == pattern)
-        what = f"Expected {next(words, None) or f'text like {pattern}'}"
+        what = f"Expected {word_of(expected) or f'text like {pattern}'}"
     _, enum, came = what.partition("Invalid enum value ")
     if enum and (choices := choices_of(expected)):
         what = f"Expected one of {', '.join(choices)}; got {came}"

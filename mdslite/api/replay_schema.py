@@ -8,17 +8,20 @@ from msgspec import Meta
 
 from mdslite.api.comparison import Comparison
 from mdslite.api.operations import Name
-from mdslite.api.refusals import FORMS
 from mdslite.api.schema import Given, Time, Value
 
 TOTAL_MAX = 100_000
 State = Literal["counting", "running", "done", "cancelled", "failed", "interrupted"]
 
 _RATE = r"^([0-9]{1,6}(\.[0-9]{1,6})?)(x|/s)$(?!\n)"
-FORMS |= {_RATE: "a rate such as 2x (twice the pace of before) or 50/s"}
 RateText = Annotated[
     str,
-    Meta(pattern=_RATE, description="2x: twice the pace of before; 50/s: so many a second", examples=["2x"]),
+    Meta(
+        pattern=_RATE,
+        description="2x: twice the pace of before; 50/s: so many a second",
+        examples=["2x"],
+        extra={"word": "a rate such as 2x (twice the pace of before) or 50/s"},
+    ),
 ]
 
 

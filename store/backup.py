@@ -5,7 +5,8 @@ comparisons, the queue of labels, the predictions to be answered later and, if a
     registry.db     a snapshot, taken while the appliance goes on writing
     artifacts/...   as in the store; left out of the copies that the appliance makes for itself
     drift/...       baselines, alerts and what somebody chose; left out likewise
-    candidates.db, comparisons.db, deferred.db     snapshots of those that are there; left out likewise
+    candidates.db, comparisons.db, deferred.db     snapshots of those that are there; left out likewise.
+                    Of the deferred predictions, those that wait and the answers that are still kept
     log/*.db        only when asked for
 
 Owns that file: its name, its contents and how it is described. How a database is copied is the affair of
@@ -110,6 +111,17 @@ def backup(store_dir: Path, target: Path | None = None, *, log: bool = False, ar
         with suppress(OSError):
             draft.unlink(missing_ok=True)
     return target
+
+
+def measure(path: Path) -> dict[str, int]:
+    """How many bytes of a backup each of its parts takes."""
+    sizes: dict[str, int] = {}
+    with tarfile.open(path, mode="r:") as archive:
+        for member in archive:
+            part = member.name.partition("/")[0].removesuffix(".db")
+            if member.isfile() and part in PARTS:
+                sizes[part] = sizes.get(part, 0) + member.size
+    return sizes
 
 
 def autosave(store_dir: Path, *, keep: int = 7) -> Path | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from mdslite.store.database import connect_writer, sqlite_errors
 
 COUNT_MAX = 10_000
 BYTES_MAX = 1 << 30
+KEEP_S = 3600.0  # how long an answer is kept
 _FULL_RETRY_S = 10.0
 
 State = Literal["waiting", "done", "cancelled"]
@@ -200,6 +202,30 @@ class DeferredStore:
         self._count, self._bytes = self._open.execute(
             "select count(*), coalesce(sum(length(body) + coalesce(length(reply), 0)), 0) from predictions"
         ).fetchone()
+
+
+def copy_kept(source: Path, copy: Path, *, since: float) -> None:
+    """Copy what still waits, and what was answered since, into a database of its own: no larger than that,
+    whatever the source has held and let go.
+
+    :raises StoreCorrupt: the source is damaged
+    :raises StorageFull: there is no room for the copy, or no source
+    """
+    copy.touch(mode=0o600)
+    with sqlite_errors(source), closing(sqlite3.connect(copy.absolute().as_uri(), uri=True)) as db:
+        db.execute("attach database ? as source", (f"{source.absolute().as_uri()}?mode=ro",))
+        db.executescript(_SCHEMA)
+        known = {row[1] for row in db.execute("pragma source.table_info(predictions)")}
+        columns = ", ".join(
+            row[1] for row in db.execute("pragma main.table_info(predictions)") if row[1] in known
+        )
+        if columns:  # an appliance that starts makes the file before its table
+            with db:
+                db.execute(
+                    f"insert into main.predictions ({columns}) select {columns} from source.predictions"
+                    " where finished_at is null or finished_at >= ?",
+                    (since,),
+                )
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

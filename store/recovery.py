@@ -32,7 +32,8 @@ DRIFT_NAME = "drift"
 MARKER_NAME = "restore.json"
 # Databases beside the registry, each a part of its own that is named as its file. Candidates come before the
 # comparisons, as they keep how far these were read: a copy of them may lag behind, and not run ahead.
-LEDGERS = ("candidates", "comparisons", "deferred")
+DEFERRED_NAME = "deferred"
+LEDGERS = ("candidates", "comparisons", DEFERRED_NAME)
 
 
 def _database(name: str) -> tuple[str, ...]:

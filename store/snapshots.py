@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from time import time
 
 from mdslite.errors import StorageFull, StoreCorrupt
 from mdslite.store.database import connect_reader, sqlite_errors
+from mdslite.store.deferred import KEEP_S, copy_kept
 from mdslite.store.disk import storage_errors, sync_file
 from mdslite.store.drift import DATABASE, WISHES
 from mdslite.store.hours import list_hours
-from mdslite.store.recovery import DRIFT_NAME, LEDGERS, LOG_NAME, REGISTRY_NAME
+from mdslite.store.recovery import DEFERRED_NAME, DRIFT_NAME, LEDGERS, LOG_NAME, REGISTRY_NAME
 
 
 def copy_database(source: Path, copy: Path) -> None:
@@ -36,13 +39,13 @@ def copy_database(source: Path, copy: Path) -> None:
         sync_file(copy)
 
 
-def copy_whole(source: Path, copy: Path) -> bool:
+def copy_whole(source: Path, copy: Path, *, how: Callable[[Path, Path], None] = copy_database) -> bool:
     """Copy a database; False, and no copy, where it is missing or damaged.
 
     :raises StorageFull: there is no room for the copy
     """
     try:
-        copy_database(source, copy)
+        how(source, copy)
     except StorageFull:
         # SQLite says the same of a file that is not there, which retention may have removed just now.
         if source.exists():
@@ -87,8 +90,20 @@ def _snapshot_drift(store_dir: Path, work: Path) -> list[str]:
 
 
 def _snapshot_ledgers(store_dir: Path, work: Path) -> list[str]:
-    names = [f"{part}.db" for part in LEDGERS]
-    return [name for name in names if copy_whole(store_dir / name, work / name)]
+    """Of the predictions to be answered later, what is over is left out: their file never shrinks."""
+    names = []
+    for part in LEDGERS:
+        name = f"{part}.db"
+        how = _copy_deferred if part == DEFERRED_NAME else copy_database
+        if copy_whole(store_dir / name, work / name, how=how):
+            names.append(name)
+    return names
+
+
+def _copy_deferred(source: Path, copy: Path) -> None:
+    copy_kept(source, copy, since=time() - KEEP_S)
+    with storage_errors("the backup"):
+        sync_file(copy)
 
 
 def _snapshot_log(store_dir: Path, work: Path) -> list[str]:

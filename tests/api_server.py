@@ -28,6 +28,13 @@ SIGNATURE = {
 }
 
 
+BACKUP = {
+    "path": "/srv/backup.tar",
+    "size_bytes": 2_500_000,
+    "parts": {"registry": 80_000, "artifacts": 2_400_000},
+}
+
+
 def _wanted(weight: float, size_bytes: int) -> dict[str, Any]:
     spec = {"uri": "/srv/model.onnx", "service_info": {"weight": weight}}
     return {
@@ -170,7 +177,7 @@ class ApiServer:
             found = [one for one in self.revisions if one["id"] == int(path.split("/")[2])]
             return JSONResponse(found[0])
         if path == "/backup":
-            return JSONResponse({"path": "/srv/backup.tar", "size_bytes": 2_500_000})
+            return JSONResponse(BACKUP)
         return JSONResponse({"/plan": self.plan, "/doctor": self.findings, "/status": {"version": "0"}}[path])
 
     def _read_model(self, names: list[str]) -> Response:

@@ -620,7 +620,9 @@ async def test_a_backup_is_written_where_it_was_asked_for(
     target = tmp_path / "copy.tar"
     heard = await caller.post("/api/v1/backup", {"path": str(target)})
     assert heard.status == 200, heard.body
-    assert heard.json == {"path": str(target), "size_bytes": target.stat().st_size}
+    assert (heard.json["path"], heard.json["size_bytes"]) == (str(target), target.stat().st_size)
+    assert {"registry", "artifacts"} <= heard.json["parts"].keys()
+    assert 0 < sum(heard.json["parts"].values()) < heard.json["size_bytes"]
     assert (await caller.post("/api/v1/backup", {"path": str(target)})).status == 409
     assert (await caller.post("/api/v1/backup", {"path": "copy.tar"})).status == 400
     kept = tmp_path / "store" / "backups" / "copy.tar"

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from time import time
 
 import pytest
 from models import mlp
@@ -23,10 +24,10 @@ from mdslite.errors import (
     StorageFull,
     StoreCorrupt,
 )
-from mdslite.store.backup import autosave, backup, read_contents
+from mdslite.store.backup import autosave, backup, measure, read_contents
 from mdslite.store.candidates import CandidateStore
 from mdslite.store.comparisons import ComparisonStore, Pair, Sums
-from mdslite.store.deferred import Deferred, DeferredStore
+from mdslite.store.deferred import _SCHEMA, KEEP_S, Deferred, DeferredStore, Result, copy_kept
 from mdslite.store.drift import Alert, Chosen, DriftReader, DriftStore, Wishes, read_wishes, write_wishes
 from mdslite.store.lock import StoreLock
 from mdslite.store.recovery import LEDGERS, list_backups
@@ -215,6 +216,46 @@ def test_comparisons_the_queue_and_deferred_predictions_come_along_and_back(
         assert kept_beside(place) == (2, {"log": 5}, ["id0"])
     (aside,) = store.path.glob("replaced-*")
     assert kept_beside(aside) == (4, {"log": 6}, ["id0", "id1"])
+
+
+def test_what_is_over_of_deferred_predictions_makes_no_backup_large(
+    store: Store, model: Path, tmp_path: Path
+) -> None:
+    store.deploy(model)
+    deferred = DeferredStore(store.path / "deferred.db")
+    deferred.open()
+    now = time()
+    for name in ("waiting", "answered", "expired", "gone"):
+        deferred.add(Deferred(name, "p", "m", b"/x", {}, bytes(1_000_000), now - 9000))
+    for name, age_s in (("answered", 60), ("expired", KEEP_S + 60), ("gone", 9000)):
+        deferred.finish(name, Result(200, [], bytes(1_000_000), now - age_s))
+    assert deferred.sweep(now - 8000) == 1  # its pages stay in the file
+    made = backup(store.path)
+    deferred.close()
+    store.registry.close()
+    assert (store.path / "deferred.db").stat().st_size > 3_500_000
+    assert 2_000_000 < measure(made)["deferred"] < 2_200_000
+    restore(made, tmp_path / "elsewhere")
+    again = DeferredStore(tmp_path / "elsewhere" / "deferred.db")
+    assert again.open() == ["waiting"]
+    assert again.get("answered") is not None
+    assert again.get("expired") is None
+    again.close()
+
+
+def test_deferred_predictions_of_a_store_from_before_senders_were_kept_come_along(tmp_path: Path) -> None:
+    old, copy = tmp_path / "deferred.db", tmp_path / "copy.db"
+    with closing(sqlite3.connect(old)) as db:
+        db.executescript(_SCHEMA.replace("told integer not null default 0,\n  client text", "told integer"))
+        db.execute(
+            "insert into predictions (id, state, project, model, target, fields, body, submitted_at, told)"
+            " values ('id0', 'waiting', 'p', 'm', x'', '[]', x'', 1.0, 0)"
+        )
+        db.commit()
+    copy_kept(old, copy, since=0.0)
+    kept = DeferredStore(copy)
+    assert kept.open() == ["id0"]
+    kept.close()
 
 
 def kept_beside(folder: Path) -> tuple[int, dict[str, int], list[str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import ApiServer, on_a_terminal
+from api_server import BACKUP, ApiServer, on_a_terminal
 
 from mdslite import cli as cli_module
 from mdslite.cli import COMMANDS, cli, output, run
@@ -264,11 +264,13 @@ class TestBackup:
     ) -> None:
         assert run(["backup", "copy.tar", "--log"]) == 0
         assert api.last[2] == {"path": str(deployments.parent / "copy.tar"), "log": True}
-        assert capsys.readouterr().out == "/srv/backup.tar   2.5 MB\n"
+        printed = capsys.readouterr()
+        assert printed.out == "/srv/backup.tar   2.5 MB\n"
+        assert printed.err.startswith("in it: registry 80.0 kB, artifacts 2.4 MB\nrestore it with: ")
 
     def test_as_json(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["backup", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == {"path": "/srv/backup.tar", "size_bytes": 2_500_000}
+        assert json.loads(capsys.readouterr().out) == BACKUP
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_a_backup_restores_the_deployments(live: Live, folder: Path, capsys: Cap
     assert str(live.process.pid) in capsys.readouterr().err
     assert live.stop()[0] == 0
     shutil.rmtree(folder / ".mdslite")
-    hint = printed.err.removeprefix("restore it with: ").replace("DIR", ".mdslite")
+    hint = printed.err.splitlines()[-1].removeprefix("restore it with: ").replace("DIR", ".mdslite")
     assert run(shlex.split(hint)[1:]) == 0
     assert capsys.readouterr().err == "start it with: mdslite up --store .mdslite\n"
     with up("--store", ".mdslite", cwd=folder) as again:

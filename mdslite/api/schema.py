@@ -394,6 +394,7 @@ class RevisionDetail(RevisionInfo, frozen=True, kw_only=True):
 class BackupReply(Value, frozen=True, kw_only=True):
     path: str
     size_bytes: int
+    parts: Annotated[dict[str, int], Meta(description="what each part takes of it, in bytes")]
 
 
 class FindingInfo(Value, frozen=True, kw_only=True):

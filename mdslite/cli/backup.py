@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,28 +30,29 @@ def backup(path: str | None, log: bool, store: str | None, as_json: bool, url: s
     """Copy the store while it serves.
 
     The registry, the models, what is known of drift, comparisons, the queue of labels and the predictions to
-    be answered later; the request log only with --log.
+    be answered later, with the answers that are still kept; the request log only with --log.
     """
     target = str(Path(path).resolve()) if path else None
     if store is not None:
         made = _backup_here(Path(store), Path(target) if target else None, log=log)
     else:
         with connect(url) as client:
-            reply = client.backup(target, log=log)
-        made = (str(reply["path"]), int(reply["size_bytes"]))
+            made = client.backup(target, log=log)
     if as_json:
-        output.write_json({"path": made[0], "size_bytes": made[1]})
+        output.write_json(made)
     else:
-        output.write(f"{made[0]}   {output.size_text(made[1])}")
-        output.note(f"restore it with: mdslite restore {shlex.quote(made[0])} --store DIR")
+        output.write(f"{made['path']}   {output.size_text(made['size_bytes'])}")
+        sizes = (f"{part} {output.size_text(size)}" for part, size in made["parts"].items())
+        output.note(f"in it: {', '.join(sizes)}")
+        output.note(f"restore it with: mdslite restore {shlex.quote(made['path'])} --store DIR")
     return 0
 
 
-def _backup_here(store: Path, target: Path | None, *, log: bool) -> tuple[str, int]:
+def _backup_here(store: Path, target: Path | None, *, log: bool) -> Mapping[str, Any]:
     from mdslite.store import backup as backups
 
     made = backups.backup(store, target, log=log)
-    return str(made), made.stat().st_size
+    return {"path": str(made), "size_bytes": made.stat().st_size, "parts": backups.measure(made)}
 
 
 @click.command(

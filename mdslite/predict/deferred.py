@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdslite.errors import MdsliteError, NotFound
 from mdslite.predict.call import Headers, Reply
-from mdslite.store.deferred import Deferred, DeferredStore, Entry, Result
+from mdslite.store.deferred import KEEP_S, Deferred, DeferredStore, Entry, Result
 from mdslite.store.webhooks import Webhooks
 from mdslite.store.worker import Worker
 
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 URL = "/api/v1/predictions"
 WEBHOOK = b"mdslite-webhook"
-KEEP_S = 3600.0
 AT_ONCE = 64  # computed at a time: enough to fill batches
 WAIT_MAX_S = 60.0
 TRY_FOR_S = 3600.0  # while the model is overloaded or away

@@ -72,13 +72,16 @@ ROOMS: dict[str, frozenset[str]] = {
         "replies": "errors",
         "retries": "",
         "payloads": "errors replies",
-        "calls": "payloads replies",
-        "label_calls": "calls replies",
-        "drift_calls": "calls replies",
+        "asks": "replies",
+        "calls": "asks payloads replies",
+        "drift_calls": "asks replies",
+        "label_calls": "asks replies",
+        "log_calls": "asks replies",
         "triton": "errors fields",
-        "client": "links calls drift_calls label_calls payloads replies retries",
-        "cli": "errors fields hosts planning contents pictures client calls payloads replies",
-        "tui": "errors hosts client calls label_calls contents pictures planning replies",
+        "client": "links asks calls drift_calls label_calls log_calls payloads replies retries",
+        "cli": "errors fields hosts planning contents pictures client asks payloads replies",
+        "tui": "errors hosts client asks calls drift_calls label_calls log_calls "
+        "contents pictures planning replies",
     }.items()
 }
 # Composition roots, and the way to start one.

@@ -10,7 +10,7 @@ import msgspec
 from piloting import piloted
 from textual.pilot import Pilot
 
-from mdslite.calls import Ask
+from mdslite.asks import Ask
 from mdslite.tui.app import DashApp
 from mdslite.tui.demo import RecordedClient
 from mdslite.tui.feed import LiveFeed, StillFeed

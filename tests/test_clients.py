@@ -17,7 +17,7 @@ from api_server import STEPS, ApiServer
 from box import deployments
 
 import mdslite
-from mdslite import calls, drift_calls, label_calls
+from mdslite import calls, drift_calls, label_calls, log_calls
 from mdslite.client import AsyncClient, Client, Retries
 from mdslite.errors import InvalidRequest, NotFound, Overloaded, Unavailable
 from mdslite.retries import Budget, Course
@@ -127,7 +127,7 @@ async def test_the_asyncio_client_does_the_same(url: str) -> None:
 def test_both_clients_have_the_same_methods_and_every_call_is_one() -> None:
     described = {
         name
-        for module in (calls, drift_calls, label_calls)
+        for module in (calls, drift_calls, label_calls, log_calls)
         for name, made in vars(module).items()
         if inspect.isfunction(made) and made.__module__ == module.__name__ and not name.startswith("_")
     }

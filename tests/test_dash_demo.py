@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from dash import NOW, make_tape
 
-from mdslite import calls, errors
+from mdslite import asks, calls, errors, log_calls
 from mdslite.tui.demo import RecordedClient
 from mdslite.tui.recording import Recording, read_tape, write_tape
 
@@ -64,7 +64,7 @@ def test_the_recording_goes_round_without_a_seam() -> None:
     async def scene() -> None:
         pages, before = [], None
         for _ in range(6):
-            page = await asked.ask(calls.logs(limit=100, before=before))
+            page = await asked.ask(log_calls.logs(limit=100, before=before))
             pages += page["rows"]
             before = page["next"]
         ids = [row["id"] for row in pages]
@@ -72,7 +72,7 @@ def test_the_recording_goes_round_without_a_seam() -> None:
         moments = [row["time"] for row in pages]
         assert max(one - two for one, two in pairwise(moments)) < 1.5
         assert NOW + 200.5 - moments[0] < 1.5
-        found = await asked.ask(calls.log_row(ids[150]))
+        found = await asked.ask(log_calls.log_row(ids[150]))
         assert found["row"] == pages[150]
         assert all(abs(one["time"] - found["row"]["time"]) < 1 for one in found["related"])
 
@@ -82,9 +82,9 @@ def test_the_recording_goes_round_without_a_seam() -> None:
 def test_the_histogram_counts_the_rows_that_there_are() -> None:
     async def scene() -> None:
         filter = f"status<400 since={NOW - 130:.3f} until={NOW - 10:.3f}"
-        told = await client().ask(calls.histogram(filter, interval_s=10.0))
+        told = await client().ask(log_calls.histogram(filter, interval_s=10.0))
         counted = sum(sum(one["counts"]) for one in told["series"])
-        rows = (await client().ask(calls.logs(filter, limit=1000)))["rows"]
+        rows = (await client().ask(log_calls.logs(filter, limit=1000)))["rows"]
         assert counted == len(rows) == 240
         assert not any(sum(one["errors"]) for one in told["series"])
 
@@ -99,13 +99,13 @@ def test_the_histogram_counts_the_rows_that_there_are() -> None:
         calls.predict("demo", "digits", b'{"instances": []}'),
     ],
 )
-def test_a_recording_is_not_changed(ask: calls.Ask[object]) -> None:
+def test_a_recording_is_not_changed(ask: asks.Ask[object]) -> None:
     with pytest.raises(errors.Conflict, match="this is a recording"):
         asyncio.run(client().ask(ask))
 
 
 def test_what_is_not_recorded_is_not_found() -> None:
-    for ask in (calls.doctor(), calls.log_row(1), calls.revision(99)):
+    for ask in (calls.doctor(), log_calls.log_row(1), calls.revision(99)):
         with pytest.raises(errors.NotFound):
             asyncio.run(client().ask(ask))
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from dash import body, make_row
 
-from mdslite.calls import Ask
+from mdslite.asks import Ask
 from mdslite.errors import InvalidRequest
 from mdslite.store import filters
 from mdslite.tui import completion

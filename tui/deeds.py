@@ -8,7 +8,7 @@ from typing import Any
 
 from textual import events
 
-from mdslite import calls, errors
+from mdslite import asks, errors
 from mdslite.tui.clean import clean
 from mdslite.tui.dialogs import CLOSES, LEAVES, Dialog
 from mdslite.tui.lines import Line
@@ -68,7 +68,7 @@ class Deed:
     """One thing that a `DeedDialog` may do: its name, what it will do in words, the request, and what its
     reply means."""
 
-    def __init__(self, name: str, effect: str, ask: calls.Ask[Any], tell: Callable[[Any], str]) -> None:
+    def __init__(self, name: str, effect: str, ask: asks.Ask[Any], tell: Callable[[Any], str]) -> None:
         self.name = name
         self.effect = effect
         self.ask = ask

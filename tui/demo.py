@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import httpx2
 
 from mdslite import errors
-from mdslite.calls import Ask, Lines, Pieces
+from mdslite.asks import Ask, Lines, Pieces
 from mdslite.client import Download
 from mdslite.tui.recording import Recording
 from mdslite.tui.snapshot import Json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mdslite import calls, errors
+from mdslite import errors, log_calls
 from mdslite.errors import Conflict, InvalidRequest
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
@@ -84,7 +84,7 @@ class ExportDialog(Dialog):
         part = self._path.with_name(self._path.name + ".part")
         try:
             with part.open("xb") as file:
-                pieces = calls.export_logs(self._filter, format=self._format)
+                pieces = log_calls.export_logs(self._filter, format=self._format)
                 async with self.dash.feed.stream(pieces) as download:
                     async for piece in download.pieces:
                         self._written += file.write(piece)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from mdslite import errors
-from mdslite.calls import Ask, Lines, Pieces
+from mdslite.asks import Ask, Lines, Pieces
 from mdslite.client import Download
 from mdslite.tui.ears import Ears
 from mdslite.tui.origin import Origin

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from mdslite import calls, errors
+from mdslite import errors, log_calls
 from mdslite.tui.feed import Feed
 from mdslite.tui.panel import Found
 from mdslite.tui.snapshot import Json
@@ -56,7 +56,7 @@ def _size(found: Found) -> int:
 
 async def _ask(feed: Feed, row: Json) -> Found:
     try:
-        told = await feed.ask(calls.log_row(row["id"]))
+        told = await feed.ask(log_calls.log_row(row["id"]))
     except errors.MdsliteError as exc:
         return Found(row, note=f"{exc.message}")
     return Found(told.get("row") or row, told.get("related") or (), told.get("label"))

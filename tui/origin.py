@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
-from mdslite.calls import Ask, Lines, Pieces
+from mdslite.asks import Ask, Lines, Pieces
 from mdslite.client import Download
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mdslite import calls, errors
+from mdslite import errors, log_calls
 from mdslite.tui.clean import clean
 from mdslite.tui.commands import Choice, complete_command, palette, run_command
 from mdslite.tui.completion import Candidate, complete_filter, vocabulary_of
@@ -65,7 +65,7 @@ def open_prompt(app: DashApp, sign: str, text: str = "") -> None:
 async def _learn_fields(app: DashApp, prompt: Prompt) -> None:
     """Fields of the bodies of late, which the rows that are held do not have."""
     try:
-        page = await app.feed.ask(calls.logs(f'{app.view.filter} text~""'.strip(), limit=_BODIES))
+        page = await app.feed.ask(log_calls.logs(f'{app.view.filter} text~""'.strip(), limit=_BODIES))
     except errors.MdsliteError:
         return  # they are known without their fields
     app.words = vocabulary_of(app.snapshot, [*page["rows"], *(app.snapshot.rows or ())[:_ROWS]])
@@ -77,7 +77,7 @@ async def wrong_with(app: DashApp, line: str) -> str | None:
     if not line:
         return None
     try:
-        await app.feed.ask(calls.logs(f"{line} since={app.snapshot.clock:.3f}", limit=1))
+        await app.feed.ask(log_calls.logs(f"{line} since={app.snapshot.clock:.3f}", limit=1))
     except errors.InvalidRequest as exc:
         return clean(exc.message)
     except errors.MdsliteError:

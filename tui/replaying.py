@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual.binding import Binding, BindingType
 
-from mdslite import calls, errors, label_calls
+from mdslite import calls, errors, label_calls, log_calls
 from mdslite.errors import InvalidRequest
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
@@ -270,11 +270,11 @@ class ReplayDialog(Dialog):
         """Ask how many there are, and then, which takes longer, how many of them have a body."""
         wanted = count_filter(self._filter)
         try:
-            found = await self.dash.feed.ask(calls.top("shadow", wanted, limit=1))
+            found = await self.dash.feed.ask(log_calls.top("shadow", wanted, limit=1))
             self._counts = Counts(found["rows"])
             self.redraw()
             if found["rows"]:
-                kept = await self.dash.feed.ask(calls.top("shadow", f'{wanted} text~""', limit=1))
+                kept = await self.dash.feed.ask(log_calls.top("shadow", f'{wanted} text~""', limit=1))
                 self._counts = Counts(found["rows"], kept["rows"])
         except errors.MdsliteError as exc:
             self._uncounted = clean(exc.message)

@@ -14,7 +14,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.worker import WorkType
 
-from mdslite import calls, errors
+from mdslite import errors, log_calls
 from mdslite.tui import figures
 from mdslite.tui.canvas import Pane
 from mdslite.tui.clean import clean
@@ -391,7 +391,7 @@ class Requests(Wheeled, Pane):
         key, before = self._key, self.book.oldest
         try:
             page = await self.dash.feed.ask(
-                calls.logs(log_filter(self.dash.view), limit=_PAGE, before=before, bodies=False)
+                log_calls.logs(log_filter(self.dash.view), limit=_PAGE, before=before, bodies=False)
             )
         except errors.MdsliteError as exc:
             self.dash.say(clean(exc.message), "bad")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import Any, Protocol
 
-from mdslite import calls
+from mdslite import asks, calls, drift_calls, log_calls
 from mdslite.tui.histories import merge_history
 from mdslite.tui.snapshot import Connection, Json, Snapshot, View
 
@@ -152,8 +152,8 @@ class RowsSource:
     async def fetch(self, ask: Asker, view: View, kept: Kept, now: float) -> Any:
         fresh = kept.rows is None or kept.rows_of != self.depends(view)
         known = None if fresh or not kept.rows else kept.rows[0]["id"]
-        limit = FIRST_ROWS if known is None else calls.PAGE_MAX
-        page = await ask(calls.logs(log_filter(view), limit=limit, after=known, bodies=False))
+        limit = FIRST_ROWS if known is None else asks.PAGE_MAX
+        page = await ask(log_calls.logs(log_filter(view), limit=limit, after=known, bodies=False))
         return page["rows"], known
 
     def keep(self, kept: Kept, view: View, found: tuple[list[Json], int | None]) -> bool:
@@ -162,7 +162,7 @@ class RowsSource:
             kept.rows, kept.missed = rows, 0
             kept.rows_of, kept.rows_filter = self.depends(view), log_filter(view)
         elif rows:
-            kept.missed += len(rows) >= calls.PAGE_MAX
+            kept.missed += len(rows) >= asks.PAGE_MAX
             kept.rows = (rows + (kept.rows or []))[:RING]
         return False
 
@@ -187,7 +187,7 @@ class HistogramSource:
         until = (int((view.until or view.moment or now) / interval_s) + 1) * interval_s
         since = until - bars_of(view) * interval_s
         terms = [view.filter, *model_terms(view), f"since={since:.3f}", f"until={until:.3f}"]
-        return await ask(calls.histogram(" ".join(filter(None, terms)), interval_s=interval_s))
+        return await ask(log_calls.histogram(" ".join(filter(None, terms)), interval_s=interval_s))
 
     def keep(self, kept: Kept, view: View, found: Json) -> bool:
         kept.histogram = found
@@ -210,7 +210,7 @@ class PercentilesSource:
     async def fetch(self, ask: Asker, view: View, kept: Kept, now: float) -> Any:
         since, until = chosen(view, now)
         terms = [view.filter, f"since={since:.3f}", f"until={until:.3f}"]
-        found = await ask(calls.percentiles(" ".join(filter(None, terms))))
+        found = await ask(log_calls.percentiles(" ".join(filter(None, terms))))
         return {**found, "since": since, "until": until}
 
     def keep(self, kept: Kept, view: View, found: Json) -> bool:
@@ -343,5 +343,5 @@ SOURCES: tuple[Source, ...] = (
     HistorySource(),
     ListSource("revisions", lambda: calls.revisions(limit=50)),
     ListSource("rollouts", calls.rollouts, 5.0),
-    ListSource("alerts", lambda: calls.alerts(limit=50)),
+    ListSource("alerts", lambda: drift_calls.alerts(limit=50)),
 )

@@ -80,7 +80,7 @@ def undo(revision: int | None, dry_run: bool, reason: str | None, yes: bool, as_
 
 
 def _newest(client: Client, limit: int) -> list[Json]:
-    from mdslite.calls import PAGE_MAX
+    from mdslite.asks import PAGE_MAX
 
     found: list[Json] = []
     while len(found) < limit:

@@ -169,7 +169,7 @@ def _local(text: str, now: datetime) -> datetime | None:
 
 def _newest(client: Client, filter: str, limit: int, *, bodies: bool) -> list[Row]:
     """The newest `limit` rows, oldest first, page by page as the appliance hands them out."""
-    from mdslite.calls import PAGE_MAX
+    from mdslite.asks import PAGE_MAX
 
     rows: list[Row] = []
     cursor: int | None = None

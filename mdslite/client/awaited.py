@@ -12,8 +12,8 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import httpx2
 
-from mdslite import calls, drift_calls, label_calls
-from mdslite.calls import Ask, Lines, Pieces
+from mdslite import calls, drift_calls, label_calls, log_calls
+from mdslite.asks import Ask, Lines, Pieces
 from mdslite.client.transfers import Download, make_request, rows_of, translated
 from mdslite.links import DEFAULT_URL, open_async_link
 from mdslite.replies import require
@@ -123,15 +123,15 @@ class AsyncClient:
     undo = _reading_later(calls.undo)
     revisions = _asking_later(calls.revisions)
     revision = _asking_later(calls.revision)
-    logs = _asking_later(calls.logs)
-    histogram = _asking_later(calls.histogram)
-    percentiles = _asking_later(calls.percentiles)
-    log_row = _asking_later(calls.log_row)
-    top = _asking_later(calls.top)
-    export_logs = _downloading_later(calls.export_logs)
+    logs = _asking_later(log_calls.logs)
+    histogram = _asking_later(log_calls.histogram)
+    percentiles = _asking_later(log_calls.percentiles)
+    log_row = _asking_later(log_calls.log_row)
+    top = _asking_later(log_calls.top)
+    export_logs = _downloading_later(log_calls.export_logs)
     export_labels = _downloading_later(label_calls.export_labels)
-    alerts = _asking_later(calls.alerts)
-    follow_logs = _following_later(calls.follow_logs)
+    alerts = _asking_later(drift_calls.alerts)
+    follow_logs = _following_later(log_calls.follow_logs)
     events = _following_later(calls.events)
     predict = _asking_later(calls.predict)
     submit = _asking_later(calls.submit)

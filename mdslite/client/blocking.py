@@ -12,8 +12,8 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import httpx2
 
-from mdslite import calls, drift_calls, label_calls
-from mdslite.calls import Ask, Lines, Pieces
+from mdslite import calls, drift_calls, label_calls, log_calls
+from mdslite.asks import Ask, Lines, Pieces
 from mdslite.client.transfers import Download, make_request, rows_of, translated
 from mdslite.links import DEFAULT_URL, open_link
 from mdslite.replies import require
@@ -132,15 +132,15 @@ class Client:
     undo = _reading(calls.undo)
     revisions = _asking(calls.revisions)
     revision = _asking(calls.revision)
-    logs = _asking(calls.logs)
-    histogram = _asking(calls.histogram)
-    percentiles = _asking(calls.percentiles)
-    log_row = _asking(calls.log_row)
-    top = _asking(calls.top)
-    export_logs = _downloading(calls.export_logs)
+    logs = _asking(log_calls.logs)
+    histogram = _asking(log_calls.histogram)
+    percentiles = _asking(log_calls.percentiles)
+    log_row = _asking(log_calls.log_row)
+    top = _asking(log_calls.top)
+    export_logs = _downloading(log_calls.export_logs)
     export_labels = _downloading(label_calls.export_labels)
-    alerts = _asking(calls.alerts)
-    follow_logs = _following(calls.follow_logs)
+    alerts = _asking(drift_calls.alerts)
+    follow_logs = _following(log_calls.follow_logs)
     events = _following(calls.events)
     predict = _asking(calls.predict)
     submit = _asking(calls.submit)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import httpx2
 
-from mdslite.calls import CONNECT_WAIT_S, Ask
+from mdslite.asks import CONNECT_WAIT_S, Ask
 from mdslite.links import network_error
 
 T = TypeVar("T")

@@ -279,6 +279,8 @@ def test_who_asks_is_who_is_named_everywhere(client: Client, capsys: Captured) -
     assert replay["author"] == author()
     begun = json.loads(say(capsys, "rollout", MODEL, "v2", "--ungated", "--every", "1h", "--json"))
     assert begun["author"] == author()
+    assert "\nnext " in say(capsys, "rollout", MODEL)
+    assert "\nnext " not in say(capsys, "rollout", MODEL, "pause")  # nothing is due, whatever was
     ended = json.loads(say(capsys, "rollout", MODEL, "abort", "--json"))
     assert ended["message"].startswith(f"aborted by {author()}")
 

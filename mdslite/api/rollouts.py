@@ -10,7 +10,7 @@ from msgspec import Meta
 from mdslite.api.operations import Call, Name, Nothing, Operation, declare
 from mdslite.api.parts import Parts
 from mdslite.api.schema import Given, ModelPath, Time, Value
-from mdslite.deploy.rollout import ENDED, Rollout, Wish
+from mdslite.deploy.rollout import Rollout, Wish
 from mdslite.errors import InvalidRequest, NotFound
 from mdslite.store.moments import time_text
 
@@ -44,7 +44,7 @@ class RolloutInfo(Value, frozen=True, kw_only=True):
     share: float
     every_s: float
     since: Time
-    until: Time | None
+    until: Annotated[Time | None, Meta(description="when the next step is due, while it is running")]
     gates: list[str]
     findings: list[FindingInfo]
     author: str
@@ -139,7 +139,7 @@ def make_operations() -> list[Operation]:
 
 
 def _info(one: Rollout) -> RolloutInfo:
-    runs = one.state not in ENDED
+    runs = one.state == "running"
     return RolloutInfo(
         id=one.id,
         project=one.project,

@@ -35,7 +35,8 @@ Foreign exceptions become one of these once, at the adapter that met them, with 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
 
 
 class MdsliteError(Exception):
@@ -107,6 +108,14 @@ class Forbidden(MdsliteError):
 class NotFound(MdsliteError):
     code = "not_found"
     status = 404
+
+    @classmethod
+    def version(cls, project: str, model: str, version: str, known: Iterable[str]) -> Self:
+        """A version that is not deployed, beside those of its model that are."""
+        name, there = f"{project}/{model}", ", ".join(sorted(known))
+        if not there:
+            return cls(f"no model {name} is deployed", hint="mdslite ls")
+        return cls(f"{name} has no version {version}: it has {there}", hint=f"mdslite show {name}")
 
 
 class MethodNotAllowed(MdsliteError):

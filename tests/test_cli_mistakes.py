@@ -81,6 +81,46 @@ def test_it_is_named_with_its_flag_and_with_what_was_expected(
     assert "/docs" not in hint  # a body is what nobody typed
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "drift default/m@v7",
+        "drift default/m@v7 --json",
+        "drift default/m --baseline 24h --of v7",
+        "replay since=1h --to default/m@v7",
+        "rollout default/m v7 --ungated",
+        "show default/m@v7",
+        "predict default/m@v7 -d '[1, 2, 3, 4]'",
+    ],
+)
+def test_a_version_that_is_not_there_is_answered_with_those_that_are(line: str, capsys: Captured) -> None:
+    assert run(shlex.split(line)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "error: default/m has no version v7: it has v1\nhint: mdslite show default/m\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "drift x/y",
+        "drift x/y@v1",
+        "drift x/y --baseline 24h",
+        "label x/y",
+        "rollout x/y",
+        "rollout x/y v1 --ungated",
+        "show x/y@v1",
+        "replay --to x/y@v1",
+        "compare x/y v1 v2",
+    ],
+)
+def test_a_model_that_is_not_there_is_an_error(line: str, capsys: Captured) -> None:
+    assert run(shlex.split(line)) == 1
+    said, hint = capsys.readouterr().err.splitlines()
+    assert "no model x/y is deployed" in said
+    assert hint == "hint: mdslite ls"
+
+
 def test_a_store_that_nobody_serves_says_the_same(tmp_path: Path, capsys: Captured) -> None:
     assert run(["token", "create", "--scope", "read", "--rate", "fast", "--store", str(tmp_path / "s")]) == 1
     assert capsys.readouterr().err == (

@@ -560,7 +560,7 @@ def test_a_rollout_that_makes_no_sense_is_refused(
 def test_a_model_has_one_rollout_at_a_time_of_a_version_that_is_there(tmp_path: Path) -> None:
     async def test(stage: Stage) -> None:
         wish = Wish("p", "m", "v9", (100,), 60.0, ("error_rate<1%",), "ann")
-        with pytest.raises(NotFound, match="has no version v9: it has v1, v3, v2"):
+        with pytest.raises(NotFound, match="has no version v9: it has v1, v2, v3"):
             await stage.rollouts.begin(wish)
         await stage.begin()
         with pytest.raises(Conflict, match="has a rollout already: v2 is running"):

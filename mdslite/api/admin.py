@@ -15,6 +15,7 @@ import msgspec
 from mdslite import deployments
 from mdslite.api import news, past, resources, views
 from mdslite.api.conditions import revision_tag, rows_of, tag_of, tagged
+from mdslite.api.known import versions_of
 from mdslite.api.ndjson import Lines
 from mdslite.api.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, declare
 from mdslite.api.ordering import carry_out, make_order, remark
@@ -91,7 +92,8 @@ async def get_output(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) ->
     path = call.path
     served = parts.fleet.find(path.project, path.model, path.version)
     if served is None:
-        raise NotFound(f"{path.project}/{path.model} has no version {path.version}", hint="mdslite ls")
+        known = await versions_of(parts, path.project, path.model)
+        raise NotFound.version(path.project, path.model, path.version, known)
     return views.printed_of(served)
 
 

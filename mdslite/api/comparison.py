@@ -168,12 +168,12 @@ async def make_comparison(
         parts.request_log.evidence, path.project, path.model, since=since, until=until
     )
     first, second = (_choose(found, version) for version in versions)
+    await _refuse_unknown(parts, path, [one.version for one in (first, second) if not one.requests])
     if not first.requests and not second.requests:
         raise NotFound(
             f"neither {versions[0]} nor {versions[1]} of {path.project}/{path.model} answered anything then",
             hint="mdslite show says what is deployed; --since goes further back",
         )
-    await _refuse_unknown(parts, path, [one.version for one in (first, second) if not one.requests])
     agreement: Agreement | None = None
     disagreements: list[DisagreementInfo] = []
     for primary, shadow in (versions, versions[::-1]):
@@ -190,10 +190,12 @@ async def _refuse_unknown(parts: Parts, path: ModelPath, silent: list[str]) -> N
     """:raises NotFound: a version of which the log knows nothing is not deployed either"""
     known = await versions_of(parts, path.project, path.model) if silent else []
     for version in silent:
+        if not known:
+            raise NotFound.version(path.project, path.model, version, known)
         if version not in known:
             raise NotFound(
                 f"{path.project}/{path.model} has no version {version}, and none answered anything then: "
-                f"it has {', '.join(known) or 'none'}",
+                f"it has {', '.join(known)}",
                 hint="mdslite show says what is deployed; --since goes further back",
             )
 

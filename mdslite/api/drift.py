@@ -192,10 +192,9 @@ async def choose_baseline(parts: Parts, call: Call[ModelPath, Nothing, BaselineB
     path, body, now = call.path, call.body, time()
     versions = {one.version for one in parts.fleet.all() if one.key[:2] == (path.project, path.model)}
     if not versions:
-        raise NotFound(f"there is no model {path.project}/{path.model}", hint="mdslite ls lists them")
+        raise NotFound(f"no model {path.project}/{path.model} is deployed", hint="mdslite ls")
     if body.version is not None and body.version not in versions:
-        known = ", ".join(sorted(versions))
-        raise NotFound(f"{path.project}/{path.model} has no version {body.version}; it has {known}")
+        raise NotFound.version(path.project, path.model, body.version, versions)
     since = parse_moment(body.since, now=now, field="since")
     until = now if body.until is None else parse_moment(body.until, now=now, field="until")
     if not since < until:

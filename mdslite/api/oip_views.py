@@ -59,7 +59,8 @@ def find_version(parts: Parts, project: str, model: str, version: str | None) ->
     loaded = [one for one in found if one.loaded and one.state != "draining"]
     if not loaded:
         reasons = "; ".join(f"{one.version} is {one.state}" for one in found)
-        hint = f"mdslite load {project}/{model}" if any(one.state == "unloaded" for one in found) else None
+        does = "load" if any(one.state == "unloaded" for one in found) else "ls"
+        hint = f"mdslite {does} {project}/{model}"
         raise Unavailable(f"no version of {project}/{model} is loaded: {reasons}", hint=hint, retry_after_s=1)
     return max(loaded, key=_traffic)
 

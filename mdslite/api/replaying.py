@@ -168,6 +168,9 @@ class Replays:
     def _check_version(self, body: ReplayBody) -> None:
         served = self._fleet.find(body.project, body.model, body.version)
         if served is None:
-            raise NotFound(f"{body.project}/{body.model} has no version {body.version}", hint="mdslite ls")
+            known = [one.version for one in self._fleet.all() if one.key[:2] == (body.project, body.model)]
+            raise NotFound.version(body.project, body.model, body.version, known)
         if not served.loaded:
-            raise Unavailable(f"{served.label} is {served.state}, so nothing can be sent to it")
+            name = f"{body.project}/{body.model}"
+            hint = f"mdslite load {name}" if served.state == "unloaded" else f"mdslite show {name}"
+            raise Unavailable(f"{served.label} is {served.state}, so nothing can be sent to it", hint=hint)

@@ -138,15 +138,11 @@ async def _change(
 
 def _resource(parts: Parts, path: VersionPath, rows: list[VersionRow]) -> VersionResource:
     """:raises NotFound: it is neither served nor deployed"""
-    name = f"{path.project}/{path.model}"
     models = views.models_of(parts, rows, project=path.project)
     versions = next((one.versions for one in models if one.model == path.model), [])
-    if not versions:
-        raise NotFound(f"no model {name} is deployed", hint="mdslite ls")
     info = next((one for one in versions if one.version == path.version), None)
     if info is None:
-        known = ", ".join(one.version for one in versions)
-        raise NotFound(f"{name} has no version {path.version}: it has {known}", hint=f"mdslite show {name}")
+        raise NotFound.version(path.project, path.model, path.version, [one.version for one in versions])
     spec = next((dict(row.spec) for row in _mine(rows, path)), {})  # none where it is only draining yet
     fields = {field: getattr(info, field) for field in VersionInfo.__struct_fields__}
     return VersionResource(**fields, project=path.project, name=path.model, spec=spec)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from mdslite.api.known import require_model
 from mdslite.api.operations import Call, Name, Nothing, Operation, declare
 from mdslite.api.parts import Parts
 from mdslite.api.schema import Given, ModelPath, Time, Value
@@ -115,6 +116,7 @@ async def get_rollout(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> 
     for rollout in await parts.rollouts.all(limit=200):
         if (rollout.project, rollout.model) == (path.project, path.model):
             return _info(parts.rollouts.find(path.project, path.model) or rollout)
+    await require_model(parts, path.project, path.model)
     raise NotFound(
         f"{path.project}/{path.model} has had no rollout",
         hint=f"mdslite rollout {path.project}/{path.model} VERSION begins one",

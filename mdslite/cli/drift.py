@@ -10,7 +10,7 @@ import click
 from mdslite.cli import output
 from mdslite.cli.logs import local_moment
 from mdslite.cli.options import connect, json_option, url_option
-from mdslite.cli.target import Scope, Target, parse_scope, parse_target
+from mdslite.cli.target import Scope, Target, parse_scope, parse_target, require_scope
 
 Json = Mapping[str, Any]
 
@@ -89,7 +89,9 @@ def drift(
         if no_baseline:
             return _write_chosen(client.drop_baseline(target.project, target.model), as_json)
         found = client.drift(target.project, target.model)
-    found = [one for one in found if target.version in (None, one["version"])]
+        found = [one for one in found if target.version in (None, one["version"])]
+        if not found and target.version is not None:
+            client.version(target.project, target.model, target.version)  # or says which there are
     if as_json:
         output.write_json(found)
     elif not found:
@@ -143,6 +145,8 @@ def alerts(
             return 0
         project, model = (None, None) if scope is None else (scope.project, scope.model)
         found = client.alerts(project, model, since=since, limit=limit)
+        if not found and scope is not None:
+            require_scope(client.models(project), scope)
     if as_json:
         output.write_json(found)
     elif not found:

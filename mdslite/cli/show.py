@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.suggestions import command_line
-from mdslite.cli.target import Scope, Target, parse_moment, parse_scope, parse_target
+from mdslite.cli.target import Scope, Target, parse_moment, parse_scope, parse_target, require_scope
 
 Json = Mapping[str, Any]
 
@@ -62,9 +61,7 @@ def ls(scope: Scope | None, as_json: bool, url: str) -> int:
     with connect(url) as client:
         found = client.models(scope.project if scope else None)
     if scope is not None:
-        found = [one for one in found if scope.model in (None, one["model"])]
-        if not found:
-            raise errors.NotFound(f"nothing is deployed as {scope}", hint="mdslite ls")
+        found = require_scope(found, scope)
     if as_json:
         output.write_json(found)
     elif not found:

@@ -6,10 +6,14 @@ The `parse_` functions are click callbacks: what they return is what the command
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import click
+
+from mdslite import errors
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 _TARGET = re.compile(f"(?P<project>{_NAME})/(?P<model>{_NAME})(?:@(?P<version>{_NAME}))?")
@@ -69,6 +73,17 @@ def parse_scope(ctx: click.Context, param: click.Parameter, value: str | None) -
     if found is None:
         raise click.BadParameter(f"{value!r}: expected PROJECT or PROJECT/MODEL", ctx, param)
     return Scope(found["project"], found["model"])
+
+
+def require_scope(models: Iterable[Mapping[str, Any]], scope: Scope) -> list[Mapping[str, Any]]:
+    """Those of a project's models that the scope names.
+
+    :raises NotFound: there is none
+    """
+    found = [one for one in models if scope.model in (None, one["model"])]
+    if not found:
+        raise errors.NotFound(f"nothing is deployed as {scope}", hint="mdslite ls")
+    return found
 
 
 def parse_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

@@ -33,10 +33,9 @@ def rewrite(current: State, source: VersionSource) -> Deployments:
     :raises NotFound: what is to be deleted is not deployed
     :raises SpecError: the spec is wrong, by itself or beside the model's others; it names the field
     """
-    name = f"{source.project}/{source.model}"
     before = current.get((source.project, source.model), {})
     if source.spec is None and source.version not in before:
-        raise NotFound(f"{name} has no version {source.version}", hint="mdslite ls")
+        raise NotFound.version(source.project, source.model, source.version, before)
     versions = {version: specs.to_plain(wanted.spec) for version, wanted in before.items()}
     if source.spec is None:
         del versions[source.version]

@@ -135,7 +135,7 @@ def reweigh(current: State, source: WeightsSource) -> State:
     changed = dict(versions)
     for version, weight in source.weights.items():
         if version not in versions:
-            raise NotFound(f"{name} has no version {version}: it has {', '.join(versions)}")
+            raise NotFound.version(*key, version, versions)
         if not (math.isfinite(weight) and 0 <= weight <= WEIGHT_MAX):
             raise Unprocessable(
                 f"{name} {version}: a weight is a number from 0 to {WEIGHT_MAX:,}, got {weight}"

@@ -99,8 +99,7 @@ class Rollouts:
             versions = self._deployed(wish.project, wish.model)
             name = f"{wish.project}/{wish.model}"
             if wish.version not in versions:
-                known = ", ".join(versions) or "none"
-                raise NotFound(f"{name} has no version {wish.version}: it has {known}", hint="mdslite ls")
+                raise NotFound.version(wish.project, wish.model, wish.version, versions)
             running = self._find(wish.project, wish.model)
             if running is not None:
                 raise Conflict(

@@ -86,8 +86,7 @@ class Route(Generic[T]):
         if at >= self._length:
             at = 0
             if not self._length:
-                hint = f"mdslite load {self.project}/{self.model}" if self._unloaded else None
-                raise Unavailable(self._why_not(), hint=hint, retry_after_s=self._back_in_s())
+                raise Unavailable(self._why_not(), hint=self._hint(), retry_after_s=self._back_in_s())
         self._at = at + 1
         return self._cycle[at]
 
@@ -95,8 +94,14 @@ class Route(Generic[T]):
         name = f"{self.project}/{self.model}"
         if self.version is not None:
             return f"{name} {self.version} {'was unloaded' if self._unloaded else 'is not ready'}"
-        why = f": unloaded are {', '.join(self._unloaded)}" if self._unloaded else " (mdslite ls says why)"
+        why = f": unloaded are {', '.join(self._unloaded)}" if self._unloaded else ""
         return f"no version of {name} is ready to take its traffic{why}"
+
+    def _hint(self) -> str:
+        name = f"{self.project}/{self.model}"
+        if self._unloaded:
+            return f"mdslite load {name}"
+        return f"mdslite ls {name}" if self.version is None else f"mdslite show {name}@{self.version}"
 
 
 class InferRoute(Route[T]):
@@ -136,8 +141,8 @@ class Router(Generic[T]):
         name = f"{project}/{model}"
         siblings = [one for one in self._routes.values() if (one.project, one.model) == (project, model)]
         if siblings:
-            known = ", ".join(sorted({one.version for one in siblings if one.version}))
-            raise NotFound(f"{name} has no version {version}: it has {known}", hint=f"mdslite show {name}")
+            known = {one.version for one in siblings if one.version}
+            raise NotFound.version(project, model, str(version), known)
         models = sorted({f"{one.project}/{one.model}" for one in self._routes.values()})
         known = ", ".join(models[:5]) + (", …" if len(models) > 5 else "")
         raise NotFound(f"no model {name} is deployed: there is {known or 'none'}", hint="mdslite ls")

@@ -40,12 +40,18 @@ class Keeper:
     """What it changes is written down like the calls of an appliance."""
 
     def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._tokens = Tokens(registry)
         self._audit = Audit(registry)
         self._user = _user()
 
     def needs_token(self) -> bool:
         return bool(self._tokens.all())
+
+    def models(self) -> list[Json]:
+        """The names of what is deployed."""
+        names = {(row.project, row.model) for row in self._registry.current()}
+        return [{"project": project, "model": model} for project, model in sorted(names)]
 
     def tokens(self) -> list[Json]:
         return [token.describe(time()) for token in self._tokens.all()]

@@ -130,6 +130,7 @@ class TestALiveAppliance:
         assert run(["token", "create", "ci", "--scope", "predict", "--project", "default"]) == 0
         out, err = capsys.readouterr()
         token = out.strip()
+        assert "nothing is deployed" not in err
         assert "from now on every request needs a token, those from this machine too" in err
         row = ["predict", "default/m", "-d", "[1, 2, 3, 4]"]
         assert run(row) == 1
@@ -173,6 +174,16 @@ class TestALiveAppliance:
             assert secret not in err
             for file in (folder / ".mdslite").rglob("*"):
                 assert file.is_dir() or secret.rpartition("_")[2].encode() not in file.read_bytes()
+
+    def test_a_name_that_nothing_is_deployed_as_is_remarked_on(self, live: Live, capsys: Captured) -> None:
+        remark = "note: nothing is deployed as {} so far; there is default/m"
+        assert run(["token", "limit", "default/mm", "2/h"]) == 0
+        assert remark.format("default/mm") in capsys.readouterr().err
+        for lifted in (["default/mm", "off"], ["default/m", "1/s"], ["default/m", "off"]):
+            assert run(["token", "limit", *lifted]) == 0
+            assert capsys.readouterr().err == ""
+        assert run(["token", "create", "--scope", "read", "--project", "default", "--model", "x"]) == 0
+        assert remark.format("default/x") in capsys.readouterr().err
 
     def test_a_limit_holds_and_says_when_to_come_back(self, live: Live, capsys: Captured) -> None:
         assert run(["token", "limit", "default/m", "2/h"]) == 0

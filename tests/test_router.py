@@ -82,3 +82,20 @@ def test_no_ready_version_is_503_with_a_time_to_come_back() -> None:
         Route("p", "m", None, []).pick()
     assert caught.value.status == 503
     assert caught.value.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("version", "unloaded", "hint"),
+    [
+        (None, (), "mdslite ls p/m"),
+        ("v1", (), "mdslite show p/m@v1"),
+        (None, ("v1",), "mdslite load p/m"),
+        ("v1", ("v1",), "mdslite load p/m"),
+    ],
+)
+def test_who_asks_what_is_not_ready_is_told_where_it_says_why(
+    version: str | None, unloaded: tuple[str, ...], hint: str
+) -> None:
+    with pytest.raises(Unavailable) as caught:
+        Route("p", "m", version, [], unloaded=unloaded).pick()
+    assert caught.value.hint == hint

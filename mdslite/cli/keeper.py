@@ -4,7 +4,7 @@ store's own socket, or, where none runs, to the store itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ class Keeper(Protocol):
     """What an appliance's client and a store that nobody serves have in common."""
 
     def needs_token(self) -> bool: ...
+    def models(self) -> Sequence[Mapping[str, Any]]: ...
     def tokens(self) -> list[Json]: ...
     def create_token(self, body: Mapping[str, Any]) -> Json: ...
     def revoke_token(self, which: str) -> Json: ...

@@ -10,9 +10,9 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
-from mdslite.cli.keeper import keeper_of, store_option
+from mdslite.cli.keeper import Keeper, keeper_of, store_option
 from mdslite.cli.options import json_option, url_option
-from mdslite.cli.target import parse_target
+from mdslite.cli.target import Scope, parse_target
 
 _COLUMNS = (
     output.Column("NAME"),
@@ -84,12 +84,15 @@ def create(
     body = {"scopes": list(scopes), **{key: value for key, value in given.items() if value is not None}}
     with keeper_of(url, store) as keeper:
         is_first = not keeper.needs_token()
+        absence = None if project is None else _absence(keeper, Scope(project, model))
         made = keeper.create_token(body)
     if as_json:
         output.write_json(made)
     else:
         output.write(made["token"])
         output.note(_summary(made))
+    if absence is not None:
+        output.note(absence)
     if is_first:
         output.note("from now on every request needs a token, those from this machine too")
         if "admin" not in scopes:
@@ -178,7 +181,11 @@ def limit(
         if model is None or rate is None:
             found = keeper.limits()
         else:
-            found = [keeper.limit(model.project, model.model, None if rate in _UNLIMITED else rate)]
+            lifts = rate in _UNLIMITED
+            absence = None if lifts else _absence(keeper, Scope(model.project, model.model))
+            found = [keeper.limit(model.project, model.model, None if lifts else rate)]
+            if absence is not None:
+                output.note(absence)
     if as_json:
         output.write_json(found[0] if model is not None else found)
     elif found:
@@ -187,6 +194,15 @@ def limit(
     else:
         output.note("no model is limited")
     return 0
+
+
+def _absence(keeper: Keeper, scope: Scope) -> str | None:
+    """What to say of a name that nothing is deployed as: it may be for what comes one day, or be a slip."""
+    models = keeper.models()
+    if any((one["project"], scope.model or one["model"]) == (scope.project, one["model"]) for one in models):
+        return None
+    known = ", ".join(f"{one['project']}/{one['model']}" for one in models) or "nothing"
+    return f"note: nothing is deployed as {scope} so far; there is {known}"
 
 
 def _summary(made: Mapping[str, Any]) -> str:

@@ -41,9 +41,9 @@ def top(field: str, filter: str = "", *, limit: int | None = None) -> Ask[Json]:
     return get("/api/v1/logs/top", field=field, filter=filter or None, limit=limit)
 
 
-def export_logs(filter: str = "", *, format: str = "jsonl") -> Pieces:
-    """All rows that pass as a file: `jsonl`, `csv` or `parquet`."""
-    return Pieces(get("/api/v1/logs/export", filter=filter or None, format=format))
+def export_logs(filter: str = "", *, format: str = "jsonl", limit: int | None = None) -> Pieces:
+    """All rows that pass, or the newest `limit`, as a file: `jsonl`, `csv` or `parquet`."""
+    return Pieces(get("/api/v1/logs/export", filter=filter or None, format=format, limit=limit))
 
 
 def percentiles(filter: str = "") -> Ask[Json]:

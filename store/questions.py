@@ -10,10 +10,10 @@ import msgspec
 
 from mdslite.store.entries import Entry
 from mdslite.store.exports import EXPORTS
-from mdslite.store.filters import parse
+from mdslite.store.filters import Filter, parse
 from mdslite.store.histograms import By, make_histogram
 from mdslite.store.percentiles import find_percentiles
-from mdslite.store.requests import RequestLog
+from mdslite.store.requests import MAX_LIMIT, RequestLog
 from mdslite.store.tops import find_top
 
 Kind = Literal["page", "row", "histogram", "top", "percentiles", "csv", "jsonl", "parquet"]
@@ -34,6 +34,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     interval_s: float | None = None
     by: By = "version"
     field: str = ""
+    newest: int | None = None  # so many rows of a file; all without
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -74,8 +75,22 @@ def answer(log: RequestLog, question: Question) -> Iterator[bytes]:
         case _:
             export = EXPORTS[question.kind]()
             count, end = log.measure(wanted)
+            start = 0
+            if question.newest is not None and count > question.newest:
+                count, start = question.newest, _nth_newest(log, wanted, question.newest, end)
             yield b"%d" % count
             yield from export.begin()
-            for rows in log.pages(wanted, end=end):
+            for rows in log.pages(wanted, start=start, end=end):
                 yield from export.add(rows)
             yield from export.end()
+
+
+def _nth_newest(log: RequestLog, wanted: Filter, number: int, end: int) -> int:
+    """The id of row `number`, counted back from the id `end`; there are so many."""
+    before, left = end + 1, number
+    while left:
+        rows = log.query(wanted, limit=min(left, MAX_LIMIT), before=before, bodies=False).rows
+        if not rows:
+            break
+        before, left = rows[-1].id, left - len(rows)
+    return before

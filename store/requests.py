@@ -148,15 +148,17 @@ class RequestLog:
         self.each(visit, since=wanted.since, until=wanted.until)
         return count, end
 
-    def pages(self, wanted: Filter, *, end: int, limit: int = 2000) -> Iterator[tuple[Entry, ...]]:
-        """All rows up to the id `end` that pass, file by file, the oldest first, some at a time. Files that
-        cannot be read are left out.
+    def pages(
+        self, wanted: Filter, *, end: int, start: int = 0, limit: int = 2000
+    ) -> Iterator[tuple[Entry, ...]]:
+        """All rows of the ids [start, end] that pass, file by file, the oldest first, some at a time. Files
+        that cannot be read are left out.
 
         :raises DeadlineExceeded: a page took longer than the bound
         """
         spans = self._matching(wanted, self._deadline(), _Skipped())
         for span in sorted(spans, key=lambda span: span.min_id):
-            after, more = span.min_id - 1, True
+            after, more = max(span.min_id, start) - 1, span.max_id >= start
             while more:
                 rows: list[tuple[Any, ...]] = []
                 found: list[Entry] = []

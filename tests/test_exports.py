@@ -40,8 +40,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> RequestLog:
     return RequestLog(folder)
 
 
-def export(log: RequestLog, kind: Kind, text: str = "") -> tuple[int, bytes]:
-    count, *pieces = answer(log, Question(kind=kind, now=NOON + 3 * HOUR_S, filter=text))
+def export(log: RequestLog, kind: Kind, text: str = "", newest: int | None = None) -> tuple[int, bytes]:
+    count, *pieces = answer(log, Question(kind=kind, now=NOON + 3 * HOUR_S, filter=text, newest=newest))
     return int(count), b"".join(pieces)
 
 
@@ -52,6 +52,15 @@ def test_json_lines_are_the_rows_of_the_api_oldest_first(log: RequestLog) -> Non
     assert [one["request_id"] for one in rows] == [f"r{number}" for number in range(0, 2500, 3)]
     (page,) = answer(log, Question(kind="page", now=NOON + 3 * HOUR_S, filter="request_id=r21"))
     assert rows[7] == json.loads(page)["rows"][0]
+
+
+@pytest.mark.parametrize("text", ["", "confidence<0.5", "version=nothing"])
+@pytest.mark.parametrize("newest", [1, 700, 2600, 5000])
+def test_of_the_newest_rows_no_other_is_in_the_file(log: RequestLog, text: str, newest: int) -> None:
+    _, everything = export(log, "jsonl", text)
+    count, found = export(log, "jsonl", text, newest)
+    assert found.splitlines() == everything.splitlines()[-newest:]
+    assert count == len(found.splitlines())
 
 
 def test_csv_holds_every_row_and_column(log: RequestLog) -> None:

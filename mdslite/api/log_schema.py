@@ -62,6 +62,9 @@ class TopQuery(FilterQuery, frozen=True, kw_only=True):
 
 class ExportQuery(FilterQuery, frozen=True, kw_only=True):
     format: Annotated[Format, Meta(description="parquet needs the extra mdslite[parquet]")] = "jsonl"
+    limit: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None, Meta(description="the newest so many; all without")
+    ] = None
 
 
 class RowPath(Given, frozen=True, kw_only=True):

@@ -85,10 +85,12 @@ async def get_percentiles(parts: Parts, call: Call[Nothing, FilterQuery, Nothing
 
 
 async def export_requests(parts: Parts, call: Call[Nothing, ExportQuery, Nothing]) -> Entry | Answer:
-    """All rows that pass a filter as a file: JSON lines, CSV or Parquet. The header mdslite-rows says how
-    many there are"""
+    """All rows that pass a filter, or the newest of them, as a file: JSON lines, CSV or Parquet. The header
+    mdslite-rows says how many there are"""
     form = call.query.format
-    question = Question(kind=form, now=time(), filter=_within(call.caller.grant, call.query))
+    question = Question(
+        kind=form, now=time(), filter=_within(call.caller.grant, call.query), newest=call.query.limit
+    )
     pieces = parts.searches.export(question)
     try:
         rows = await until_left(anext(pieces), call.receive)

@@ -136,8 +136,8 @@ def show_percentiles(client: Client, filter: str, *, as_json: bool) -> None:
         output.note("percentiles are within 0.4 %")
 
 
-def export(client: Client, filter: str, *, target: str, format: str | None) -> None:
-    """Write all rows that pass to a file, which appears when it is whole; `-` is stdout."""
+def export(client: Client, filter: str, *, target: str, format: str | None, limit: int | None) -> None:
+    """Write all rows that pass, or the newest `limit`, to a file that appears when it is whole; `-` is stdout."""
     chosen = format or FORMATS.get(Path(target).suffix.lower())
     if chosen is None:
         raise InvalidRequest(
@@ -145,12 +145,12 @@ def export(client: Client, filter: str, *, target: str, format: str | None) -> N
             hint="name it .csv, .jsonl or .parquet, or use --format",
         )
     if target == "-":
-        _download(client, filter, chosen, sys.stdout.buffer)
+        _download(client, filter, chosen, sys.stdout.buffer, limit=limit)
         return
     draft = Path(f"{target}.part")
     try:
         with draft.open("wb") as file:
-            _download(client, filter, chosen, file)
+            _download(client, filter, chosen, file, limit=limit)
         os.replace(draft, target)
     except OSError as exc:
         raise StorageFull(f"{target} cannot be written: {exc.strerror}") from exc
@@ -159,10 +159,10 @@ def export(client: Client, filter: str, *, target: str, format: str | None) -> N
             draft.unlink()
 
 
-def _download(client: Client, filter: str, format: str, file: IO[bytes]) -> None:
+def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limit: int | None) -> None:
     live = sys.stderr.isatty()
     size_bytes, told_at = 0, monotonic()
-    with client.export_logs(filter, format=format) as coming:
+    with client.export_logs(filter, format=format, limit=limit) as coming:
         of = "" if coming.rows is None else f" of {coming.rows:,} rows"
         mark = {"jsonl": b"\n", "csv": b"\r\n"}.get(format)
         rows = 0

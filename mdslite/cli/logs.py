@@ -32,6 +32,7 @@ _COLUMNS = (
 # Lines that follow one by one cannot be aligned to each other: these widths fit most.
 _WIDTHS = (12, 20, 6, 4, 8, 5, 1, 0)
 _VIEWS = ("histogram", "top", "percentiles", "export")
+_LIMIT = 20  # rows, or values, where nobody says how many
 _CLOCK = re.compile(r"\d\d?:\d\d(:\d\d)?")
 _MOMENT = re.compile(r"""(?<!\S)(since|until)\s*=\s*("[^"]*"|'[^']*'|[^\s"']+)""")
 
@@ -60,7 +61,9 @@ zone: 14:03, 2026-11-17T14:03).""",
 @click.argument("filter", metavar="['FILTER']", default="", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Keep printing rows as they come; Ctrl-C stops.")
 @click.option(
-    "--limit", type=click.IntRange(min=0), default=20, show_default=True, help="How many of the newest rows."
+    "--limit",
+    type=click.IntRange(min=0),
+    help="How many of the newest rows, or values of --top: 20 by default. Of --export: all by default.",
 )
 @click.option("--histogram", is_flag=True, help="Draw how many there were over time.")
 @click.option("--interval", metavar="SPAN", help="How long a line of the histogram is: 10s, 1m, 15m, 1h.")
@@ -73,13 +76,13 @@ zone: 14:03, 2026-11-17T14:03).""",
 )
 @click.option("--top", metavar="FIELD", help="Show a field's most frequent values, --limit of them.")
 @click.option("--percentiles", is_flag=True, help="Show latency and confidence by version.")
-@click.option("--export", metavar="FILE", help="Write all rows to a .csv, .jsonl or .parquet file.")
+@click.option("--export", metavar="FILE", help="Write rows to a .csv, .jsonl or .parquet file.")
 @click.option("--format", type=click.Choice(["csv", "jsonl", "parquet"]), help="Of the exported file.")
 @json_option
 @url_option
-def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str, **shown: Any) -> int:
+def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, **shown: Any) -> int:
     """Search the request log, or follow it. Oldest row first; --json prints one object a line."""
-    wanted = in_local_time(filter)
+    wanted, most = in_local_time(filter), _LIMIT if limit is None else limit
     views = [name for name in _VIEWS if shown[name]]
     if len(views) + follow > 1:
         names = [f"--{name}" for name in views] + ["--follow"] * follow
@@ -89,16 +92,16 @@ def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str, **shown
             _show(client, wanted, limit, as_json=as_json, **shown)
             return 0
         if follow:
-            _follow(client, wanted, limit, as_json=as_json)
+            _follow(client, wanted, most, as_json=as_json)
             return 0
-        found = _newest(client, wanted, limit, bodies=as_json)
+        found = _newest(client, wanted, most, bodies=as_json)
         rows = sorted(found, key=lambda row: row["time"])  # ids follow the answers
     if as_json:
         for row in rows:
             output.write_json(row, indent=None)
     elif rows:
         output.write_table(_COLUMNS, [_cells(row) for row in rows])
-    elif limit:
+    elif most:
         output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
     return 0
 
@@ -106,7 +109,7 @@ def logs(filter: str, follow: bool, limit: int, as_json: bool, url: str, **shown
 def _show(
     client: Client,
     filter: str,
-    limit: int,
+    limit: int | None,
     *,
     as_json: bool,
     histogram: bool,
@@ -123,11 +126,13 @@ def _show(
     if histogram:
         log_figures.show_histogram(client, filter, interval=interval, by=by, as_json=as_json)
     elif top:
-        log_figures.show_top(client, filter, field=top, limit=limit, as_json=as_json)
+        log_figures.show_top(
+            client, filter, field=top, limit=_LIMIT if limit is None else limit, as_json=as_json
+        )
     elif percentiles:
         log_figures.show_percentiles(client, filter, as_json=as_json)
     elif export:
-        log_figures.export(client, filter, target=export, format=format)
+        log_figures.export(client, filter, target=export, format=format, limit=limit)
 
 
 def in_local_time(filter: str, now: datetime | None = None) -> str:

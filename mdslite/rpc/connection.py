@@ -18,9 +18,10 @@ from mdslite.errors import RequestTimeout
 from mdslite.http.policing import LAST_STREAM_ID, PREFACE, Reason, goaway, ping
 from mdslite.http.tls import subject_of
 from mdslite.rpc import frames
+from mdslite.rpc.control import FAREWELL, FIRST_WINDOW, Cut
 from mdslite.rpc.exchange import Exchange
 from mdslite.rpc.heads import METADATA_BYTES, BadBlock, LongBlock
-from mdslite.rpc.inbound import FAREWELL, FIRST_WINDOW, Cut, Inbound
+from mdslite.rpc.inbound import Inbound
 
 if TYPE_CHECKING:
     from mdslite.rpc.door import RpcDoor

@@ -137,7 +137,8 @@ def show_percentiles(client: Client, filter: str, *, as_json: bool) -> None:
 
 
 def export(client: Client, filter: str, *, target: str, format: str | None, limit: int | None) -> None:
-    """Write all rows that pass, or the newest `limit`, to a file that appears when it is whole; `-` is stdout."""
+    """Write all rows that pass, or the newest `limit`, to a file, which appears when it is whole; `-` is
+    stdout."""
     chosen = format or FORMATS.get(Path(target).suffix.lower())
     if chosen is None:
         raise InvalidRequest(

@@ -87,6 +87,11 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
     if len(views) + follow > 1:
         names = [f"--{name}" for name in views] + ["--follow"] * follow
         raise InvalidRequest(f"{' and '.join(names)} cannot be shown at once", hint="choose one of them")
+    if limit is not None and (shown["histogram"] or shown["percentiles"]):
+        raise InvalidRequest(
+            f"--limit bounds rows, --top and --export; --{views[0]} is of all that match",
+            hint="narrow it by time, such as since=15m",
+        )
     with connect(url) as client:
         if views:
             _show(client, wanted, limit, as_json=as_json, **shown)

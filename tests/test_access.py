@@ -93,7 +93,7 @@ def test_a_token_is_known_however_its_header_is_spelt(access: Access, form: byte
         (b"Basic dXNlcjpwYXNz", "holds no token"),
         (b"Bearer " + b"x" * 60_000, "holds no token"),
         (b"Bearer \xff\xfe\x00", "holds no token"),
-        (make()[1], "there is no such token"),
+        pytest.param(make()[1], "there is no such token", id="of another store-there is no such token"),
     ],
 )
 def test_anything_else_is_unauthorized_and_not_repeated(access: Access, header: bytes, words: str) -> None:

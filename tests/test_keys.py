@@ -51,12 +51,26 @@ def party(box: Box, token: str | None = None) -> Party:
 
 @pytest.fixture
 async def admin(box: Box, tmp_path: Path) -> Party:
+    return await settle_in(box, tmp_path)
+
+
+@pytest.fixture(scope="module")
+async def guarded(
+    tmp_path_factory: pytest.TempPathFactory, prober: Prober
+) -> AsyncIterator[tuple[Box, Party]]:
+    """For those who are refused: what they ask changes nothing."""
+    folder = tmp_path_factory.mktemp("guarded")
+    async with open_box(folder / "store", prober) as box:
+        yield box, await settle_in(box, folder)
+
+
+async def settle_in(box: Box, folder: Path) -> Party:
     """Who made the first token, and deployed p/m and q/n."""
     stranger = party(box)
-    models.mlp(tmp_path / "v1.onnx")
+    models.mlp(folder / "v1.onnx")
     for project, model in (("p", "m"), ("q", "n")):
         text = deployments("v1, uri: v1.onnx", project=project, model=model)
-        heard = await stranger.post("/api/v1/apply", {"source": text, "base": str(tmp_path)})
+        heard = await stranger.post("/api/v1/apply", {"source": text, "base": str(folder)})
         assert heard.status == 200
     return party(box, await make(stranger, "admin", name="root"))
 
@@ -83,8 +97,9 @@ def every_operation() -> list[Any]:
 
 @pytest.mark.parametrize("operation", every_operation())
 async def test_a_stranger_gets_nothing_but_what_is_open_to_all(
-    box: Box, admin: Party, operation: Operation
+    guarded: tuple[Box, Party], operation: Operation
 ) -> None:
+    box, _ = guarded
     for token in (None, "nonsense", "mdslite_aaaaaaaaaa_" + "x" * 43):
         heard = await party(box, token).ask(operation.method, url_of(operation))
         if operation.url in OPEN:
@@ -97,8 +112,9 @@ async def test_a_stranger_gets_nothing_but_what_is_open_to_all(
 
 @pytest.mark.parametrize("operation", [one for one in every_operation() if one.values[0].scope is not None])
 async def test_a_token_without_the_scope_is_told_which_it_lacks(
-    box: Box, admin: Party, operation: Operation
+    guarded: tuple[Box, Party], operation: Operation
 ) -> None:
+    box, admin = guarded
     others = [scope for scope in ("predict", "read") if scope not in (operation.scope, operation.also)]
     for scope in others:
         heard = await party(box, await make(admin, scope)).ask(operation.method, url_of(operation), b"{}")

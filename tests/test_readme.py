@@ -50,17 +50,21 @@ def normalise(text: str) -> list[str]:
     return [line for line in lines if line not in ("", "y") and "GPU" not in line]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def fill(folder: Path) -> Path:
     """A place with the examples and, as in the transcript, a deployments.yaml with both weights at 50."""
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    changed = (tmp_path / "examples" / "deployments.yaml").read_text()
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    changed = (folder / "examples" / "deployments.yaml").read_text()
     changed = re.sub(r"weight: \d+", "weight: 50", changed).replace("./digits", "./examples/digits")
-    (tmp_path / "deployments.yaml").write_text(changed)
-    return tmp_path
+    (folder / "deployments.yaml").write_text(changed)
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("readme"))
+
+
+@pytest.fixture(scope="module")
 def box(folder: Path) -> Iterator[live.Live]:
     with live.up("examples/deployments.yaml", cwd=folder) as running:
         yield running
@@ -87,7 +91,12 @@ def as_run(command: str, url: str) -> list[str]:
     return [*MDSLITE, *words[1:]] if words[0] == "mdslite" else words
 
 
-def test_the_transcript_is_what_a_reader_will_see(folder: Path, box: live.Live) -> None:
+def test_the_transcript_is_what_a_reader_will_see(tmp_path: Path) -> None:
+    with live.up("examples/deployments.yaml", cwd=fill(tmp_path)) as box:
+        follow_the_transcript(tmp_path, box)
+
+
+def follow_the_transcript(folder: Path, box: live.Live) -> None:
     (_, said_at_start), *steps = read_transcript()
     assert steps
     for command, said in steps:

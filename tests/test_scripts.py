@@ -37,23 +37,29 @@ def test_every_script_is_executable_bash(script: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_an_environment_is_made_once(tmp_path: Path) -> None:
-    first = prepare(tmp_path / "env")
-    assert first.returncode == 0, first.stderr
-    assert "preparing" in first.stderr
-    second = prepare(tmp_path / "env")
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that was just made."""
+    folder = tmp_path_factory.mktemp("environments") / "env"
+    made = prepare(folder)
+    assert made.returncode == 0, made.stderr
+    assert "preparing" in made.stderr
+    return folder
+
+
+def test_an_environment_is_made_once(environment: Path) -> None:
+    second = prepare(environment)
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
 
 
-def test_an_environment_that_was_moved_is_refused_and_kept(tmp_path: Path) -> None:
-    made = prepare(tmp_path / "env")
-    assert made.returncode == 0, made.stderr
-    shutil.move(tmp_path / "env", tmp_path / "moved")
-    refused = prepare(tmp_path / "moved")
+def test_an_environment_that_was_moved_is_refused_and_kept(environment: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(environment, moved, symlinks=True)
+    refused = prepare(moved)
     assert refused.returncode == 1
     assert "was made in another place" in refused.stderr
-    assert f"rm -r {tmp_path / 'moved'}" in refused.stderr
-    assert (tmp_path / "moved" / "bin" / "python").exists()
+    assert f"rm -r {moved}" in refused.stderr
+    assert (moved / "bin" / "python").exists()
 
 
 def test_a_failed_install_shows_what_pip_said_and_is_tried_again(tmp_path: Path) -> None:
@@ -64,9 +70,8 @@ def test_a_failed_install_shows_what_pip_said_and_is_tried_again(tmp_path: Path)
         assert "installing failed" in failed.stderr
 
 
-def test_a_framework_that_cannot_be_had_is_named_once(tmp_path: Path) -> None:
-    assert prepare(tmp_path / "env").returncode == 0
-    script = f". {ROOT}/scripts/environment.sh; add_frameworks '{tmp_path / 'env'}'"
+def test_a_framework_that_cannot_be_had_is_named_once(environment: Path) -> None:
+    script = f". {ROOT}/scripts/environment.sh; add_frameworks '{environment}'"
     missing = {"MDSLITE_FRAMEWORKS": "pip torch==0.0.1+cpu", "PIP_NO_INDEX": "1"}
     first = run(["bash", "-euo", "pipefail", "-c", script], **missing)
     assert first.returncode == 0, first.stderr

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,17 +28,28 @@ from mdslite.tui.snapshot import View
 ROW = b'{"instances": [[1, 2, 3, 4]]}'
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fill(folder: Path) -> Path:
     versions = []
     for seed, name in enumerate(("v1", "v2")):
-        models.mlp(tmp_path / f"{name}.onnx", seed=seed)
+        models.mlp(folder / f"{name}.onnx", seed=seed)
         spec = {"uri": f"./{name}.onnx", "log": {"bodies": "all"}}
         versions.append({"version": name, "weight": 100 - 100 * seed, "spec": spec})
     text = json.dumps({"deployments": [{"project": "p", "model": "m", "versions": versions}]})
-    (tmp_path / "deployments.yaml").write_text(text)
+    (folder / "deployments.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return fill(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where an appliance is for tests that change nothing of it, and look at a request of their own."""
+    with live.up("deployments.yaml", cwd=fill(tmp_path_factory.mktemp("shared"))) as box:
+        yield box.url
 
 
 @asynccontextmanager
@@ -109,7 +120,7 @@ def test_a_request_is_labelled_and_the_label_taken_back(folder: Path) -> None:
         asyncio.run(scene(box.url))
 
 
-def test_a_request_is_sent_to_another_version(folder: Path) -> None:
+def test_a_request_is_sent_to_another_version(shared: str) -> None:
     async def scene(url: str) -> None:
         async with watching(url) as (app, pilot):
             await choose_first(app, pilot, 1)
@@ -121,9 +132,8 @@ def test_a_request_is_sent_to_another_version(folder: Path) -> None:
             await pilot.press("escape")
             await until(app, pilot, lambda: any(row["version"] == "v2" for row in app.snapshot.rows or ()))
 
-    with live.up("deployments.yaml", cwd=folder) as box:
-        send(box.url, 1)
-        asyncio.run(scene(box.url))
+    send(shared, 1)
+    asyncio.run(scene(shared))
 
 
 def test_all_that_a_filter_finds_is_replayed(folder: Path) -> None:
@@ -161,7 +171,7 @@ def test_what_a_replay_would_send_is_told_as_far_as_it_is_known() -> None:
 
 
 @pytest.mark.parametrize(("typed", "said"), [("v9", "there are v1, v2"), ("v2 some", "expected VERSION")])
-def test_a_replay_that_makes_no_sense_says_why(folder: Path, typed: str, said: str) -> None:
+def test_a_replay_that_makes_no_sense_says_why(shared: str, typed: str, said: str) -> None:
     async def scene(url: str) -> None:
         async with watching(url) as (app, pilot):
             await choose_first(app, pilot, 1)
@@ -171,9 +181,8 @@ def test_a_replay_that_makes_no_sense_says_why(folder: Path, typed: str, said: s
             await pilot.press("enter")
             await until_said(app, pilot, said)
 
-    with live.up("deployments.yaml", cwd=folder) as box:
-        send(box.url, 1)
-        asyncio.run(scene(box.url))
+    send(shared, 1)
+    asyncio.run(scene(shared))
 
 
 def test_the_log_is_written_to_a_file_that_is_not_there_yet(folder: Path) -> None:
@@ -200,7 +209,7 @@ def test_the_log_is_written_to_a_file_that_is_not_there_yet(folder: Path) -> Non
     assert len([json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]) == 3
 
 
-def test_read_only_opens_nothing_that_changes_something(folder: Path) -> None:
+def test_read_only_opens_nothing_that_changes_something(shared: str) -> None:
     async def scene(url: str) -> None:
         async with watching(url, read_only=True) as (app, pilot):
             await choose_first(app, pilot, 1)
@@ -210,9 +219,8 @@ def test_read_only_opens_nothing_that_changes_something(folder: Path) -> None:
                 await until(app, pilot, lambda: app.said[0].startswith("read-only"))
                 assert len(app.screen_stack) == 1, key
 
-    with live.up("deployments.yaml", cwd=folder) as box:
-        send(box.url, 1)
-        asyncio.run(scene(box.url))
+    send(shared, 1)
+    asyncio.run(scene(shared))
 
 
 def test_the_changes_lead_back_to_an_earlier_revision(folder: Path) -> None:
@@ -232,7 +240,7 @@ def test_the_changes_lead_back_to_an_earlier_revision(folder: Path) -> None:
         asyncio.run(scene(box.url))
 
 
-def test_fields_of_bodies_are_completed_from_the_log(folder: Path) -> None:
+def test_fields_of_bodies_are_completed_from_the_log(shared: str) -> None:
     async def scene(url: str) -> None:
         async with watching(url) as (app, pilot):
             await choose_first(app, pilot, 2)
@@ -240,6 +248,5 @@ def test_fields_of_bodies_are_completed_from_the_log(folder: Path) -> None:
             await pilot.press("tab", "enter")
             await until(app, pilot, lambda: app.view.filter.startswith("version=v"))
 
-    with live.up("deployments.yaml", cwd=folder) as box:
-        send(box.url, 2)
-        asyncio.run(scene(box.url))
+    send(shared, 2)
+    asyncio.run(scene(shared))

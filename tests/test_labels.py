@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -366,7 +367,11 @@ def test_any_logged_request_of_one_row_can_be_labelled_a_shadow_s_for_its_primar
             assert [one["version"] for one in made["answers"]] == ["v1", "v2"]
             assert (await caller.get(f"{LABELS}/{primary.id}")).json == made
             reply = await caller.ask("PUT", f"{LABELS}/{many.id}", {"label": "1"})
-            assert (reply.status, "has 3 rows" in reply.json["error"]) == (422, True)
+            assert (reply.status, "has 3 rows: expected one row" in reply.json["error"]) == (422, True)
+            listed = shlex.split(reply.json["hint"].rpartition("mdslite logs ")[2])[
+                0
+            ]  # what it says to ask for
+            assert [one.id for one in await logged(box, f"shadow=false {listed}", 1)] == [primary.id]
             assert (await caller.ask("PUT", f"{LABELS}/1", {"label": "1"})).status == 404
             assert (await caller.ask("PUT", f"{LABELS}/{many.id}", {"label": ""})).status == 400
             assert (await caller.get(f"{LABELS}/{many.id}")).status == 404

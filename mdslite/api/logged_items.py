@@ -42,8 +42,11 @@ class LoggedItems:
                 f"the log has no request {row_id} of a model", hint="mdslite logs --json shows ids"
             )
         if row.rows != 1:
+            alike = f"project={row.project} model={row.model} rows=1 status=200"
             raise Unprocessable(
-                f"request {row_id} has {row.rows} rows, and a label is for one answer: send them one by one"
+                f"request {row_id} has {row.rows} rows: expected one row, as a label is for one answer",
+                hint="send each row as a request of its own, and label those;"
+                f" mdslite logs '{alike}' --json lists what can be labelled",
             )
         if not is_whole(row.request):
             raise Unprocessable(

@@ -77,7 +77,8 @@ Examples:
   mdslite label demo/digits --below-confidence 0.7 --share 2%
 
 Requests wait for a label because a version was unsure, because a shadow answered otherwise, or at random.
-Accuracy over all traffic is told from the random ones alone."""
+Accuracy over all traffic is told from the random ones alone. A label is for one answer: a request of
+several rows takes none."""
 )
 @click.argument("target", metavar="PROJECT/MODEL", callback=parse_model)
 @click.argument("id", metavar="[ID]", type=click.IntRange(min=1), required=False)

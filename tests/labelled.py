@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,17 @@ def held_out() -> tuple[list[list[float]], list[int]]:
 @asynccontextmanager
 async def open_digits(store: Path, *versions: str) -> AsyncIterator[tuple[Box, Caller]]:
     """demo/digits with v1 and its shadow v2, or with `versions` as `deployments` takes them."""
-    prober = Prober()
-    async with open_box(store, prober) as box:
-        caller = Caller(box.app)
-        lines = versions or ("v1, uri: v1.onnx", "v2, uri: v2.onnx, shadow: true")
-        source = deployments(*lines, project="demo", model="digits")
-        if not box.fleet.all():
-            reply = await caller.post("/api/v1/apply", {"source": source, "base": str(DIGITS)})
-            assert reply.status == 200, reply.json
-        for served in box.fleet.all():
-            served.samples = Samples(good=1 << 30, failed=1 << 30)
-        yield box, caller
-    await asyncio.to_thread(prober.close)
+    with closing(Prober()) as prober:
+        async with open_box(store, prober) as box:
+            caller = Caller(box.app)
+            lines = versions or ("v1, uri: v1.onnx", "v2, uri: v2.onnx, shadow: true")
+            source = deployments(*lines, project="demo", model="digits")
+            if not box.fleet.all():
+                reply = await caller.post("/api/v1/apply", {"source": source, "base": str(DIGITS)})
+                assert reply.status == 200, reply.json
+            for served in box.fleet.all():
+                served.samples = Samples(good=1 << 30, failed=1 << 30)
+            yield box, caller
 
 
 async def send(caller: Caller, rows: list[list[float]], *, prefix: str = "r") -> None:

@@ -420,12 +420,11 @@ async def test_the_process_that_tries_models_is_ended_when_nothing_is_tried_for_
             super().close()
             self.closed.set()
 
-    prober = WatchedProber()
-    async with open_box(tmp_path / "store", prober, rest_s=0) as box:
-        await apply(box, folder, V1)
-        assert await asyncio.to_thread(prober.closed.wait, 20)
-        await apply(box, folder, V2)  # and started again
-    prober.close()
+    with closing(WatchedProber()) as prober:
+        async with open_box(tmp_path / "store", prober, rest_s=0) as box:
+            await apply(box, folder, V1)
+            assert await asyncio.to_thread(prober.closed.wait, 20)
+            await apply(box, folder, V2)  # and started again
 
 
 @pytest.fixture

@@ -172,16 +172,15 @@ def test_the_newest_disagreements_are_kept_cut_to_a_bound(tmp_path: Path) -> Non
 @asynccontextmanager
 async def compared(folder: Path) -> AsyncIterator[tuple[Box, Caller]]:
     """p/m v1, an identity of two numbers, with the shadow v2, which adds them up another way."""
-    prober = Prober()
-    await asyncio.to_thread(models.mlp, folder / "v1.onnx", (2, 4, 3), seed=1)
-    await asyncio.to_thread(models.mlp, folder / "v2.onnx", (2, 4, 3), seed=2)
-    async with open_box(folder / "store", prober) as box:
-        caller = Caller(box.app)
-        source = deployments("v1, uri: v1.onnx", "v2, uri: v2.onnx, shadow: true")
-        reply = await caller.post("/api/v1/apply", {"source": source, "base": str(folder)})
-        assert reply.status == 200, reply.json
-        yield box, caller
-    await asyncio.to_thread(prober.close)
+    with closing(Prober()) as prober:
+        await asyncio.to_thread(models.mlp, folder / "v1.onnx", (2, 4, 3), seed=1)
+        await asyncio.to_thread(models.mlp, folder / "v2.onnx", (2, 4, 3), seed=2)
+        async with open_box(folder / "store", prober) as box:
+            caller = Caller(box.app)
+            source = deployments("v1, uri: v1.onnx", "v2, uri: v2.onnx, shadow: true")
+            reply = await caller.post("/api/v1/apply", {"source": source, "base": str(folder)})
+            assert reply.status == 200, reply.json
+            yield box, caller
 
 
 async def ask(caller: Caller, count: int) -> None:

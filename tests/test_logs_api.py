@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,27 +24,26 @@ WINDOW = "since=2026-11-22T12:00 until=2026-11-22T12:10"
 
 @pytest.fixture
 async def box(tmp_path: Path) -> AsyncIterator[Box]:
-    prober = Prober()
-    async with open_box(tmp_path / "store", prober) as box:
-        for number in range(60):
-            failed = number % 10 == 0
-            box.journal.append(
-                row(
-                    time=NOON + number * 10,
-                    request_id=f"r{number // 2}",
-                    version=f"v{number % 2 + 1}",
-                    shadow=number % 2 == 1,
-                    project="other" if number == 59 else "mail",
-                    status=500 if failed else 200,
-                    code="model_error" if failed else None,
-                    latency_ms=number + 1.0,
-                    confidence=None if failed else 0.5,
-                    reply=b'{"predictions": [{"label": "spam"}]}' if number < 5 else None,
+    with closing(Prober()) as prober:
+        async with open_box(tmp_path / "store", prober) as box:
+            for number in range(60):
+                failed = number % 10 == 0
+                box.journal.append(
+                    row(
+                        time=NOON + number * 10,
+                        request_id=f"r{number // 2}",
+                        version=f"v{number % 2 + 1}",
+                        shadow=number % 2 == 1,
+                        project="other" if number == 59 else "mail",
+                        status=500 if failed else 200,
+                        code="model_error" if failed else None,
+                        latency_ms=number + 1.0,
+                        confidence=None if failed else 0.5,
+                        reply=b'{"predictions": [{"label": "spam"}]}' if number < 5 else None,
+                    )
                 )
-            )
-        assert await asyncio.to_thread(box.journal.flush, timeout_s=10)
-        yield box
-    prober.close()
+            assert await asyncio.to_thread(box.journal.flush, timeout_s=10)
+            yield box
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from time import time
 from typing import Any
@@ -39,32 +40,31 @@ def document() -> Json:
 @pytest.fixture
 async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
     """Two versions, of which one answers; one prediction logged, one answered later, one rollout ended."""
-    prober = Prober()
-    models.mlp(tmp_path / "v1.onnx")
-    async with open_box(tmp_path / "store", prober) as box:
-        deferred = DeferredStore(tmp_path / "store" / "deferred.db")
-        deferred.open()
-        deferred.add(Deferred(PREDICTION, "p", "m", b"/", {}, b"", 0.0))
-        deferred.finish(PREDICTION, Result(200, [(b"content-type", b"application/json")], b"{}", time()))
-        deferred.close()
-        await box.deferrals.start()
-        caller = Caller(box.app)
-        source = deployments("v1, uri: v1.onnx", "v2, uri: v1.onnx, weight: 0")
-        await caller.post("/api/v1/apply", {"source": source, "base": str(tmp_path)})
-        await caller.post("/projects/p/models/m:predict", {"instances": [[1, 2, 3, 4]]})
-        await asyncio.to_thread(box.journal.flush, timeout_s=10)
-        number = await box.worker.call(RolloutStore(box.registry).add, "p", "m")
-        wish = {"steps": (100.0,), "every_s": 1.0, "gates": (), "author": "a", "reason": ""}
-        ended = Rollout(id=number, project="p", model="m", version="v1", state="promoted", **wish)
-        data = msgspec.json.encode(ended)
-        await box.worker.call(RolloutStore(box.registry).save, number, data, live=False)
-        row = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
-        await caller.ask("PUT", f"/api/v1/labels/{row}", {"label": "1"})
-        replay = {"filter": "", "project": "p", "model": "m", "version": "v1", "rate": "0.001/s"}
-        begun = await caller.post("/api/v1/replays", replay)
-        await caller.ask("DELETE", f"/api/v1/replays/{begun.json['id']}")
-        yield caller
-    prober.close()
+    with closing(Prober()) as prober:
+        models.mlp(tmp_path / "v1.onnx")
+        async with open_box(tmp_path / "store", prober) as box:
+            deferred = DeferredStore(tmp_path / "store" / "deferred.db")
+            deferred.open()
+            deferred.add(Deferred(PREDICTION, "p", "m", b"/", {}, b"", 0.0))
+            deferred.finish(PREDICTION, Result(200, [(b"content-type", b"application/json")], b"{}", time()))
+            deferred.close()
+            await box.deferrals.start()
+            caller = Caller(box.app)
+            source = deployments("v1, uri: v1.onnx", "v2, uri: v1.onnx, weight: 0")
+            await caller.post("/api/v1/apply", {"source": source, "base": str(tmp_path)})
+            await caller.post("/projects/p/models/m:predict", {"instances": [[1, 2, 3, 4]]})
+            await asyncio.to_thread(box.journal.flush, timeout_s=10)
+            number = await box.worker.call(RolloutStore(box.registry).add, "p", "m")
+            wish = {"steps": (100.0,), "every_s": 1.0, "gates": (), "author": "a", "reason": ""}
+            ended = Rollout(id=number, project="p", model="m", version="v1", state="promoted", **wish)
+            data = msgspec.json.encode(ended)
+            await box.worker.call(RolloutStore(box.registry).save, number, data, live=False)
+            row = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
+            await caller.ask("PUT", f"/api/v1/labels/{row}", {"label": "1"})
+            replay = {"filter": "", "project": "p", "model": "m", "version": "v1", "rate": "0.001/s"}
+            begun = await caller.post("/api/v1/replays", replay)
+            await caller.ask("DELETE", f"/api/v1/replays/{begun.json['id']}")
+            yield caller
 
 
 def operations(document: Json) -> Iterator[tuple[str, str, Json]]:

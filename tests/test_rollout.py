@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -209,15 +209,14 @@ def run(test: Test, folder: Path) -> None:
 
 @asynccontextmanager
 async def stage(folder: Path) -> AsyncIterator[Stage]:
-    prober = Prober()
-    await asyncio.to_thread(models.identity, folder / "v.onnx")
-    async with open_box(folder / "store", prober) as box:
-        text = deployments(
-            "v1, uri: v.onnx, weight: 90", "v3, uri: v.onnx, weight: 10", "v2, uri: v.onnx, shadow: true"
-        )
-        await box.deployer.apply(file_order(text, folder))
-        yield Stage(box, Clock(), Witness())
-    await asyncio.to_thread(prober.close)
+    with closing(Prober()) as prober:
+        await asyncio.to_thread(models.identity, folder / "v.onnx")
+        async with open_box(folder / "store", prober) as box:
+            text = deployments(
+                "v1, uri: v.onnx, weight: 90", "v3, uri: v.onnx, weight: 10", "v2, uri: v.onnx, shadow: true"
+            )
+            await box.deployer.apply(file_order(text, folder))
+            yield Stage(box, Clock(), Witness())
 
 
 def test_a_version_that_is_well_is_stepped_up_to_all(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ class Record(msgspec.Struct, kw_only=True):
     unread: int = 0
     left_out: int = 0
     seen_at: float = 0.0
+    counted_to: float = 0.0  # what came later waits for the next look
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):

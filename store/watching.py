@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mdslite.drift.baseline import Baseline, figures_of
 from mdslite.drift.features import Reading, read_bodies
-from mdslite.drift.schedule import DAY_S, HOUR_S
+from mdslite.drift.schedule import DAY_S, HOUR_S, PANE_S
 from mdslite.drift.sketches import Vocabulary, Window
 from mdslite.drift.watch import Change, Watch
 from mdslite.errors import MdsliteError
@@ -385,4 +385,5 @@ def _record(one: _Version) -> Record:
         unread=last.unread,
         left_out=last.left_out,
         seen_at=one.seen_at,
+        counted_to=float(watch.pane_end - PANE_S),
     )

@@ -11,7 +11,7 @@ import models
 import pytest
 from live import Live, up
 
-from mdslite.cli import run
+from mdslite.cli import output, run
 from mdslite.drift.baseline import Baseline, Finding
 from mdslite.drift.watch import Signal
 from mdslite.store.drift import Alert, DriftStore, Key, Record, read_wishes
@@ -31,7 +31,7 @@ def fill(folder: Path) -> None:
     firing = Signal(signal="input.age", state="firing", since=NOON, span="10m", alert=1, finding=finding)
     record = Record(
         digest="", began=NOON, known=[], vocabulary={}, note="", requests=7200, rows=7000, unread=3,
-        signals=[firing, Signal(signal="latency")],
+        signals=[firing, Signal(signal="latency")], counted_to=NOON + 600,
     )  # fmt: skip
     alert = Alert(
         id=0, time=NOON, project="default", model="m", version="v1", shadow=False, signal="input.age",
@@ -71,6 +71,7 @@ def test_drift_shows_each_signal_with_what_it_takes_to_fire(capsys: Captured) ->
     assert run(["drift", "default/m"]) == 0
     out = capsys.readouterr().out
     assert "firing: 1 of 2 signals fire" in out
+    assert f"counted        every ten minutes, up to {output.time_text(NOON + 600)} so far\n" in out
     assert "(automatic): 172800 requests, 86000 rows of them read" in out
     assert "7200 requests, 7000 rows of them read, 3 bodies not readable" in out
     (line,) = (line for line in out.splitlines() if "input.age" in line)
@@ -100,9 +101,14 @@ def test_alerts_are_listed(capsys: Captured) -> None:
 def test_a_baseline_is_chosen_and_given_up(live: tuple[Path, Live], capsys: Captured) -> None:
     drift = live[0] / ".mdslite" / "drift"
     assert run(["drift", "default/m", "--baseline", "24h", "--of", "v1"]) == 0
-    assert "are compared with v1 from" in capsys.readouterr().err
+    err = capsys.readouterr().err
     chosen = read_wishes(drift).chosen["default/m"]
-    assert chosen.until - chosen.since == pytest.approx(86_400, abs=1)
+    span = f"{output.time_text(chosen.since)} to {output.time_text(chosen.until)}"
+    assert f"are compared with v1 from {span}\nwhole hours are taken" in err
+    assert chosen.since % 3600 == 0 and 86_400 <= chosen.until - chosen.since < 90_000
+    assert run(["drift", "default/m", "--baseline", "3h", "--until", "90m", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["since"].endswith(":00:00.000Z") and told["until"].endswith(":00:00.000Z")
     assert run(["drift", "default/m", "--no-baseline"]) == 0
     assert read_wishes(drift).chosen == {}
     assert run(["drift", "default/m", "--until", "now"]) == 1

@@ -15,7 +15,7 @@ from mdslite.api.operations import Call, Name, Nothing, Operation, declare
 from mdslite.api.parts import Parts
 from mdslite.api.schema import Given, Limit, ModelPath, Time, Value
 from mdslite.drift.baseline import figures_of
-from mdslite.drift.schedule import DAY_S
+from mdslite.drift.schedule import DAY_S, HOUR_S
 from mdslite.drift.watch import Signal
 from mdslite.errors import InvalidRequest, NotFound
 from mdslite.store.drift import KEPT_S, Alert, Chosen, Watched
@@ -54,7 +54,8 @@ class AlertsQuery(DriftQuery, frozen=True, kw_only=True):
 
 
 class BaselineBody(Given, frozen=True, kw_only=True):
-    """Which time was healthy. Whole hours are taken, and a day or a week of them is best."""
+    """Which time was healthy. Whole hours are taken: that in which it begins and that in which it ends are
+    part of it, the running one as far as it is counted. A day or a week of them is best."""
 
     since: Moment
     until: Annotated[Moment | None, Meta(description="now by default; at most a week ahead")] = None
@@ -117,6 +118,10 @@ class DriftInfo(Value, frozen=True, kw_only=True):
     rows: int
     unread: int
     left_out: int
+    counted_to: Annotated[
+        Time | None,
+        Meta(description="what came later waits for the next look, ten minutes after the last"),
+    ]
     baseline: UsualInfo | None
     signals: Annotated[list[SignalInfo], Meta(description="those that fire first")]
 
@@ -207,6 +212,7 @@ async def choose_baseline(parts: Parts, call: Call[ModelPath, Nothing, BaselineB
             field="since" if since < now - KEPT_S else "until",
             hint="hours are kept for 8 days",
         )
+    since, until = _whole_hours(since, until, now)
     await parts.alarms.choose(
         path.project, path.model, Chosen(since=since, until=until, version=body.version)
     )
@@ -260,6 +266,12 @@ def make_operations() -> list[Operation]:
     ]
 
 
+def _whole_hours(since: float, until: float, now: float) -> tuple[float, float]:
+    """The hours that are taken, as windows are kept by the hour; of the running one what there is of it."""
+    ended = -(-until // HOUR_S) * HOUR_S
+    return since // HOUR_S * HOUR_S, until if until <= now < ended else ended
+
+
 def _drift(one: Watched) -> DriftInfo:
     record, head = one.record, one.baseline
     signals = sorted(record.signals, key=lambda signal: (_STATES[signal.state], signal.signal))
@@ -291,6 +303,7 @@ def _drift(one: Watched) -> DriftInfo:
         rows=record.rows,
         unread=record.unread,
         left_out=record.left_out,
+        counted_to=time_text(record.counted_to) if record.counted_to else None,
         baseline=usual,
         signals=[_signal(signal) for signal in signals],
     )

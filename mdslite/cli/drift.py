@@ -51,7 +51,8 @@ Examples:
   mdslite drift mail/spamfilter --no-baseline                    # learn from the first day again
 
 A signal fires when chance hardly explains a difference (P) and when it is as large as FIRES AT: by the
-population stability index, the Kolmogorov-Smirnov distance, a ratio of latencies, or more errors."""
+population stability index, the Kolmogorov-Smirnov distance, a ratio of latencies, or more errors.
+Requests are counted every ten minutes, so what is shown is up to ten minutes old and says how old."""
 )
 @click.argument("target", metavar="PROJECT/MODEL[@VERSION]", callback=parse_target)
 @click.option(
@@ -59,9 +60,9 @@ population stability index, the Kolmogorov-Smirnov distance, a ratio of latencie
     "since",
     metavar="SINCE",
     callback=parse_since,
-    help="Compare with this time: 24h, 7d, 2026-11-20.",
+    help="Compare with the whole hours since: 24h, 7d, 2026-11-20.",
 )
-@click.option("--until", metavar="UNTIL", callback=parse_since, help="The end of that time; now by default.")
+@click.option("--until", metavar="UNTIL", callback=parse_since, help="The end of these; now by default.")
 @click.option("--of", "version", metavar="VERSION", help="Compare all versions with this one's.")
 @click.option("--no-baseline", is_flag=True, help="Let each version learn from its first day.")
 @json_option
@@ -166,11 +167,12 @@ def _write_chosen(chosen: Json, as_json: bool) -> int:
         whose = f"{chosen['version']} from" if chosen["version"] else "what they were from"
         span = f"{output.time_text(chosen['since'])} to {output.time_text(chosen['until'])}"
         output.note(f"✓ versions of {name} are compared with {whose} {span}")
+        output.note("whole hours are taken, the running one as far as it is counted: every ten minutes")
     return 0
 
 
 def _write(one: Json) -> None:
-    usual = one["baseline"]
+    usual, counted, message = one["baseline"], one["counted_to"], output.with_local_times(one["message"])
     compared = None
     if usual is not None:
         span = f"{output.time_text(usual['since'])} to {output.time_text(usual['until'])}"
@@ -179,10 +181,11 @@ def _write(one: Json) -> None:
     output.write_fields(
         {
             "version": _label(one),
-            "state": f"{one['state']}: {one['message']}" if one["message"] else one["state"],
+            "state": f"{one['state']}: {message}" if message else one["state"],
             "compared with": compared,
             "last hour": f"{one['requests']} requests, {one['rows']} rows of them read"
             + (f", {one['unread']} bodies not readable" if one["unread"] else ""),
+            "counted": f"every ten minutes, up to {output.time_text(counted)} so far" if counted else None,
         }
     )
     if one["signals"]:

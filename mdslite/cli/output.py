@@ -22,6 +22,8 @@ from mdslite import errors
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _UNSAFE_IN_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 
+_MOMENT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+
 # How a version's state looks on a terminal: a symbol as well as a colour.
 _STATES = {
     "ready": ("●", "green"),
@@ -142,6 +144,11 @@ def time_text(value: object) -> str:
     except (ValueError, OverflowError, OSError):
         return str(value)
     return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def with_local_times(text: str) -> str:
+    """A text of the API's whose times in UTC are spelled in this machine's zone."""
+    return _MOMENT.sub(lambda found: time_text(found[0]), text)
 
 
 def _parse(text: str) -> datetime:

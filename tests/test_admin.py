@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from box import Box, Caller, GatedRuntime, deployments, open_box
 
-from mdslite.api import log_schema, schema
+from mdslite.api import log_schema, plan_schema, schema
 from mdslite.api.app import PredictEndpoint, create_app
 from mdslite.api.reading import read_body
 from mdslite.errors import RequestTimeout
@@ -424,7 +424,7 @@ async def test_which_version_served_at_a_time_has_an_answer(box: Box, caller: Ca
 async def test_a_plan_is_told_with_its_base(caller: Caller, folder: Path) -> None:
     heard = await caller.post("/api/v1/plan", body(folder, V1, V2))
     assert heard.status == 200
-    plan = msgspec.convert(heard.json, schema.PlanReply)
+    plan = msgspec.convert(heard.json, plan_schema.PlanReply)
     assert (plan.base_revision, plan.changed) == (0, True)
     [model] = plan.models
     assert [(step.action, step.version) for step in model.steps] == [("ADD", "v1"), ("ADD", "v2")]
@@ -538,9 +538,9 @@ async def test_revisions_are_listed_newest_first_with_what_they_changed(caller: 
     await caller.post("/api/v1/apply", body(folder, V1, "v2, uri: bad.onnx"))
     await apply(caller, folder, V1, V2)
     heard = (await caller.get("/api/v1/revisions")).json
-    found = msgspec.convert(heard, list[schema.RevisionInfo])
+    found = msgspec.convert(heard, list[plan_schema.RevisionInfo])
     assert [(one.id, one.state) for one in found] == [(3, "applied"), (2, "failed"), (1, "applied")]
-    assert found[0].summary == schema.Summary(add=1, update=0, delete=0, retain=1)
+    assert found[0].summary == plan_schema.Summary(add=1, update=0, delete=0, retain=1)
     assert found[0].author == "api"
     assert found[1].error is not None and "p/m v2" in found[1].error
     assert (found[2].author, found[2].reason) == ("ann", "first")
@@ -554,7 +554,7 @@ async def test_a_revision_is_told_with_its_source_and_the_state_after_it(
 ) -> None:
     await apply(caller, folder, V1)
     await apply(caller, folder, V2)
-    detail = msgspec.convert((await caller.get("/api/v1/revisions/1")).json, schema.RevisionDetail)
+    detail = msgspec.convert((await caller.get("/api/v1/revisions/1")).json, plan_schema.RevisionDetail)
     assert detail.source == deployments(V1)
     assert [one.version for one in detail.versions] == ["v1"]
     assert detail.diff.models[0].steps[0].action == "ADD"

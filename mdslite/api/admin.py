@@ -20,9 +20,17 @@ from mdslite.api.ndjson import Lines
 from mdslite.api.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, declare
 from mdslite.api.ordering import carry_out, make_order, remark
 from mdslite.api.parts import Parts
-from mdslite.api.schema import (
+from mdslite.api.plan_schema import (
     ApplyBody,
     ApplyReply,
+    PlanBody,
+    PlanReply,
+    RevisionDetail,
+    RevisionInfo,
+    RevisionPath,
+    RevisionsQuery,
+)
+from mdslite.api.schema import (
     AtQuery,
     BackupBody,
     BackupReply,
@@ -30,13 +38,7 @@ from mdslite.api.schema import (
     ModelInfo,
     ModelPath,
     ModelsQuery,
-    PlanBody,
-    PlanReply,
     PrintedInfo,
-    RevisionDetail,
-    RevisionInfo,
-    RevisionPath,
-    RevisionsQuery,
     Status,
     VersionPath,
 )

@@ -13,7 +13,7 @@ from mdslite.api.caller import Caller
 from mdslite.api.conditions import Conditions
 from mdslite.api.operations import Answer, Call, Raw
 from mdslite.api.parts import Parts
-from mdslite.api.schema import ApplyReply, DiffInfo
+from mdslite.api.plan_schema import ApplyReply, DiffInfo
 from mdslite.deploy.orders import Check, Order, Outcome, Source
 from mdslite.deploy.plan import to_plain
 from mdslite.http.access import Grant

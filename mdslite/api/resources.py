@@ -12,7 +12,8 @@ from mdslite.api.conditions import rows_of, tag_of, tagged
 from mdslite.api.operations import Answer, Call, Name, Nothing, Operation, Raw, declare
 from mdslite.api.ordering import Show, carry_out, make_order
 from mdslite.api.parts import Parts
-from mdslite.api.schema import ApplyReply, Given, ModelPath, VersionInfo, VersionPath
+from mdslite.api.plan_schema import ApplyReply
+from mdslite.api.schema import Given, ModelPath, VersionInfo, VersionPath
 from mdslite.deploy.orders import WEIGHT_MAX, Source, VersionSource, WeightsSource
 from mdslite.errors import InvalidRequest, NotFound
 from mdslite.spec import Spec, from_plain

@@ -13,22 +13,18 @@ import msgspec
 from mdslite import __version__
 from mdslite import spec as specs
 from mdslite.api.parts import Parts
+from mdslite.api.plan_schema import DeployedInfo, DiffInfo, PlanReply, RevisionInfo, Summary
 from mdslite.api.schema import (
     BatchInfo,
-    DeployedInfo,
     DeviceInfo,
-    DiffInfo,
     EndpointState,
     ModelInfo,
     NodeInfo,
     PipelineInfo,
-    PlanReply,
     PrintedInfo,
     Readiness,
-    RevisionInfo,
     SignatureInfo,
     Status,
-    Summary,
     TensorInfo,
     VersionInfo,
     VersionState,

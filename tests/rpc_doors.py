@@ -80,9 +80,13 @@ class RawClient:
         self.frames: list[Frame] = []
 
     @classmethod
-    async def connect(cls, port: int, *, settings: Mapping[int, int] | None = None) -> RawClient:
+    async def connect(
+        cls, port: int, *, settings: Mapping[int, int] | None = None, first: Frame | None = None
+    ) -> RawClient:
+        """`first` is what comes in the place of the settings."""
         client = cls(*await asyncio.open_connection("127.0.0.1", port))
-        client.writer.write(PREFACE + SettingsFrame(0, settings=dict(settings or {})).serialize())
+        first = first or SettingsFrame(0, settings=dict(settings or {}))
+        client.writer.write(PREFACE + first.serialize())
         return client
 
     def send(self, *sent: Frame) -> None:

@@ -14,6 +14,7 @@ from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
     ExtensionFrame,
+    Frame,
     HeadersFrame,
     PingFrame,
     PriorityFrame,
@@ -23,6 +24,7 @@ from hyperframe.frame import (
 )
 from rpc_doors import data, framed, raw, serving
 
+from mdslite.http.policing import PREFACE
 from mdslite.rpc.exchange import Exchange, Message, Method
 from mdslite.rpc.heads import Heads
 
@@ -174,6 +176,77 @@ async def test_a_goodbye_lets_what_is_under_way_end() -> None:
 
 
 # What it refuses
+
+
+@pytest.mark.parametrize(
+    "first", [PingFrame(0, bytes(8)), SettingsFrame(0, flags=["ACK"]), WindowUpdateFrame(0, 5), data(1, b"")]
+)
+async def test_the_settings_come_first(first: Frame) -> None:
+    async with serving() as served, raw(served.port, first=first) as client:
+        client.send(SettingsFrame(0))
+        assert await client.goodbye() == PROTOCOL_ERROR
+        assert served.counted == ["protocol_error"]
+
+
+async def test_the_settings_may_come_in_pieces() -> None:
+    async with serving() as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        client = rpc_doors.RawClient(reader, writer)
+        for byte in PREFACE + SettingsFrame(0, settings={MAX_FRAME_SIZE: 16_384}).serialize():
+            writer.write(bytes((byte,)))
+            await writer.drain()
+            await asyncio.sleep(0)
+        client.ask(1)
+        assert (await client.answer(1)).body == framed(b"abab")
+        client.close()
+
+
+@pytest.mark.parametrize("path", ["/t/double", "/t/echo"])
+@pytest.mark.parametrize("parts", [1, 3])
+async def test_a_call_of_another_length_than_it_announces_is_malformed(path: str, parts: int) -> None:
+    whole = framed(b"ab" * 30)
+    size = len(whole)
+    async with serving() as served, raw(served.port) as client:
+
+        async def ask(stream_id: int, length: str, *, pad: int = 0) -> rpc_doors.Answer:
+            client.send(client.headers(stream_id, path=path, more=[("content-length", length)]))
+            step = -(-size // parts)
+            for at in range(0, size, step):
+                piece = data(stream_id, whole[at : at + step], ends=at + step >= size)
+                if pad:
+                    piece.flags.add("PADDED")
+                    piece.pad_length = pad
+                client.send(piece)
+            return await client.answer(stream_id)
+
+        assert (await ask(1, str(size))).fields["grpc-status"] == "0"
+        assert (await ask(3, str(size), pad=9)).fields["grpc-status"] == "0"
+        for stream_id, length in ((5, size - 1), (7, size + 1), (9, 0), (11, 10**17)):
+            assert (await ask(stream_id, str(length))).error_code == PROTOCOL_ERROR, length
+        assert (await ask(13, str(size))).fields["grpc-status"] == "0"
+
+
+async def test_a_call_that_ends_with_fields_has_the_length_that_it_announces() -> None:
+    ends = ("END_HEADERS", "END_STREAM")
+    whole = framed(b"ab")
+    async with serving() as served, raw(served.port) as client:
+        client.send(client.headers(1, more=[("content-length", "9")], flags=ends))
+        assert (await client.answer(1)).error_code == PROTOCOL_ERROR
+        client.send(client.headers(3, more=[("content-length", "9")]), data(3, whole))
+        client.send(client.headers(3, flags=ends))
+        assert (await client.answer(3)).error_code == PROTOCOL_ERROR
+        client.send(client.headers(5, more=[("content-length", "7")]), data(5, whole))
+        client.send(client.headers(5, flags=ends))
+        assert (await client.answer(5)).body == framed(b"abab")
+
+
+@pytest.mark.parametrize("lengths", [["+7"], ["seven"], [""], ["9" * 5000], ["7", "8"]])
+async def test_a_length_that_is_none_is_malformed(lengths: list[str]) -> None:
+    async with serving() as served, raw(served.port) as client:
+        client.ask(1, more=[("content-length", one) for one in lengths])
+        assert (await client.answer(1)).error_code == PROTOCOL_ERROR
+        client.ask(3, more=[("content-length", "7"), ("content-length", "7")])
+        assert (await client.answer(3)).fields["grpc-status"] == "0"
 
 
 @pytest.mark.parametrize(

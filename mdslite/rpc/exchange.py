@@ -61,6 +61,7 @@ class Exchange:
     __slots__ = (
         "_moved",
         "_request_id",
+        "awaited",
         "begun_at",
         "call",
         "claim",
@@ -107,6 +108,7 @@ class Exchange:
         # What comes in: the pieces of a message, and those that are complete.
         self.pieces: list[Message] = []
         self.prefix = b""
+        self.awaited = math.inf  # bytes of them, where the client has said how many
         self.have, self.need = 0, -1
         self.compressed = False
         self.room: memoryview | None = None  # where a large message comes down

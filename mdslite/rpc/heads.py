@@ -27,6 +27,7 @@ _OF_CONNECTIONS = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
 _NAME = re.compile(rb"[!-9;-@\[-~]+")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _STRAY = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z")
 
 
@@ -40,13 +41,15 @@ class LongBlock(BadBlock):
 
 class Head:
     """What an RPC begins with. `malformed`: it is no request of HTTP/2 (RFC 9113, 8.1.1). `error` is what
-    else is wrong with it; `method` whoever answers it, once asked."""
+    else is wrong with it; `length` how many bytes of messages it announces, infinite where it does not say;
+    `method` whoever answers it, once asked."""
 
     __slots__ = (
         "coding",
         "error",
         "fields",
         "is_grpc",
+        "length",
         "malformed",
         "metadata",
         "method",
@@ -66,6 +69,8 @@ class Head:
         self.method: Any = None
         self.error: MdsliteError | None = None
         self.malformed = self._is_malformed(headers, pseudo)
+        length = self.fields.get(b"content-length")
+        self.length = math.inf if length is None or self.malformed else int(length)
         try:
             self._check(headers, pseudo)
         except MdsliteError as exc:
@@ -73,6 +78,7 @@ class Head:
 
     def _is_malformed(self, headers: list[tuple[bytes, bytes]], pseudo: dict[bytes, bytes]) -> bool:
         first = headers[: len(headers) - len(self.metadata)]
+        lengths = {value for name, value in self.metadata if name == b"content-length"}
         return (
             len(pseudo) != len(first)
             or not all(name.startswith(b":") for name, _ in first)
@@ -80,6 +86,8 @@ class Head:
             or not pseudo[b":path"]
             or not _OF_CONNECTIONS.isdisjoint(self.fields)
             or any(value != b"trailers" for name, value in self.metadata if name == b"te")
+            or len(lengths) > 1
+            or any(_LENGTH.fullmatch(value) is None for value in lengths)
             or any(_NAME.fullmatch(name) is None for name, _ in self.metadata)
             or any(_STRAY.search(value) is not None for _, value in headers)
         )

@@ -29,6 +29,7 @@ class Inbound(Control):
         self._door = door
         self._heads = Heads()
         self._greeted = False  # the preface is here
+        self._settled = False  # and the settings that have to follow it
         self._final_id = LAST_STREAM_ID  # those above come too late
         # What has come of a frame that is not whole; of a DATA frame, how much is to come, and whose it is.
         self._rest: list[bytes] = []
@@ -73,6 +74,11 @@ class Inbound(Control):
             self._greeted = True
             self._welcome()
             at = len(PREFACE)
+        if not self._settled and end - at >= frames.HEAD_BYTES:
+            _, kind, flags, _ = frames.read_head(data, at)
+            if kind != frames.SETTINGS or flags & frames.ACK:
+                raise Cut(Reason.PROTOCOL_ERROR)
+            self._settled = True
         if self._data_left:
             at = self._go_on_with_data(data, at)
         needs = frames.HEAD_BYTES
@@ -126,6 +132,7 @@ class Inbound(Control):
             flags == frames.END_STREAM
             and exchange is not None
             and exchange.is_fresh
+            and exchange.awaited == math.inf
             and length >= frames.PREFIX_BYTES
             and not data[begin]
             and int.from_bytes(data[begin + 1 : begin + 5]) == length - frames.PREFIX_BYTES
@@ -161,6 +168,10 @@ class Inbound(Control):
             raise Cut(Reason.PROTOCOL_ERROR, frames.STREAM_CLOSED)
         if exchange.ended:
             return
+        exchange.awaited -= stop - begin
+        if exchange.awaited < 0:
+            self._break(stream_id, frames.PROTOCOL_ERROR)
+            return
         try:
             if stop > begin:
                 piece = memoryview(data)[begin:stop]
@@ -175,6 +186,9 @@ class Inbound(Control):
 
     def _close(self, exchange: Exchange) -> None:
         """The client has sent all of a call."""
+        if 0 < exchange.awaited < math.inf:
+            self._break(exchange.id, frames.PROTOCOL_ERROR)
+            return
         try:
             exchange.close()
         except MdsliteError as exc:
@@ -257,6 +271,7 @@ class Inbound(Control):
         exchange.head = head
         exchange.opened_at = exchange.begun_at = now
         exchange.closed = ends
+        exchange.awaited = head.length
         self._door.begin(exchange)
         if ends and not exchange.ended:
             self._close(exchange)

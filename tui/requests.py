@@ -15,24 +15,22 @@ from textual.binding import Binding, BindingType
 from textual.worker import WorkType
 
 from mdslite import errors, log_calls
-from mdslite.tui import figures
 from mdslite.tui.canvas import Pane
 from mdslite.tui.clean import clean
 from mdslite.tui.curl import curl_line
-from mdslite.tui.lines import Line, beside, bottom, cut, fill, sided, spread
+from mdslite.tui.lines import Line, beside, bottom, cut, fill, sided
 from mdslite.tui.logbook import Logbook
 from mdslite.tui.lookup import Lookup
-from mdslite.tui.messages import no_rows, whole_pane
+from mdslite.tui.messages import whole_pane
 from mdslite.tui.panel import Found, Looks, panel_lines
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.sources import log_filter
 from mdslite.tui.summary import summary_lines
-from mdslite.tui.table import columns_for, head_line, row_line, version_roles
+from mdslite.tui.table import HEAD_ROWS, table_lines, version_roles
 from mdslite.tui.wheel import Wheeled
 
 _WIDE: Final = 104  # from here on the panel has room beside the table
 _PANEL: Final = 60  # at most
-_HEAD: Final = 2  # lines above the rows: the filter, the columns' names
 _PAGE: Final = 200  # rows of the past that are asked for at once
 _TAKEN_S: Final = 2.0  # how long a key may wait for the row that it is about
 _CALM_S: Final = 0.1  # how long a row is chosen before what belongs to it is asked for
@@ -114,35 +112,9 @@ class Requests(Wheeled, Pane):
         return [*sided(fill(lines, width - 2, height - 1), width), bottom(width)]
 
     def _table(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
-        view = snapshot.view
-        columns = columns_for(width, one_model="model=" in view.filter)
-        lines = [self._filter_line(width, snapshot), head_line(columns, width)]
-        self._rows_high = max(1, height - _HEAD)
+        self._rows_high = max(1, height - HEAD_ROWS)
         rows = self.book.seen(self._rows_high)
-        if not rows:
-            return [*lines, [], no_rows(snapshot)]
-        roles = version_roles(snapshot.models)
-        return lines + [
-            row_line(row, columns, width, roles=roles, chosen=row["id"] == self.book.chosen) for row in rows
-        ]
-
-    def _filter_line(self, width: int, snapshot: Snapshot) -> Line:
-        view = snapshot.view
-        left: Line = [(" / ", "key")]
-        if view.filter:
-            left.append((clean(view.filter), "bold"))
-        else:
-            left.append(("everything", "dim"))
-        if view.brush is not None:
-            start, stop = view.brush
-            left.append((f"  {figures.clock(start)}-{figures.clock(stop)}", "mark"))
-        wrong = snapshot.troubles.get("rows")
-        right: Line = []
-        if wrong:
-            right = [(cut(clean(wrong), max(10, width - 20)), "bad"), (" ", "")]
-        elif snapshot.missed and self.book.follows:
-            right = [("faster than the screen: rows are left out ", "warn")]
-        return spread(left, right, width)
+        return table_lines(rows, snapshot, width, chosen=self.book.chosen, follows=self.book.follows)
 
     def _panel(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
         row = self.book.row()
@@ -311,7 +283,7 @@ class Requests(Wheeled, Pane):
 
     def on_click(self, event: events.Click) -> None:
         """Choose the row that was clicked; a second time, open it."""
-        line = event.y - _HEAD
+        line = event.y - HEAD_ROWS
         if self._over_panel(event.x) or not 0 <= line < self._rows_high:
             return
         self.book.point(line)

@@ -1,5 +1,5 @@
-"""Rows of the request log as lines of a table, with as many columns as there is room for. Owns the columns
-and their order; knows nothing of where rows come from or which is chosen.
+"""Rows of the request log as lines of a table under the filter that they pass, with as many columns as there
+is room for. Owns the columns and their order; is told which rows to show, and which of them is chosen.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from datetime import datetime
 from typing import Any, Final
 
 from mdslite.tui import figures
+from mdslite.tui.clean import clean
 from mdslite.tui.ink import SERIES
-from mdslite.tui.lines import Align, Line, Part, fit
+from mdslite.tui.lines import Align, Line, Part, cut, fit, spread
+from mdslite.tui.messages import no_rows
+from mdslite.tui.snapshot import Snapshot
 
 Row = Mapping[str, Any]
 Roles = Mapping[tuple[str, str, str], str]  # (project, model, version) -> role
 
+HEAD_ROWS: Final = 2  # the filter, the columns' names
 _BAR_WIDTH: Final = 6
 
 
@@ -37,6 +41,37 @@ def version_roles(models: Sequence[Mapping[str, Any]] | None) -> dict[tuple[str,
         for model in models or ()
         for at, version in enumerate(model["versions"])
     }
+
+
+def table_lines(
+    rows: Sequence[Row], snapshot: Snapshot, width: int, *, chosen: int | None, follows: bool
+) -> list[Line]:
+    """The filter, the columns' names, and the rows; `follows` says that new rows push the others down."""
+    columns = columns_for(width, one_model="model=" in snapshot.view.filter)
+    lines = [_filter_line(width, snapshot, follows=follows), head_line(columns, width)]
+    if not rows:
+        return [*lines, [], no_rows(snapshot)]
+    roles = version_roles(snapshot.models)
+    return lines + [row_line(row, columns, width, roles=roles, chosen=row["id"] == chosen) for row in rows]
+
+
+def _filter_line(width: int, snapshot: Snapshot, *, follows: bool) -> Line:
+    view = snapshot.view
+    left: Line = [(" / ", "key")]
+    if view.filter:
+        left.append((clean(view.filter), "bold"))
+    else:
+        left.append(("everything", "dim"))
+    if view.brush is not None:
+        start, stop = view.brush
+        left.append((f"  {figures.clock(start)}-{figures.clock(stop)}", "mark"))
+    wrong = snapshot.troubles.get("rows")
+    right: Line = []
+    if wrong:
+        right = [(cut(clean(wrong), max(10, width - 20)), "bad"), (" ", "")]
+    elif snapshot.missed and follows:
+        right = [("faster than the screen: rows are left out ", "warn")]
+    return spread(left, right, width)
 
 
 def columns_for(width: int, *, one_model: bool = False) -> list[Column]:

@@ -6,7 +6,7 @@ The `parse_` functions are click callbacks: what they return is what the command
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -75,7 +75,7 @@ def parse_scope(ctx: click.Context, param: click.Parameter, value: str | None) -
     return Scope(found["project"], found["model"])
 
 
-def require_scope(models: Iterable[Mapping[str, Any]], scope: Scope) -> list[Mapping[str, Any]]:
+def require_scope(models: Iterable[dict[str, Any]], scope: Scope) -> list[dict[str, Any]]:
     """Those of a project's models that the scope names.
 
     :raises NotFound: there is none

@@ -141,8 +141,8 @@ class Router(Generic[T]):
         name = f"{project}/{model}"
         siblings = [one for one in self._routes.values() if (one.project, one.model) == (project, model)]
         if siblings:
-            known = {one.version for one in siblings if one.version}
-            raise NotFound.version(project, model, str(version), known)
+            versions = {one.version for one in siblings if one.version}
+            raise NotFound.version(project, model, str(version), versions)
         models = sorted({f"{one.project}/{one.model}" for one in self._routes.values()})
         known = ", ".join(models[:5]) + (", …" if len(models) > 5 else "")
         raise NotFound(f"no model {name} is deployed: there is {known or 'none'}", hint="mdslite ls")

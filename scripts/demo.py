@@ -81,8 +81,8 @@ def show(store: Path, *, port: int, once: bool) -> None:
         check(readings, weights)
         if once:
             return
-        print_next(url, Path(sys.executable).parent)
-        try:
+        try:  # whoever reads the address may end it at once
+            print_next(url, Path(sys.executable).parent)
             if process.wait() != 0:
                 raise DemoError(f"mdslite ended with exit code {process.returncode}")
         except KeyboardInterrupt:

@@ -6,6 +6,7 @@ it serves has come, asks that very address what it serves, so that what it sugge
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -141,8 +142,11 @@ def up(
 
         beside.check(as_json=as_json)
         companion = beside.Beside(Path(store))
+    gc.disable()  # a tenth of the imports' time goes into looking for garbage in them, and there is none
     from mdslite.appliance import serve
     from mdslite.assembly import Settings
+
+    gc.enable()
 
     # The other options are named as the settings are; what was not chosen is theirs to know.
     chosen = {name: value for name, value in options.items() if value is not None}

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def test_a_process_that_ends_or_hangs_harms_nobody_else(box: Box, number: int) -
     with ThreadPoolExecutor(1) as pool:
         faulty = pool.submit(box.order, do(code), model=model)
         neighbours = [box.neighbour()]
-        while not faulty.done():
+        while not wait([faulty], timeout=0.02).done:
             neighbours.append(box.neighbour())
     reply = faulty.result()
     assert (reply.status, reply.body["code"]) == (status, name)

@@ -63,10 +63,6 @@ class Resource(_Value, frozen=True):
     def memory_bytes(self) -> int | None:
         return None if self.memory is None else parse_memory(self.memory)
 
-    @property
-    def gpu_patterns(self) -> tuple[str, ...]:
-        return tuple(part.strip() for part in (self.gpu_names or "").split(",") if part.strip())
-
 
 class EndpointInfo(_Value, frozen=True):
     url: Annotated[

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -319,11 +319,6 @@ def _excerpt(text: str, at: int) -> str:
 
 def _refuse(at: int, message: str, hint: str | None) -> NoReturn:
     raise InvalidRequest(f"filter, position {at + 1}: {message}", hint=hint)
-
-
-def field_names() -> Sequence[str]:
-    """For help texts and completion."""
-    return tuple(FIELDS)
 
 
 _FIELDS_HINT = f"fields: {' '.join(FIELDS)} request.NAME reply.NAME"

@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
+from feeds import StillFeed
 from piloting import piloted
 from textual.pilot import Pilot
 
 from mdslite.asks import Ask
 from mdslite.tui.app import DashApp
 from mdslite.tui.demo import RecordedClient
-from mdslite.tui.feed import LiveFeed, StillFeed
+from mdslite.tui.feed import LiveFeed
 from mdslite.tui.ink import Ink
 from mdslite.tui.recording import FORMAT, Recording, Tape
 from mdslite.tui.snapshot import Snapshot, View

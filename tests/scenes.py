@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from feeds import StillFeed
 from piloting import piloted
 from textual.pilot import Pilot
 
 from mdslite.tui.app import DashApp
-from mdslite.tui.feed import StillFeed
 from mdslite.tui.histogram import bars_that_fit
 from mdslite.tui.ink import Ink
 from mdslite.tui.snapshot import Connection, Json, Snapshot, View

@@ -87,7 +87,7 @@ def names(artifact: Artifact) -> set[str]:
     return {str(path.relative_to(artifact.path)) for path in artifact.path.rglob("*") if path.is_file()}
 
 
-# -- good ones ---------------------------------------------------------------------------------------------
+# Good ones
 
 FILES = [("model.onnx", b"m" * 1000), ("data/labels.txt", b"a\nb\n"), ("empty", b"")]
 
@@ -166,7 +166,7 @@ def test_other_kinds_of_archives_are_named(store: ArtifactStore, name: str) -> N
         archive_kind(name)
 
 
-# -- names that lead elsewhere -----------------------------------------------------------------------------
+# Names that lead elsewhere
 
 UNSAFE_NAMES = [
     "../evil",
@@ -221,7 +221,7 @@ def test_a_name_that_occurs_twice_is_refused(store: ArtifactStore, clash: tuple[
         assert "occurs twice" in refuse(store, "m.zip", packed)
 
 
-# -- links and devices -------------------------------------------------------------------------------------
+# Links and devices
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_zip_links_and_devices_are_refused(store: ArtifactStore, kind: int) -> N
     )
 
 
-# -- bombs -------------------------------------------------------------------------------------------------
+# Bombs
 
 
 def test_a_zip_bomb_is_refused_before_it_unpacks(store: ArtifactStore) -> None:
@@ -353,7 +353,7 @@ def test_an_archive_may_unpack_to_much_if_it_is_much(tmp_path: Path) -> None:
         add(store, "unfair.zip", zip_bytes(("model.onnx", noise + bytes(60_000))))
 
 
-# -- damage ------------------------------------------------------------------------------------------------
+# Damage
 
 
 def flip(content: bytes, at: int) -> bytes:

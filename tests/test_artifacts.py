@@ -66,7 +66,7 @@ def left_behind(store: ArtifactStore) -> list[str]:
     return sorted(os.listdir(staging)) if staging.exists() else []
 
 
-# -- files -------------------------------------------------------------------------------------------------
+# Files
 
 
 def test_a_file_is_stored_under_the_sha256_of_its_bytes(store: ArtifactStore, model: Path) -> None:
@@ -164,7 +164,7 @@ def test_work_that_is_broken_off_leaves_nothing(store: ArtifactStore, model: Pat
     assert store.digests() == [] and left_behind(store) == []
 
 
-# -- folders -----------------------------------------------------------------------------------------------
+# Folders
 
 
 def test_a_folder_is_stored_with_all_its_files(store: ArtifactStore, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_limits_hold_for_folders(tmp_path: Path) -> None:
     assert store.digests() == [] and left_behind(store) == []
 
 
-# -- models with data of their own -------------------------------------------------------------------------
+# Models with data of their own
 
 
 def test_a_models_data_files_come_along(store: ArtifactStore, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_file_that_is_no_model_refers_to_nothing(
     assert store.add_path(tmp_path / "model.onnx").kind == "file"
 
 
-# -- proof -------------------------------------------------------------------------------------------------
+# Proof
 
 
 def tamper(path: Path, content: bytes | None = None) -> None:
@@ -460,7 +460,7 @@ def test_a_removed_artifact_stays_readable_to_who_has_it_open(store: ArtifactSto
         assert file.read() == model.read_bytes()
 
 
-# -- crashes and full disks --------------------------------------------------------------------------------
+# Crashes and full disks
 
 ADD_AND_DIE = """
 import os, signal, sys

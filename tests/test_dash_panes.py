@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 import pytest
 from dash import NOW, SIZES, body, look, make_row, opened, screen_text, small_recording, still
+from feeds import StillFeed
 from scenes import SNAPSHOTS, agree
 from textual.binding import Binding
 from textual.pilot import Pilot
@@ -19,7 +20,7 @@ from textual.widgets import Input
 from mdslite.tui.app import PANES, DashApp
 from mdslite.tui.canvas import Canvas
 from mdslite.tui.commands import COMMANDS
-from mdslite.tui.feed import LiveFeed, StillFeed
+from mdslite.tui.feed import LiveFeed
 from mdslite.tui.help import Help
 from mdslite.tui.prompt import Prompt
 from mdslite.tui.requests import Requests

@@ -65,7 +65,7 @@ def resolving(**names: str) -> Network:
     return Network(resolve=resolve)
 
 
-# -- content -----------------------------------------------------------------------------------------------
+# Content
 
 
 def test_a_file_is_downloaded_and_stored(server: FileServer, store: ArtifactStore, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_content_that_the_server_packed_is_refused_unless_it_names_an_archive(se
     assert read(f"{server.url}/model.tar.gz") == packed
 
 
-# -- limits ------------------------------------------------------------------------------------------------
+# Limits
 
 
 def test_too_large_a_download_is_refused_before_it_begins(server: FileServer, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def _wait(done: threading.Event) -> None:
     done.wait(20.0)
 
 
-# -- replies that are no content ---------------------------------------------------------------------------
+# Replies that are no content
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_an_unknown_host_is_named() -> None:
     assert "nowhere.test" in refusal("http://nowhere.test/m", network=Network(resolve=resolve)).message
 
 
-# -- redirects ---------------------------------------------------------------------------------------------
+# Redirects
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_redirects_end_somewhere(server: FileServer) -> None:
     refusal(f"{server.url}/odd")
 
 
-# -- addresses ---------------------------------------------------------------------------------------------
+# Addresses
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_addresses_are_compared_by_value() -> None:
         assert ipaddress.ip_address(text) and is_internal(text)
 
 
-# -- TLS ---------------------------------------------------------------------------------------------------
+# TLS
 
 
 @pytest.fixture
@@ -442,7 +442,7 @@ def test_a_redirect_away_from_https_is_refused(tls_server: FileServer, server: F
     assert server.connections == 0
 
 
-# -- asking whether it changed -----------------------------------------------------------------------------
+# Asking whether it changed
 
 
 def conditional(content: bytes, tag: str) -> Callable[[Request, Callable[[bytes], None]], None]:
@@ -508,7 +508,7 @@ def test_a_304_that_nobody_asked_for_is_refused(server: FileServer) -> None:
     assert "answered 304" in refusal(f"{server.url}/m.onnx").message
 
 
-# -- foreign errors ----------------------------------------------------------------------------------------
+# Foreign errors
 
 
 def test_every_error_of_the_http_client_is_translated() -> None:

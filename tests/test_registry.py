@@ -217,7 +217,7 @@ def test_commits_wait_for_the_disk(registry: Registry) -> None:
     assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
 
 
-# -- crashes -----------------------------------------------------------------------------------------------
+# Crashes
 
 CHURN = """
 import sys
@@ -280,7 +280,7 @@ def test_kill_9_while_a_registry_is_made_leaves_none(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["registry.db"]
 
 
-# -- a full disk -------------------------------------------------------------------------------------------
+# A full disk
 
 
 def test_a_full_database_refuses_writes_and_recovers(registry: Registry) -> None:
@@ -368,7 +368,7 @@ def fill(path: Path) -> None:
                 continue
 
 
-# -- corruption --------------------------------------------------------------------------------------------
+# Corruption
 
 
 def overwrite(path: Path, at: int, content: bytes) -> None:

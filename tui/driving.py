@@ -204,10 +204,6 @@ def share_lines(weights: dict[str, float | None], wanted: dict[str, float]) -> l
     return lines
 
 
-def tell_rollout(reply: Json) -> str:
-    return f"{reply['state']} at {reply['share']:g} %: {reply['message']}"
-
-
 def _versions(app: DashApp, entry: Entry) -> list[Json]:
     for model in app.snapshot.models or []:
         if (model["project"], model["model"]) == entry.model_key:

@@ -8,11 +8,8 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import Any, Protocol, TypeVar
-
-import msgspec
+from typing import Protocol, TypeVar
 
 from mdslite import errors
 from mdslite.asks import Ask, Lines, Pieces
@@ -207,30 +204,3 @@ class LiveFeed:
 
     def _publish(self) -> None:
         self.snapshot = self._kept.snapshot(self._clock(), self._connection, self._view)
-
-
-@dataclass(slots=True)
-class StillFeed:
-    """Feeds one snapshot for ever; tests and `--once` draw from it."""
-
-    snapshot: Snapshot
-    asked: list[Ask[Any]] = field(default_factory=list)
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-    def look(self, view: View) -> None:
-        self.snapshot = msgspec.structs.replace(self.snapshot, view=view)
-
-    def hurry(self, *names: str) -> None:
-        """There is nothing newer."""
-
-    async def ask(self, ask: Ask[T]) -> T:
-        self.asked.append(ask)
-        raise errors.Unavailable("this is a recording: nothing can be asked of it")
-
-    def read(self, lines: Lines[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-        raise errors.Unavailable("this is a recording: nothing can be asked of it")
-
-    def stream(self, pieces: Pieces) -> AbstractAsyncContextManager[Download[AsyncIterator[bytes]]]:
-        raise errors.Unavailable("this is a recording: nothing can be asked of it")

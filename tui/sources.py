@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from math import ceil
 from typing import Any, Protocol
 
@@ -304,10 +303,6 @@ def log_filter(view: View) -> str:
     elif view.moment is not None:
         terms += [f"until={view.moment:.3f}"]
     return " ".join(filter(None, terms))
-
-
-def iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat()
 
 
 _ROUND_S = (

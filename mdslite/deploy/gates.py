@@ -28,7 +28,6 @@ from mdslite.store.comparisons import Sums
 from mdslite.store.evidence import Evidence
 
 Metric = Literal["error_rate", "p50", "p99", "latency", "confidence", "agreement"]
-Unit = Literal["share", "ms", "x", ""]
 
 PASS_LEVEL = 0.95
 FAIL_LEVEL = 0.999

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 from collections.abc import Iterable
@@ -85,11 +84,6 @@ def read_timeout(value: bytes) -> float:
     if found is None:
         raise ValueError(value)
     return int(found[1]) * _UNITS[found[2]]
-
-
-def read_timeout_or_none(value: bytes | None) -> float:
-    """As `read_timeout`; where there is none, for ever."""
-    return math.inf if value is None else read_timeout(value)
 
 
 def _text(value: bytes) -> bytes:

@@ -488,6 +488,24 @@ def test_draining_waits_for_what_is_queued_and_running() -> None:
     run(test())
 
 
+def test_draining_does_not_wait_for_what_no_replica_is_left_for() -> None:
+    async def test() -> None:
+        session = FakeSession()
+        session.hold.clear()
+        lane = make_lane(session, batch_size=1)
+        running, queued = FakeJob([[1.0]]), FakeJob([[1.0]])
+        submit(lane, running, queued)
+        await entered(session)
+        draining = asyncio.create_task(lane.drain(deadline_s=600))
+        lane.lose(lane.replicas[0], "it is gone")
+        session.hold.set()
+        assert not await draining
+        lane.close()
+        assert isinstance(queued.error, Unavailable)
+
+    run(test())
+
+
 def test_closing_answers_what_is_left_and_closes_the_session() -> None:
     async def test() -> None:
         session = FakeSession()

@@ -425,7 +425,7 @@ class Lane:
     # Life
 
     async def drain(self, *, deadline_s: float) -> bool:
-        """Wait until nothing is queued or running; False when the deadline came first."""
+        """Wait until nothing is queued or running; False once the deadline came or no replica is left."""
         self._empty = asyncio.Event()
         self._settle()
         try:
@@ -434,10 +434,10 @@ class Lane:
             return False
         finally:
             self._empty = None
-        return True
+        return not self._queue
 
     def _settle(self) -> None:
-        if self._empty is not None and not (self._queue or self._crew.flight):
+        if self._empty is not None and not ((self._queue and self.replicas) or self._crew.flight):
             self._empty.set()
 
     def close(self) -> None:

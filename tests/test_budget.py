@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,23 @@ import models
 import numpy as np
 import pytest
 from doors import Deployed, chunked, open_site, request, run
+from lanes import FakeData, GivenRuntime
 from rpc_doors import data, framed, raw, serving
 from waiting import until
 
+from mdslite.api.app import PredictEndpoint
 from mdslite.api.reading import read_body
-from mdslite.errors import Unavailable
+from mdslite.errors import ClientClosed, Unavailable
 from mdslite.http.budget import BODIES, LEAST_BYTES, Budget, claim_large
 from mdslite.rpc.exchange import Exchange, Message, Method
+from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
+from mdslite.serving.loader import LoadRequest
+from mdslite.spec import Spec
 
 MIB = 1024 * 1024
 HINT = "mdslite up --body-budget SIZE"
 PREDICT = "/projects/p/models/m:predict"
+OCTETS = (b"content-type", b"application/octet-stream")
 HEADERS = [("content-type", "application/octet-stream"), ("accept", "application/octet-stream")]
 
 
@@ -176,6 +183,60 @@ def test_an_error_that_somebody_keeps_holds_no_body() -> None:
     assert other is not None
     other.grow(4 * MIB)
     asyncio.run(test())
+
+
+class Counting(FakeData):
+    """Answers a datum with its length, once it may."""
+
+    def run(self, feeds: Any, handle: Any = None) -> list[Answers]:
+        super().run(feeds, handle)
+        return [Answers(b"%d" % len(datum) for datum in feeds["data"])]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_body_that_the_application_reads_counts_until_its_prediction_is_done(
+    tmp_path: Path, leaves: bool
+) -> None:
+    async def test() -> None:
+        session, left = Counting(), asyncio.Event()
+        session.hold.clear()
+        pieces = [bytes(MIB)] * 5
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            if pieces:
+                return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append((message, free()))
+
+        async with open_site(tmp_path) as site:
+            site.fleet._loader.runtimes["PYTHON"] = GivenRuntime(session)  # type: ignore[index]
+            report = ProbeReport(DATA_SIGNATURE, 0, 0.0, False, PackageReport("e", "v1", "Model"))
+            wanted = LoadRequest(
+                "p", "e", "v1", Spec(uri="/e"), "sha256:00", tmp_path, report, "PYTHON", "MDS"
+            )
+            site.fleet.switch(added=[await site.fleet.load(wanted)])
+            target = b"/projects/p/models/e:predict"
+            scope = {"type": "http", "raw_path": target, "query_string": b"", "headers": [OCTETS]}
+            endpoint = PredictEndpoint(site.predictor, site.deferrals)
+            asked = asyncio.create_task(endpoint(scope, receive, send))
+            await until(session.entered.is_set)
+            assert free() == 3 * MIB
+            if leaves:
+                left.set()
+                with suppress(ClientClosed):
+                    await asked
+            session.hold.set()
+            await asyncio.wait([asked])
+            assert free() == 8 * MIB
+            if not leaves:
+                (start, room), (body, _) = sent
+                assert (start["status"], room, body["body"]) == (200, 8 * MIB, b"5242880")
+
+    run(test())
 
 
 def test_small_bodies_are_not_counted_and_claims_end_with_who_holds_them() -> None:

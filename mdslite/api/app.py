@@ -54,6 +54,7 @@ from mdslite.api.schema import (
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
 from mdslite.exposition import OPEN_METRICS, TEXT, wants_open_metrics
 from mdslite.http.access import NOBODY
+from mdslite.http.budget import BODIES, Claim
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
 from mdslite.http.paths import is_prediction
 from mdslite.npy import NPY
@@ -137,6 +138,14 @@ class PredictEndpoint:
         self._deferrals = deferrals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        claim = BODIES.open(0)
+        try:
+            await self._answer(scope, receive, send, claim)
+        finally:
+            claim.close()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, claim: Claim) -> None:
+        """`claim` is the body's, which is needed until the model has answered."""
         predictor = self._predictor
         target, fields = scope["raw_path"], dict(scope["headers"])
         limit_bytes = predictor.reader.body_limit(target, fields)
@@ -146,7 +155,7 @@ class PredictEndpoint:
         )
         try:
             if error is None:
-                body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True)
+                body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True, claim=claim)
         except TooLarge:
             error = predictor.reader.too_large(target, fields)
         if scope["query_string"]:
@@ -168,6 +177,9 @@ class PredictEndpoint:
         if reply.pieces is not None:
             await until_left(reply.pieces.send(send, reply.headers), receive)
             return
+        # Before the answer goes out, which may take a slow reader long.
+        body = b""
+        claim.close()
         await send_reply(send, reply)
 
 

@@ -54,8 +54,10 @@ async def read_body(
     limit_bytes: int,
     timeout_s: float = BODY_TIMEOUT_S,
     compressed: bool = False,
+    claim: Claim | None = None,
 ) -> bytes:
-    """Read a request's body, never more than `limit_bytes` of it.
+    """Read a request's body, never more than `limit_bytes` of it. A large one counts while it is read; where
+    there is a `claim`, until whoever made that closes it.
 
     :raises TooLarge: as soon as it is known, without reading the rest
     :raises Unavailable: large bodies have taken all the memory there is for them
@@ -71,7 +73,7 @@ async def read_body(
         raise _too_large(limit_bytes)
     chunks: list[bytes] = []
     size_bytes = 0
-    claim: Claim | None = None
+    held, done = claim or BODIES.open(0), False
     try:
         async with asyncio.timeout(timeout_s):
             more = True
@@ -84,19 +86,19 @@ async def read_body(
                 if size_bytes > limit_bytes:
                     raise _too_large(limit_bytes)
                 if size_bytes >= LEAST_BYTES:
-                    claim, grown = (claim, len(chunk)) if claim else (BODIES.open(0), size_bytes)
-                    claim.grow(grown)
+                    held.grow(size_bytes - held.size_bytes)
                 chunks.append(chunk)
                 more = message.get("more_body", False)
     except TimeoutError as exc:
         raise RequestTimeout(f"the request's body did not arrive within {timeout_s:g} s") from exc
     else:
+        done = True
         return b"".join(chunks)
     finally:
         # At once: an error's traceback knows this frame, and may be in a circle with whoever caught it.
         chunks.clear()
-        if claim is not None:
-            claim.close()
+        if not done or claim is None:
+            held.close()
 
 
 def parse_json(body: bytes, into: type[T]) -> T:

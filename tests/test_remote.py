@@ -19,7 +19,7 @@ from authority import Authority, Signed
 from doors import ROW, Deployed, Site, npy, open_site, predict, request, run
 from waiting import until
 
-from mdslite.errors import LoadFailed, Overloaded, Unavailable
+from mdslite.errors import LoadFailed, Overloaded
 from mdslite.runtimes.protocol import DATA_SIGNATURE, ProbeReport
 from mdslite.serving.fleet import Served
 from mdslite.serving.loader import LoadRequest
@@ -27,7 +27,7 @@ from mdslite.serving.remote.discovery import Wanted, find_provider
 from mdslite.serving.remote.kubernetes import read_slices, watch_service
 from mdslite.serving.remote.lane import RemoteLane
 from mdslite.serving.remote.loading import check_infos
-from mdslite.serving.remote.pool import EJECT_AFTER, Address, Pool
+from mdslite.serving.remote.pool import Address
 from mdslite.serving.remote.wire import Unanswered, Wires, read_trust
 from mdslite.spec import Confidence, EndpointInfo, ServiceInfo, Spec
 
@@ -575,103 +575,6 @@ def test_a_refused_question_for_what_a_model_takes_says_so(tmp_path: Path) -> No
                     pass
 
     run(test())
-
-
-# The pool
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_pool(count: int, **options: Any) -> tuple[Pool, Clock]:
-    clock = Clock()
-    pool = Pool(clock=clock, **options)
-    pool.update(Address(f"http://h{number}") for number in range(count))
-    return pool, clock
-
-
-def test_endpoints_take_turns_or_the_least_loaded_goes_first() -> None:
-    pool, _ = make_pool(3)
-    assert sorted(pool.pick().url for _ in range(3)) == ["http://h0", "http://h1", "http://h2"]
-    pool, _ = make_pool(3, balance="least_loaded")
-    first, second, third = pool.endpoints
-    pool.begin(first)
-    pool.begin(second)
-    assert {pool.pick() for _ in range(4)} == {third}
-
-
-def test_failures_in_a_row_eject_longer_each_time_and_a_success_brings_back() -> None:
-    pool, clock = make_pool(4)
-    bad = pool.endpoints[0]
-    waits = []
-    for _ in range(7):
-        for _ in range(EJECT_AFTER):
-            pool.failed(bad, "refused")
-        waits.append(bad.ejected_until - clock.now)
-        clock.now = bad.ejected_until
-    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    pool.failed(bad, "refused")
-    assert bad not in [pool.pick() for _ in range(12)]
-    pool.succeeded(bad)
-    assert bad in [pool.pick() for _ in range(4)]
-    assert bad.ejections == 0
-
-
-def test_no_more_than_half_are_ejected() -> None:
-    pool, _ = make_pool(4)
-    for endpoint in pool.endpoints:
-        for _ in range(EJECT_AFTER):
-            pool.failed(endpoint, "refused")
-    assert pool.available == 2
-
-
-def test_all_who_lack_the_model_are_out_and_a_failing_one_is_left_rather_than_them() -> None:
-    pool, clock = make_pool(4)
-    *lacking, good = pool.endpoints
-    for endpoint in lacking:
-        pool.lacks(endpoint, "no model")
-    assert {pool.pick() for _ in range(8)} == {good}
-    for _ in range(EJECT_AFTER):
-        pool.failed(good, "refused")
-    assert {pool.pick() for _ in range(8)} == {good}
-    clock.now = lacking[0].ejected_until
-    pool.lacks(lacking[0], "no model")
-    assert lacking[0].ejected_until - clock.now == 2.0
-
-
-def test_what_was_tried_is_not_picked_again_and_ejected_ones_are_the_last_resort() -> None:
-    pool, _ = make_pool(2)
-    first, second = pool.endpoints
-    for _ in range(EJECT_AFTER):
-        pool.failed(first, "refused")
-    assert pool.pick() is second
-    assert pool.pick([second]) is first
-    with pytest.raises(Unavailable, match="no endpoint could take the request"):
-        pool.pick([first, second])
-
-
-def test_retries_have_a_budget() -> None:
-    pool, clock = make_pool(1)
-    while pool.may_retry():
-        pass
-    for _ in range(11):
-        pool.begin(pool.endpoints[0])
-    assert [pool.may_retry() for _ in range(3)] == [True, True, False]
-    clock.now += 0.1
-    assert [pool.may_retry() for _ in range(2)] == [True, False]
-
-
-def test_an_endpoint_that_stays_keeps_its_record() -> None:
-    pool, _ = make_pool(2)
-    kept = pool.endpoints[1]
-    pool.failed(kept, "x")
-    pool.update([Address("http://h1"), Address("http://h9")])
-    assert pool.endpoints[0] is kept
-    assert [one.url for one in pool.endpoints] == ["http://h1", "http://h9"]
 
 
 # Discovery

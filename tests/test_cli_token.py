@@ -223,8 +223,12 @@ class TestBeyondThisMachine:
                 ["sh", "-c", suggested], cwd=folder, env=env, capture_output=True, text=True, check=False
             )
             assert "predictions" in done.stdout, done
-            monkeypatch.setenv("SSL_CERT_FILE", str(folder / ".mdslite" / "tls" / "cert.pem"))
             monkeypatch.setenv("MDSLITE_URL", f"https://localhost:{port}")
+            capsys.readouterr()
+            assert run(["ls"]) == 1
+            hint = capsys.readouterr().err.splitlines()[-1]
+            assert "export SSL_CERT_FILE=CERT.pem: " in hint and ".mdslite/tls/cert.pem" in hint
+            monkeypatch.setenv("SSL_CERT_FILE", str(folder / ".mdslite" / "tls" / "cert.pem"))
             assert run(["ls"]) == 1
             monkeypatch.setenv("MDSLITE_TOKEN", token)
             assert run(["ls"]) == 0

@@ -147,8 +147,8 @@ def network_error(exc: Exception, url: str) -> errors.MdsliteError:
     if isinstance(exc, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(exc):
         return errors.Unavailable(
             f"{url} shows a certificate that this machine does not trust",
-            hint="export SSL_CERT_FILE=CERT.pem: with mdslite up --tls-self-signed that is STORE/tls/cert.pem "
-            "(.mdslite/tls/cert.pem by default), else the file given to --tls-cert or its authority's",
+            hint="export SSL_CERT_FILE=CERT.pem: with mdslite up --tls-self-signed that is STORE/tls/cert.pem"
+            " (.mdslite/tls/cert.pem by default), else the file given to --tls-cert or its authority's",
         )
     if isinstance(exc, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return errors.Unavailable(f"no appliance answers at {url}", hint=_start_hint(url))

@@ -414,6 +414,9 @@ def test_narrow_figures() -> None:
     assert [figures.milliseconds(one) for one in (2.04, 99.96, 1348.0, 61_000.0)] == [
         "2.0", "100", "1348", "61s",
     ]  # fmt: skip
+    assert [figures.percent(one, 2) for one in (None, 0.0, 0.05, 0.9999, 0.99999, 1.0)] == [
+        "-", "0.00", "5.00", "99.99", "100", "100",
+    ]  # fmt: skip
     assert [figures.confidence(one) for one in (0.94, 1.0, None)] == [".94", "1.00", "-"]
     assert [figures.size(one) for one in (918, 79_000, 1_200_000_000)] == ["918B", "79k", "1.2G"]
     assert [figures.span(one) for one in (15, 900, 1140, 10_800, 604_800)] == [

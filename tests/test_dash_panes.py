@@ -5,6 +5,7 @@ palette and its help: the real program, driven by keys. Texts of whole screens l
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -449,10 +450,21 @@ def test_the_help_lists_every_key_and_command_that_there_is() -> None:
             for binding in Binding.make_bindings(owner.BINDINGS):
                 assert binding.description in told, binding
         assert {one.told for one in COMMANDS} <= told
+        assert "a shadow's dropped copies" in told  # mdslite compare counts them
         await pilot.press("down", "pagedown", "escape")
         assert not isinstance(app.screen, Help)
 
     play(scene)
+
+
+def test_keys_without_a_likeness_in_ascii_are_named() -> None:
+    async def run() -> str:
+        async with opened(await still("deploy"), (140, 45), ascii=True) as (app, pilot):
+            await pilot.press("f1")
+            return screen_text(app)
+
+    text = asyncio.run(run())
+    assert text.isascii() and re.search(r"\benter\b", text)
 
 
 def test_screens_are_there_for_review() -> None:

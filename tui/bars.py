@@ -53,7 +53,7 @@ class Footer(Canvas):
             place += line_width(line)
 
     def _keys(self, width: int) -> list[tuple[Binding, Line]]:
-        return fitting_keys(width, self.dash.shown_bindings())
+        return fitting_keys(width, self.dash.shown_bindings(), ascii=self.dash.ink.ascii)
 
 
 def tabs_line(width: int, titles: dict[str, str], shown: str, caption: str) -> Line:
@@ -78,9 +78,11 @@ def _tab_words(width: int, titles: dict[str, str], shown: str) -> list[Line]:
     ]
 
 
-def fitting_keys(width: int, bindings: Sequence[Binding]) -> list[tuple[Binding, Line]]:
+def fitting_keys(
+    width: int, bindings: Sequence[Binding], *, ascii: bool = False
+) -> list[tuple[Binding, Line]]:
     """As many keys as there is room for, each as it is shown; those of the end (help, quit) in any case."""
-    parts = [(binding, _key_part(binding)) for binding in bindings]
+    parts = [(binding, _key_part(binding, ascii=ascii)) for binding in bindings]
     last = parts[-2:]
     found: list[tuple[Binding, Line]] = []
     room = width - 1 - sum(line_width(line) for _, line in last)
@@ -92,9 +94,15 @@ def fitting_keys(width: int, bindings: Sequence[Binding]) -> list[tuple[Binding,
     return found + last
 
 
-def _key_part(binding: Binding) -> Line:
+def _key_part(binding: Binding, *, ascii: bool) -> Line:
     sign, what = sign_of(binding.key), binding.description
+    sign = in_ascii(sign) if ascii else sign
     return [(sign, "key"), (f":{what} " if len(sign) > 1 else f" {what} ", "")]
+
+
+def in_ascii(sign: str) -> str:
+    """Keys whose sign has no likeness among ASCII's, by name: `<` is another key."""
+    return sign.replace("↵", "enter").replace("←", "left").replace("→", "right")
 
 
 def sign_of(key: str) -> str:

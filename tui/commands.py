@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from textual.binding import Binding
 
-from mdslite.tui.bars import sign_of
+from mdslite.tui.bars import in_ascii, sign_of
 from mdslite.tui.completion import Candidate, complete_filter, matches
 from mdslite.tui.deployments import entries_of
 from mdslite.tui.snapshot import SHORTEST_S, SPANS_S
@@ -106,7 +106,8 @@ def _choices(app: DashApp) -> list[Choice]:
     for binding in every_binding(app):
         if binding.description:
             run = partial(app.run_binding, binding)
-            found.append(Choice(binding.description, 0, f"key {sign_of(binding.key)}", run))
+            sign = in_ascii(sign_of(binding.key)) if app.ink.ascii else sign_of(binding.key)
+            found.append(Choice(binding.description, 0, f"key {sign}", run))
     for name, title in app.titles.items():
         found.append(Choice(f"screen {title}", 0, "", partial(app.action_show, name)))
     for model in app.snapshot.models or ():

@@ -15,6 +15,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from mdslite import errors
+from mdslite.tui.bars import in_ascii
 from mdslite.tui.canvas import Canvas
 from mdslite.tui.clean import clean
 from mdslite.tui.lines import Line
@@ -38,6 +39,10 @@ class Body(Canvas):
         dialog = cast(Dialog, self.screen)
         found = dialog.text(width - 2)
         dialog.first = max(0, min(dialog.first, len(found) - height))
+        if self.dash.ink.ascii:
+            found = [
+                [(in_ascii(text) if role == "key" else text, role) for text, role in line] for line in found
+            ]
         return [[(" ", ""), *line] for line in found[dialog.first :]]
 
 

@@ -36,7 +36,11 @@ def milliseconds(value: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    return NONE if share is None else f"{100 * share:.{digits}f}"
+    """Of three figures before the point none is left for behind it: `99.95`, and `100`."""
+    if share is None:
+        return NONE
+    text = f"{100 * share:.{digits}f}"
+    return text.partition(".")[0] if text.startswith("100") else text
 
 
 def confidence(value: float | None) -> str:

@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
-from mdslite.tui.bars import sign_of
+from mdslite.tui.bars import in_ascii, sign_of
 from mdslite.tui.canvas import Canvas
 from mdslite.tui.commands import COMMANDS
 from mdslite.tui.completion import FIELDS
@@ -19,6 +19,11 @@ from mdslite.tui.lines import Line, beside, bottom, cells, edge, fill, fit, side
 from mdslite.tui.snapshot import Snapshot
 from mdslite.tui.wheel import Wheeled
 
+_ELSEWHERE = (
+    ("mdslite compare", "a shadow's dropped copies"),
+    ("mdslite replay", "what a replay left out"),
+    ("mdslite drift", "what fires, and on what"),
+)
 _COLUMN = 46  # a screen has as many columns of help as this fits into it
 
 
@@ -31,7 +36,7 @@ class HelpPage(Canvas):
         self.first = 0
 
     def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
-        text = help_lines(self.sections, width - 4)
+        text = help_lines(self._spelled(), width - 4)
         room = height - 2
         self.first = max(0, min(self.first, len(text) - room))
         shown = [[(" ", ""), *line] for line in text[self.first : self.first + room]]
@@ -43,6 +48,11 @@ class HelpPage(Canvas):
             *sided([[(" ", ""), *more]], width),
             bottom(width),
         ]
+
+    def _spelled(self) -> Sequence[tuple[str, Sequence[tuple[str, str]]]]:
+        if not self.dash.ink.ascii:
+            return self.sections
+        return [(title, [(in_ascii(key), told) for key, told in entries]) for title, entries in self.sections]
 
 
 class Help(Wheeled, ModalScreen[None]):
@@ -81,13 +91,14 @@ def sections_of(
     panes: dict[str, tuple[str, str, str]],
     mouse: Iterable[tuple[str, str]],
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the page says: the keys of every screen and what the mouse does, the commands, the words of
-    filters."""
+    """What the page says: the keys of every screen and what the mouse does, the commands, what only the
+    command line tells, the words of filters."""
     found = [("Everywhere", [*_keys(everywhere), *mouse])]
     for title, module, kind in panes.values():
         pane = getattr(importlib.import_module(module), kind)
         found.append((title, [*_keys(pane.BINDINGS), *pane.MOUSE]))
     found.append(("Commands", [(f":{one.name} {one.usage}".strip(), one.told) for one in COMMANDS]))
+    found.append(("On the command line", list(_ELSEWHERE)))
     found.append(("Filters", [(name + follows.strip(), told) for name, (follows, told) in FIELDS.items()]))
     return found
 

@@ -59,7 +59,7 @@ Examples:
 def ls(scope: Scope | None, as_json: bool, url: str) -> int:
     """List what is deployed, with state, weight and traffic of the last minute."""
     with connect(url) as client:
-        found: Sequence[Json] = client.models(scope.project if scope else None)
+        found = client.models(scope.project if scope else None)
     if scope is not None:
         found = require_scope(found, scope)
     if as_json:

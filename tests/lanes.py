@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -235,3 +236,8 @@ def make_lane(
         loop=loop,
         **options,
     )
+
+
+def submit(lane: Lane, *jobs: FakeJob) -> None:
+    for job in jobs:
+        lane.submit(job, perf_counter())

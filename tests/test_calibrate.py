@@ -84,32 +84,37 @@ def test_a_session_that_fails_to_warm_is_closed(clock: Clock) -> None:
 
 
 class Threads:
-    """Opens sessions with two threads, or one; `speed_up` is what the second one brings."""
+    """Opens sessions with several threads, or one; `speed_up` is what the others bring."""
 
-    def __init__(self, clock: Clock, *, row_s: float, speed_up: float) -> None:
+    def __init__(self, clock: Clock, *, row_s: float, speed_up: float, several: int = 2) -> None:
         self.opened: list[TimedSession] = []
         self._clock = clock
         self._row_s = row_s
         self._speed_up = speed_up
+        self._several = several
 
     def __call__(self, threads: int | None) -> TimedSession:
         row_s = self._row_s if threads == 1 else self._row_s / self._speed_up
-        self.opened.append(TimedSession(self._clock, lambda rows: rows * row_s, threads=threads or 2))
+        self.opened.append(
+            TimedSession(self._clock, lambda rows: rows * row_s, threads=threads or self._several)
+        )
         return self.opened[-1]
 
 
 @pytest.mark.parametrize(
-    ("row_s", "speed_up", "threads", "tries"),
+    ("row_s", "several", "speed_up", "threads", "tries"),
     [
-        pytest.param(25e-6, 1.1, 1, 2, id="a second thread that hardly helps is left to others"),
-        pytest.param(25e-6, 1.8, 2, 2, id="one that pays is kept"),
-        pytest.param(5e-3, 1.1, 2, 1, id="a slow model is not opened twice"),
+        pytest.param(25e-6, 2, 1.2, 1, 2, id="a second thread that hardly helps is left to others"),
+        pytest.param(25e-6, 2, 1.3, 2, 2, id="one that pays is kept"),
+        pytest.param(25e-6, 16, 2.2, 1, 2, id="fifteen more have to bring more than that"),
+        pytest.param(25e-6, 16, 2.6, 16, 2, id="as these do"),
+        pytest.param(5e-3, 2, 1.1, 2, 1, id="a slow model is not opened twice"),
     ],
 )
 def test_a_quick_model_gets_as_many_threads_as_pay(
-    clock: Clock, row_s: float, speed_up: float, threads: int, tries: int
+    clock: Clock, row_s: float, several: int, speed_up: float, threads: int, tries: int
 ) -> None:
-    opener = Threads(clock, row_s=row_s, speed_up=speed_up)
+    opener = Threads(clock, row_s=row_s, speed_up=speed_up, several=several)
     warm = open_fitting(opener, signature=DOUBLER, rows_max=32)
     assert warm.session.threads == threads
     assert len(opener.opened) == tries

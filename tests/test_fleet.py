@@ -53,7 +53,7 @@ async def a_fleet() -> AsyncIterator[tuple[Fleet, FakeRuntime]]:
     runtime = FakeRuntime()
     devices = Devices(reason="tests compute on the CPU")
     fleet = Fleet(
-        runtimes={"ONNXRUNTIME": runtime}, devices=devices, cores=2, inline_s=0.0, rebuild_delays_s=(0.0,) * 5
+        runtimes={"ONNXRUNTIME": runtime}, devices=devices, cores=2, inline=False, rebuild_delays_s=(0.0,) * 5
     )
     try:
         yield fleet, runtime

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane
+from lanes import POISON, FakeJob, FakeSession, make_lane, submit
 from waiting import until
 
 from mdslite.errors import (
@@ -22,7 +22,6 @@ from mdslite.errors import (
 )
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
-from mdslite.serving.lane import Lane
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -32,11 +31,6 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 async def entered(session: FakeSession) -> None:
     """Wait until a batch is being computed."""
     await asyncio.to_thread(session.entered.wait, 10)
-
-
-def submit(lane: Lane, *jobs: FakeJob) -> None:
-    for job in jobs:
-        lane.submit(job, perf_counter())
 
 
 def test_an_idle_lane_answers_a_lone_job_at_once() -> None:
@@ -101,7 +95,7 @@ def test_a_quick_bounded_model_runs_on_the_event_loop() -> None:
         for rows in (1, 2, 4):
             curve.observe((2,), rows, 1e-6)
         session = FakeSession()
-        lane = make_lane(session, curve=curve, inline_s=1e-4)
+        lane = make_lane(session, curve=curve, inline=True)
         jobs = [FakeJob([[1, 2]]) for _ in range(3)]
         submit(lane, *jobs)
         assert [await job.answer() for job in jobs] == [[[2, 4]]] * 3
@@ -135,7 +129,7 @@ def test_a_poison_batch_of_an_inline_model_is_isolated_too() -> None:
         curve = LatencyCurve()
         for rows in (1, 2, 4):
             curve.observe((1,), rows, 1e-6)
-        lane = make_lane(FakeSession(), curve=curve, inline_s=1e-4)
+        lane = make_lane(FakeSession(), curve=curve, inline=True)
         good, bad = FakeJob([[1.0]]), FakeJob([[POISON]])
         submit(lane, good, bad)
         assert await good.answer() == [[2.0]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import FakeJob, FakeSession, make_lane
+from lanes import FakeJob, FakeSession, make_lane, submit
 from waiting import until
 
 from mdslite.errors import DeadlineExceeded, Unavailable
@@ -20,11 +20,6 @@ from mdslite.serving.replica import Replica
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
-
-
-def submit(lane: Lane, *jobs: FakeJob) -> None:
-    for job in jobs:
-        lane.submit(job, perf_counter())
 
 
 @pytest.fixture(autouse=True)

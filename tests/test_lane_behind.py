@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane
+from lanes import POISON, FakeJob, FakeSession, make_lane, submit
 from waiting import until
 
 from mdslite.errors import ModelError, Overloaded
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate, Priority
-from mdslite.serving.lane import Lane
 from mdslite.serving.queue import BEHIND_ROWS
 
 
@@ -24,11 +22,6 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 class BehindJob(FakeJob):
     behind = True
-
-
-def submit(lane: Lane, *jobs: FakeJob) -> None:
-    for job in jobs:
-        lane.submit(job, perf_counter())
 
 
 def test_what_is_behind_runs_when_nothing_else_waits() -> None:
@@ -135,7 +128,7 @@ def test_a_live_request_makes_its_lane_primary_at_the_gate() -> None:
 def test_it_never_runs_on_the_event_loop() -> None:
     async def test() -> None:
         curve = LatencyCurve()
-        lane = make_lane(FakeSession(), curve=curve, inline_s=10.0)
+        lane = make_lane(FakeSession(), curve=curve, inline=True)
         for _ in range(20):
             job = FakeJob([[1]])
             submit(lane, job)
@@ -153,7 +146,7 @@ def test_it_never_runs_on_the_event_loop() -> None:
 
 def test_inline_work_does_not_leave_what_is_behind_waiting_for_ever() -> None:
     async def test() -> None:
-        lane = make_lane(FakeSession(), inline_s=10.0)
+        lane = make_lane(FakeSession(), inline=True)
         for _ in range(20):
             job = FakeJob([[1]])
             submit(lane, job)

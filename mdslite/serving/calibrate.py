@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -25,7 +26,8 @@ WARM_S = 30.0
 CALIBRATE_S = 0.25
 _REPEATS = 3
 _QUICK_S = 0.005
-_WORTH = 1.4  # several threads must be so many times as quick as one
+_DOUBLING = 1.25  # twice the threads must be so many times as quick
+_DUELS = 10
 
 
 def load_options(
@@ -83,20 +85,31 @@ def open_fitting(
     """As `open_warm`, with the threads that the runtime chooses (None) or with one, if more hardly pay.
 
     Each further thread takes a core from other models and from the event loop, which has to read and answer
-    what the model computes. Only quick models are tried twice.
+    what the model computes. Only quick models are tried twice; both then run the largest batch in turns, so
+    that what else the machine does meanwhile hits both.
     """
     many = open_warm(partial(open_session, None), signature=signature, rows_max=rows_max)
     if many.session.threads == 1 or max(many.seconds.values(), default=_QUICK_S) >= _QUICK_S:
         return many
-    try:
+    with ExitStack() as opened:
+        opened.callback(many.session.close)
         one = open_warm(partial(open_session, 1), signature=signature, rows_max=rows_max)
-    except BaseException:
-        many.session.close()
-        raise
-    rows = max(many.seconds)
-    left = many if one.seconds.get(rows, math.inf) < many.seconds[rows] * _WORTH else one
+        opened.callback(one.session.close)
+        wanted = _DOUBLING ** math.log2(many.session.threads)
+        kept, left = (many, one) if _times_as_quick(many, one, signature) >= wanted else (one, many)
+        opened.pop_all()
     left.session.close()
-    return one if left is many else many
+    return kept
+
+
+def _times_as_quick(many: Warm, one: Warm, signature: Signature) -> float:
+    """How many times as quick the first is at the most rows that both were measured with; 0.0: with none."""
+    rows = max(many.seconds.keys() & one.seconds.keys(), default=0)
+    if not rows:
+        return 0.0
+    feeds = make_inputs(signature, rows)
+    turns = [(_timed(many.session, feeds), _timed(one.session, feeds)) for _ in range(_DUELS)]
+    return min(seconds for _, seconds in turns) / min(seconds for seconds, _ in turns)
 
 
 def _measure(session: Session, signature: Signature, rows_max: int) -> Warm:

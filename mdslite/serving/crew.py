@@ -59,6 +59,16 @@ class Crew:
         self._lost = lost
         self._starting: Batch | None = None  # the last one that was handed to an idle replica
 
+    @property
+    def is_wide(self) -> bool:
+        """A batch takes all of its device's slots."""
+        return all(seat.width >= gate.slots for gate, seat in self._seats.items())
+
+    @property
+    def is_device_busy(self) -> bool:
+        """Something computes for this lane, or for another one on the same device."""
+        return any(gate.busy for gate in self._seats)
+
     # Start
 
     def admit(self, *, behind: bool = False) -> bool:

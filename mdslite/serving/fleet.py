@@ -28,7 +28,6 @@ from mdslite.serving.behaviour import behaviour, confidence_field, remote_behavi
 from mdslite.serving.declared import declared_tensors
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.knobs import Knobs
-from mdslite.serving.lane import INLINE_S
 from mdslite.serving.loader import (
     AnyCodec,
     AnyLane,
@@ -164,12 +163,12 @@ class Fleet:
         runtimes: Mapping[str, Runtime],
         devices: Devices,
         cores: int,
-        inline_s: float = INLINE_S,
+        inline: bool = True,
         rebuild_delays_s: Sequence[float] = REBUILD_DELAYS_S,
         check_every_s: float = CHECK_EVERY_S,
     ) -> None:
         self.router: Router[Served] = Router()
-        self._loader = Loader(runtimes, devices, cores, self.router, inline_s)
+        self._loader = Loader(runtimes, devices, cores, self.router, inline)
         self._upkeep = Upkeep(
             self._served_now, self._refresh, delays_s=rebuild_delays_s, check_every_s=check_every_s
         )

@@ -37,6 +37,10 @@ class Flight:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
+    @property
+    def rows(self) -> int:
+        return sum(batch.rows for batch in self.batches)
+
     def add(self, batch: Batch) -> None:
         self.batches.add(batch)
 

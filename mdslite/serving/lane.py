@@ -2,9 +2,9 @@
 
 Reads receive -> form -> gate -> run -> resolve. An idle replica runs what is queued at once unless the
 learned latency curve says that waiting for the next row lowers the mean latency (`curve.worth_waiting_s`).
-A batch that is known to be quick (its graph has no control flow and the curve puts it under `inline_s`) runs
-on the event loop itself: two hand-offs between threads cost more than it does. What came in during one turn
-of the loop is what forms the batch, so that many connections batch without anybody waiting.
+A batch that is known to be quick (its graph has no control flow, and `tempo` knows its time) runs on the
+event loop itself: two hand-offs between threads cost more than it does. What came in during one turn of the
+loop is what forms the batch, so that many connections batch without anybody waiting.
 
 All methods run on the event loop's thread; only `Batch.run` may run elsewhere.
 """
@@ -41,13 +41,13 @@ from mdslite.tensors import Key
 
 logger = logging.getLogger(__name__)
 
-INLINE_S = 500e-6  # about what two hand-offs between threads cost beside other work
 _MANY_ROWS = 8  # it takes the loop a good while to write as many answers
 
 
 class Lane:
     """Batches jobs of one version onto its replicas.
 
+    `inline`: a run's time follows from its size, so that a quick one may run on the event loop.
     `costly_stop`: stopping a run ends the session, so it is not done for a caller that leaves (see `Flight`).
     """
 
@@ -61,7 +61,7 @@ class Lane:
         curve: LatencyCurve,
         read_confidence: Confidence,
         width: int = 1,
-        inline_s: float = 0.0,
+        inline: bool = False,
         costly_stop: bool = False,
         priority: Priority = Priority.PRIMARY,
         on_lost: Callable[[Replica, str], None] | None = None,
@@ -90,7 +90,7 @@ class Lane:
         self._done = self._crew.done
         self._pumping = False
         self._ripe = False  # half a batch has come together since the last look
-        self._tempo = Tempo(curve, codec, inline_s=inline_s, wake=self._wake, loop=self._loop)
+        self._tempo = Tempo(curve, codec, inline=inline, wake=self._wake, loop=self._loop)
         self._expiry = Deadline(self._loop, self._sweep)
         self._empty: asyncio.Event | None = None
 
@@ -255,9 +255,15 @@ class Lane:
                 self._expire(job, "could not be computed in time")
 
     def _runs_inline(self, key: Key, rows: int) -> bool:
-        crew = self._crew
-        may = crew.priority is Priority.PRIMARY and crew.rotation.working
-        return bool(may) and self._tempo.is_quick(key, rows)
+        crew, tempo = self._crew, self._tempo
+        if crew.priority is not Priority.PRIMARY or not crew.rotation.working:
+            return False
+        if tempo.is_quick(key, rows):
+            return True
+        present = self._queue.rows + crew.flight.rows
+        if not tempo.is_most(rows, present=present) or crew.is_device_busy:
+            return False
+        return tempo.is_quick_alone(key, rows, wide=crew.is_wide)
 
     def _wake(self) -> None:
         if not self._pumping:

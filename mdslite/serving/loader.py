@@ -25,7 +25,7 @@ from mdslite.serving.behaviour import behaviour, confidence_field, make_knobs
 from mdslite.serving.calibrate import Warm, load_options, open_fitting, open_warm
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
-from mdslite.serving.lane import INLINE_S, Lane
+from mdslite.serving.lane import Lane
 from mdslite.serving.nodes import Deployed, Handler, Work
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.serving.remote.lane import RemoteLane
@@ -88,7 +88,7 @@ class Loader:
     devices: Devices
     cores: int
     router: Router[Any]  # by which pipelines call deployed models
-    inline_s: float = INLINE_S
+    inline: bool = True
     gates: dict[str, Gate] = field(default_factory=dict)
 
     def check(self, spec: Spec, report: ProbeReport) -> None:
@@ -154,7 +154,7 @@ class Loader:
                 sample=warm.sample,
                 gate=self.gate,
                 width=first.threads if on_cpu else 1,
-                inline_s=self.inline_s if on_cpu and report.bounded else 0.0,
+                inline=self.inline and on_cpu and report.bounded,
             )
         except BaseException:
             for session in sessions:
@@ -243,7 +243,7 @@ class Loader:
         sample: Outputs | None,
         gate: Callable[[Device], Gate],
         width: int = 1,
-        inline_s: float = 0.0,
+        inline: bool = False,
     ) -> None:
         knobs, read_confidence = behaviour(request.spec, request.report, sample)
         loop = asyncio.get_running_loop()
@@ -260,7 +260,7 @@ class Loader:
             curve=curve,
             read_confidence=read_confidence,
             width=width,
-            inline_s=inline_s,
+            inline=inline,
             costly_stop=request.report.package is not None,
             on_lost=station.lost,
             loop=loop,

@@ -14,6 +14,12 @@ from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
 from mdslite.tensors import Key
 
 _LOOP_S = 60e-6  # about what the loop itself spends on a request
+# A run on the loop takes no longer than this by its floor: beside others that wait, while the loop has
+# nothing else to read for its lane, and then with a session that computes on all cores.
+QUICK_S = 200e-6
+ALONE_S = 500e-6
+WIDE_S = 2e-3
+_CROWD_DECAY = 0.98  # a look: a tenth is left after a hundred
 _SHAPES_MAX = 1024
 
 Bucket = tuple[int, ...]
@@ -27,18 +33,19 @@ class Tempo:
         curve: LatencyCurve,
         codec: RowCodec,
         *,
-        inline_s: float,
+        inline: bool,
         wake: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._curve = curve
         self._codec = codec
-        self._inline_s = 0.0 if codec.streams else inline_s
+        self._inline = inline and not codec.streams
         self._wake = wake
         self._loop = loop
         self._shapes: dict[Key, tuple[tuple[int, ...], Bucket]] = {}
         self._arrivals = ArrivalRate()
         self._arrived = 0  # rows not told to `_arrivals` yet
+        self._crowd = 0.0  # about the most rows that were present at once lately
         self._until = 0.0  # how long the present wait lasts; each arrival asks for a new decision
         self._timer: asyncio.TimerHandle | None = None
 
@@ -56,9 +63,25 @@ class Tempo:
         self._until = 0.0
 
     def is_quick(self, key: Key, rows: int) -> bool:
-        """Whether a run is known to take less than two hand-offs between threads."""
+        """Whether a run is known to take no longer than the loop has to do with handing it over."""
+        return self._within(key, rows, QUICK_S)
+
+    def is_most(self, rows: int, *, present: int) -> bool:
+        """Whether so many rows are all that are `present` in the lane, and most of its latest crowd.
+
+        Otherwise the loop has others to read while these are computed.
+        """
+        self._crowd = max(present, self._crowd * _CROWD_DECAY)
+        return rows == present and 2 * rows >= self._crowd
+
+    def is_quick_alone(self, key: Key, rows: int, *, wide: bool) -> bool:
+        """Whether a run is known to take less than two hand-offs between threads. A `wide` one may be longer:
+        it leaves the loop no core to do much else on."""
+        return self._within(key, rows, WIDE_S if wide else ALONE_S)
+
+    def _within(self, key: Key, rows: int, limit_s: float) -> bool:
         # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
-        return 0.0 < self._curve.floor(self.shape(key)[1], rows) <= self._inline_s
+        return self._inline and 0.0 < self._curve.floor(self.shape(key)[1], rows) <= limit_s
 
     def halves_pay(self, key: Key, rows: int) -> bool:
         """Whether `rows` rows should begin while the loop goes on to read as many more.

@@ -1,0 +1,127 @@
+"""Which batches a lane computes on the event loop, and which it hands to a replica's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from typing import Any
+
+import pytest
+from lanes import FakeJob, FakeSession, make_lane, submit
+
+from mdslite.serving.curve import LatencyCurve
+from mdslite.serving.gate import Gate, Priority
+from mdslite.serving.lane import Lane
+from mdslite.serving.tempo import ALONE_S, QUICK_S, WIDE_S
+
+QUICK, LONGER, LONG = QUICK_S / 2, (QUICK_S + ALONE_S) / 2, (ALONE_S + WIDE_S) / 2
+CORES = 2
+
+
+class Known(LatencyCurve):
+    """Every run takes as long, whatever is seen of it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def estimate(self, shape: Hashable, rows: int) -> float:
+        return self._seconds
+
+    def floor(self, shape: Hashable, rows: int) -> float:
+        return self._seconds
+
+
+def run_of(seconds: float, *, width: int = 1, gate: Gate | None = None, **options: Any) -> Lane:
+    """A lane whose runs take so long, as it believes."""
+    return make_lane(
+        FakeSession(),
+        curve=Known(seconds),
+        gate=gate or Gate(slots=CORES),
+        inline=True,
+        width=width,
+        **options,
+    )
+
+
+async def answered(lane: Lane, rows: int) -> int:
+    """Send one job of so many rows each, all at once; how many batches were computed on the loop."""
+    before = lane.stats.inline_batches
+    jobs = [FakeJob([[float(number)]]) for number in range(rows)]
+    submit(lane, *jobs)
+    for job in jobs:
+        await job.answer()
+    return lane.stats.inline_batches - before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "width", "inline"),
+    [
+        (QUICK, 1, 1), (LONGER, 1, 1), (LONG, 1, 0), (WIDE_S * 2, 1, 0),
+        (QUICK, CORES, 1), (LONGER, CORES, 1), (LONG, CORES, 1), (WIDE_S * 2, CORES, 0),
+    ],
+)  # fmt: skip
+def test_all_there_is_may_take_longer_the_less_it_leaves_the_loop(
+    seconds: float, width: int, inline: int
+) -> None:
+    async def test() -> None:
+        lane = run_of(seconds, width=width)
+        assert await answered(lane, 8) == inline
+        lane.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(("seconds", "inline"), [(QUICK, 3), (LONGER, 0), (LONG, 0)])
+def test_what_has_others_waiting_behind_it_is_handed_over_unless_it_is_quick(
+    seconds: float, inline: int
+) -> None:
+    async def test() -> None:
+        lane = run_of(seconds, width=CORES, batch_size=4)
+        assert await answered(lane, 12) == inline
+        lane.close()
+
+    asyncio.run(test())
+
+
+def test_a_few_of_many_callers_do_not_hold_up_the_loop_that_reads_the_others() -> None:
+    async def test() -> None:
+        lane = run_of(LONG, width=CORES)
+        assert await answered(lane, 16) == 1
+        assert await answered(lane, 4) == 0  # the other twelve will ask again
+        for _ in range(100):
+            await answered(lane, 4)
+        assert await answered(lane, 4) == 1  # they do not, it seems
+        lane.close()
+
+    asyncio.run(test())
+
+
+def test_a_busy_device_is_not_computed_on_beside_its_gate() -> None:
+    async def test() -> None:
+        gate = Gate(slots=CORES)
+        other_session = FakeSession()
+        other_session.hold.clear()
+        other = make_lane(other_session, gate=gate)
+        held = FakeJob([[1.0]])
+        submit(other, held)
+        await asyncio.to_thread(other_session.entered.wait, 10)
+        lane = run_of(LONGER, gate=gate)
+        assert await answered(lane, 8) == 0
+        other_session.hold.set()
+        await held.answer()
+        assert await answered(lane, 8) == 1
+        lane.close()
+        other.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("options", [{"inline": False}, {"inline": True, "priority": Priority.SHADOW}])
+def test_neither_unbounded_models_nor_shadows_run_on_the_loop(options: dict[str, Any]) -> None:
+    async def test() -> None:
+        lane = make_lane(FakeSession(), curve=Known(QUICK), **options)
+        assert await answered(lane, 1) == 0
+        lane.close()
+
+    asyncio.run(test())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -90,12 +91,13 @@ class Typist:
         command = [sys.executable, "-m", "mdslite", *args]
         self._process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=full)
         os.close(theirs)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a piece may end within a character
         self.printed = ""
 
     def sees(self, text: str) -> None:
         """Read until the text was printed, from where the last one ended."""
         while text not in self.printed:
-            self.printed += os.read(self._ours, 4096).decode().replace("\r\n", "\n")
+            self.printed += self._decoder.decode(os.read(self._ours, 4096)).replace("\r\n", "\n")
         self.printed = self.printed.partition(text)[2]
 
     def types(self, key: str) -> None:
@@ -109,7 +111,7 @@ class Typist:
                 piece = os.read(self._ours, 4096)
             except OSError:
                 break
-            rest += piece.decode().replace("\r\n", "\n")
+            rest += self._decoder.decode(piece).replace("\r\n", "\n")
         os.close(self._ours)
         return self._process.wait(20), rest
 

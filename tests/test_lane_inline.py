@@ -97,7 +97,10 @@ def test_a_few_of_many_callers_do_not_hold_up_the_loop_that_reads_the_others() -
     asyncio.run(test())
 
 
-def test_a_busy_device_is_not_computed_on_beside_its_gate() -> None:
+@pytest.mark.parametrize(("seconds", "inline"), [(QUICK, 3), (LONGER, 3), (LONG, 0)])
+def test_a_busy_device_is_not_waited_for_with_what_is_quicker_than_a_hand_over(
+    seconds: float, inline: int
+) -> None:
     async def test() -> None:
         gate = Gate(slots=CORES)
         other_session = FakeSession()
@@ -106,11 +109,10 @@ def test_a_busy_device_is_not_computed_on_beside_its_gate() -> None:
         held = FakeJob([[1.0]])
         submit(other, held)
         await asyncio.to_thread(other_session.entered.wait, 10)
-        lane = run_of(LONGER, gate=gate)
-        assert await answered(lane, 8) == 0
+        lane = run_of(seconds, width=CORES - 1, gate=gate, batch_size=4)
+        assert await answered(lane, 12) == inline
         other_session.hold.set()
         await held.answer()
-        assert await answered(lane, 8) == 1
         lane.close()
         other.close()
 

@@ -260,10 +260,10 @@ class Lane:
             return False
         if tempo.is_quick(key, rows):
             return True
+        if not crew.flight and crew.is_device_busy:
+            return tempo.is_quick_alone(key, rows, wide=False)  # how long the others take, nobody knows
         present = self._queue.rows + crew.flight.rows
-        if not tempo.is_most(rows, present=present) or crew.is_device_busy:
-            return False
-        return tempo.is_quick_alone(key, rows, wide=crew.is_wide)
+        return tempo.is_most(rows, present=present) and tempo.is_quick_alone(key, rows, wide=crew.is_wide)
 
     def _wake(self) -> None:
         if not self._pumping:

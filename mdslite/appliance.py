@@ -122,7 +122,7 @@ class Appliance(Assembly):
             await self.rpc.announce_stop()
         if self.url:
             await asyncio.sleep(settings.drain_grace_s)
-        self.front.close()
+        await self.front.close()
         await asyncio.gather(
             self.door.drain(grace_s=settings.drain_s),
             self.bridge.close(grace_s=settings.drain_s),

@@ -1,4 +1,4 @@
-"""Callers that keep their connections and account for every request that they send."""
+"""Callers that account for every request that they send."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from urllib.parse import urlsplit
 
 class Load:
     """`clients` threads that each send one request after the other until `stop`, or until the server says
-    goodbye with `Connection: close` and then no longer accepts.
+    goodbye with `Connection: close` and then no longer accepts. Without `keep` each request has a connection
+    of its own.
 
     `statuses` and `versions` count the answers; `lost` lists what was sent and never answered.
     """
 
-    def __init__(self, url: str, path: str, body: bytes, *, clients: int = 8) -> None:
+    def __init__(self, url: str, path: str, body: bytes, *, clients: int = 8, keep: bool = True) -> None:
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 0)
         self._path = path
         self._body = body
+        self._keep = keep
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._reached = threading.Condition(self._lock)
@@ -79,6 +81,6 @@ class Load:
                 self.statuses[reply.status] += 1
                 self.versions[reply.headers.get("mdslite-version", "")] += 1
                 self._reached.notify_all()
-            if reply.will_close:
+            if reply.will_close or not self._keep:
                 connection.close()
         connection.close()

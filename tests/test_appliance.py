@@ -79,10 +79,11 @@ def test_the_split_is_exact_from_outside(tmp_path: Path, model: Path, other: Pat
         assert seen[:100].count("v1") == seen[100:].count("v1") == 80
 
 
-def test_a_stop_under_load_loses_no_request(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("keep", [True, False], ids=["kept connections", "a connection a request"])
+def test_a_stop_under_load_loses_no_request(tmp_path: Path, model: Path, keep: bool) -> None:
     spec = write_spec(tmp_path, spec_of(v1=(model, 100)))
     with live.up(str(spec), "--drain-grace", "0.3", cwd=tmp_path) as box:
-        with Load(box.url, PATH, BODY, clients=32) as load:
+        with Load(box.url, PATH, BODY, clients=32 if keep else 8, keep=keep) as load:
             load.wait_for_more(200)
             box.process.send_signal(signal.SIGTERM)
             load.join()

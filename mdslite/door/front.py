@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mdslite.door.door import Door
-from mdslite.door.listener import TlsListener, open_sockets
+from mdslite.door.listener import TlsListener, drop_new, open_sockets
 from mdslite.door.local import LocalListener
 from mdslite.errors import InvalidRequest
 from mdslite.hosts import is_loopback
@@ -24,6 +24,7 @@ from mdslite.http.tls import Renewal, TlsFiles
 logger = logging.getLogger(__name__)
 
 HANDSHAKE_S = 10.0
+LAST_S = 0.1  # for those that are connecting when the port closes: a packet's way there and back
 _BACKLOG = 2048
 _WARN_BEFORE = timedelta(days=14)
 
@@ -106,14 +107,21 @@ class Front:
         await self._local.start()
         return f"{'http' if files is None else 'https'}://{shown_host(place.host)}:{port}"
 
-    def close(self) -> None:
-        """Accept no more."""
+    async def close(self) -> None:
+        """Accept no more, once those that are connecting have been."""
+        for listening in self._port.sockets if self._port is not None else ():
+            with socket.socket(fileno=os.dup(listening.fileno())) as known:  # a server shows only a likeness
+                drop_new(known)
+        await asyncio.sleep(LAST_S)
+        self._close()
+
+    def _close(self) -> None:
         if self._port is not None:
             self._port.close()
         self._local.close()
 
     async def finish(self) -> None:
-        self.close()
+        self._close()
         if isinstance(self._port, TlsListener):
             await self._port.finish()
         if self._renewal is not None:

@@ -8,10 +8,13 @@ one then, and one that speaks plain HTTP is told so in plain HTTP, where a TLS l
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import errno
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import cast
@@ -27,6 +30,30 @@ _REST_S = 0.1  # after the process ran out of files
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 * 1024
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+# A packet that wants a new connection has the flag SYN and not ACK, in byte 13 of its head. As the kernel
+# takes filters: an instruction is (code, jump if true, jump if false, operand).
+_DROP_NEW = (
+    (0x30, 0, 0, 13),  # load that byte
+    (0x54, 0, 0, 0x12),  # of it, ACK and SYN
+    (0x15, 0, 1, 0x02),  # just SYN?
+    (0x06, 0, 0, 0),  # then take nothing of the packet
+    (0x06, 0, 0, 0xFFFF_FFFF),  # else all of it
+)
+_SO_ATTACH_FILTER = 26
+
+
+def drop_new(listening: socket.socket) -> None:
+    """Have the kernel ignore who wants a new connection from now on, and take those that are under way.
+
+    A socket that is closed resets those that it has not given out yet, requests and all; who is ignored tries
+    again, and is refused once it is closed.
+    """
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in _DROP_NEW))
+    described = struct.pack("HP", len(_DROP_NEW), ctypes.addressof(program))
+    with contextlib.suppress(OSError):  # a kernel that has no filters: as it would be without
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 
 def open_sockets(host: str, port: int, *, backlog: int) -> list[socket.socket]:
@@ -84,6 +111,11 @@ class TlsListener:
         for listening in self._sockets:
             listening.setblocking(False)
             self._loop.add_reader(listening, self._accept, listening)
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """Those that still listen."""
+        return [one for one in self._sockets if one.fileno() >= 0]
 
     def close(self) -> None:
         """Accept no more. Handshakes go on, and connections are others' affair."""

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import getpass
 import logging
-import os
+import shlex
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from mdslite.assembly import Announce, Assembly, Settings
 from mdslite.deploy.orders import Order, read_source
 from mdslite.door.front import shown_host
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
+from mdslite.hosts import author
 from mdslite.serving.fleet import Served
 from mdslite.store.backup import autosave
 
@@ -108,10 +108,20 @@ class Appliance(Assembly):
         return await self.rpc.open(settings.host, settings.grpc_port, self.front.files)
 
     async def _apply_file(self, file: Path) -> None:
-        """Apply what `up` was given, unless it is what was applied last."""
+        """Apply what `up` was given, unless it is what was applied last.
+
+        :raises MdsliteError: it cannot be; nothing has changed
+        """
         source = await asyncio.to_thread(read_source, file)
-        if source.text != await self.deployer.last_file():
-            await self.deployer.apply(Order(source, author=_user(), reason=f"mdslite up {file.name}"))
+        if source.text == await self.deployer.last_file():
+            return
+        try:
+            await self.deployer.apply(Order(source, author=author(), reason=f"mdslite up {file.name}"))
+        except MdsliteError as exc:
+            if exc.hint is None and self.fleet.all():
+                store = shlex.quote(str(self.settings.store))
+                exc.hint = f"mdslite up --store {store} serves what was deployed before"
+            raise
 
     async def stop(self) -> None:
         """Drain and close: no request that was accepted is lost within the settings' times."""
@@ -208,10 +218,3 @@ def _state_line(served: Served) -> str:
     if served.state == "ready":
         return f"✓ {label} ready {served.load_s:.1f}s"
     return f"✖ {label} {served.state}: {served.reason}"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container without a user database
-        return f"uid {os.getuid()}"

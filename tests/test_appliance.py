@@ -143,6 +143,27 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(tmp_path: Pa
         assert set(load.statuses) == {200}
 
 
+def test_a_start_with_a_file_that_cannot_be_applied_says_how_to_serve_what_was(
+    tmp_path: Path, model: Path
+) -> None:
+    with live.up(str(write_spec(tmp_path, spec_of(v1=(model, 100)))), cwd=tmp_path):
+        pass
+    broken = write_spec(tmp_path, spec_of(v1=(models.truncated(tmp_path / "broken.onnx"), 100)))
+    with (
+        pytest.raises(AssertionError, match="refused the model") as caught,
+        live.up(str(broken), cwd=tmp_path),
+    ):
+        pass
+    hint = next(line for line in str(caught.value).splitlines() if line.startswith("hint: "))
+    assert hint.endswith("serves what was deployed before")
+    command = hint.removeprefix("hint: ").split(" serves ")[0].split()
+    with live.up(*command[2:], cwd=tmp_path) as box:
+        assert box.lines
+        with Client(box.url) as client:
+            (deployed,) = client.models()
+    assert [one["state"] for one in deployed["versions"]] == ["ready"]
+
+
 def test_a_killed_appliance_comes_back_as_it_was(tmp_path: Path, model: Path, other: Path) -> None:
     spec = write_spec(tmp_path, spec_of(v1=(model, 80), v2=(other, 20)))
     with live.up(str(spec), cwd=tmp_path) as box:

@@ -87,6 +87,22 @@ def test_what_would_smuggle_a_request_through_a_proxy_is_no_request(
     run(test())
 
 
+def test_who_leaves_after_our_goodbye_is_nothing_to_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as site:
+            async with connect(site) as client:
+                client.send(b"\x00\x00\x00\x04\x00\x00\x00\x00\x01")
+                await client.until(lambda: client.closed)
+            await until(lambda: not site.bridge.connections)
+            async with connect(site) as client:
+                assert (await post(client)).status == 200
+
+    run(test())
+    assert not caplog.records
+
+
 def test_a_request_that_ends_with_its_head_announces_no_body(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site, connect(site) as client:

@@ -214,8 +214,9 @@ class Connection(asyncio.StreamReaderProtocol):
         super().data_received(data)
 
     def eof_received(self) -> bool:
-        self._let_in(b"")
-        super().eof_received()
+        if not self._is_over:  # else the engine has been told
+            self._let_in(b"")
+            super().eof_received()
         return False  # nobody half-closes HTTP/2: the transport closes
 
     def pause_writing(self) -> None:

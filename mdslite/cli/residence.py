@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +10,8 @@ from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.target import Target, parse_model
 
-Json = Mapping[str, Any]
+if TYPE_CHECKING:
+    from mdslite.client import Client
 
 
 @click.command(
@@ -29,8 +29,7 @@ def load(target: Target, as_json: bool, url: str) -> int:
     """Load the versions of a deployed model that are not in memory."""
     with connect(url) as client:
         client.load(target.project, target.model)
-        found = client.model(target.project, target.model)
-    _write(found, as_json)
+        _show(client, target, as_json)
     return 0
 
 
@@ -50,14 +49,14 @@ def unload(target: Target, as_json: bool, url: str) -> int:
     """Take a model's versions out of memory; they stay deployed."""
     with connect(url) as client:
         client.unload(target.project, target.model)
-        found = client.model(target.project, target.model)
-    _write(found, as_json)
+        _show(client, target, as_json)
     if not as_json:
         output.note(addressed_to(url, f"bring it back: mdslite load {target}"))
     return 0
 
 
-def _write(found: Json, as_json: bool) -> None:
+def _show(client: Client, target: Target, as_json: bool) -> None:
+    found = client.model(target.project, target.model)
     if as_json:
         output.write_json(found)
         return

@@ -53,16 +53,12 @@ class Crew:
         self.flight = Flight(loop, costly_stop=costly_stop, stuck=self._give_up)
         gates = {one.gate for one in replicas}
         self._seats = {gate: Seat(width=width, start=partial(self._start_on, gate)) for gate in gates}
+        self.is_wide = all(width >= gate.slots for gate in gates)  # a batch takes all of its device's slots
         self._form = form
         self._give_back = give_back
         self._collect = collect
         self._lost = lost
         self._starting: Batch | None = None  # the last one that was handed to an idle replica
-
-    @property
-    def is_wide(self) -> bool:
-        """A batch takes all of its device's slots."""
-        return all(seat.width >= gate.slots for gate, seat in self._seats.items())
 
     @property
     def is_device_busy(self) -> bool:

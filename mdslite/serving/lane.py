@@ -255,15 +255,7 @@ class Lane:
                 self._expire(job, "could not be computed in time")
 
     def _runs_inline(self, key: Key, rows: int) -> bool:
-        crew, tempo = self._crew, self._tempo
-        if crew.priority is not Priority.PRIMARY or not crew.rotation.working:
-            return False
-        if tempo.is_quick(key, rows):
-            return True
-        if not crew.flight and crew.is_device_busy:
-            return tempo.is_quick_alone(key, rows, wide=False)  # how long the others take, nobody knows
-        present = self._queue.rows + crew.flight.rows
-        return tempo.is_most(rows, present=present) and tempo.is_quick_alone(key, rows, wide=crew.is_wide)
+        return self._tempo.runs_inline(key, rows, queued=self._queue.rows, crew=self._crew)
 
     def _wake(self) -> None:
         if not self._pumping:

@@ -8,10 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from mdslite.serving.batch import RowCodec
 from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
+from mdslite.serving.gate import Priority
 from mdslite.tensors import Key
+
+if TYPE_CHECKING:
+    from mdslite.serving.crew import Crew
 
 _LOOP_S = 60e-6  # about what the loop itself spends on a request
 # A run on the loop takes no longer than this by its floor: beside others that wait, while the loop has
@@ -62,22 +67,26 @@ class Tempo:
         self._arrived += rows
         self._until = 0.0
 
-    def is_quick(self, key: Key, rows: int) -> bool:
-        """Whether a run is known to take no longer than the loop has to do with handing it over."""
-        return self._within(key, rows, QUICK_S)
+    def runs_inline(self, key: Key, rows: int, *, queued: int, crew: Crew) -> bool:
+        """Whether the event loop itself is to run `rows` of the `queued` rows now.
 
-    def is_most(self, rows: int, *, present: int) -> bool:
-        """Whether so many rows are all that are `present` in the lane, and most of its latest crowd.
-
-        Otherwise the loop has others to read while these are computed.
+        It is where that is known to take no longer than handing them over (QUICK_S), or than the loop would
+        have to wait for them with nothing else to read for the lane (ALONE_S), or to do it on (WIDE_S).
         """
+        if crew.priority is not Priority.PRIMARY or not crew.rotation.working:
+            return False
+        if self._within(key, rows, QUICK_S):
+            return True
+        if crew.is_device_busy and not crew.flight:
+            return self._within(key, rows, ALONE_S)  # how long the others take, nobody knows
+        if not self._is_most(rows, present=queued + crew.flight.rows):
+            return False
+        return self._within(key, rows, WIDE_S if crew.is_wide else ALONE_S)
+
+    def _is_most(self, rows: int, *, present: int) -> bool:
+        """Whether so many rows are all that are `present` in the lane, and most of its latest crowd."""
         self._crowd = max(present, self._crowd * _CROWD_DECAY)
         return rows == present and 2 * rows >= self._crowd
-
-    def is_quick_alone(self, key: Key, rows: int, *, wide: bool) -> bool:
-        """Whether a run is known to take less than two hand-offs between threads. A `wide` one may be longer:
-        it leaves the loop no core to do much else on."""
-        return self._within(key, rows, WIDE_S if wide else ALONE_S)
 
     def _within(self, key: Key, rows: int, limit_s: float) -> bool:
         # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.

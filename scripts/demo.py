@@ -80,6 +80,7 @@ def show(store: Path, *, port: int, once: bool) -> None:
         print_results(readings, weights, took_s=took_s)
         check(readings, weights)
         if once:
+            print_restart(Path(sys.executable).parent, port=port)
             return
         try:  # whoever reads the address may end it at once
             print_next(url, Path(sys.executable).parent)
@@ -93,10 +94,7 @@ def show(store: Path, *, port: int, once: bool) -> None:
 def appliance(store: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`mdslite up` as anybody would start it, and the URL that it serves on; stopped at the end."""
     command = [str(MDSLITE), "up", str(DEPLOYMENTS), "--store", str(store), "--port", str(port), "--json"]
-    shown = f"mdslite up {DEPLOYMENTS.relative_to(ROOT)}" + (
-        "" if port == DEFAULT_PORT else f" --port {port}"
-    )
-    print(f"$ {shown}", flush=True)
+    print(f"$ {start_command(port)}", flush=True)
     # In a process group of its own: of a Ctrl-C it shall see the one SIGTERM below, after which it drains.
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=ROOT, process_group=0
@@ -260,9 +258,31 @@ def check(readings: Sequence[Reading], weights: dict[str, float]) -> None:
             raise DemoError(f"{version} reads fewer than nine digits of ten")
 
 
+def print_restart(commands: Path, *, port: int) -> None:
+    """What to type after a demo that has ended: the same again, to be tried by hand."""
+    again = f"scripts/demo{port_option(port)}"
+    print(f"That was all; nothing goes on running. Next, in {ROOT}:")
+    print(f"  {again:<66} # serves until Ctrl-C, and says what to try meanwhile")
+    starts = f"{activation(commands)} && {start_command(port)}"
+    print(f"  {starts:<66} # or with a store that stays, in .mdslite\n", flush=True)
+
+
+def start_command(port: int) -> str:
+    return f"mdslite up {DEPLOYMENTS.relative_to(ROOT)}{port_option(port)}"
+
+
+def port_option(port: int) -> str:
+    return "" if port == DEFAULT_PORT else f" --port {port}"
+
+
+def activation(commands: Path) -> str:
+    """The command that puts `mdslite` on the path of a shell."""
+    return f". {shlex.quote(os.path.relpath(commands / 'activate', ROOT))}"
+
+
 def print_next(url: str, commands: Path) -> None:
     """What to type in another terminal; every line works as it stands."""
-    lines = [f". {shlex.quote(os.path.relpath(commands / 'activate', ROOT))}"]
+    lines = [activation(commands)]
     if urlsplit(url).port != DEFAULT_PORT:
         lines.append(f"export MDSLITE_URL={url}")
     lines += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shutil
 import signal
@@ -57,6 +58,21 @@ def test_it_reads_digits_in_both_versions_as_their_weights_say() -> None:
         "v2": ["20", "20.0%"],
     }
     assert "demo/digits v1 ready" in errors
+
+
+def test_at_its_end_it_says_how_to_start_it_again() -> None:
+    code, output, errors = run_once("--port", "0")
+    assert code == 0, errors
+    again, by_hand = (line.partition("#")[0].strip() for line in output.strip().splitlines()[-2:])
+    assert again == "scripts/demo --port 0"
+    assert os.access(ROOT / again.split()[0], os.X_OK)
+    activates, starts = by_hand.split(" && ")
+    assert starts == "mdslite up examples/deployments.yaml --port 0"
+    found = subprocess.run(
+        ["bash", "-c", f"{activates} && command -v mdslite && {starts} --help"],
+        cwd=ROOT, capture_output=True, text=True, timeout=50, check=True,
+    )  # fmt: skip
+    assert found.stdout.startswith(str(Path(sys.executable).parent))
 
 
 def test_it_says_why_when_its_port_is_taken() -> None:

@@ -418,6 +418,17 @@ async def test_which_version_served_at_a_time_has_an_answer(box: Box, caller: Ca
     assert long_ago["at"] == "2020-01-01T00:00:00.000Z"
 
 
+@pytest.mark.parametrize("url", ["/api/v1/projects/p/models/m", "/api/v1/models"])
+async def test_what_will_serve_is_not_told_as_if_it_were_known(
+    caller: Caller, folder: Path, url: str
+) -> None:
+    await apply(caller, folder, V1)
+    heard = await caller.get(f"{url}?at=2999-01-01T00:00")
+    assert (heard.status, heard.json["field"]) == (400, "at")
+    assert heard.json["error"].startswith("at: 2999-01-01T00:00:00.000Z is yet to come: expected a time of")
+    assert heard.json["hint"]
+
+
 # Plan, apply, undo
 
 

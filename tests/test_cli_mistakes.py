@@ -57,6 +57,7 @@ def url(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
         ("drift default/m --baseline then", "--baseline", "'then' is no moment"),
         ("drift default/m --baseline 24h --until then", "--until", "'then' is no moment"),
         ("drift default/m --baseline 24h --of 'v 1'", "--of", "'v 1': expected 1 to 63 letters"),
+        ("show default/m --at '2999-01-01 10:00'", "--at", "2999-01-01 10:00:00 is yet to come: expected"),
         ("drift default/m --baseline 99d", "--baseline", "'99d': expected a time within the last 8 days"),
         ("alerts --since then", "--since", "'then' is no moment"),
         ("alerts --webhook here", "--webhook", "expected an http(s) URL, got 'here'"),

@@ -8,7 +8,6 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from time import time
 
 import msgspec
 
@@ -46,7 +45,6 @@ from mdslite.deploy.events import Event, Feed, FetchEvent, InstallEvent, StepEve
 from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
 from mdslite.errors import InvalidRequest, NotFound
 from mdslite.http.access import Grant
-from mdslite.store.moments import parse_moment
 from mdslite.store.registry import Revision, VersionRow
 
 _PAGE = 200
@@ -64,7 +62,7 @@ async def list_models(parts: Parts, call: Call[Nothing, ModelsQuery, Nothing]) -
     """Every model and its versions, with the traffic of the last minute; or what was deployed at a time"""
     query, grant = call.query, call.caller.grant
     if query.at is not None:
-        at = parse_moment(query.at, now=time(), field="at")
+        at = past.read_moment(query.at)
         then = await parts.worker.call(parts.registry.at_time, at)
         revision = await _revision_at(parts, at)
         number = revision.id if revision else 0
@@ -83,7 +81,7 @@ async def get_model(parts: Parts, call: Call[ModelPath, AtQuery, Nothing]) -> Mo
         found = _model(parts, path, rows)
         tag = tag_of(rows_of(rows, path.project, path.model))
         return found if tag is None else tagged(found, tag, call.headers)
-    at = parse_moment(call.query.at, now=time(), field="at")
+    at = past.read_moment(call.query.at)
     rows = await parts.worker.call(parts.registry.at_time, at)
     revision = await _revision_at(parts, at)
     return views.past_model(path.project, path.model, rows, at=at, revision=revision.id if revision else 0)

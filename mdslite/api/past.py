@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from time import time
 from typing import Annotated
 
 from msgspec import Meta
@@ -11,8 +12,12 @@ from mdslite.api import views
 from mdslite.api.operations import Call, Nothing, Operation, declare
 from mdslite.api.parts import Parts
 from mdslite.api.schema import Given, ModelInfo, Value
+from mdslite.errors import InvalidRequest
 from mdslite.http.access import Grant
+from mdslite.store.moments import parse_moment, time_text
 from mdslite.store.registry import VersionRow
+
+_AHEAD_S = 5.0  # as far as a caller's clock may be ahead of this one
 
 Column = Annotated[list[float | None], Meta(description="a value for each of `times`, null where unknown")]
 Moment = Annotated[float | None, Meta(description="Unix seconds")]
@@ -61,6 +66,22 @@ async def get_devices_history(parts: Parts, call: Call[Nothing, HistoryQuery, No
             for reading, columns in past.devices
         ],
     )
+
+
+def read_moment(text: str) -> float:
+    """The unix seconds of an `at`.
+
+    :raises InvalidRequest: it is no moment, or one that is yet to come
+    """
+    now = time()
+    at = parse_moment(text, now=now, field="at")
+    if at > now + _AHEAD_S:
+        raise InvalidRequest(
+            f"{time_text(at)} is yet to come: expected a time of the past, it is {time_text(now)}",
+            field="at",
+            hint="leave it out to see what serves now",
+        )
+    return at
 
 
 def past_models(

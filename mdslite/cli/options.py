@@ -59,7 +59,9 @@ def in_words_of_the_command(error: errors.InvalidRequest) -> errors.InvalidReque
     words, typed = error.message.removeprefix(f"{error.field}: "), context.params[name]
     if isinstance(typed, str) and repr(typed) not in words and len(typed) <= _SHOWN_LENGTH:
         words = f"{typed!r}: {words}"
-    told = click.BadParameter(words, context, param).format_message()
+    from mdslite.cli.output import with_local_times
+
+    told = with_local_times(click.BadParameter(words, context, param).format_message())
     hint = error.hint if error.hint != errors.BODY_HINT else None
     return errors.InvalidRequest(told, hint=hint or f"{context.command_path} --help")
 

@@ -83,35 +83,34 @@ Examples:
 @click.argument("target", metavar="PROJECT/MODEL[@VERSION]", callback=parse_target)
 @click.option(
     "--at",
-    "moment",
     callback=parse_moment,
     metavar="TIME",
     help="What served then (local time).",
 )
 @json_option
 @url_option
-def show(target: Target, moment: float | None, as_json: bool, url: str) -> int:
+def show(target: Target, at: float | None, as_json: bool, url: str) -> int:
     """Show a model or one of its versions in full, now or at a moment of the past."""
     printed: Mapping[str, Sequence[Json]] = {}
     with connect(url) as client:
-        if target.version is not None and moment is None:
+        if target.version is not None and at is None:
             found = client.version(target.project, target.model, target.version)
             versions = [found]
             if found.get("runtime") == "PYTHON":
                 name = target.version
                 printed = {name: client.output(target.project, target.model, name)}
         else:
-            found = client.model(target.project, target.model, at=moment)
+            found = client.model(target.project, target.model, at=at)
             versions = [one for one in found["versions"] if target.version in (None, one["version"])]
-            now = versions if moment is None else ()
+            now = versions if at is None else ()
             packages = [one["version"] for one in now if one.get("runtime") == "PYTHON"]
             printed = {name: client.output(target.project, target.model, name) for name in packages}
     if as_json:
         output.write_json(
-            found if target.version is None or moment is None else {**found, "versions": versions}
+            found if target.version is None or at is None else {**found, "versions": versions}
         )
-    elif moment is not None:
-        _write_past(target, moment, found, versions)
+    elif at is not None:
+        _write_past(target, at, found, versions)
     else:
         for place, version in enumerate(versions):
             if place:

@@ -11,6 +11,7 @@ from mdslite.document import Document, quote
 from mdslite.document import Path as Place
 from mdslite.fields import SourceType
 
+SERVED_HINT = "write a path, or an http:// or https:// address; of what is elsewhere fetch a copy first"
 _SCHEMES = {
     SourceType.FILE: ("", "file"),
     SourceType.HTTP: ("http", "https"),
@@ -28,7 +29,7 @@ def resolve(document: Document, path: Place, uri: str, source_type: SourceType, 
     scheme = found[1].lower() if found else ""
     if scheme and not any(scheme in schemes for schemes in _SCHEMES.values()):
         message = f"expected a path or an address, got the scheme {quote(scheme)}"
-        raise document.error((*path, "uri"), message, hint="http, https, s3, oci and file are known")
+        raise document.error((*path, "uri"), message, hint=SERVED_HINT)
     wanted = source_type
     if wanted is not SourceType.UNSET_SOURCETYPE and scheme not in _SCHEMES[wanted]:
         message = f"{wanted} does not go with the uri {quote(uri)}"

@@ -73,7 +73,10 @@ def load_error(exc: Exception, *, model: str, folder: Path | None = None) -> Mds
     text = reason(exc, folder=folder)
     if _no_memory(exc):
         return OutOfMemory(f"{model}: the device has no memory left for this model: {text}")
-    return LoadFailed(f"{model}: onnxruntime refused the model: {text}")
+    return LoadFailed(
+        f"{model}: onnxruntime refused the model: {text}",
+        hint="a file that was cut off, or made for a newer onnxruntime, is mended by exporting it again",
+    )
 
 
 def _no_memory(exc: Exception) -> bool:

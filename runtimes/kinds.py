@@ -46,10 +46,12 @@ UNDERSTOOD = (
     "a folder with pipeline.yaml (PIPELINE); a .py file or a folder of them (MDS)"
 )
 
+_HOW_TO_SERVE = "export the model to ONNX, or write a Python package that loads it: mdslite init NAME"
+
 # Models that people have, but that are not served as they are: why, and what to do.
 _PICKLE = (
     "is a pickle, which can run any code and is never loaded",
-    "export the model to ONNX, or write a Python package that loads it: mdslite init NAME",
+    _HOW_TO_SERVE,
 )
 _KERAS = (
     "is a Keras file",
@@ -58,6 +60,10 @@ _KERAS = (
 _WEIGHTS = (
     "holds weights without the model",
     "export the model with torch.export or to ONNX, or write a Python package: mdslite init NAME",
+)
+_YAML = (
+    "is a YAML text, and no model",
+    "point uri at the model; a pipeline is the folder that holds its pipeline.yaml",
 )
 _REFUSED: Mapping[str, tuple[str, str]] = {
     ".pkl": _PICKLE,
@@ -73,8 +79,8 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
         "is one file of a SavedModel",
         "point uri at the folder that holds it and variables/",
     ),
-    ".yaml": ("is one file of a pipeline", "point uri at the folder that holds pipeline.yaml"),
-    ".yml": ("is one file of a pipeline", "point uri at the folder that holds pipeline.yaml"),
+    ".yaml": _YAML,
+    ".yml": _YAML,
 }
 _USES_MDS = re.compile(rb"^[ \t]*(?:import|from)[ \t]+mds\b", re.MULTILINE)
 _SOURCE_BYTES = 1 << 20  # of a Python file, as much is looked through for its imports
@@ -164,11 +170,13 @@ def _unknown(path: Path) -> LoadFailed:
         why, hint = _REFUSED.get(path.suffix.lower(), (None, None))
         if why is not None:
             return LoadFailed(f"{path.name} {why}", hint=hint)
-        return LoadFailed(f"{path.name} is no model that is understood; expected {UNDERSTOOD}")
+        what = f"{path.name} is no model that is understood; expected {UNDERSTOOD}"
+        return LoadFailed(what, hint=_HOW_TO_SERVE)
     if not path.is_dir():
         return LoadFailed(f"there is no model {path.name}")
     names = ", ".join(sorted(one.name for one in path.iterdir())[:5]) or "nothing"
-    return LoadFailed(f"the folder holds {names}: no model that is understood; expected {UNDERSTOOD}")
+    what = f"the folder holds {names}: no model that is understood; expected {UNDERSTOOD}"
+    return LoadFailed(what, hint=_HOW_TO_SERVE)
 
 
 def _uses_mds(source: Path) -> bool:

@@ -187,7 +187,10 @@ def find_model(path: Path) -> Path:
         if len(found) == 1 or one.name == "model.onnx":
             return one
     names = ", ".join(one.name for one in found[:5]) or "no .onnx file"
-    raise LoadFailed(f"the folder holds {names}: expected one .onnx file, or one called model.onnx")
+    raise LoadFailed(
+        f"the folder holds {names}: expected one .onnx file, or one called model.onnx",
+        hint="name the file itself instead of its folder, or call it model.onnx",
+    )
 
 
 def _session_options(path: Path, threads: int | None, settings: Mapping[str, Any]) -> Any:

@@ -92,7 +92,10 @@ def find_model(path: Path) -> Path:
         if len(chosen) == 1:
             return chosen[0]
     names = ", ".join(one.name for one in found[:5]) or "no .pt, .pth, .ts or .pt2 file"
-    raise LoadFailed(f"the folder holds {names}: expected one PyTorch file, or one called model.pt2")
+    raise LoadFailed(
+        f"the folder holds {names}: expected one PyTorch file, or one called model.pt2",
+        hint="name the file itself instead of its folder, or call it model.pt2",
+    )
 
 
 def check_file(model: Path, *, load_plain: Callable[[io.BytesIO], Any]) -> Form:

@@ -154,7 +154,10 @@ class ArtifactStore:
                 sha256 = self._shelf.hash(file, source.name, halves.first)
             entries.append(Entry(source.name, size_bytes, sha256))
         if single and not sizes[0]:
-            raise ArtifactError(f"{sources[0].name} is empty; expected a model")
+            raise ArtifactError(
+                f"{sources[0].name} is empty; expected a model",
+                hint="export the model again, or copy its file",
+            )
         stored = self._shelf.whole(f"sha256:{entries[0].sha256}" if single else folder_digest(entries))
         if stored is not None:
             halves.finish()

@@ -14,6 +14,9 @@ from typing import BinaryIO, NoReturn
 from mdslite.errors import ArtifactError, TooLarge
 from mdslite.store.staging import Limits, is_ignored, read_chunks, split_name
 
+MISSING_HINT = "check the uri"
+_DENIED_HINT = "let the user that runs the appliance read it"
+_EMPTY_HINT = "put the model's files there; hidden files and folders do not count"
 _LINK_ERRNOS = {errno.ELOOP, errno.ENOTDIR}
 
 
@@ -47,7 +50,7 @@ def list_folder(top: Path, *, limits: Limits, own: bool = False) -> list[str]:
                     f"{top.name} holds more than {limits.max_files} files; expected a model's folder"
                 )
     if not names:
-        raise ArtifactError(f"the folder {top} is empty; expected a model's files in it")
+        raise ArtifactError(f"the folder {top} is empty; expected a model's files in it", hint=_EMPTY_HINT)
     return sorted(names)
 
 
@@ -71,12 +74,14 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
-        raise ArtifactError(
-            f"{path} cannot be read: {exc.strerror}", hint="check the uri; a relative one starts at its file"
-        ) from exc
+        hint = MISSING_HINT if exc.errno in (errno.ENOENT, errno.ENOTDIR) else _DENIED_HINT
+        raise ArtifactError(f"{path} cannot be read: {exc.strerror}", hint=hint) from exc
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ArtifactError(f"{path} is no ordinary file; expected a model file, an archive or a folder")
+            raise ArtifactError(
+                f"{path} is no ordinary file; expected a model file, an archive or a folder",
+                hint=MISSING_HINT,
+            )
         yield file
 
 
@@ -116,7 +121,9 @@ def _scan(top: Path, parts: tuple[str, ...]) -> list[os.DirEntry[str]]:
         with os.scandir(top.joinpath(*parts)) as items:
             return list(items)
     except OSError as exc:
-        raise ArtifactError(f"{top.joinpath(*parts)} cannot be read: {exc.strerror}") from exc
+        raise ArtifactError(
+            f"{top.joinpath(*parts)} cannot be read: {exc.strerror}", hint=_DENIED_HINT
+        ) from exc
 
 
 def _check_item(top: Path, name: str, found: os.stat_result, *, own: bool) -> None:

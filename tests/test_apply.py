@@ -258,8 +258,9 @@ async def test_a_mistake_in_the_file_makes_no_revision(box: Box, folder: Path) -
 async def test_a_missing_model_file_is_a_failed_revision_that_names_the_version(
     box: Box, folder: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="p/m v9: "):
+    with pytest.raises(ArtifactError, match="p/m v9: ") as caught:
         await apply(box, folder, "v9, uri: nowhere.onnx")
+    assert caught.value.hint == f"check the uri: a relative one starts at {folder}"
     [revision] = await box.revisions()
     assert revision.state == "failed"
 
@@ -277,14 +278,17 @@ async def test_what_this_release_does_not_serve_is_refused_in_plain_words(
     box: Box, folder: Path, spec: str, words: str
 ) -> None:
     text = deployments(V1).replace("{uri: v1.onnx}", f"{{uri: v1.onnx, {spec}}}")
-    with pytest.raises(Unprocessable, match=f"p/m v1: .*{words} is not served .*; expected"):
+    with pytest.raises(Unprocessable, match=f"p/m v1: .*{words} is not served .*; expected") as caught:
         await box.deployer.apply(file_order(text, folder))
+    assert caught.value.hint is not None and words.split()[0] in caught.value.hint
     assert not await box.revisions()
 
 
 async def test_a_model_in_object_storage_is_refused_in_plain_words(box: Box, folder: Path) -> None:
-    with pytest.raises(Unprocessable, match=r"s3:// is not served .*; expected a path, or an http\(s\) URL"):
+    words = r"s3:// is not served .*; expected a path, or an http\(s\) URL"
+    with pytest.raises(Unprocessable, match=words) as caught:
         await apply(box, folder, "v1, uri: 's3://bucket/m.onnx'")
+    assert "fetch a copy" in (caught.value.hint or "")
 
 
 async def test_a_knob_that_the_loaded_model_does_not_allow_is_refused_before_the_switch(

@@ -398,7 +398,11 @@ class TestMistakes:
         [
             ("", "uri: expected a path or an address", "a file, a folder"),
             ("a\nb", "uri: expected a path or an address", "a file, a folder"),
-            ("gs://bucket/a", 'uri: expected a path or an address, got the scheme "gs"', "s3"),
+            (
+                "gs://bucket/a",
+                'uri: expected a path or an address, got the scheme "gs"',
+                "http:// or https://",
+            ),
             ("http://", "uri: expected an address with a host", "such as http://host/model.onnx"),
             ("http://[::1", "uri: expected an address with a host", "such as http://host/model.onnx"),
             ("http://host:99999/", "uri: expected an address with a host", "such as http://host/model.onnx"),

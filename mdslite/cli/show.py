@@ -106,9 +106,7 @@ def show(target: Target, at: float | None, as_json: bool, url: str) -> int:
             packages = [one["version"] for one in now if one.get("runtime") == "PYTHON"]
             printed = {name: client.output(target.project, target.model, name) for name in packages}
     if as_json:
-        output.write_json(
-            found if target.version is None or at is None else {**found, "versions": versions}
-        )
+        output.write_json(found if target.version is None or at is None else {**found, "versions": versions})
     elif at is not None:
         _write_past(target, at, found, versions)
     else:

@@ -34,6 +34,7 @@ from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require
 from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport
 from mdslite.serving.declared import check_tensors
 from mdslite.spec import Spec
+from mdslite.uris import SERVED_HINT
 
 if TYPE_CHECKING:
     from mdslite.runtimes.prober import Prober
@@ -293,4 +294,7 @@ _LIMITS: tuple[tuple[str, Callable[[Spec], Any], str], ...] = (
 )
 _HINTS: Mapping[str, str] = {
     "operator": "leave operator out to serve on this machine",
+    "package_type": "leave package_type out, and point uri at the model that is in the image",
+    "source_type": "leave source_type out: the uri says it",
+    "the uri": SERVED_HINT,
 }

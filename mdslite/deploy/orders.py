@@ -30,12 +30,14 @@ _SPEC_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A deployments.yaml: its text, what to call it in messages, and the folder that its paths start from."""
+    """A deployments.yaml: its text, what to call it in messages, and the folder that its paths start from.
+    `is_model` says that `file` is a model, whose text nobody wrote."""
 
     text: str
     file: str
     base: Path
     prune: bool = False
+    is_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +202,13 @@ def read_source(file: Path) -> FileSource:
             return FileSource(decode(file.read_bytes(), file=str(file)), str(file), file.resolve().parent)
         found = file.stat()
     except OSError as exc:
-        raise InvalidRequest(f"cannot read {file}: {os.strerror(exc.errno or 0)}") from exc
+        raise InvalidRequest(
+            f"cannot read {file}: {os.strerror(exc.errno or 0)}",
+            hint="expected a deployments.yaml, a model file or a package's folder: mdslite up --help",
+        ) from exc
     # The comment makes a model that was exported again a new text, and so a new apply.
     stamp = f"# {file.name}: {found.st_size} bytes, modified {found.st_mtime_ns}"
     entry = {"version": "v1", "spec": {"uri": str(file.resolve())}}
     wanted = {"project": "default", "model": make_name(file.stem), "versions": [entry]}
     text = f"{stamp}\n{json.dumps({'deployments': [wanted]}, indent=2)}\n"
-    return FileSource(text, str(file), file.resolve().parent)
+    return FileSource(text, str(file), file.resolve().parent, is_model=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mdslite import deployments
 from mdslite.deploy.orders import FileSource, Source
-from mdslite.errors import MdsliteError, SpecError
+from mdslite.errors import InvalidRequest, MdsliteError, SpecError
+from mdslite.store.sources import MISSING_HINT
 
 _ABOUT = re.compile(r"(?P<project>[\w-]+)/(?P<model>[\w-]+) (?P<version>[\w-]+): (?P<what>.*)", re.DOTALL)
 # What a message begins with, and the field of the spec that it is about; any other is about the uri.
@@ -31,15 +33,36 @@ _FIELDS = {
 
 @contextmanager
 def placing(source: Source) -> Iterator[None]:
-    """Add file, line and column to errors that begin with `PROJECT/MODEL VERSION: `, as `blaming` writes."""
+    """Add file, line and column to errors that begin with `PROJECT/MODEL VERSION: `, as `blaming` writes; to
+    those about a model that came without a file, its name. A file that is not there is looked for from a
+    folder, which only the source knows."""
     try:
         yield
-    except SpecError:
+    except SpecError as exc:
+        if isinstance(source, FileSource) and source.is_model:  # all else of its text is ours
+            raise InvalidRequest(
+                f"{source.file}: expected a path in Unicode without control characters", hint="rename it"
+            ) from exc
         raise
     except MdsliteError as exc:
-        if isinstance(source, FileSource) and exc.place is None:
-            exc.place = _find(exc.message, source)
+        if isinstance(source, FileSource):
+            if source.is_model:
+                _name(exc, source.file)
+            elif exc.place is None:
+                exc.place = _find(exc.message, source)
+            if exc.hint == MISSING_HINT:
+                exc.hint = f"check the uri: a relative one starts at {source.base}"
         raise
+
+
+def _name(error: MdsliteError, file: str) -> None:
+    """Say an error of the text made for a model about the model, unless it does so already."""
+    found = _ABOUT.match(error.message)
+    if found is None:
+        return
+    what, shown = found["what"], Path(file).name
+    error.message = what if what.startswith((f"{shown} ", f"{shown}:")) else f"{file}: {what}"
+    error.args = (error.message,)
 
 
 def _find(message: str, source: FileSource) -> SpecError | None:

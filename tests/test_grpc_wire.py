@@ -381,6 +381,7 @@ async def test_frames_that_break_the_protocol_end_the_connection(frame: Any, err
         (bare(0x3, 0, bytes(4)), PROTOCOL_ERROR),
         (bare(0x4, 0, bytes(5)), FRAME_SIZE_ERROR),  # SETTINGS
         (bare(0x4, 0, bytes(6), flags=0x1), FRAME_SIZE_ERROR),
+        (bare(0x4, 0, bytes(16_386)), FRAME_SIZE_ERROR),
         (bare(0x4, 1, bytes(6)), PROTOCOL_ERROR),
         (bare(0x4, 0, bytes((0, 2, 0, 0, 0, 2))), PROTOCOL_ERROR),  # ENABLE_PUSH=2
         (bare(0x6, 0, bytes(7)), FRAME_SIZE_ERROR),  # PING
@@ -434,6 +435,7 @@ async def test_more_than_the_window_ends_the_connection() -> None:
         (lambda number: WindowUpdateFrame(1, 1), "window_update_flood"),
         (lambda number: data(1, b""), "tiny_data_flood"),
         (lambda number: data(1, b"\0"), "tiny_data_flood"),
+        (lambda number: DataFrame(1, b"", pad_length=255, flags=["PADDED"]), "tiny_data_flood"),
     ],
 )
 async def test_floods_are_cut_off(make: Any, reason: str) -> None:

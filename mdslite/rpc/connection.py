@@ -54,6 +54,7 @@ class RpcConnection(Inbound):
         self._opened_at = now
         self._asked_at = -math.inf  # when the client was asked whether it is there
         self._drain_at = math.inf  # when a goodbye is taken as heard
+        self._rests = False  # until the loop's next turn
         self._ignored_bytes = 0
         self._corked: list[bytes] = []
         self._window = FIRST_WINDOW
@@ -83,6 +84,9 @@ class RpcConnection(Inbound):
             self._door.count(Reason.PROTOCOL_ERROR)
             self.hang_up()
             return
+        self._take_in(data)
+
+    def _take_in(self, data: bytes) -> None:
         try:
             self.read(data)
         except Cut as exc:
@@ -104,12 +108,14 @@ class RpcConnection(Inbound):
 
     def pause_writing(self) -> None:
         self._paused_at = perf_counter()
+        self._look_away()  # who does not take answers gets no more of them by asking
 
     def resume_writing(self) -> None:
         self._paused_at = math.inf
         self._pump_all()
         for exchange in list(self.streams.values()):
             exchange.wake()
+        self._look_again()
 
     # What the reading half asks for
 
@@ -144,6 +150,34 @@ class RpcConnection(Inbound):
         if self._window > frames.WINDOW_MAX:
             raise Cut(Reason.PROTOCOL_ERROR, frames.FLOW_CONTROL_ERROR)
 
+    def _rest_a_turn(self) -> None:
+        self._rests = True
+        self._look_away()
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._rests = False
+        self._look_again()
+
+    def _look_away(self) -> None:
+        """Leave in the socket what the client sends."""
+        if not self._over and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _look_again(self) -> None:
+        """Read on, beginning with what was put aside, unless there is a reason left not to."""
+        if self._over or self._rests or not self.is_writable:
+            return
+        now = self._heard_at = perf_counter()
+        if self._rest:
+            self._rest_at = now  # it could not come while nobody read
+        if self._block_id:
+            self._block_at = now
+        if self._aside:
+            self._take_in(b"")
+        if not (self._over or self._rests) and self.is_writable and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def _confirmed(self) -> None:
         if self._drain_at < math.inf:
             self._refuse_more()
@@ -168,7 +202,7 @@ class RpcConnection(Inbound):
         head = b"%b%b%b%b%b%b" % (_FIRST_HEAD, sid, _FIRST_BLOCK, size.to_bytes(3), _DATA_HEAD, sid)
         last = b"%b%b%b%b" % (len(end).to_bytes(3), _LAST_HEAD, sid, end)
         self._emit(b"%b\0%b%b%b" % (head, len(message).to_bytes(4), message, last))
-        self._retire(exchange)
+        self._retire(exchange, 1)
 
     def send(self, exchange: Exchange) -> None:
         """Send what an exchange has to say, as far as the client's windows let it."""
@@ -219,15 +253,15 @@ class RpcConnection(Inbound):
             at += self._peer_frame_bytes
             kind, flags = frames.CONTINUATION, 0
         self._emit(frames.frame(kind, flags | frames.END_HEADERS, exchange.id, end[at:]))
-        self._retire(exchange)
+        self._retire(exchange, exchange.headed)
 
-    def _retire(self, exchange: Exchange) -> None:
-        """An answer is out."""
+    def _retire(self, exchange: Exchange, answers: int) -> None:
+        """An answer is out; an error alone is none."""
         del self.streams[exchange.id]
         if not exchange.closed:
             self._emit(frames.reset(exchange.id, frames.NO_ERROR))
         exchange.wake()
-        self._earn()
+        self._earn(answers)
         self._door.left(exchange)
         if self._final_id != LAST_STREAM_ID:
             self._part()
@@ -255,7 +289,7 @@ class RpcConnection(Inbound):
         if now - self._paused_at > limits.write_s:
             self._door.count(Reason.SLOW_READER)
             self.abort()
-        elif is_late or now - min(self._rest_at, self._block_at) > limits.head_s:
+        elif is_late or (self.is_writable and now - min(self._rest_at, self._block_at) > limits.head_s):
             self.cut(Reason.SLOW_HEADERS)
         elif self._asked_at > self._heard_at:
             if now - self._asked_at > limits.pong_s:
@@ -303,6 +337,8 @@ class RpcConnection(Inbound):
         """Read no more, and end when what is written is out."""
         self._over = True
         self._uncork()
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
         for exchange in list(self.streams.values()):
             self._let_go(exchange)
         # To close with bytes unread would reset the connection, and the last words be lost.

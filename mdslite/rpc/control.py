@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mdslite.rpc.door import RpcDoor
 
 FIRST_WINDOW = 65_535
-PEER_FRAME_BYTES = 16_384
+PEER_FRAME_BYTES = SETTINGS_BYTES = 16_384
 FAREWELL = b"goodbye!"  # what a ping carries whose answer ends a connection
 
 
@@ -44,6 +44,7 @@ class Control(asyncio.Protocol):
         self._pings = Bucket(limits.pings, now)
         self._updates = Bucket(limits.window_updates, now)
         self._tiny = Bucket(limits.tiny_data, now)
+        self._settings = Bucket(limits.settings, now)
         self._others = Bucket(limits.others, now)
         self._kinds: dict[int, Callable[[int, int, bytes], None]] = {
             frames.PRIORITY: self._on_priority,
@@ -105,9 +106,10 @@ class Control(asyncio.Protocol):
     def _on_settings(self, stream_id: int, flags: int, payload: bytes) -> None:
         if stream_id:
             raise Cut(Reason.PROTOCOL_ERROR)
-        if len(payload) % 6 or (flags & frames.ACK and payload):
+        # Nobody has so many settings, though longer frames are taken where they carry messages.
+        if len(payload) % 6 or len(payload) > SETTINGS_BYTES or (flags & frames.ACK and payload):
             raise Cut(Reason.PROTOCOL_ERROR, frames.FRAME_SIZE_ERROR)
-        if not self._others.take(self._heard_at):
+        if not self._settings.take(self._heard_at):
             raise Cut(Reason.SETTINGS_FLOOD, frames.ENHANCE_YOUR_CALM)
         if flags & frames.ACK:
             return
@@ -163,9 +165,10 @@ class Control(asyncio.Protocol):
         if not self._others.take(self._heard_at):
             raise Cut(Reason.FRAME_FLOOD, frames.ENHANCE_YOUR_CALM)
 
-    def _earn(self) -> None:
-        """Clients accompany what they read by frames of their own."""
-        self._resets.give(1)
+    def _earn(self, answers: int) -> None:
+        """Clients accompany what they read by frames of their own. What was refused earns no reset: a header
+        costs its client next to nothing."""
+        self._resets.give(answers)
         self._pings.give(2)
         self._updates.give(3)
         self._tiny.give(4)

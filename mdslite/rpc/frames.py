@@ -18,6 +18,7 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 0x
 MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 0x5, 0x6
 
 HEAD_BYTES = 9
+PADDING_MAX = 256  # of a frame, with the byte that says how much it is
 PREFIX_BYTES = 5  # before each message: whether it is compressed, and how long it is
 WINDOW_MAX = 2**31 - 1
 

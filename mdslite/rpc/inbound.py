@@ -35,6 +35,8 @@ class Inbound(Control):
         self._rest: list[bytes] = []
         self._rest_bytes, self._rest_needs = 0, 0
         self._rest_at = math.inf
+        self._aside = False  # it may well be whole
+        self._turn_left = self.limits.turn_frames
         self._data_left, self._data_id, self._data_flags = 0, 0, 0
         self._block = b""  # of a header that goes on in another frame
         self._block_id, self._block_flags, self._block_frames = 0, 0, 0
@@ -48,6 +50,10 @@ class Inbound(Control):
         """Say how much may be sent."""
         raise NotImplementedError
 
+    def _rest_a_turn(self) -> None:
+        """Read nothing more before others have had their turn."""
+        raise NotImplementedError
+
     def _make(self, stream_id: int) -> Exchange:
         raise NotImplementedError
 
@@ -58,31 +64,50 @@ class Inbound(Control):
 
         :raises Cut, BadBlock: nothing after them is to be read
         """
-        now = self._heard_at
         if self._rest:
             self._rest.append(data)
             self._rest_bytes += len(data)
             if self._rest_bytes < self._rest_needs:
                 return
             data = b"".join(self._rest)
-            self._rest, self._rest_bytes, self._rest_at = [], 0, math.inf
-        at, end = 0, len(data)
-        if not self._greeted:
-            if end < len(PREFACE):
-                self._keep(data, len(PREFACE))
+            self._rest, self._rest_bytes, self._rest_at, self._aside = [], 0, math.inf, False
+        at = 0
+        if not self._settled:
+            at = self._begin(data)
+            if at < 0:
                 return
+        if self._data_left:
+            at = self._go_on_with_data(data, at)
+        self._read_frames(data, at)
+
+    def _begin(self, data: bytes) -> int:
+        """Take the preface and see that settings follow; returns where these begin, or -1 where too little is
+        here to tell."""
+        at = 0
+        if not self._greeted:
+            if len(data) < len(PREFACE):
+                self._keep(data, len(PREFACE))
+                return -1
             self._greeted = True
             self._welcome()
             at = len(PREFACE)
-        if not self._settled and end - at >= frames.HEAD_BYTES:
+        if len(data) - at >= frames.HEAD_BYTES:
             _, kind, flags, _ = frames.read_head(data, at)
             if kind != frames.SETTINGS or flags & frames.ACK:
                 raise Cut(Reason.PROTOCOL_ERROR)
             self._settled = True
-        if self._data_left:
-            at = self._go_on_with_data(data, at)
+        return at
+
+    def _read_frames(self, data: bytes, at: int) -> None:
+        """Take the frames that begin there, and keep what is left."""
+        end, now, turn_left = len(data), self._heard_at, self._turn_left
         needs = frames.HEAD_BYTES
         while end - at >= needs:
+            if not turn_left:
+                self._turn_left = self.limits.turn_frames
+                self._put_aside(data[at:])
+                return
+            turn_left -= 1
             length, kind, flags, stream_id = frames.read_head(data, at)
             begin = at + frames.HEAD_BYTES
             stop = begin + length
@@ -106,6 +131,7 @@ class Inbound(Control):
                 else:
                     self._kinds.get(kind, self._on_other)(stream_id, flags, data[begin:stop])
             at = stop
+        self._turn_left = turn_left
         if at < end:
             self._keep(data[at:], needs)
 
@@ -119,6 +145,13 @@ class Inbound(Control):
         """Come back to this when it is whole."""
         self._rest, self._rest_bytes, self._rest_needs = [rest], len(rest), needs
         self._rest_at = self._heard_at
+
+    def _put_aside(self, rest: bytes) -> None:
+        """Come back to this when others have had their turn: it was the client's to send, and is ours now."""
+        self._keep(rest, frames.HEAD_BYTES)
+        self._rest_at = math.inf
+        self._aside = True
+        self._rest_a_turn()
 
     # Messages
 
@@ -198,8 +231,10 @@ class Inbound(Control):
 
     def _charge(self, exchange: Exchange | None, size_bytes: int, flags: int) -> None:
         """Take a frame from the windows; they widen as it is read."""
-        if size_bytes < _TINY_BYTES and not flags & frames.END_STREAM and not self._tiny.take(self._heard_at):
-            raise Cut(Reason.TINY_DATA_FLOOD, frames.ENHANCE_YOUR_CALM)
+        if not flags & frames.END_STREAM:
+            least_bytes = _TINY_BYTES + frames.PADDING_MAX if flags & frames.PADDED else _TINY_BYTES
+            if size_bytes < least_bytes and not self._tiny.take(self._heard_at):
+                raise Cut(Reason.TINY_DATA_FLOOD, frames.ENHANCE_YOUR_CALM)
         self._credit -= size_bytes
         self._owed += size_bytes
         if self._credit < 0:

@@ -25,6 +25,7 @@ class RpcLimits:
     stream_window_bytes: int = 1024 * 1024
     connection_window_bytes: int = 4 * 1024 * 1024
     continuations: int = 8
+    turn_frames: int = 512  # after so many, others of the event loop have their turn
 
     head_s: float = 10.0  # for the preface, a header, or a call's message where none of a token is needed
     message_s: float = 30.0  # for any other message, longer by its size over min_rate
@@ -36,6 +37,7 @@ class RpcLimits:
     sweep_s: float = 1.0
 
     resets: Allowance = _HTTP2.resets
+    settings: Allowance = _HTTP2.settings
     pings: Allowance = _HTTP2.pings
     window_updates: Allowance = _HTTP2.window_updates
     tiny_data: Allowance = _HTTP2.tiny_data

@@ -88,6 +88,24 @@ def test_a_body_whose_length_is_in_doubt_is_refused(tmp_path: Path, fields: str,
     run(test())
 
 
+@pytest.mark.parametrize("step", [1, 2, 7, 5000])
+def test_empty_lines_may_come_before_a_request_but_not_without_end(tmp_path: Path, step: int) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as site, site.connect() as wire:
+            for _ in range(3):
+                data = b"\r\n" * 500 + predict()
+                for at in range(0, len(data), step):
+                    wire.send(data[at : at + step])
+                    await wire.drained()
+                assert (await wire.reply()).status == 200
+            wire.send(b"\r\n" * 513)
+            reply = await wire.reply()
+            assert (reply.status, reply.closes) == (400, True)
+            assert "empty lines" in reply.json["error"]
+
+    run(test())
+
+
 def test_chunks_are_refused_of_http_1_0(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site:

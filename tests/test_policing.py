@@ -203,7 +203,7 @@ def test_a_data_frame_that_stalls_is_a_slow_body() -> None:
 
 def test_a_client_that_never_says_hello_is_slow() -> None:
     meter = Meter(LIMITS, now=0)
-    assert meter.receive(PREFACE + SettingsFrame(0, flags=["ACK"]).serialize(), now=0) is None
+    assert meter.receive(PREFACE, now=0) is None
     assert meter.overdue(now=10) is None
     assert meter.overdue(now=10.1) == Violation(Reason.SLOW_HEADERS)
 
@@ -215,6 +215,25 @@ def test_a_wrong_preface_is_refused_at_its_first_wrong_byte() -> None:
     meter = Meter(LIMITS, now=0)
     assert meter.receive(PREFACE[:10], now=0) is None
     assert meter.receive(b"GET", now=0) == Violation(Reason.PROTOCOL_ERROR, PROTOCOL_ERROR)
+
+
+@pytest.mark.parametrize(
+    "first", [head(1), PingFrame(0, b"are you?"), SettingsFrame(0, flags=["ACK"]), WindowUpdateFrame(0, 1)]
+)
+def test_a_first_frame_that_is_no_settings_is_refused(first: Frame) -> None:
+    meter = Meter(LIMITS, now=0)
+    assert meter.receive(PREFACE + first.serialize(), now=0) == Violation(
+        Reason.PROTOCOL_ERROR, PROTOCOL_ERROR
+    )
+
+
+def test_padding_makes_no_frame_less_tiny() -> None:
+    meter = make_meter()
+    assert meter.receive(head(1, end=False).serialize(), now=0) is None
+    padded = DataFrame(1, b"", pad_length=255)
+    padded.flags.add("PADDED")
+    assert [meter.receive(padded.serialize(), now=0) for _ in range(3)] == [None] * 3
+    assert meter.receive(padded.serialize(), now=0) == Violation(Reason.TINY_DATA_FLOOD)
 
 
 def test_a_frame_announced_too_large_is_refused_before_it_comes() -> None:

@@ -14,7 +14,7 @@ import httptools
 
 from mdslite.door.heads import KnownHead, learn_head
 from mdslite.door.landing import Landing
-from mdslite.errors import MdsliteError, TooLarge
+from mdslite.errors import InvalidRequest, MdsliteError, TooLarge
 from mdslite.http.budget import LEAST_BYTES, Claim, claim_large
 from mdslite.http.paths import is_prediction
 from mdslite.http.request import (
@@ -33,7 +33,9 @@ from mdslite.predict.predictor import Predictor
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ADMIN_BODY_BYTES = 4 * 1024 * 1024
 LANDING_BYTES = HEAD_BYTES  # more than the parser is fed at a time
+BLANK_BYTES = 1024  # of empty lines before a request
 STRANGER_BODY_BYTES = 64 * 1024  # what is read, and thrown away, of who has no good token
+_LINE_ENDS = b"\r\n"
 
 # How far the message that is being received has come.
 Phase = Literal["none", "head", "body"]
@@ -43,6 +45,7 @@ class Receiver(asyncio.Protocol):
     """Calls `take` with each request and, at most once, `refuse` with what kept one from being complete."""
 
     __slots__ = (
+        "_blank_bytes",
         "_body",
         "_body_bytes",
         "_body_limit",
@@ -72,6 +75,7 @@ class Receiver(asyncio.Protocol):
         self._deaf = False  # what still arrives is not read as requests
         self._known: KnownHead | None = None  # of the last request that came in one piece
         self._latest: Request | None = None  # that was completed by what is being parsed
+        self._blank_bytes = 0  # of line ends since the last request
         # The message that is being received:
         self._phase: Phase = "none"
         self._target = b""
@@ -147,6 +151,8 @@ class Receiver(asyncio.Protocol):
                 self._read(view[start : start + HEAD_BYTES])
             return
         is_start = self._phase == "none"
+        if is_start and data[0] in _LINE_ENDS and not self._may_begin_blank(data):
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
@@ -158,6 +164,14 @@ class Receiver(asyncio.Protocol):
                 self.switch(self._landing)
         elif latest is not None and latest.passed and is_start and isinstance(data, bytes):
             self._known = learn_head(data, latest, limit=min(self._body_limit, LANDING_BYTES))
+
+    def _may_begin_blank(self, data: bytes | memoryview) -> bool:
+        """Let empty lines pass before a request (RFC 9112, 2.2), as the parser does, but not without end."""
+        self._blank_bytes += len(data) - len(bytes(data).lstrip(b"\r\n"))
+        if self._blank_bytes > BLANK_BYTES:
+            self._refuse(InvalidRequest(f"more than {BLANK_BYTES} bytes of empty lines before a request"))
+            return False
+        return True
 
     def _land(self, landing: Landing, data: bytes | memoryview) -> None:
         """What was read before the transport knew where to."""
@@ -250,6 +264,7 @@ class Receiver(asyncio.Protocol):
         self._received = []
         self._phase = "head"
         self._held_bytes = -1
+        self._blank_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._target += url

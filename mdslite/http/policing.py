@@ -21,10 +21,11 @@ REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 0x7, 0x8, 0xB
 _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = 0x0, 0x1, 0x2, 0x3, 0x4
 _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0x6, 0x7, 0x8, 0x9
 _END_STREAM = _ACK = 0x1
-_END_HEADERS = 0x4
+_END_HEADERS, _PADDED = 0x4, 0x8
 
 _HEAD_BYTES = 9
 _TINY_BYTES = 128  # DATA frames below this carry less than they cost
+_PADDING_MAX = 256
 
 
 class Reason(enum.StrEnum):
@@ -280,6 +281,10 @@ class Meter:
         self.urgent = self.urgent or not self._frame_is_drop
         if length > self.limits.max_frame_bytes:
             return Violation(Reason.FRAME_TOO_LARGE, FRAME_SIZE_ERROR)
+        if not self._seen_settings:
+            if kind != _SETTINGS or flags & _ACK:
+                return Violation(Reason.PROTOCOL_ERROR, PROTOCOL_ERROR)
+            self._seen_settings = True
         if kind == _DATA:
             return self._count_data(length, flags, stream_id, now)
         if kind == _HEADERS:
@@ -289,8 +294,6 @@ class Meter:
         if kind == _RST_STREAM:
             self._drop(stream_id, now)
             return None if self._resets.take(now) else Violation(Reason.RAPID_RESET)
-        if kind == _SETTINGS and not flags & _ACK:
-            self._seen_settings = True
         if kind == _PING and flags & _ACK:
             self.pongs += 1
         bucket, reason = self._simple.get(kind, (self._others, Reason.FRAME_FLOOD))
@@ -303,7 +306,7 @@ class Meter:
             stream.received_bytes += length
             if ends:
                 self._end_request(stream_id, stream, now)
-        if length >= _TINY_BYTES:
+        if length >= (_TINY_BYTES + _PADDING_MAX if flags & _PADDED else _TINY_BYTES):
             self._pings.give(1)
         elif not ends and not self._tiny_data.take(now):
             return Violation(Reason.TINY_DATA_FLOOD)

@@ -22,13 +22,20 @@ RowShape = tuple[int, ...]
 _FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 
 
-def pack_column(spec: TensorSpec, values: list[Any], shape: Sequence[int | None]) -> tuple[Column, RowShape]:
+def pack_column(
+    spec: TensorSpec, values: list[Any], shape: Sequence[int | None], *, each: str | None = None
+) -> tuple[Column, RowShape]:
     """Pack nested lists, outermost axis rows, into a column of `spec`'s dtype; returns it and its row shape.
+    Who gave the values one by one knows nothing of that axis: `each` is what one of them is to be called.
 
     :raises InvalidTensor: ragged, of another shape, or with elements of another type
     """
-    found, flat = flatten(spec, values)
-    check_shape(spec, found, shape)
+    if each is None:
+        found, flat = flatten(spec, values, spec.shape)
+        check_shape(spec, found, shape)
+    else:
+        found, flat = flatten(spec, values, shape[1:])
+        check_shape(spec, found[1:], shape[1:], of=each)
     return pack_flat(spec, flat), found[1:]
 
 
@@ -89,19 +96,23 @@ def _string(spec: TensorSpec, value: Any) -> str | bytes:
         raise InvalidTensor(f'input "{spec.name}": expected base64 in "b64", got {kind_of(text)}') from exc
 
 
-def check_shape(spec: TensorSpec, found: Sequence[int], wanted: Sequence[int | None]) -> None:
-    """Compare a shape with the one wanted, None standing for any size.
+def check_shape(
+    spec: TensorSpec, found: Sequence[int], wanted: Sequence[int | None], *, of: str = ""
+) -> None:
+    """Compare a shape with the one wanted, None standing for any size. `of` is what has it.
 
     :raises InvalidTensor: naming both
     """
     if len(found) != len(wanted) or any(
         size is not None and size != given for given, size in zip(found, wanted, strict=True)
     ):
-        raise InvalidTensor(f'input "{spec.name}": shape {show_shape(found)}, expected {show_shape(wanted)}')
+        raise InvalidTensor(
+            f'input "{spec.name}": {of}shape {show_shape(found)}, expected {show_shape(wanted)}'
+        )
 
 
-def flatten(spec: TensorSpec, values: list[Any]) -> tuple[RowShape, list[Any]]:
-    """The shape of nested lists, and their values in row-major order.
+def flatten(spec: TensorSpec, values: list[Any], wanted: Sequence[int | None]) -> tuple[RowShape, list[Any]]:
+    """The shape of nested lists, and their values in row-major order. `wanted` is what to say was expected.
 
     :raises InvalidTensor: ragged, or nested too deep
     """
@@ -116,7 +127,7 @@ def flatten(spec: TensorSpec, values: list[Any]) -> tuple[RowShape, list[Any]]:
                 got = f"a list of {len(item)}" if isinstance(item, list) else kind_of(item)
                 raise InvalidTensor(
                     f'input "{spec.name}": ragged: a list of {size} stands beside {got}; '
-                    f"expected shape {show_shape(spec.shape)}"
+                    f"expected shape {show_shape(wanted)}"
                 )
         shape.append(size)
         level = list(chain.from_iterable(level))

@@ -142,7 +142,8 @@ class Codec:
         values = self._gather(instances) if named else [instances]
         for spec, value in zip(self._inputs, values, strict=True):
             shape = (None, *spec.shape[1:]) if self._counted else (None, *spec.shape)
-            columns.append((None, None) if value is None else pack_column(spec, value, shape))
+            packed = None if value is None else pack_column(spec, value, shape, each="an instance of ")
+            columns.append(packed or (None, None))
         return self._columns(len(instances), columns, "instances")
 
     def _is_bytes(self, value: Any) -> bool:
@@ -183,7 +184,7 @@ class Codec:
                 continue
             value = inputs[spec.name]
             if not self._counted:
-                columns.append(pack_column(spec, [value], (None, *spec.shape)))
+                columns.append(pack_column(spec, [value], (None, *spec.shape), each=""))
                 rows = 1
                 continue
             if not isinstance(value, list):

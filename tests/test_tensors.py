@@ -67,12 +67,14 @@ def test_the_fast_way_and_the_careful_way_agree(rows: list[list[float]]) -> None
 @pytest.mark.parametrize(
     ("message", "says"),
     [
-        ({"instances": [[1, 2, 3]]}, 'input "x": shape [1,3], expected [-1,4]'),
+        ({"instances": [[1, 2, 3]]}, 'input "x": an instance of shape [3], expected [4]'),
+        ({"instances": [1, 2]}, 'input "x": an instance of shape [], expected [4]'),
+        ({"inputs": {"x": [[1, 2, 3]]}}, 'input "x": shape [1,3], expected [-1,4]'),
         ({"instances": [[1, 2, 3, "4"]]}, 'expected FP32 values, got the text "4"'),
         ({"instances": [[1, 2, 3, True]]}, "expected FP32 values, got true"),
         ({"instances": [[1, 2, 3, None]]}, "expected FP32 values, got null"),
-        ({"instances": [[[1, 2, 3, 4]]]}, "shape [1,1,4], expected [-1,4]"),
-        ({"instances": [[1, 2], [1]]}, "ragged"),
+        ({"instances": [[[1, 2, 3, 4]]]}, "an instance of shape [1,4], expected [4]"),
+        ({"instances": [[1, 2], [1]]}, "a list of 2 stands beside a list of 1; expected shape [4]"),
         ({"instances": [{"z": [1, 2, 3, 4]}]}, 'unknown input "z": expected "x"'),
         ({"instances": [{}]}, 'missing input "x"'),
         ({"inputs": {"x": [[1, 2, 3, 4]], "y": 1}}, 'unknown input "y"'),

@@ -144,7 +144,7 @@ def check_flat(spec: TensorSpec, data: list[Any], shape: tuple[int, ...]) -> lis
     :raises InvalidTensor: they are fewer or more, or nested otherwise
     """
     if any(isinstance(value, list) for value in data):
-        found, flat = flatten(spec, data)
+        found, flat = flatten(spec, data, spec.shape)
         if found != shape:
             raise InvalidTensor(
                 f'input "{spec.name}": data nested as {show_shape(found)}, '

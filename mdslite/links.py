@@ -85,6 +85,12 @@ def _describe(
 ) -> _Link:
     headers = {"user-agent": "mdslite"}
     if token:
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            # Not shown: it may be a good one with a line's end to it.
+            raise errors.InvalidRequest(
+                "the token holds a blank, a line's end or another character that is in no token",
+                hint="give it as mdslite token create printed it",
+            )
         headers["authorization"] = f"Bearer {token}"
     if url.startswith(UNIX):
         return _Link("http://localhost", headers, socket=open_files.enter_context(_socket(url)))

@@ -101,15 +101,8 @@ class Rehearsal:
         self._name = make_name(path.name.partition(".")[0] if path.is_file() else path.resolve().name)
 
     async def run(self, body: Body | None = None) -> Report:
-        """Try everything, up to the first thing that fails. Without a body, the package's sample is sent.
-
-        :raises MdsliteError: there is no package
-        """
+        """Try everything, up to the first thing that fails. Without a body, the package's sample is sent."""
         report = self._report
-        if not self._path.exists():
-            raise InvalidRequest(
-                f"there is no {self._path}: expected a package's folder, archive or .py file"
-            )
         with tempfile.TemporaryDirectory(prefix="mdslite-verify-") as folder:
             try:
                 package = await asyncio.to_thread(self._unpack, Path(folder))

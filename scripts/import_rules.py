@@ -55,8 +55,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "metrics": "store recent exposition",
         "serving": "errors declarations mds media targets logrules fields spec graph pipelines packing "
         "tensors data oip runtimes.protocol runtimes store",
-        "deploy": "errors intervals document fields spec deployments uris pipelines runtimes.protocol runtimes "
-        "store serving",
+        "deploy": "errors intervals document fields spec deployments uris pipelines runtimes.protocol "
+        "runtimes store serving",
         "http": "errors store",
         "predict": "errors media npy packing tensors data oip runtimes.protocol store serving http",
         "door": "errors hosts http predict",

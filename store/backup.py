@@ -59,6 +59,7 @@ _FILE = re.compile(
     rf"(?:registry|{'|'.join(LEDGERS)})\.db|drift/(?:drift\.db|wishes\.json)|log/[A-Za-z0-9._-]+\.db"
 )
 _AUTOSAVE_MARK = "-registry"
+_MAKE_HINT = "mdslite backup makes one; STORE/backups holds those that the appliance made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +153,18 @@ def read_contents(path: Path) -> Contents:
             content = None if first is None or first.name != CONTENTS_NAME else archive.extractfile(first)
             found = json.loads(b"{}" if content is None else content.read(1 << 26))
     except (OSError, tarfile.TarError, ValueError) as exc:
-        raise StoreError(f"{path} is no backup that can be read: {exc}") from exc
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        raise StoreError(f"{path} is no backup that can be read: {why}", hint=_MAKE_HINT) from exc
     version = found.get("format") if isinstance(found, dict) else None
     if isinstance(version, int) and version > _FORMAT:
         raise StoreError(f"{path} was made by a newer mdslite", hint="restore it with that one")
     try:
         contents = msgspec.convert(found, Contents)
     except msgspec.ValidationError as exc:
-        raise StoreError(f"{path} is no backup of mdslite: {exc}", hint="mdslite backup makes one") from exc
+        raise StoreError(f"{path} is no backup of mdslite: {exc}", hint=_MAKE_HINT) from exc
     strange = [name for name in contents.files if not _FILE.fullmatch(name)]
     if strange or not set(contents.parts) <= PARTS.keys() or "registry" not in contents.parts:
-        raise StoreError(f"{path} is no backup of mdslite: it holds something else")
+        raise StoreError(f"{path} is no backup of mdslite: it holds something else", hint=_MAKE_HINT)
     return contents
 
 

@@ -138,7 +138,7 @@ def test_an_export_is_a_whole_file_or_none(
     assert asked(api) == {"filter": ["shadow"], "format": ["csv"]}
     assert target.read_bytes() == api.exported
     assert capsys.readouterr().err == "exported 2 rows, 19 B\n"
-    assert run(["logs", "--export", str(target), "--limit", "2"]) == 0
+    assert run(["logs", "--export", str(target), "--limit", "2", "--force"]) == 0
     assert asked(api) == {"format": ["csv"], "limit": ["2"]}
     capsys.readouterr()
     api.error = (400, {"error": "no", "code": "invalid_request", "request_id": "r"})

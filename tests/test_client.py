@@ -124,6 +124,13 @@ def test_what_is_no_url_is_refused_with_the_form_it_takes(url: str) -> None:
         Client(url)
 
 
+@pytest.mark.parametrize("token", ["two words", "wörd", "line\n"])
+def test_what_is_no_token_is_refused_without_being_shown(token: str) -> None:
+    with pytest.raises(errors.InvalidRequest, match="the token holds a blank") as caught:
+        Client("http://127.0.0.1:8500", token=token)
+    assert token not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "reply",
     [

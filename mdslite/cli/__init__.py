@@ -135,10 +135,10 @@ def run(args: Sequence[str] | None = None) -> int:
         code = cli.main(args=args, prog_name="mdslite", standalone_mode=False)
     except click.Abort:
         return 130
-    except click.UsageError as exc:
-        return _fail(errors.InvalidRequest(exc.format_message(), hint=_usage_hint(exc)))
     except click.ClickException as exc:
-        return _fail(errors.InvalidRequest(exc.format_message()))
+        from mdslite.cli.usage import explain
+
+        return _fail(explain(exc))
     except errors.MdsliteError as exc:
         return _fail(exc)
     return code if isinstance(code, int) else 0
@@ -160,8 +160,3 @@ def _fail(error: errors.MdsliteError) -> int:
 
     write_error(error)
     return 1
-
-
-def _usage_hint(exc: click.UsageError) -> str:
-    path = exc.ctx.command_path if exc.ctx is not None else "mdslite"
-    return f"{path} --help"

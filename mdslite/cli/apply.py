@@ -13,7 +13,8 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
-from mdslite.cli.options import addressed_to, connect, json_option, url_option, yes_option
+from mdslite.cli.files import unreadable
+from mdslite.cli.options import addressed_to, connect, json_option, read_once, url_option, yes_option
 from mdslite.hosts import author
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CHANGED = 2  # --dry-run: something would change
 
+_INIT_HINT = "mdslite init MODEL writes one for a model"
 _SHOWN_BYTES = 8_000_000  # what is fetched in no time needs no progress
 _SHOWN_LENGTH = 100  # characters of what an installation says
 
@@ -36,7 +38,10 @@ Examples:
 Versions that are missing from the file are deleted, in the models that the file names. All that is
 added loads and warms up first; then all routes switch together, or none does.""",
 )
-@click.option("-f", "--file", "path", required=True, metavar="FILE", help="The deployments.yaml; - is stdin.")
+@click.option(
+    "-f", "--file", "path", required=True, multiple=True, callback=read_once, metavar="FILE",
+    help="The deployments.yaml; - is stdin.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only show the plan; exit 2 when something would change.")
 @click.option("--prune", is_flag=True, help="Also delete every model that the file does not name.")
 @click.option("--reason", metavar="TEXT", help="Kept with the revision.")
@@ -63,8 +68,14 @@ def read_source(path: str) -> dict[str, Any]:
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
+    except IsADirectoryError as exc:
+        inside = next(iter(sorted(file.glob("deployments.y*ml")) or sorted(file.glob("*.y*ml"))), None)
+        raise errors.InvalidRequest(
+            f"{path} is a folder: expected a deployments.yaml",
+            hint=_INIT_HINT if inside is None else f"mdslite apply -f {shlex.quote(str(inside))}",
+        ) from exc
     except OSError as exc:
-        raise errors.InvalidRequest(f"cannot read {path}: {exc.strerror}") from exc
+        raise unreadable(path, exc, hint=_INIT_HINT) from exc
     except UnicodeDecodeError as exc:
         raise errors.InvalidRequest(
             f"{path} is no UTF-8 text: expected a deployments.yaml",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mdslite.cli import output
-from mdslite.cli.options import json_option, url_option
+from mdslite.cli.options import json_option, read_token, url_option
 from mdslite.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ async def _open(url: str | None) -> AsyncGenerator[Any, None]:
 
     async with AsyncClient(
         url,
-        token=os.environ.get("MDSLITE_TOKEN"),
+        token=read_token(),
         cert_file=os.environ.get("MDSLITE_CLIENT_CERT"),
         retries=Retries(count=0),  # the feed tries again by itself, and says so
     ) as client:

@@ -12,6 +12,7 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
+from mdslite.cli.files import new_file
 from mdslite.cli.options import connect, json_option, url_option, yes_option
 from mdslite.cli.target import Target, parse_model
 from mdslite.hosts import author
@@ -98,6 +99,7 @@ several rows takes none."""
 @click.option(
     "--export", "target_file", metavar="FILE", help="Write a training set: .jsonl, .csv, .parquet or -."
 )
+@click.option("--force", is_flag=True, help="Replace a file that --export finds there.")
 @click.option("--forget", is_flag=True, help="Drop all labels of the model.")
 @yes_option
 @json_option
@@ -117,6 +119,7 @@ def label(
     share: float | None,
     classes: tuple[str, ...],
     target_file: str | None,
+    force: bool,
     forget: bool,
     yes: bool,
     as_json: bool,
@@ -142,7 +145,7 @@ def label(
         elif rules or changes:
             _write_rules(_rules(client, target, changes), as_json=as_json)
         elif target_file is not None:
-            _export(client, target, target_file)
+            _export(client, target, target_file, force=force)
         elif forget:
             _forget(client, target, yes=yes, as_json=as_json)
         elif as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -267,17 +270,20 @@ def _write_rules(found: Json, *, as_json: bool) -> None:
     )
 
 
-def _export(client: Client, target: Target, file: str) -> None:
+def _export(client: Client, target: Target, file: str, *, force: bool) -> None:
     form = Path(file).suffix.lstrip(".").lower() or "jsonl"
     if form not in ("jsonl", "csv", "parquet"):
-        raise errors.InvalidRequest(f"--export: expected a .jsonl, .csv or .parquet file, or -, got {file!r}")
+        raise errors.InvalidRequest(
+            f"--export: expected a .jsonl, .csv or .parquet file, or -, got {file!r}",
+            hint=f"mdslite label {target} --export set.jsonl",
+        )
     with client.export_labels(target.project, target.model, form) as download:
         if file == "-":
             for piece in download.pieces:
                 sys.stdout.buffer.write(piece)
             sys.stdout.flush()
             return
-        with open(file, "wb") as stream:
+        with new_file(file, force=force) as stream:
             for piece in download.pieces:
                 stream.write(piece)
     output.note(f"wrote {file} ({output.size_text(Path(file).stat().st_size)})")

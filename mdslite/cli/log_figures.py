@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
 from mdslite.cli import output
-from mdslite.errors import InvalidRequest, StorageFull
+from mdslite.cli.files import new_file
+from mdslite.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -136,7 +135,9 @@ def show_percentiles(client: Client, filter: str, *, as_json: bool) -> None:
         output.note("percentiles are within 0.4 %")
 
 
-def export(client: Client, filter: str, *, target: str, format: str | None, limit: int | None) -> None:
+def export(
+    client: Client, filter: str, *, target: str, format: str | None, limit: int | None, force: bool
+) -> None:
     """Write all rows that pass, or the newest `limit`, to a file, which appears when it is whole; `-` is
     stdout."""
     chosen = format or FORMATS.get(Path(target).suffix.lower())
@@ -148,16 +149,8 @@ def export(client: Client, filter: str, *, target: str, format: str | None, limi
     if target == "-":
         _download(client, filter, chosen, sys.stdout.buffer, limit=limit)
         return
-    draft = Path(f"{target}.part")
-    try:
-        with draft.open("wb") as file:
-            _download(client, filter, chosen, file, limit=limit)
-        os.replace(draft, target)
-    except OSError as exc:
-        raise StorageFull(f"{target} cannot be written: {exc.strerror}") from exc
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+    with new_file(target, force=force) as file:
+        _download(client, filter, chosen, file, limit=limit)
 
 
 def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limit: int | None) -> None:

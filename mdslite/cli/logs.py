@@ -78,6 +78,7 @@ zone: 14:03, 2026-11-17T14:03).""",
 @click.option("--percentiles", is_flag=True, help="Show latency and confidence by version.")
 @click.option("--export", metavar="FILE", help="Write rows to a .csv, .jsonl or .parquet file.")
 @click.option("--format", type=click.Choice(["csv", "jsonl", "parquet"]), help="Of the exported file.")
+@click.option("--force", is_flag=True, help="Replace a file that --export finds there.")
 @json_option
 @url_option
 def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, **shown: Any) -> int:
@@ -91,6 +92,10 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
         raise InvalidRequest(
             f"--limit bounds rows, --top and --export; --{views[0]} is of all that match",
             hint="narrow it by time, such as since=15m",
+        )
+    if limit == 0 and views:
+        raise InvalidRequest(
+            f"--limit 0 leaves --{views[0]} nothing", hint="give it 1 or more, or leave it out"
         )
     with connect(url) as client:
         if views:
@@ -124,6 +129,7 @@ def _show(
     percentiles: bool,
     export: str | None,
     format: str | None,
+    force: bool,
 ) -> None:
     """One of the views."""
     from mdslite.cli import log_figures
@@ -137,7 +143,7 @@ def _show(
     elif percentiles:
         log_figures.show_percentiles(client, filter, as_json=as_json)
     elif export:
-        log_figures.export(client, filter, target=export, format=format, limit=limit)
+        log_figures.export(client, filter, target=export, format=format, limit=limit, force=force)
 
 
 def in_local_time(filter: str, now: datetime | None = None) -> str:

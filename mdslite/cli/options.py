@@ -38,6 +38,8 @@ def url_option(command: Callable[..., int]) -> Callable[..., int]:
         except errors.MdsliteError as exc:
             if isinstance(exc, errors.InvalidRequest):
                 exc = in_words_of_the_command(exc)
+            if isinstance(exc, errors.Unauthorized) and os.environ.get("MDSLITE_TOKEN"):
+                exc.message = f"the token of MDSLITE_TOKEN is refused: {exc.message}"
             if exc.hint is not None:
                 exc.hint = addressed_to(url, exc.hint)
             raise exc
@@ -82,6 +84,27 @@ def yes_option(command: F) -> F:
     return click.option("--yes", "-y", is_flag=True, help="Do not ask.")(command)
 
 
+def read_once(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """The value of an option of which click would take the last one, without a word on the others."""
+    if len(values) > 1:
+        raise click.BadParameter(f"expected it once, got it {len(values)} times", context, option)
+    return values[0] if values else None
+
+
+def read_token() -> str | None:
+    """The token of MDSLITE_TOKEN, if there is one.
+
+    :raises InvalidRequest: it cannot be one
+    """
+    token = os.environ.get("MDSLITE_TOKEN")
+    if token and re.fullmatch(r"[\x21-\x7e]+", token) is None:
+        raise errors.InvalidRequest(
+            "MDSLITE_TOKEN holds a blank, a line's end or another character that is in no token",
+            hint="export it as mdslite token create printed it, or unset MDSLITE_TOKEN to show none",
+        )
+    return token
+
+
 def connect(url: str, *, ca_file: str | None = None) -> Client:
     """Open a client with the token of MDSLITE_TOKEN and the certificate of MDSLITE_CLIENT_CERT, if there are
     any; the caller closes it."""
@@ -89,7 +112,7 @@ def connect(url: str, *, ca_file: str | None = None) -> Client:
 
     return Client(
         url,
-        token=os.environ.get("MDSLITE_TOKEN"),
+        token=read_token(),
         ca_file=ca_file,
         cert_file=os.environ.get("MDSLITE_CLIENT_CERT"),
         retries=Retries(count=0),  # who types a command wants to know now

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ import click
 from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.examples import curl_line, example_curl, instance_depth
-from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.files import unreadable
+from mdslite.cli.options import connect, json_option, read_once, url_option
 from mdslite.cli.target import Target, parse_target
 
 if TYPE_CHECKING:
@@ -40,7 +42,10 @@ The data is one of:
                     instances from one instance that is a list""",
 )
 @click.argument("target", metavar="PROJECT/MODEL[@VERSION]", callback=parse_target)
-@click.option("-d", "--data", metavar="JSON|@FILE", help="What to predict from; @- reads stdin.")
+@click.option(
+    "-d", "--data", multiple=True, callback=read_once, metavar="JSON|@FILE",
+    help="What to predict from; @- reads stdin.",
+)  # fmt: skip
 @click.option("--curl", is_flag=True, help="Print the request as a curl line instead of sending it.")
 @json_option
 @url_option
@@ -59,8 +64,9 @@ def predict(target: Target, data: str | None, curl: bool, as_json: bool, url: st
                 "there is nothing to predict from: expected -d JSON or -d @FILE",
                 hint=f"mdslite predict {target} --curl prints a request to start from",
             )
-        body = _body(client, target, _read(data))
-        reply = client.predict(target.project, target.model, body, version=target.version)
+        body = _body(client, target, _read(data, target))
+        with _hinting(target):
+            reply = client.predict(target.project, target.model, body, version=target.version)
     answer = json.loads(reply.body)
     if as_json:
         output.write_json({**answer, "version": reply.version, "request_id": reply.request_id})
@@ -70,7 +76,17 @@ def predict(target: Target, data: str | None, curl: bool, as_json: bool, url: st
     return 0
 
 
-def _read(data: str) -> str:
+@contextmanager
+def _hinting(target: Target) -> Iterator[None]:
+    """Show the way to a body that the model takes, to who sent another."""
+    try:
+        yield
+    except errors.InvalidRequest as exc:
+        exc.hint = exc.hint or f"mdslite predict {target} --curl prints a request that it takes"
+        raise
+
+
+def _read(data: str, target: Target) -> str:
     if not data.startswith("@"):
         return data
     if data == "@-":
@@ -78,15 +94,19 @@ def _read(data: str) -> str:
     try:
         return Path(data[1:]).read_text(encoding="utf-8")
     except OSError as exc:
-        raise errors.InvalidRequest(f"cannot read {data[1:]}: {exc.strerror}") from exc
+        hint = f"mdslite predict {target} --curl prints a request to start from"
+        raise unreadable(data[1:], exc, hint=hint) from exc
     except UnicodeDecodeError as exc:
-        raise errors.InvalidRequest(f"{data[1:]} is no UTF-8 text: expected JSON") from exc
+        raise errors.InvalidRequest(
+            f"{data[1:]} is no UTF-8 text: expected JSON",
+            hint="arrays and raw bodies are sent by mdslite.Client, or by curl --data-binary",
+        ) from exc
 
 
 def _body(client: Client, target: Target, text: str) -> bytes:
     """The predict body for data as typed; numbers go out exactly as they were written."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_refuse_repeats)
     except (ValueError, RecursionError) as exc:
         raise errors.InvalidJson(
             f"the data is no JSON: {exc}", hint="a text is JSON in quotes; a file is written @FILE"
@@ -97,6 +117,17 @@ def _body(client: Client, target: Target, text: str) -> bytes:
     if isinstance(data, list) and _holds_instances(client, target, data):
         return f'{{"instances": {text}}}'.encode()
     return f'{{"instances": [{text}]}}'.encode()
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose readers would silently take a key's last value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise errors.InvalidJson(
+            f"the data has {json.dumps(twice)} twice in an object", hint="keep one of them"
+        )
+    return found
 
 
 def _holds_instances(client: Client, target: Target, data: list[Any]) -> bool:
@@ -139,7 +170,7 @@ def _curl(client: Client, target: Target, data: str | None) -> str:
     with_token = bool(os.environ.get("MDSLITE_TOKEN"))
     if data is None:
         return example_curl(url, _signature(client, target), with_token=with_token)
-    text = _read(data)
+    text = _read(data, target)
     body = _body(client, target, text).decode()
     whole_file = data.startswith("@") and data != "@-" and body == text.strip()
     return curl_line(url, data if whole_file else body, with_token=with_token)

@@ -93,7 +93,7 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 )  # fmt: skip
 @click.option(
     "--drain-grace", "drain_grace_s", type=click.FloatRange(min=0), metavar="SECONDS",
-    help="How long to go on accepting after SIGTERM.",
+    help="How long to go on accepting after SIGTERM or Ctrl-C; else 1.",
 )  # fmt: skip
 @click.option(
     "--body-budget", "body_budget_bytes", callback=read_size, metavar="SIZE",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
-from mdslite.cli.options import json_option
+from mdslite.cli.files import similar, unreadable
+from mdslite.cli.options import json_option, read_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +33,9 @@ and sends it requests. Without --data that is sample.json, in the package or bes
 traceback of the package's code when anything fails."""
 )
 @click.argument("package", type=click.Path(), metavar="PACKAGE")
-@click.option("-d", "--data", metavar="JSON|@FILE", help="The request's body.")
+@click.option(
+    "-d", "--data", multiple=True, callback=read_once, metavar="JSON|@FILE", help="The request's body."
+)
 @click.option("--inline", is_flag=True, help="Run it in this process, as `isolation: inline` would.")
 @click.option(
     "--store", type=click.Path(), default="./.mdslite", show_default=True, metavar="DIR",
@@ -45,6 +49,7 @@ def verify(package: str, data: str | None, inline: bool, store: str, as_json: bo
     from mdslite.rehearsal import Rehearsal
     from mdslite.trial import Body
 
+    _check(Path(package))
     body = None if data is None else Body(*read_data(data))
     rehearsal = Rehearsal(
         Path(package),
@@ -61,6 +66,16 @@ def verify(package: str, data: str | None, inline: bool, store: str, as_json: bo
     return 0 if report.error is None else 1
 
 
+def _check(package: Path) -> None:
+    if package.exists():
+        return
+    meant = similar(package)
+    raise errors.InvalidRequest(
+        f"there is no {package}: expected a package's folder, archive or .py file",
+        hint="mdslite init NAME writes one" if meant is None else f"mdslite verify {shlex.quote(str(meant))}",
+    )
+
+
 def read_data(data: str) -> tuple[bytes, str, str]:
     """What `--data` says: a body, its content type and where it came from.
 
@@ -72,7 +87,7 @@ def read_data(data: str) -> tuple[bytes, str, str]:
     try:
         content = Path(name).read_bytes()
     except OSError as exc:
-        raise errors.InvalidRequest(f"cannot read {name}: {exc.strerror}") from exc
+        raise unreadable(name, exc, hint="leave -d out to send the package's sample.json") from exc
     kind, _ = mimetypes.guess_type(name)
     return content, kind or "application/octet-stream", name
 

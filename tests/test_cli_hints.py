@@ -1,0 +1,163 @@
+"""What a command says of what was typed wrong: what it was, what was expected, and what to type instead."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from api_server import ApiServer
+
+from mdslite.cli import run
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a few things to name wrongly."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "deployments.yaml").write_text("deployments: []\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "spam.json").write_text("[1]")
+    (tmp_path / "odd.json").write_bytes(b"\xff")
+    (tmp_path / "package").mkdir()
+    return tmp_path
+
+
+def told(line: str, capsys: Captured) -> tuple[str, str]:
+    """A failing command's error and hint."""
+    assert run(shlex.split(line)) == 1
+    printed = capsys.readouterr()
+    said, hint = printed.err.splitlines()
+    assert printed.out == ""
+    return said.removeprefix("error: "), hint.removeprefix("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "hint"),
+    [
+        (
+            "apply -f site",
+            "site is a folder: expected",
+            "mdslite apply -f site/deployments.yaml",
+        ),
+        (
+            "apply -f empty",
+            "empty is a folder: expected",
+            "mdslite init MODEL writes one for a",
+        ),
+        ("apply -f site/deployment.yaml", "cannot read ", "did you mean site/deployments.yaml?"),
+        (
+            "apply -f nothing/like",
+            "cannot read nothing/like: No such",
+            "mdslite init MODEL writes one for a",
+        ),
+        (
+            "predict a/b -d @nothing",
+            "cannot read nothing: No such file",
+            "mdslite predict a/b --curl prints",
+        ),
+        ("predict a/b -d @spam.jsn", "cannot read spam.jsn: No such file", "did you mean spam.json?"),
+        ("predict a/b -d @odd.json", "odd.json is no UTF-8 text", "arrays and raw bodies are sent by"),
+        ("verify nothing", "there is no nothing: expected a package's", "mdslite init NAME writes one"),
+        ("verify pakage", "there is no pakage: expected a package's", "mdslite verify package"),
+        ("verify package -d @no", "cannot read no: No such file", "leave -d out to send the package's"),
+        ("restore nofile --store s", "nofile is no backup that can be read: No such file", "mdslite backup"),
+    ],
+)
+def test_a_file_that_is_not_what_was_meant(
+    folder: Path, api: ApiServer, line: str, said: str, hint: str, capsys: Captured
+) -> None:
+    error, way = told(line, capsys)
+    assert error.startswith(said)
+    assert way.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "hint"),
+    [
+        ("history abc", "expected a whole number of 1 or more, got abc", "mdslite history --help"),
+        ("up --port 70000", "expected a whole number from 0 to 65,535, got 70000", "mdslite up --help"),
+        ("up --log-days 0", "expected a number above 0, got 0.0", "mdslite up --help"),
+        ("up --trace-share many", "expected a number from 0 to 1, got many", "mdslite up --help"),
+        ("token create", "Choose from: predict, read, admin", "mdslite token create --help"),
+        (
+            "predict a/b -d 1 -d 2",
+            "'-d' / '--data': expected it once, got it 2 times",
+            "mdslite predict --help",
+        ),
+        ("apply -f a -f b", "'-f' / '--file': expected it once, got it 2 times", "mdslite apply --help"),
+        ("verify p -d 1 -d 2", "'-d' / '--data': expected it once", "mdslite verify --help"),
+        (
+            "logs model=spam status=200",
+            "unexpected extra argument",
+            "a filter is one argument: mdslite logs 'model=spam status=200'",
+        ),
+        ("logs --limit 0 --export rows.csv", "--limit 0 leaves --export nothing", "give it 1 or more, or"),
+    ],
+)
+def test_what_was_typed_is_told_in_one_line_with_what_was_expected(
+    folder: Path, line: str, said: str, hint: str, capsys: Captured
+) -> None:
+    error, way = told(line, capsys)
+    assert error.endswith(said) or said in error
+    assert "\\x" not in error
+    assert way.startswith(hint)
+
+
+def test_a_file_is_written_once_without_a_word_of_replacing_it(
+    folder: Path, api: ApiServer, capsys: Captured
+) -> None:
+    assert run(["logs", "--export", "rows.csv"]) == 0
+    capsys.readouterr()
+    (folder / "rows.csv").write_text("mine")
+    assert told("logs --export rows.csv", capsys) == (
+        "rows.csv is there already",
+        "add --force to replace it, or name another file",
+    )
+    assert (folder / "rows.csv").read_text() == "mine"
+    assert run(["logs", "--export", "rows.csv", "--force"]) == 0
+    assert (folder / "rows.csv").read_bytes() == api.exported
+    capsys.readouterr()
+    assert told("logs --export /dev/null --format csv --force", capsys)[0] == "/dev/null is no file"
+    assert Path("/dev/null").is_char_device()
+
+
+def test_data_with_a_key_twice_is_refused(api: ApiServer, capsys: Captured) -> None:
+    line = 'predict demo/digits -d \'{"instances": [[1]], "instances": [[2]]}\''
+    assert told(line, capsys) == ('the data has "instances" twice in an object', "keep one of them")
+
+
+@pytest.mark.parametrize("code", ["invalid_tensor", "invalid_json", "invalid_request"])
+def test_a_body_that_the_model_refuses_is_told_where_one_is_that_it_takes(
+    api: ApiServer, code: str, capsys: Captured
+) -> None:
+    api.error = (400, {"error": "no", "code": code, "request_id": "r"})
+    line = "predict demo/digits@v1 -d '{\"instances\": [[1]]}'"
+    hint = "mdslite predict demo/digits@v1 --curl prints a request that it takes"
+    assert told(line, capsys) == ("no", hint)
+    api.error = None
+    assert run(["predict", "demo/digits@v1", "--curl"]) == 0
+
+
+@pytest.mark.parametrize("token", ["two words", "wörd", "key\n"])
+@pytest.mark.parametrize("line", ["ls", "dash --once"])
+def test_a_token_that_can_be_none_is_told_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch, token: str, line: str, capsys: Captured
+) -> None:
+    monkeypatch.setenv("MDSLITE_TOKEN", token)
+    error, hint = told(line, capsys)
+    assert error.startswith("MDSLITE_TOKEN holds a blank, a line's end or another character")
+    assert "unset MDSLITE_TOKEN" in hint
+    assert token.strip() not in error
+
+
+def test_a_token_that_is_refused_is_told_by_the_name_of_its_variable(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    api.error = (401, {"error": "there is no such token", "code": "unauthorized", "request_id": "r"})
+    assert told("ls", capsys)[0] == "there is no such token"
+    monkeypatch.setenv("MDSLITE_TOKEN", "mdslite_other")
+    assert told("ls", capsys)[0] == "the token of MDSLITE_TOKEN is refused: there is no such token"

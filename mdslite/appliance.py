@@ -118,15 +118,18 @@ class Appliance(Assembly):
         try:
             await self.deployer.apply(Order(source, author=author(), reason=f"mdslite up {file.name}"))
         except MdsliteError as exc:
-            if exc.hint is None and self.fleet.all():
+            if self.fleet.all():
                 store = shlex.quote(str(self.settings.store))
-                exc.hint = f"mdslite up --store {store} serves what was deployed before"
+                before = f"mdslite up --store {store} serves what was deployed before"
+                exc.hint = f"{exc.hint}; or: {before}" if exc.hint else before
             raise
 
     async def stop(self) -> None:
         """Drain and close: no request that was accepted is lost within the settings' times."""
         settings = self.settings
         self.draining = True
+        if self.url:
+            self.announce(_stop_line(self.predictor.books.open, settings.drain_grace_s))
         await self.alarms.close()
         if self.rpc is not None:
             await self.rpc.announce_stop()
@@ -211,6 +214,13 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+def _stop_line(open_calls: int, grace_s: float) -> str:
+    """What goes on though a signal has come."""
+    count = {0: "no request is", 1: "1 request is"}.get(open_calls, f"{open_calls:,} requests are")
+    taken = f"requests are taken for {grace_s:g} s more, " if grace_s else ""
+    return f"stopping: {taken}{count} under way; a second Ctrl-C or SIGTERM stops at once"
 
 
 def _state_line(served: Served) -> str:

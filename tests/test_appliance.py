@@ -16,6 +16,7 @@ import pytest
 from load import Load
 from waiting import hold_on
 
+from mdslite.appliance import _stop_line
 from mdslite.client import Client
 from mdslite.errors import LoadFailed, MdsliteError
 
@@ -156,7 +157,7 @@ def test_a_start_with_a_file_that_cannot_be_applied_says_how_to_serve_what_was(
         pass
     hint = next(line for line in str(caught.value).splitlines() if line.startswith("hint: "))
     assert hint.endswith("serves what was deployed before")
-    command = hint.removeprefix("hint: ").split(" serves ")[0].split()
+    command = hint.partition("; or: ")[2].partition(" serves ")[0].split()
     with live.up(*command[2:], cwd=tmp_path) as box:
         assert box.lines
         with Client(box.url) as client:
@@ -253,3 +254,15 @@ def test_an_endless_model_is_ended_at_its_time_and_harms_no_neighbour(tmp_path: 
             load.wait_for_more(10)
         assert set(load.statuses) == {200}
         assert json.loads(client.predict("p", "slow", three).body) == {"outputs": {"done": [[3]]}}
+
+
+@pytest.mark.parametrize(
+    ("open_calls", "grace_s", "line"),
+    [
+        (0, 0.0, "stopping: no request is under way; "),
+        (1, 0.0, "stopping: 1 request is under way; "),
+        (1200, 2.5, "stopping: requests are taken for 2.5 s more, 1,200 requests are under way; "),
+    ],
+)
+def test_a_stop_says_what_goes_on_and_how_to_end_it(open_calls: int, grace_s: float, line: str) -> None:
+    assert _stop_line(open_calls, grace_s) == f"{line}a second Ctrl-C or SIGTERM stops at once"

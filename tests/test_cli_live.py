@@ -114,6 +114,7 @@ def test_up_says_where_it_serves_and_what_it_suggests_works(
     assert '{"predictions": [[' in out
     code, err = live.stop()
     assert code == 0
+    assert err.endswith("\nstopping: no request is under way; a second Ctrl-C or SIGTERM stops at once\n")
     assert re.search(r"^✓ demo/digits v1 ready \d+\.\ds$", err, re.MULTILINE)
 
 

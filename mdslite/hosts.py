@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+UNIX = "unix:"  # before the folder of a store, or the path of its socket, where a URL is expected
 SOCKET_NAME = "admin.sock"  # in the store's folder, for its owner
 _PATH_MAX_BYTES = 100  # what fits into a Unix socket's address everywhere
 
@@ -20,6 +21,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def socket_path(url: str) -> Path:
+    """The socket that a URL with `unix:` leads to."""
+    path = Path(url.removeprefix(UNIX))
+    return path / SOCKET_NAME if path.is_dir() else path
+
+
+def curl_address(url: str) -> tuple[list[str], str]:
+    """How curl reaches an appliance from any folder: its options, and what its URL begins with."""
+    if not url.startswith(UNIX):
+        return [], url.rstrip("/")
+    return ["--unix-socket", str(socket_path(url).absolute())], "http://localhost"
 
 
 def author() -> str:

@@ -10,16 +10,14 @@ import os
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx2
 
 from mdslite import errors
-from mdslite.hosts import SOCKET_NAME, short_path
+from mdslite.hosts import UNIX, short_path, socket_path
 
 DEFAULT_URL = "http://127.0.0.1:8500"
 _POOL = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
-UNIX = "unix:"  # before the folder of a store, or the path of its socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +106,8 @@ def _describe(
 
 @contextlib.contextmanager
 def _socket(url: str) -> Iterator[str]:
-    path = Path(url.removeprefix(UNIX))
     try:
-        with short_path(path / SOCKET_NAME if path.is_dir() else path) as short:
+        with short_path(socket_path(url)) as short:
             os.stat(short)
             yield short
     except OSError as exc:

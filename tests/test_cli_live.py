@@ -330,6 +330,18 @@ def test_a_model_file_is_served_with_a_curl_line_that_works(folder: Path, capsys
         assert [version["version"] for version in found["versions"]] == ["v1"]
 
 
+def test_by_the_socket_of_a_store_the_curl_line_works_from_any_folder(
+    live: Live, tmp_path_factory: pytest.TempPathFactory, capsys: Captured
+) -> None:
+    assert run(["predict", "demo/digits", "--curl", "--url", "unix:.mdslite"]) == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith("curl -sS --unix-socket /")
+    if shutil.which("curl") is not None:
+        other = tmp_path_factory.mktemp("elsewhere")
+        done = subprocess.run(["sh", "-c", line], cwd=other, capture_output=True, text=True, timeout=30)
+        assert len(json.loads(done.stdout)["predictions"]) == 1
+
+
 @pytest.mark.parametrize("file", ["v1.onnx", "deployments.yaml"])
 def test_over_tls_what_it_suggests_works_too(folder: Path, file: str) -> None:
     for name in ("localhost.pem", "localhost.key"):

@@ -154,7 +154,7 @@ class TestExamples:
         image = {"name": "im'age", "datatype": "FP32", "shape": [None, 3, 32, 32]}
         inputs = [image] if signature is None else [*signature["inputs"], image]
         signature = {"inputs": inputs, "rows": "free"}
-        line = example_curl("http://127.0.0.1:8500/x", signature)
+        line = example_curl("http://127.0.0.1:8500", "/x", signature)
         assert len(line) < 400
         script, _, rest = line.partition(" | ")
         done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=30)

@@ -9,6 +9,7 @@ import base64
 import json
 import random
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -322,6 +323,21 @@ def test_a_request_is_sent_again_by_its_curl_line() -> None:
         "-H", "content-type: application/json", "--data-raw", '{"instances":[["it\'s"]]}',
     ]  # fmt: skip
     assert '-H "authorization: Bearer $MDSLITE_TOKEN"' in curl_line(row, SERVER, token=True)
+
+
+def test_by_the_socket_of_a_store_it_goes_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my store").mkdir()
+    monkeypatch.chdir(tmp_path)
+    row = make_row(1, request=body("[1]"))
+    for url in ("unix:my store", f"unix:{tmp_path}/my store", "unix:my store/admin.sock"):
+        line = curl_line(row, url, token=True)
+        assert shlex.split(line)[:5] == [
+            "curl", "-sg", "--unix-socket", f"{tmp_path}/my store/admin.sock",
+            "http://localhost/projects/demo/models/digits:predict",
+        ]  # fmt: skip
+        assert "authorization" not in line  # the store's owner needs no token
 
 
 @pytest.mark.parametrize("text", ["a\x1b[201~b\nrm -rf", "\r\n", "\u202e", "\x00"])

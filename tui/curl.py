@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
+from mdslite.hosts import curl_address
+
 _TOKEN: Final = '-H "authorization: Bearer $MDSLITE_TOKEN"'
 
 
 def curl_line(row: Mapping[str, Any], server: str, *, token: bool = False) -> str:
     """What to type to send the request of a row to `server`, with a note where the log kept only a part."""
     body = row.get("request")
-    url = server.rstrip("/") + quote(str(row.get("url") or ""), safe="/:?&=%@,;+~!$'()*-._")
-    words = ["curl", "-sg", shlex.quote(url)]
-    if token:
+    options, address = curl_address(server)
+    url = address + quote(str(row.get("url") or ""), safe="/:?&=%@,;+~!$'()*-._")
+    words = ["curl", "-sg", *map(shlex.quote, options), shlex.quote(url)]
+    if token and not options:  # the store's owner needs none
         words.append(_TOKEN)
     if body is None:
         words += ["-H", "'content-type: application/json'", "-d", "@body.json"]

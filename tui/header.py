@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from mdslite.hosts import UNIX
 from mdslite.tui import figures
 from mdslite.tui.canvas import Canvas
 from mdslite.tui.clean import clean
@@ -31,13 +32,13 @@ def header_lines(width: int, snapshot: Snapshot, *, read_only: bool = False) -> 
 
 def _first(width: int, snapshot: Snapshot, *, read_only: bool) -> Line:
     status, url = snapshot.status or {}, snapshot.connection.url
-    if url.startswith("unix:"):
+    if url.startswith(UNIX):
         url = status.get("url") or url
     left: Line = [(" mdslite ", "title"), (_host(url), "bold")]
     revision = _revision(snapshot)
     if revision is not None:
         left.append((f"  rev{revision}", ""))
-    port = urlsplit(url).port if not url.startswith("unix:") else None
+    port = urlsplit(url).port if not url.startswith(UNIX) else None
     if port:
         left.append((f"  :{port}", "dim"))
     if status.get("draining"):
@@ -182,7 +183,7 @@ def _at_end(recorded: Json) -> Json:
 
 
 def _host(url: str) -> str:
-    if url.startswith("unix:"):
+    if url.startswith(UNIX):
         return cut(url, 30)
     return urlsplit(url).hostname or url
 

@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mdslite.hosts import curl_address
+
 # Above this many values a curl line is better written as an expression than as the values.
 _SPELLED_VALUES = 256
 
@@ -23,23 +25,38 @@ def example_body(signature: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def example_curl(
-    url: str, signature: Mapping[str, Any], *, with_token: bool = False, tls_cert: str | None = None
+    url: str,
+    path: str,
+    signature: Mapping[str, Any],
+    *,
+    with_token: bool = False,
+    tls_cert: str | None = None,
 ) -> str:
-    """A line for a shell that sends `example_body` to the predict URL `url`."""
+    """A line for a shell that sends `example_body` to the predict path of the appliance at `url`."""
     count = sum(_count(_instance_shape(one, signature)) for one in _needed(signature))
     if count <= _SPELLED_VALUES:
-        return curl_line(url, json.dumps(example_body(signature)), with_token=with_token, tls_cert=tls_cert)
+        body = json.dumps(example_body(signature))
+        return curl_line(url, path, body, with_token=with_token, tls_cert=tls_cert)
     script = f"import json; print(json.dumps({_expression(signature)}))"
-    line = curl_line(url, None, with_token=with_token, tls_cert=tls_cert)
+    line = curl_line(url, path, None, with_token=with_token, tls_cert=tls_cert)
     return f"python3 -c {shlex.quote(script)} | {line}"
 
 
-def curl_line(url: str, data: str | None, *, with_token: bool = False, tls_cert: str | None = None) -> str:
-    """A curl command that posts `data`: JSON text, `@FILE`, or stdin when None."""
-    parts = ["curl", "-sS", shlex.quote(url), "-H 'content-type: application/json'"]
+def curl_line(
+    url: str, path: str, data: str | None, *, with_token: bool = False, tls_cert: str | None = None
+) -> str:
+    """A curl command that posts `data`, JSON text, `@FILE`, or stdin when None, to the appliance at `url`."""
+    options, address = curl_address(url)
+    parts = [
+        "curl",
+        "-sS",
+        *map(shlex.quote, options),
+        shlex.quote(address + path),
+        "-H 'content-type: application/json'",
+    ]
     if tls_cert is not None:
         parts.append(f"--cacert {shlex.quote(tls_cert)}")
-    if with_token:
+    if with_token and not options:  # the store's owner needs none
         # The shell fills it in, and curl hides this option's value, not a header's, in the list of processes.
         parts.append('--oauth2-bearer "$MDSLITE_TOKEN"')
     if data is None or data.startswith("@"):

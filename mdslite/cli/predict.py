@@ -166,14 +166,14 @@ def _signature(client: Client, target: Target) -> Mapping[str, Any]:
 def _curl(client: Client, target: Target, data: str | None) -> str:
     from mdslite.payloads import predict_path
 
-    url = client.url + predict_path(target.project, target.model, target.version)
+    path = predict_path(target.project, target.model, target.version)
     with_token = bool(os.environ.get("MDSLITE_TOKEN"))
     if data is None:
-        return example_curl(url, _signature(client, target), with_token=with_token)
+        return example_curl(client.url, path, _signature(client, target), with_token=with_token)
     text = _read(data, target)
     body = _body(client, target, text).decode()
     whole_file = data.startswith("@") and data != "@-" and body == text.strip()
-    return curl_line(url, data if whole_file else body, with_token=with_token)
+    return curl_line(client.url, path, data if whole_file else body, with_token=with_token)
 
 
 def _summary(target: Target, version: str | None, timing: str | None, request_id: str | None) -> str:

@@ -32,8 +32,8 @@ def suggest(url: str, *, file: str | None, tls_cert: str | None, ask: str | None
     if signature is None:
         return command_line(f"show {name}", url, tls_cert=tls_cert)
     if file is not None and Path(file).suffix not in _SPEC_SUFFIXES:
-        address = f"{url}/projects/{model['project']}/models/{model['model']}:predict"
-        return example_curl(address, signature, with_token=with_token, tls_cert=tls_cert)
+        path = f"/projects/{model['project']}/models/{model['model']}:predict"
+        return example_curl(url, path, signature, with_token=with_token, tls_cert=tls_cert)
     sample = find_sample(Path(file).parent, signature) if file is not None else None
     data = "--curl" if sample is None else f"-d {shlex.quote(f'@{sample}')}"
     predict = command_line(f"predict {name} {data}", url, tls_cert=tls_cert)

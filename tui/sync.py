@@ -43,30 +43,21 @@ def sync_lines(width: int, snapshot: Snapshot) -> list[Line]:
             width,
         ),
         [],
-        [(f"  {'TARGET':<8} {'WHAT IT IS':<24} {'STATE':<16} WHERE IT WOULD BE CONFIGURED", "head")],
+        [(f"  {'TARGET':<8} {'WHAT IT IS':<24} {'STATE':<16} IN operator_configs", "head")],
     ]
     lines += [
         [
             (f"  {name:<8} ", "bold"),
             (fit(what, 24), ""),
             (" ○ not configured ", "dim"),
-            (f"spec.operator_configs.{config}", "dim"),
+            (config, "dim"),
         ]
         for name, config, what in _TARGETS
     ]
     lines += [
         [],
-        *_text("In the deployments file, a version keeps its settings for a cluster beside its own:", width),
-    ]
-    lines += [
-        [("    " + text, "accent")]
-        for text in (
-            "spec:",
-            "  uri: ./model.onnx",
-            "  operator: LOCAL                  # this box serves it",
-            "  operator_configs:",
-            "    ncc_operator_config: {namespace: models}",
-        )
+        *_text("In the deployments file, a version's spec keeps its settings for a cluster:", width),
+        [("    operator_configs: {ncc_operator_config: {namespace: models}}", "accent")],
     ]
     return lines + _endpoints(width, snapshot)
 

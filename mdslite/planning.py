@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from mdslite.fields import DEFAULT_REPLICAS, DEFAULT_SHADOW_PERCENT, DEFAULT_WEIGHT
@@ -26,44 +29,89 @@ _LABELS = {
 _FREE = ("container_parameter.", "operator_configs.")
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """A line of the table: what is done to a version, and how it will differ."""
+
+    action: str
+    version: str
+    parts: list[str]
+
+
+_HEAD = PlannedRow("APPLY WILL", "VERSION", ["DIFF"])
+_FRAME = len("|  |  |  |") + len(_HEAD.action)  # columns of a table beside versions and diffs
+
+
 def render_plan(plain: Mapping[str, Any]) -> str:
     """The text of a plan as the admin API gives it. What is retained is counted, not listed."""
-    return "\n\n".join("\n".join(_model_lines(model)) for model in plain["models"])
+    return "\n\n".join("\n".join(model_lines(model)) for model in plain["models"])
 
 
-def _model_lines(model: Mapping[str, Any]) -> Iterator[str]:
-    steps = model["steps"]
-    counts = Counter(step["action"] for step in steps)
+def model_lines(model: Mapping[str, Any], *, width: int | None = None) -> Iterator[str]:
+    """What `render_plan` says of one model; in a table of that width, what is too long goes on below."""
+    yield from head_lines(model)
+    rows = planned_rows(model)
+    if rows:
+        yield from _table(rows, width)
+
+
+def head_lines(model: Mapping[str, Any]) -> Iterator[str]:
+    """Which model it is, and how many of its versions have what done to them."""
+    counts = Counter(step["action"] for step in model["steps"])
     yield f"PROJECT: {model['project']} MODEL: {model['model']}"
     yield (
         f"= RETAIN ({counts['RETAIN']})  + ADD ({counts['ADD']})"
         f"  ~ UPDATE ({counts['UPDATE']})  x DELETE ({counts['DELETE']})"
     )
-    rows = [
-        (action, step["version"], _diff(step))
+
+
+def planned_rows(model: Mapping[str, Any]) -> list[PlannedRow]:
+    """What is changed of a model, in the order of its execution."""
+    return [
+        PlannedRow(action, step["version"], _diff(step))
         for action in _ACTIONS
-        for step in steps
+        for step in model["steps"]
         if step["action"] == action
     ]
-    if rows:
-        yield from _table([("APPLY WILL", "VERSION", "DIFF"), *rows])
 
 
-def _table(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    widths[2] = max(widths[2], _DIFF_WIDTH)
-    for row in rows:
-        cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-        yield f"| {' | '.join(cells)} |"
+def _table(rows: Sequence[PlannedRow], width: int | None) -> Iterator[str]:
+    names = max(len(_HEAD.version), *(len(row.version) for row in rows))
+    if width is not None:
+        names = min(names, max(len(_HEAD.version), (width - _FRAME) // 2))
+    room = None if width is None else max(8, width - _FRAME - names)
+    broken = [
+        ([row.action], textwrap.wrap(row.version, names), _break(row.parts, room)) for row in (_HEAD, *rows)
+    ]
+    longest = max(
+        min(_DIFF_WIDTH, room or _DIFF_WIDTH), *(len(line) for _, _, diff in broken for line in diff)
+    )
+    for columns in broken:
+        for action, version, diff in zip_longest(*columns, fillvalue=""):
+            yield f"| {action:<{len(_HEAD.action)}} | {version:<{names}} | {diff:<{longest}} |"
 
 
-def _diff(step: Mapping[str, Any]) -> str:
+def _break(parts: Sequence[str], width: int | None) -> list[str]:
+    """The parts in lines, several in one where they fit."""
+    if width is None:
+        return [", ".join(parts)]
+    lines = [""]
+    for at, part in enumerate(parts, 1):
+        text = part + ("," if at < len(parts) else "")
+        if lines[-1] and len(lines[-1]) + 1 + len(text) <= width:
+            lines[-1] += f" {text}"
+        else:
+            lines += textwrap.wrap(text, width, break_on_hyphens=False)
+    return lines[1:]
+
+
+def _diff(step: Mapping[str, Any]) -> list[str]:
     if step["action"] == "UPDATE":
         parts = [_change(change) for change in step["changes"]]
-        return ", ".join(parts + (_memory(step["after"]) if step["reload"] else []))
+        return parts + (_memory(step["after"]) if step["reload"] else [])
     wanted = step["after"] if step["action"] == "ADD" else step["before"]
     parts = [_share(wanted["spec"].get("service_info", {})), _size(wanted["size_bytes"])]
-    return ", ".join(parts + _memory(wanted))
+    return parts + _memory(wanted)
 
 
 def _share(service_info: Mapping[str, Any]) -> str:

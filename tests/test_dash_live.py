@@ -29,6 +29,7 @@ from mdslite.tui.feed import LiveFeed
 from mdslite.tui.moments import unix
 
 WAIT_S = 20.0
+REVERSED = "\x1b[7m"
 ROW = b'{"instances": [[1, 2, 3, 4]]}'
 
 
@@ -345,10 +346,11 @@ class Terminal:
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", "-t", "dash", "-x", str(width), "-y", str(height))
 
-    def shows(self, text: str) -> None:
-        """Wait until it does."""
+    def shows(self, text: str, *, styled: bool = False) -> None:
+        """Wait until it does; `styled` compares what letters look like too."""
         deadline = time.monotonic() + WAIT_S
-        while text not in (screen := self._tmux("capture-pane", "-p", "-t", "dash")):
+        how = "-ep" if styled else "-p"
+        while text not in (screen := self._tmux("capture-pane", how, "-t", "dash")):
             assert time.monotonic() < deadline, screen
             time.sleep(0.05)
 
@@ -380,6 +382,21 @@ def test_it_runs_in_a_real_terminal(folder: Path) -> None:
         terminal.shows("read-only")
         terminal.type("q")
         terminal.shows("ended 0")
+
+
+@needs_tmux
+def test_without_colours_the_line_has_a_cursor_and_a_mark_that_typing_replaces(
+    folder: Path,
+) -> None:
+    with (
+        live.up("deployments.yaml", cwd=folder),
+        Terminal(folder, f"NO_COLOR=1 {sys.executable} -m mdslite dash --url unix:.mdslite") as terminal,
+    ):
+        terminal.shows("p/m")
+        terminal.type("w")
+        terminal.shows(f"v1 {REVERSED}80", styled=True)
+        terminal.type("5")
+        terminal.shows(f"v1 5{REVERSED} ", styled=True)
 
 
 @needs_tmux

@@ -14,7 +14,7 @@ from scenes import NOW, agree, make_history, make_scene, make_version
 from mdslite.history import History
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.nvidia import Nvml, Reading
-from mdslite.tui.gpu import device_lines
+from mdslite.tui.gpu import pane_lines
 from mdslite.tui.header import header_lines
 from mdslite.tui.lines import cells, fill, plain
 from mdslite.tui.snapshot import Snapshot, View
@@ -71,7 +71,7 @@ def scene(readings: Sequence[Reading]) -> Snapshot:
 
 
 def drawn(readings: Sequence[Reading], width: int, height: int) -> str:
-    lines = device_lines(width, height, scene(readings))
+    lines, _ = pane_lines(width, height, scene(readings))
     assert len(lines) <= height
     return "\n".join(plain(line).rstrip() for line in fill(lines, width, height))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from mdslite.deploy.plan import State, Wanted, make_plan, to_plain
 from mdslite.fields import RuntimeType
-from mdslite.planning import render_plan
+from mdslite.planning import model_lines, render_plan
 from mdslite.spec import Batch, Confidence, EndpointInfo, Resource, ServiceInfo, Spec
 
 DIGITS = ("demo", "digits")
@@ -147,3 +149,32 @@ def test_a_long_value_is_cut_short() -> None:
     assert text.startswith("Endpoints: [] -> [{")
     assert text.endswith("…")
     assert len(text) < 200
+
+
+def changed(version: str, after: Wanted) -> Any:
+    """The plan of a model one version of which will be `after`."""
+    plan = make_plan({DIGITS: {version: wanted()}}, {DIGITS: {version: after}}, prune=False)
+    (model,) = to_plain(plan)["models"]
+    return model
+
+
+def test_in_a_narrow_table_what_is_too_long_goes_on_below() -> None:
+    after = wanted(service_info=ServiceInfo(weight=20, replicas=3), batch=Batch(batch_size=16))
+    model = changed("candidate-of-the-week", after)
+    table = list(model_lines(model, width=62))[2:]
+    assert table == [
+        "| APPLY WILL | VERSION               | DIFF                  |",
+        "| UPDATE     | candidate-of-the-week | Replicas: 1 -> 3,     |",
+        "|            |                       | Weight: 100 -> 20,    |",
+        "|            |                       | Batch size: default   |",
+        "|            |                       | -> 16                 |",
+    ]
+    assert list(model_lines(model, width=120)) == render_plan({"models": [model]}).split("\n")
+
+
+@pytest.mark.parametrize("width", [50, 58, 70, 90])
+def test_a_table_is_no_wider_than_it_may_be(width: int) -> None:
+    after = wanted(container_parameter={"env": {"LEVEL": "x" * 90, "AND": "a value with blanks in it"}})
+    table = list(model_lines(changed("Q" * 63, after), width=width))[2:]
+    assert {len(line) for line in table} == {len(table[0])} and len(table[0]) <= width
+    assert sum(line.count("Q") for line in table) == 63 and sum(line.count("x") for line in table) == 90

@@ -53,6 +53,8 @@ class DashApp(App[None]):
     Footer {{ height: 1; }}
     #body {{ height: 1fr; }}
     Dialog {{ background: transparent; }}
+    Input:ansi > .input--cursor {{ background: ansi_default; color: ansi_default; text-style: reverse; }}
+    Input:ansi > .input--selection {{ background: ansi_default; color: ansi_default; text-style: reverse; }}
     """
     ENABLE_COMMAND_PALETTE = False
     TITLE = "mdslite"

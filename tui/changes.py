@@ -10,7 +10,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 
 from mdslite import calls, errors
-from mdslite.planning import render_plan
+from mdslite.planning import head_lines, planned_rows
 from mdslite.tui import figures
 from mdslite.tui.canvas import Pane
 from mdslite.tui.clean import clean
@@ -262,17 +262,11 @@ def diff_lines(revision: Json, width: int) -> list[Line]:
 
 
 def _model_diff(model: Json, width: int) -> list[Line]:
-    """The table of a plan, its rows coloured by what they do."""
-    lines: list[Line] = []
-    for text in render_plan({"models": [model]}).split("\n"):
-        word = text.removeprefix("| ").partition(" ")[0]
-        sign, role = _SIGNS.get(word, ("", ""))
-        if not sign:
-            if not text.startswith("|"):  # the table's head says nothing here
-                lines.append([(cut(clean(text), width), "bold" if text.startswith("PROJECT") else "dim")])
-            continue
-        cells = [cell.strip() for cell in text.strip("|").split("|")]
-        lines.append([(f"{sign} ", role), (f"{cells[1]}", "bold")])
-        parts = " | ".join(cells[2:]).split(", ")
-        lines += [[("    " + line, role)] for part in parts for line in wrap(clean(part), width - 4)]
+    """What a plan does to a model, coloured by what that is."""
+    name, counts = head_lines(model)
+    lines: list[Line] = [[(cut(clean(name), width), "bold")], [(cut(counts, width), "dim")]]
+    for row in planned_rows(model):
+        sign, role = _SIGNS[row.action]
+        lines.append([(f"{sign} ", role), (clean(row.version), "bold")])
+        lines += [[("    " + line, role)] for part in row.parts for line in wrap(clean(part), width - 4)]
     return lines

@@ -29,7 +29,7 @@ class DeedDialog(Dialog):
         self._chosen: Deed | None = None
 
     def text(self, width: int) -> list[Line]:
-        head: list[Line] = [[(clean(self.heading), "title")], []]
+        head = self.head(width)
         if self.stage == "done":  # what was so before is so no more
             return [*head, [("✓ " + self._outcome, "good")], [], CLOSES]
         lines = [*head, *self._effect]

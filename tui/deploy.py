@@ -43,6 +43,8 @@ class Deploy(Wheeled, Pane):
         Binding("e", "explain", "what is wrong", show=False),
         Binding("up,k", "move(-1)", "up", show=False),
         Binding("down,j", "move(1)", "down", show=False),
+        Binding("pageup", "move(-10)", "page up", show=False),
+        Binding("pagedown,space", "move(10)", "page down", show=False),
         Binding("home,g", "move(-100000)", "first", show=False),
         Binding("end,G", "move(100000)", "last", show=False),
         Binding("left", "brush(-1)", "brush back", show=False),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
-from mdslite.tui.lines import Align, Line, cells, fit
+from mdslite.tui.lines import Align, Line, cells, cut_middle, fit
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.traffic import Figures, figures_of
 
@@ -45,6 +45,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class _Shape:
+    """Columns of a line: for the name, for the version, for the bar beside a weight, and the figures."""
+
+    name: int
+    version: int
+    bar: int
+    columns: list[_Column]
+
+
+@dataclass(frozen=True, slots=True)
 class _Column:
     title: str
     width: int
@@ -66,8 +76,10 @@ _COLUMNS = (
     _Column("~VRAM", 5, lambda one, flow: figures.size(one.version.get("memory_bytes")), 3),
     _Column("PROVIDER", 9, lambda one, flow: provider_of(one.version), 9, "left"),
 )
+_EXTRAS = 6  # columns of this rank and above make room for names
 _NAME = (10, 28)  # columns for a name: what it gets before the figures, and at most
-_FIXED = 2 + 7 + 6 + 12  # cursor, version, weight, state
+_VERSION = (5, 16)
+_FIXED = 2 + 2 + 6 + 12  # cursor, gaps around the version, weight, state
 
 
 def entries_of(snapshot: Snapshot) -> list[Entry]:
@@ -91,19 +103,30 @@ def entries_of(snapshot: Snapshot) -> list[Entry]:
 def table_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int) -> list[Line]:
     """The head and the lines around the cursor."""
     entries = entries_of(snapshot)
+    shape = _shape(width, entries)
+    lines: list[Line] = [_head(shape)]
+    for at in seen_entries(height, len(entries), cursor):
+        lines.append(_line(entries[at], snapshot, shape, chosen=at == cursor))
+    return lines
+
+
+def _shape(width: int, entries: list[Entry]) -> _Shape:
+    """Room for the figures first, but for the extra ones, which come after what names want."""
     bar = _BAR if width >= 96 else 6 if width >= 60 else 0
-    left = width - _FIXED - bar - _NAME[0]
+    left = width - _FIXED - bar - _NAME[0] - _VERSION[0]
+    name = max((len(one.model) for one in entries), default=0)
+    version = max((len(one.version["version"]) for one in entries), default=0)
+    version = max(_VERSION[0], min(_VERSION[1], version))
+    wanted = max(0, min(_NAME[1], name) - _NAME[0]) + version - _VERSION[0]
     columns: list[_Column] = []
     for one in sorted(_COLUMNS, key=lambda column: column.rank):
-        if one.width + 1 <= left:
+        if one.width + 1 + (wanted if one.rank >= _EXTRAS else 0) <= left:
             columns.append(one)
             left -= one.width + 1
     columns.sort(key=_COLUMNS.index)
-    name = max(6, min(_NAME[1], _NAME[0] + left))
-    lines: list[Line] = [_head(name, bar, columns)]
-    for at in seen_entries(height, len(entries), cursor):
-        lines.append(_line(entries[at], snapshot, name, bar, columns, chosen=at == cursor))
-    return lines
+    version = min(version, _VERSION[0] + max(0, left) // 3)
+    name = _NAME[0] + left - (version - _VERSION[0])
+    return _Shape(max(6, min(_NAME[1], name)), version, bar, columns)
 
 
 def seen_entries(height: int, count: int, cursor: int) -> range:
@@ -113,41 +136,46 @@ def seen_entries(height: int, count: int, cursor: int) -> range:
     return range(first, min(count, first + room))
 
 
-def _head(name: int, bar: int, columns: list[_Column]) -> Line:
-    text = f"  {'NAME':<{name}} {'VER':<6}{'WEIGHT':<{6 + bar}} {'STATE':<11}"
-    for one in columns:
+def _head(shape: _Shape) -> Line:
+    text = f"  {'NAME':<{shape.name}} {'VER':<{shape.version}} {'WEIGHT':<{6 + shape.bar}} {'STATE':<11}"
+    for one in shape.columns:
         text += " " + (one.title.rjust(one.width) if one.align == "right" else one.title.ljust(one.width))
     return [(text, "head")]
 
 
-def _line(
-    entry: Entry, snapshot: Snapshot, name: int, bar: int, columns: list[_Column], *, chosen: bool
-) -> Line:
-    version = entry.version
+def _line(entry: Entry, snapshot: Snapshot, shape: _Shape, *, chosen: bool) -> Line:
+    version, bar = entry.version, shape.bar
     flow = figures_of(snapshot, entry.project, entry.model, version)
     sign, role = STATES.get(version["state"], ("·", ""))
     shadow = version["shadow"]
-    weight = "S" if shadow else f"{version['weight']:g}"
+    weight = "S" if shadow else _weight(version["weight"])
     share = version["weight"] / entry.total_weight if entry.total_weight and not shadow else 0.0
     line: Line = [
         ("▸ " if chosen else "  ", "key"),
-        (fit(_name(entry, name), name), "bold" if entry.first else "shadow" if shadow else ""),
-        (" " + fit(version["version"], 6), ""),
+        (fit(_name(entry, shape.name), shape.name), "bold" if entry.first else "shadow" if shadow else ""),
+        (" " + fit(cut_middle(clean(version["version"]), shape.version), shape.version) + " ", ""),
         (f"{weight:>5} ", "shadow" if shadow else ""),
         ("░" + " " * (bar - 1) if shadow and bar else figures.bar(share, bar), "shadow" if shadow else "bar"),
         (f" {sign} {fit(version['state'], 9)}", role),
     ]
-    for one in columns:
+    for one in shape.columns:
         wrong = one.title == "ERR%" and bool(flow.error_rate)
         line.append((" " + fit(one.text(entry, flow), one.width, one.align), "bad" if wrong else ""))
     return [(text, f"{how} bold" if chosen and "bold" not in how else how) for text, how in line]
+
+
+def _weight(value: float) -> str:
+    """In at most five columns."""
+    text = f"{value:g}"
+    return text if len(text) <= 5 else f"{value:.2f}" if value < 99.995 else figures.count(value)
 
 
 def _name(entry: Entry, width: int) -> str:
     """With its project, where there is room and need for it."""
     if entry.first:
         whole = clean(f"{entry.project}/{entry.model}")
-        return clean(entry.model) if entry.project == "default" or cells(whole) > width else whole
+        fits = entry.project != "default" and cells(whole) <= width
+        return whole if fits else cut_middle(clean(entry.model), width)
     if entry.version["shadow"]:
         return "  └ shadow"
     if entry.rollout is not None:

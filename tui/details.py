@@ -25,7 +25,8 @@ def detail_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int) ->
 def _about(entry: Entry, width: int, snapshot: Snapshot) -> Iterator[Line]:
     version = entry.version
     sign, role = STATES.get(version["state"], ("·", ""))
-    yield [(cut(clean(entry.name), width), "title")]
+    for text in wrap(clean(entry.name), width):
+        yield [(text, "title")]
     yield [
         (f"{sign} {version['state']}", role),
         (f"  since rev{version['since_revision']}" if version.get("since_revision") else "", "dim"),

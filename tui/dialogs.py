@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input
+from textual.widgets.input import Selection
 
 from mdslite import errors
 from mdslite.tui.bars import in_ascii
@@ -39,6 +40,8 @@ class Body(Canvas):
         dialog = cast(Dialog, self.screen)
         found = dialog.text(width - 2)
         dialog.first = max(0, min(dialog.first, len(found) - height))
+        if dialog.first + height < len(found):
+            found[dialog.first + height - 1] = [("↓", "key"), (" more", "dim")]
         if self.dash.ink.ascii:
             found = [
                 [(in_ascii(text) if role == "key" else text, role) for text, role in line] for line in found
@@ -109,6 +112,10 @@ class Dialog(Wheeled, ModalScreen[None]):
         body.styles.height = max(3, min(room, len(self.text(width))))
         body.forget()
 
+    def head(self, width: int) -> list[Line]:
+        """What the box is about."""
+        return [*([(text, "title")] for text in wrap(clean(self.heading), width)), []]
+
     def said(self, width: int) -> list[Line]:
         """What went wrong, and the way out."""
         failure = self.failure
@@ -134,7 +141,8 @@ class Dialog(Wheeled, ModalScreen[None]):
 
 class AskDialog(Dialog):
     """Asks for a line. `explain` says what it would mean, as it is typed; `submit` is given it, and says what
-    is wrong with it by an InvalidRequest."""
+    is wrong with it by an InvalidRequest. The end of the line that is `replaced` is marked: what is typed
+    takes its place."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "go on", priority=True)]
 
@@ -146,10 +154,12 @@ class AskDialog(Dialog):
         submit: Callable[[str], Dialog | Awaitable[Dialog]],
         *,
         label: str = "",
+        replaced: str = "",
     ) -> None:
         super().__init__()
         self.heading = heading
         self._value = value
+        self._replaced = replaced
         self._explain = explain
         self._submit = submit
         self._label = label
@@ -164,8 +174,7 @@ class AskDialog(Dialog):
         ]
         label: list[Line] = [[], [(self._label, "bold")]] if self._label else []
         return [
-            [(self.heading, "title")],
-            [],
+            *self.head(width),
             *self._explain(value, width),
             *self.said(width),
             [],
@@ -177,6 +186,11 @@ class AskDialog(Dialog):
         with Vertical(id="box"):
             yield Body()
             yield Input(self._value, select_on_focus=False)
+
+    def on_mount(self) -> None:
+        if self._replaced and self._value.endswith(self._replaced):
+            end = len(self._value)
+            self.query_one(Input).selection = Selection(end - len(self._replaced), end)
 
     @on(Input.Changed)
     def _changed(self) -> None:
@@ -203,5 +217,4 @@ class NoteDialog(Dialog):
         self._lines = lines
 
     def text(self, width: int) -> list[Line]:
-        head: list[Line] = [[(clean(self.heading), "title")], []]
-        return [*head, *self._lines(width), [], CLOSES]
+        return [*self.head(width), *self._lines(width), [], CLOSES]

@@ -50,9 +50,12 @@ def change_weights(app: DashApp, entry: Entry, text: str | None = None) -> None:
     if not app.may_change():
         return
     version = entry.version["version"]
-    value = text if text is not None else f"{version} {entry.version['weight']:g}"
-    heading = f"Weights of {clean(entry.project)}/{clean(entry.model)}"
-    app.push_screen(AskDialog(heading, value, explain, submit, label="VERSION WEIGHT, several with commas:"))
+    weight = f"{entry.version['weight']:g}"
+    value = text if text is not None else f"{version} {weight}"
+    heading = f"Weights of {entry.project}/{entry.model}"
+    label = "VERSION WEIGHT, several with commas:"
+    replaced = weight if text is None else ""
+    app.push_screen(AskDialog(heading, value, explain, submit, label=label, replaced=replaced))
 
 
 def apply_file(app: DashApp, path: str | None = None) -> None:
@@ -249,7 +252,7 @@ def _begin_rollout(app: DashApp, entry: Entry) -> Dialog:
         return DeedDialog(f"Rollout of {entry.name}", explain(typed, 80), {"enter": deed})
 
     return AskDialog(
-        f"Rollout of {clean(entry.name)}", _FIRST_ROLLOUT, explain, submit, label="STEPS every SPAN GATES:"
+        f"Rollout of {entry.name}", _FIRST_ROLLOUT, explain, submit, label="STEPS every SPAN GATES:"
     )
 
 

@@ -15,13 +15,14 @@ from mdslite.tui.canvas import Pane
 from mdslite.tui.clean import clean
 from mdslite.tui.deployments import provider_of
 from mdslite.tui.graph import graph_lines, resample
-from mdslite.tui.lines import Line, bottom, cells, cut, fill, fit, sided, spread
+from mdslite.tui.lines import Line, bottom, cells, cut, cut_middle, fill, fit, sided, spread
 from mdslite.tui.messages import whole_pane
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.table import version_roles
 from mdslite.tui.wheel import Wheeled
 
 _NAMES: Final = 30  # columns of the words beside a graph
+_NAME: Final = 26  # columns of a version's name in the table
 _LONGEST_S: Final = 3600.0  # what is recorded by the second
 
 
@@ -30,6 +31,10 @@ class Gpu(Wheeled, Pane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "up", show=False),
         Binding("down,j", "move(1)", "down", show=False),
+        Binding("pageup", "move(-10)", "page up", show=False),
+        Binding("pagedown,space", "move(10)", "page down", show=False),
+        Binding("home,g", "move(-100000)", "first", show=False),
+        Binding("end,G", "move(100000)", "last", show=False),
     ]
 
     def __init__(self, id: str | None = None) -> None:
@@ -42,24 +47,36 @@ class Gpu(Wheeled, Pane):
 
     def lines(self, width: int, height: int, snapshot: Snapshot) -> list[Line]:
         said = whole_pane(width - 2, snapshot) if snapshot.status is None else None
-        inner = said if said is not None else device_lines(width - 2, height - 1, snapshot, first=self.first)
+        if said is not None:
+            inner = said
+        else:
+            inner, self.first = pane_lines(width - 2, height - 1, snapshot, first=self.first)
         return [*sided(fill(inner, width - 2, height - 1), width), bottom(width)]
 
     def wheel(self, event: events.MouseEvent, steps: int) -> None:
         self.action_move(steps)
 
     def action_move(self, steps: int) -> None:
-        self.first = max(0, min(self.first + steps, len(version_rows(self.dash.snapshot)) - 1))
+        self.first += steps
         self.dash.repaint()
 
 
-def device_lines(width: int, height: int, snapshot: Snapshot, *, first: int = 0) -> list[Line]:
-    """Graphs above, or where there is no room for these a line a device, and the table of versions in what is
-    left."""
+def pane_lines(width: int, height: int, snapshot: Snapshot, *, first: int = 0) -> tuple[list[Line], int]:
+    """Devices above versions, and which version is the first that is listed: `first`, unless lines would be
+    left free."""
+    lines = _device_lines(width, height, snapshot)
+    rows, room = version_rows(snapshot), max(0, height - len(lines) - 1)
+    first = max(0, min(first, len(rows) - room))
+    return lines + _versions(rows[first : first + room], width, snapshot), first
+
+
+def _device_lines(width: int, height: int, snapshot: Snapshot) -> list[Line]:
+    """Graphs, or where there is no room for these a line a device, and a blank line. What is left of `height`
+    is for the versions."""
     gpus = _gpus(snapshot)
     devices = [*gpus, *(one for one in _devices(snapshot) if one["label"] == "cpu")]
-    rows = version_rows(snapshot)
-    room = height - min(len(rows) + 2, max(4, height // 3))
+    versions = sum(len(model["versions"]) for model in snapshot.models or ())
+    room = height - min(versions + 2, max(4, height // 3))
     blocks = sum(1 + _has_memory(one) for one in devices) + 1  # the last one: queues
     each = min(6, room // max(1, blocks) - 1)
     lines: list[Line] = []
@@ -74,8 +91,7 @@ def device_lines(width: int, height: int, snapshot: Snapshot, *, first: int = 0)
         wrong = snapshot.troubles.get("history")
         lines.append([(f" {clean(wrong)}" if wrong else " ◌ reading the devices", "warn")])
     lines = lines[: max(0, height - 4)]
-    lines.append([])
-    return lines + _versions(rows, width, height - len(lines), snapshot, first)
+    return [*lines, []]
 
 
 def version_rows(snapshot: Snapshot) -> list[tuple[Json, Json]]:
@@ -186,19 +202,16 @@ def _graph(
     ] + ([[]] if rows > 1 else [])
 
 
-def _versions(
-    rows: Sequence[tuple[Json, Json]], width: int, height: int, snapshot: Snapshot, first: int
-) -> list[Line]:
+def _versions(rows: Sequence[tuple[Json, Json]], width: int, snapshot: Snapshot) -> list[Line]:
     """What each version holds of the devices, and how well its batches are filled."""
     wide = width >= 96
     place = 16 if wide else 8
-    head = (
-        f" {'VERSION':<26} {'DEVICE':<{place}} {'N':>2} {'MEMORY':>7} {'QUEUE':>6} {'BATCH':>11} {'COMP':>6}"
-    )
+    head = f" {'VERSION':<{_NAME}} {'DEVICE':<{place}} {'N':>2} "
+    head += f"{'MEMORY':>7} {'QUEUE':>6} {'BATCH':>11} {'COMP':>6}"
     lines: list[Line] = [[(head + ("  PROVIDER" if wide else ""), "head")]]
     roles = version_roles(snapshot.models)
     batches = _batches(snapshot)
-    for model, version in rows[first : first + max(0, height - 1)]:
+    for model, version in rows:
         key = (model["project"], model["model"], version["version"])
         memory = version.get("memory_bytes")
         replicas = version.get("replicas") or 1
@@ -207,8 +220,7 @@ def _versions(
         batch = f"{seen[0]:.1f}/{most}" if seen and most else figures.NONE
         line: Line = [
             (
-                " "
-                + fit(f"{model['model']} {version['version']}{' S' if version.get('shadow') else ''}", 26),
+                " " + fit(_name(model, version, _NAME), _NAME),
                 roles.get(key, ""),
             ),
             (" " + fit(version.get("device") or figures.NONE, place), ""),
@@ -222,6 +234,13 @@ def _versions(
             line.append(("  " + cut(provider_of(version), width - 84), "dim"))
         lines.append(line)
     return lines
+
+
+def _name(model: Json, version: Json, width: int) -> str:
+    """Model and version, both of which can be told from others though there is little room."""
+    about = f" {version['version']}" + (" S" if version.get("shadow") else "")
+    about = cut_middle(clean(about), width // 2)
+    return cut_middle(clean(model["model"]), width - cells(about)) + about
 
 
 def _batches(snapshot: Snapshot) -> dict[tuple[str, str, str], tuple[float, float]]:

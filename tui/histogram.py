@@ -15,6 +15,7 @@ from mdslite.tui.ink import FILLS, SERIES
 from mdslite.tui.lines import Line, bottom, cells, cut, edge, fill, fit, sided
 from mdslite.tui.moments import unix
 from mdslite.tui.snapshot import Json, Snapshot
+from mdslite.tui.wrapping import wrap
 
 _TOPS = " ▁▂▃▄▅▆▇█"
 REFUSED = "refused"  # what reached no version
@@ -146,7 +147,7 @@ def _inside(width: int, height: int, snapshot: Snapshot, stack: Stack | None) ->
         said = snapshot.troubles.get("histogram")
         return [[(f" {said}", "warn")] if said else [(" ◌ loading the histogram", "dim")]]
     if not any(map(any, stack.counts)):
-        return [*_nothing(snapshot, stack), []]
+        return [*_nothing(width, snapshot, stack), []]
     frame = _frame(width, height, snapshot, stack)
     axis, columns = frame.axis, frame.columns
     lines = []
@@ -198,7 +199,7 @@ def scale(highest: float, rows: int) -> tuple[float, list[str]]:
     return step * rows / apart, labels
 
 
-def _nothing(snapshot: Snapshot, stack: Stack) -> list[Line]:
+def _nothing(width: int, snapshot: Snapshot, stack: Stack) -> list[Line]:
     view = snapshot.view
     start, stop = figures.clock(stack.since, seconds=False), figures.clock(stack.until, seconds=False)
     lines: list[Line] = [[], [(f" no requests from {start} to {stop}", "bold")]]
@@ -214,7 +215,10 @@ def _nothing(snapshot: Snapshot, stack: Stack) -> list[Line]:
         )
         url = clean(snapshot.connection.url)
         command = f"mdslite predict {shlex.quote(name)} --curl --url {shlex.quote(url)}"
-        return [*lines, [(" a request to start from: ", "dim")], [(f"   {command}", "accent")]]
+        parts = wrap(command, width - 6)
+        lines.append([(" a request to start from: ", "dim")])
+        lines += [[(f"   {text} \\", "accent")] for text in parts[:-1]]
+        return [*lines, [(f"   {parts[-1]}", "accent")]]
     return lines
 
 

@@ -45,6 +45,14 @@ def cut(text: str, width: int) -> str:
     return "".join(kept) + "…"
 
 
+def cut_middle(text: str, width: int) -> str:
+    """The text in at most `width` columns, its middle replaced by …: names often differ at their end."""
+    if cells(text) <= width:
+        return text
+    end = cut(text[::-1], (width - 1) // 2 + 1)[-2::-1]
+    return cut(text, width - cells(end)) + end
+
+
 def fit(value: object, width: int, align: Align = "left") -> str:
     """A cell of a table: exactly `width` columns of a cleaned value."""
     text = cut(clean(value), width)

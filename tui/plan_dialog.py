@@ -14,14 +14,16 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from mdslite import calls, errors
-from mdslite.planning import render_plan
+from mdslite.planning import model_lines
 from mdslite.replies import error_from
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
 from mdslite.tui.dialogs import CLOSES, Body, Dialog
-from mdslite.tui.lines import Line
+from mdslite.tui.lines import Line, cut
 from mdslite.tui.snapshot import Json
 from mdslite.tui.wrapping import wrap
+
+_ROLES = {"ADD": "good", "UPDATE": "warn", "DELETE": "bad"}
 
 
 class PlanDialog(Dialog):
@@ -69,8 +71,7 @@ class PlanDialog(Dialog):
         self.redraw()
 
     def text(self, width: int) -> list[Line]:
-        head: list[Line] = [[(clean(self.heading), "title")], []]
-        return head + {
+        return self.head(width) + {
             "planning": self._planning,
             "ready": self._ready,
             "doing": self._doing,
@@ -93,13 +94,11 @@ class PlanDialog(Dialog):
                 CLOSES,
             ]
         if not self._confirmed():
-            said = f"this deletes: type {clean(self._typed)}, then Enter"
-            wrong = self._refused_word
+            lines += [[], *_marked("!", f"this deletes: type {clean(self._typed)}, then Enter", width)]
+            if self._refused_word is not None:
+                lines += _marked("✖", _mismatch(self._refused_word, str(self._typed)), width)
             return [
                 *lines,
-                [],
-                [("! ", "bad"), (said, "bold")],
-                *([] if wrong is None else [[("✖ ", "bad"), (_mismatch(wrong, str(self._typed)), "bold")]]),
                 [("esc", "key"), (" leaves it as it is", "dim")],
             ]
         keys: Line = [("↵", "key"), (" applies   ", "bold"), ("esc", "key"), (" leaves it as it is", "dim")]
@@ -220,6 +219,12 @@ class PlanDialog(Dialog):
         self.app.switch_screen(back)
 
 
+def _marked(sign: str, text: str, width: int) -> list[Line]:
+    """A text behind its sign, in as many lines as it takes."""
+    found = wrap(text, width - 2)
+    return [[(f"{' ' if at else sign} ", "bad"), (line, "bold")] for at, line in enumerate(found)]
+
+
 def _mismatch(typed: str, wanted: str) -> str:
     if not typed:
         return "nothing was typed: nothing is deleted"
@@ -239,14 +244,13 @@ def word_for(plan: Json) -> str | None:
 
 def plan_lines(plan: Json | None, width: int) -> list[Line]:
     """A plan as `mdslite apply` prints it, each action in its own colour and with its own sign."""
-    if plan is None or not plan["models"]:
-        return []
-    roles = {"ADD": "good", "UPDATE": "warn", "DELETE": "bad"}
     lines: list[Line] = []
-    for text in render_plan(plan).splitlines():
-        role = next((how for action, how in roles.items() if text.startswith(f"| {action} ")), "")
-        lines += [
-            [(clean(one), role or ("bold" if text.startswith("PROJECT") else ""))]
-            for one in wrap(text, width)
-        ]
+    for model in plan["models"] if plan is not None else ():
+        name, counts, *table = model_lines(model, width=width)
+        lines += [[]] if lines else []
+        lines += [*([(one, "bold")] for one in wrap(clean(name), width)), [(cut(counts, width), "")]]
+        role = ""
+        for text in table:
+            role = _ROLES.get(text[2:].partition(" ")[0], role)  # which a line that goes on has as well
+            lines.append([(clean(text), role)])
     return lines

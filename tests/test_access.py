@@ -399,8 +399,8 @@ def test_when_a_token_was_used_is_told_and_kept(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
-def act(status: int = 200) -> Act:
-    return Act(1.0, "the token ci", "apply", "/api/v1/apply", "10.0.0.1", status, "no token", "r")
+def act(status: int = 200, *, remark: str = "no token") -> Act:
+    return Act(1.0, "the token ci", "apply", "/api/v1/apply", "10.0.0.1", status, remark, "r")
 
 
 def test_a_flood_of_refused_calls_is_written_down_in_part_and_counted(tmp_path: Path) -> None:
@@ -417,6 +417,31 @@ def test_a_flood_of_refused_calls_is_written_down_in_part_and_counted(tmp_path: 
             assert entries[1].act.status == 200
 
     asyncio.run(test())
+
+
+def test_what_was_done_on_a_full_disk_is_written_down_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry(tmp_path / "registry.db")
+
+    def limit_pages(spare: int) -> None:
+        connection = registry._db.conn
+        pages = connection.execute("pragma page_count").fetchone()[0]
+        connection.execute(f"pragma max_page_count = {pages + spare}")
+
+    async def test() -> None:
+        async with issuing(tmp_path, registry=registry) as issuer:
+            await issuer._worker.call(limit_pages, 0)
+            for number in range(3):
+                issuer.record(act(remark=f"{number}" * 5000))
+                assert not await issuer.acts(5, None)  # and that waits for what was asked before
+            await issuer._worker.call(limit_pages, 1000)
+            entries = await issuer.acts(5, None)
+            assert [entry.act.remark[0] for entry in entries] == ["2", "1", "0"]
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(test())
+    assert "database or disk is full" in caplog.text
 
 
 def test_books_that_cannot_be_kept_fail_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

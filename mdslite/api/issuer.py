@@ -13,7 +13,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import ParamSpec, TypeVar
 
-from mdslite.errors import MdsliteError
+from mdslite.errors import MdsliteError, StorageFull
 from mdslite.http.access import Access, Bucket
 from mdslite.store.audit import Act, Audit, Entry
 from mdslite.store.registry import Registry
@@ -56,6 +56,7 @@ class Issuer:
             self._saver.cancel()
             self._saver = None
             self.save_uses()
+            self._write_late()
 
     async def create(self, wish: Wish, *, by: str) -> tuple[Token, str]:
         """Make a token: what is kept of it, and its text.
@@ -84,6 +85,7 @@ class Issuer:
         return await self._worker.call(self._tokens.limits)
 
     async def acts(self, limit: int, before: int | None) -> list[Entry]:
+        self._write_late()
         return await self._worker.call(self._audit.page, limit, before)
 
     def record(self, act: Act) -> None:
@@ -95,10 +97,7 @@ class Issuer:
             act = replace(act, remark=f"{act.remark} ({self._unrecorded} like it before are not listed)")
             self._unrecorded = 0
         self._acts.append(act)
-        if not self._writing:
-            self._writing = True  # before it is asked: it may have done so when `_submit` returns
-            if not self._submit(f"a call of {act.who} ({act.what})", self._write_down):
-                self._writing = False
+        self._ask_to_write(f"a call of {act.who} ({act.what})")
 
     def save_uses(self) -> None:
         """Keep when tokens were last used, without waiting for it."""
@@ -122,15 +121,32 @@ class Issuer:
     def _save_again(self) -> None:
         self._saver = asyncio.get_running_loop().call_later(SAVE_USES_S, self._save_again)
         self.save_uses()
+        self._write_late()
+
+    def _write_late(self) -> None:
+        """Try again to write down the acts for which there was no room."""
+        if self._acts:
+            self._ask_to_write("calls for which the disk had no room")
+
+    def _ask_to_write(self, what: str) -> None:
+        if not self._writing:
+            self._writing = True  # before it is asked: it may have done so when `_submit` returns
+            if not self._submit(what, self._write_down):
+                self._writing = False
 
     def _write_down(self) -> None:
         """In the worker's thread: write down all acts that there are by now. However many come, they take one
-        of its places."""
+        of its places. On a full disk they wait for one of the next times, the newest of them."""
         self._writing = False  # those that come from here on ask again
-        acts = []
+        acts: list[Act] = []
         while self._acts:
             acts.append(self._acts.popleft())
-        self._audit.add(*acts)
+        try:
+            self._audit.add(*acts)
+        except StorageFull:
+            room = _ACTS_MAX - len(self._acts)
+            self._acts.extendleft(reversed(acts[max(0, len(acts) - room) :]))
+            raise
 
     def _submit(self, what: str, keep: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Let the registry keep something that nothing depends on; say so when it could not. Returns whether

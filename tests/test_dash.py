@@ -301,6 +301,17 @@ def test_a_weight_shows_its_effect_while_it_is_typed() -> None:
     tell(story)
 
 
+def test_a_rollout_proposes_only_steps_up() -> None:
+    async def story(app: DashApp, pilot: Pilot[None]) -> None:
+        for steps in ("100", "25,50,100", "5,25,50,100"):  # of 90, of 10, of none
+            await pilot.press("o")
+            await pilot.pause()
+            assert app.screen.query_one(Input).value.startswith(f"{steps} every 10m ")
+            await pilot.press("escape", "down")
+
+    tell(story)
+
+
 def test_e_says_what_is_wrong_with_what_has_failed() -> None:
     async def story(app: DashApp, pilot: Pilot[None]) -> None:
         await pilot.press("e")

@@ -103,12 +103,23 @@ def test_screens_look_like_this(name: str, size: tuple[int, int]) -> None:
     agree(f"{name}-{size[0]}x{size[1]}", play(scene, size=size, pane=pane))
 
 
-@pytest.mark.parametrize("size", [(20, 8), (40, 12), (61, 19), (104, 24), (210, 60)])
-@pytest.mark.parametrize("pane", PANES)
-def test_every_pane_fits_any_size(pane: str, size: tuple[int, int]) -> None:
-    lines = play(nothing, size=size, pane=pane).split("\n")
+@pytest.mark.parametrize("size", [(8, 3), (20, 6), (20, 8), (40, 12), (61, 19), (104, 24), (210, 60)])
+@pytest.mark.parametrize("name", [*PANES, "request"])
+def test_every_pane_fits_any_size(name: str, size: tuple[int, int]) -> None:
+    scene, pane = (choose_and_open, "requests") if name == "request" else (nothing, name)
+    lines = play(scene, size=size, pane=pane).split("\n")
     assert len(lines) <= size[1]
     assert max(map(len, lines)) <= size[0]
+
+
+@pytest.mark.parametrize("key", ["w", "question_mark", "slash", "ctrl+p"])
+def test_a_terminal_may_become_so_small_that_nothing_fits(key: str) -> None:
+    async def shrink(app: DashApp, pilot: Pilot[None]) -> None:
+        await pilot.press(key)
+        for size in ((30, 9), (12, 4), (3, 2), (1, 1), (100, 30)):
+            await pilot.resize_terminal(*size)
+
+    assert "──╯" in play(shrink, pane="deploy")
 
 
 @pytest.mark.parametrize("pane", PANES)
@@ -271,6 +282,14 @@ def test_curl_and_json_are_copied() -> None:
     play(scene)
 
 
+def test_keys_that_take_a_row_say_how_to_choose_one() -> None:
+    async def scene(app: DashApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: len(pane_of(app).book) > 0)
+        await pilot.press("y")
+
+    assert "no row is chosen: ↓ chooses one" in play(scene, recorded_feed())
+
+
 def test_fields_of_bodies_are_completed_though_the_rows_that_are_held_have_none() -> None:
     async def scene(app: DashApp, pilot: Pilot[None]) -> None:
         assert all(row["reply"] is None for row in app.snapshot.rows or ())
@@ -405,7 +424,7 @@ def test_commands_open_what_keys_open(typed: str, heading: str) -> None:
         ("at never", "expected a time such as 14:03"),
         ("theme pink", "no theme 'pink'"),
         ("undo yesterday", "expected the number of a revision"),
-        ("weight v2 20", "expected PROJECT/MODEL@VERSION; demo/digits@v1"),
+        ("weight v2 20", "expected PROJECT/MODEL@VERSION, such as demo/digits@v1"),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(typed: str, said: str) -> None:

@@ -166,8 +166,8 @@ def _weight(app: DashApp, rest: str) -> None:
     name, _, weight = rest.partition(" ")
     entry = next((one for one in entries_of(app.snapshot) if one.name == name), None)
     if entry is None:
-        known = ", ".join(_versions(app)) or "nothing"
-        raise ValueError(f"expected PROJECT/MODEL@VERSION; {known} is deployed")
+        known = f"such as {_versions(app)[0]}" if _versions(app) else "and nothing is deployed"
+        raise ValueError(f"expected PROJECT/MODEL@VERSION, {known}")
     driving.change_weights(app, entry, weight or None)
 
 

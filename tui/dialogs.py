@@ -40,7 +40,7 @@ class Body(Canvas):
         dialog = cast(Dialog, self.screen)
         found = dialog.text(width - 2)
         dialog.first = max(0, min(dialog.first, len(found) - height))
-        if dialog.first + height < len(found):
+        if 0 < height < len(found) - dialog.first:
             found[dialog.first + height - 1] = [("↓", "key"), (" more", "dim")]
         if self.dash.ink.ascii:
             found = [

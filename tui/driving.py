@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mdslite.tui.app import DashApp
 
 DEFAULT_FILE = "deployments.yaml"
-_FIRST_ROLLOUT = "5,25,50,100 every 10m error_rate<1% p99<1.2x"
+_STEPS = (5, 25, 50, 100)  # percent, those that a rollout proposes
+_FIRST_GATES = "error_rate<1% p99<1.2x"
 _PRINTED_LINES = 40
 
 
@@ -216,6 +217,8 @@ def _versions(app: DashApp, entry: Entry) -> list[Json]:
 
 def _begin_rollout(app: DashApp, entry: Entry) -> Dialog:
     version = entry.version["version"]
+    above = [step for step in _STEPS if step > 100 * entry.version["share"]]  # a rollout only steps up
+    proposed = f"{','.join(map(str, above or _STEPS[-1:]))} every 10m {_FIRST_GATES}"
 
     def explain(typed: str, width: int) -> list[Line]:
         try:
@@ -251,9 +254,7 @@ def _begin_rollout(app: DashApp, entry: Entry) -> Dialog:
         )
         return DeedDialog(f"Rollout of {entry.name}", explain(typed, 80), {"enter": deed})
 
-    return AskDialog(
-        f"Rollout of {entry.name}", _FIRST_ROLLOUT, explain, submit, label="STEPS every SPAN GATES:"
-    )
+    return AskDialog(f"Rollout of {entry.name}", proposed, explain, submit, label="STEPS every SPAN GATES:")
 
 
 def _change_rollout(app: DashApp, entry: Entry, running: Json) -> Dialog:

@@ -41,7 +41,7 @@ def _first(width: int, snapshot: Snapshot, *, read_only: bool) -> Line:
     port = urlsplit(url).port if not url.startswith(UNIX) else None
     if port:
         left.append((f"  :{port}", "dim"))
-    if status.get("draining"):
+    if status.get("draining") and snapshot.connection.state == "live":
         left.append(("  ◌ draining", "warn"))
     if read_only:
         left.append(("  read-only", "warn"))

@@ -278,7 +278,7 @@ def _axis(stack: Stack, columns: Sequence[int], snapshot: Snapshot) -> Line:
     length = 8 if seconds else 5
     days = stack.until - stack.since > 1.5 * 86_400
     failed = [bool(stack.errors[at]) for at in columns]
-    for x in _label_places(failed, length):
+    for x in _label_places(failed, length) if columns else ():
         moment = stack.since + columns[x] * stack.interval_s
         text = figures.day(moment) if days else figures.clock(moment, seconds=seconds)
         for place, letter in enumerate(text):

@@ -109,7 +109,7 @@ class Logbook:
         return True
 
     def row(self) -> Json | None:
-        """The row that is chosen; while following, the newest one."""
+        """The row that is chosen; None while it follows."""
         at = self._place(self.chosen)
         return self._rows[at] if at is not None else None
 

@@ -207,7 +207,7 @@ def _body(name: str, body: Mapping[str, Any] | None, width: int, looks: Looks) -
 
 def _chart(numbers: Sequence[float], width: int) -> list[Line]:
     """A column for each number, or for the greatest of several neighbours."""
-    step = -(-len(numbers) // width)
+    step = -(-len(numbers) // max(1, width))
     shown = [max(numbers[at : at + step], key=abs) for at in range(0, len(numbers), step)]
     low, high = min(0.0, *shown), max(0.0, *shown)
     if high <= low:

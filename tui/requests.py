@@ -33,6 +33,7 @@ _WIDE: Final = 104  # from here on the panel has room beside the table
 _PANEL: Final = 60  # at most
 _PAGE: Final = 200  # rows of the past that are asked for at once
 _TAKEN_S: Final = 2.0  # how long a key may wait for the row that it is about
+_NONE_CHOSEN: Final = "no row is chosen: ↓ chooses one"
 _CALM_S: Final = 0.1  # how long a row is chosen before what belongs to it is asked for
 
 
@@ -130,7 +131,7 @@ class Requests(Wheeled, Pane):
         lines = panel_lines(found, width, looks)
         self._scroll = max(0, min(self._scroll, len(lines) - height))
         shown = lines[self._scroll : self._scroll + height]
-        if self._scroll + height < len(lines):
+        if self._scroll + height < len(lines) and shown:
             shown[-1] = [("→ more", "dim")]
         return shown
 
@@ -218,7 +219,7 @@ class Requests(Wheeled, Pane):
         """Add what the chosen row has in a field to the filter."""
         row = self.book.row()
         if row is None:
-            self.dash.say("no row is chosen: ↓ chooses one", "warn")
+            self.dash.say(_NONE_CHOSEN, "warn")
             return
         value = row.get(field)
         if value is None:
@@ -301,11 +302,11 @@ class Requests(Wheeled, Pane):
         return self.opened if not self._has_panel() else x >= self.size.width - _panel_width(self.size.width)
 
     async def _take(self, use: Callable[[Json], None]) -> None:
-        """Hand the chosen row over, or the newest one, with its bodies. Keys wait meanwhile, as what is typed
+        """Hand the chosen row over, with its bodies. Keys wait meanwhile, as what is typed
         for a dialog must not go elsewhere because that is not there yet."""
         row = self.book.row()
         if row is None:
-            self.dash.say("there is no row to take", "warn")
+            self.dash.say(_NONE_CHOSEN, "warn")
             return
         try:
             async with asyncio.timeout(_TAKEN_S):

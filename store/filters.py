@@ -76,6 +76,7 @@ _OTHER_NAMES = {
     "queue": "queue_ms", "compute": "compute_ms", "upstream": "upstream_ms", "batch": "batch_rows",
     "trace": "trace_id", "traceparent": "trace_id", "conf": "confidence", "path": "url", "error": "code",
 }  # fmt: skip
+_EXAMPLES = {"status": ">=400", "confidence": "<0.6", "latency_ms": ">20"}
 _NAME = re.compile(r"(?:request|reply)\.[^\s=!<>~\"']+|[A-Za-z_][A-Za-z0-9_.]*")
 _OPERATOR = re.compile(r"\s*(!=|!~|<=|>=|=|<|>|~)\s*")
 _TRACE_ID = re.compile(r"(?:[0-9a-f]{32})?")
@@ -130,14 +131,20 @@ def parse(text: str, *, now: float) -> Filter:
     :raises InvalidRequest: names the position, what is wrong there, and what is allowed
     """
     if len(text) > MAX_CHARS:
-        raise InvalidRequest(f"the filter has {len(text)} characters, expected at most {MAX_CHARS}")
+        raise InvalidRequest(
+            f"the filter has {len(text)} characters, expected at most {MAX_CHARS}",
+            hint="ask in several parts",
+        )
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise InvalidRequest("the filter is no Unicode text", hint="write it in UTF-8")
     reader = _Reader(text, now)
     while reader.more():
         reader.read_term()
     if reader.since is not None and reader.until is not None and reader.since >= reader.until:
-        raise InvalidRequest("the filter's since is not before its until, so nothing can match")
+        raise InvalidRequest(
+            "the filter's since is not before its until, so nothing can match",
+            hint="such as since=1h until=15m",
+        )
     return Filter(text.strip(), tuple(reader.terms), reader.since, reader.until)
 
 
@@ -221,7 +228,7 @@ class _Reader:
 
     def _add(self, term: Term) -> None:
         if len(self.terms) >= MAX_TERMS:
-            _refuse(term.position - 1, f"there are more than {MAX_TERMS} terms", None)
+            _refuse(term.position - 1, f"there are more than {MAX_TERMS} terms", "ask in several parts")
         self.terms.append(term)
 
 
@@ -239,9 +246,11 @@ def _typed(name: str, value: str, at: int) -> str | float | bool:
                 raise ValueError
             number = convert(value)
         except ValueError:
-            _refuse(at, f"{name} is {'a whole' if kind == 'integer' else 'a'} number, got {value!r}", None)
+            what = f"{name} is {'a whole' if kind == 'integer' else 'a'} number, got {value!r}"
+            _refuse(at, what, f"such as {name}{_EXAMPLES.get(name, '>=1')}")
         if not abs(number) < 2**53:  # NaN too
-            _refuse(at, f"{name}: {value!r} is no number that it can have", None)
+            what = f"{name}: {value!r} is no number that it can have"
+            _refuse(at, what, f"such as {name}{_EXAMPLES.get(name, '>=1')}")
         return number
     if kind == "trace":
         if not _TRACE_ID.fullmatch(value.lower()):
@@ -292,7 +301,10 @@ def _bare_word(word: str) -> tuple[str, str]:
         )
     if (of := find_field(word)) is not None:
         allowed = " ".join(_OPERATORS[of.kind])
-        return f"{word} needs an operator and a value", f"{word} takes {allowed}"
+        return (
+            f"{word} needs an operator and a value",
+            f"{word} takes {allowed}; in a shell quote the whole filter, which keeps < and > for it",
+        )
     if near := _near(word):
         return f"{word!r} is neither a term nor a flag", f"did you mean {near}?"
     return f"{word!r} is neither a term nor a flag", f'to look for it in the bodies write text~"{word}"'

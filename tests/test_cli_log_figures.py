@@ -47,6 +47,12 @@ def test_a_histogram_has_a_line_for_each_interval_and_a_part_for_each_version() 
     ]
 
 
+def test_requests_that_named_no_model_are_called_so() -> None:
+    stray = series("v1", [2]) | {"project": None, "model": None, "version": None}
+    lines = draw_histogram(histogram(stray), width=52, fills="#=.")
+    assert lines[1] == "# no model 2"
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("10s", 10), ("1m", 60), ("1.5h", 5400), ("250ms", 0.25), ("90", 90), ("1d", 86400)]
 )

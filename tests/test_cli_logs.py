@@ -80,8 +80,8 @@ class TestLogs:
         api.rows = []
         assert run(["logs"]) == 0
         assert capsys.readouterr().err == "no request was logged yet\n"
-        assert run(["logs", "model=x"]) == 0
-        assert capsys.readouterr().err == "no logged request matches 'model=x'\n"
+        assert run(["logs", "status=599"]) == 0
+        assert capsys.readouterr().err == "no logged request matches 'status=599'\n"
 
     def test_a_reader_that_leaves_ends_it_quietly(self, api: ApiServer) -> None:
         api.rows = api.rows * 20

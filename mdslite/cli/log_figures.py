@@ -12,6 +12,7 @@ from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
 from mdslite.cli import output
+from mdslite.cli.absence import refuse_unknown
 from mdslite.cli.files import new_file
 from mdslite.errors import InvalidRequest
 
@@ -59,6 +60,8 @@ def read_interval(text: str) -> float:
 def show_histogram(client: Client, filter: str, *, interval: str | None, by: str, as_json: bool) -> None:
     interval_s = None if interval is None else read_interval(interval)
     found = client.histogram(filter, interval_s=interval_s, by=by)
+    if found.get("series") == []:
+        refuse_unknown(client, filter)
     if as_json:
         output.write_json(found, indent=None)
         return
@@ -101,6 +104,8 @@ def draw_histogram(found: Mapping[str, Any], *, width: int, fills: str) -> list[
 
 def show_top(client: Client, filter: str, *, field: str, limit: int, as_json: bool) -> None:
     found = client.top(field, filter, limit=limit)
+    if found.get("rows") == 0:
+        refuse_unknown(client, filter)
     if as_json:
         output.write_json(found, indent=None)
         return
@@ -124,6 +129,8 @@ def show_top(client: Client, filter: str, *, field: str, limit: int, as_json: bo
 
 def show_percentiles(client: Client, filter: str, *, as_json: bool) -> None:
     found = client.percentiles(filter)
+    if found.get("groups") == []:
+        refuse_unknown(client, filter)
     if as_json:
         output.write_json(found, indent=None)
         return
@@ -157,6 +164,8 @@ def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limi
     live = sys.stderr.isatty()
     size_bytes, told_at = 0, monotonic()
     with client.export_logs(filter, format=format, limit=limit) as coming:
+        if coming.rows == 0:
+            refuse_unknown(client, filter)
         of = "" if coming.rows is None else f" of {coming.rows:,} rows"
         mark = {"jsonl": b"\n", "csv": b"\r\n"}.get(format)
         rows = 0
@@ -178,7 +187,7 @@ def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limi
 def _percentile_cells(one: Mapping[str, Any]) -> list[str]:
     latency, sure = one["latency_ms"], one["confidence"] or {}
     return [
-        f"{one['project'] or '-'}/{one['model'] or '-'}",
+        f"{one['project'] or '-'}/{one['model'] or '-'}" if one["project"] or one["model"] else "no model",
         str(one["version"] or "-"),
         "S" if one["shadow"] else "",
         f"{one['count']:,}",
@@ -207,6 +216,8 @@ def _name(one: Mapping[str, Any], by: str) -> str:
     if by not in ("version", "model"):
         return str(one["value"] if one["value"] is not None else "-")
     names = [one["project"] or "-", one["model"] or "-"]
+    if not any(one[name] for name in ("project", "model")):
+        return "no model"
     named = "/".join(names) + (f"@{one['version'] or '-'}" if by == "version" else "")
     return named + (" (shadow)" if one["shadow"] else "")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mdslite.cli import output
+from mdslite.cli.absence import find_absence, refuse_unknown
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.errors import InvalidRequest
 
@@ -105,6 +106,8 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
             _follow(client, wanted, most, as_json=as_json)
             return 0
         found = _newest(client, wanted, most, bodies=as_json)
+        if most and not found:
+            refuse_unknown(client, wanted)
         rows = sorted(found, key=lambda row: row["time"])  # ids follow the answers
     if as_json:
         for row in rows:
@@ -204,6 +207,8 @@ def _follow(client: Client, filter: str, limit: int, *, as_json: bool) -> None:
         output.write(_line([column.title for column in _COLUMNS]))
     with client.follow_logs(filter, bodies=as_json) as coming:
         there = _newest(client, filter, limit, bodies=as_json)
+        if not there and (absence := find_absence(client, filter)) is not None:
+            output.note(f"{absence.message}\nhint: {absence.hint}")  # and yet it may come
         newest = there[-1]["id"] if there else 0
         # What came between the two questions is in both answers.
         for row in chain(there, (row for row in coming if row["id"] > newest)):

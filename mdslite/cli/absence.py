@@ -1,0 +1,79 @@
+"""What to say when the request log has nothing of what a filter names: a model that never was is a mistake,
+one that nobody asked is not."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from mdslite.errors import NotFound
+
+if TYPE_CHECKING:
+    from mdslite.client import Client
+
+# One after the other, so that what stands in quotes is never taken for a term.
+_TERM = re.compile(
+    r"""([A-Za-z_][\w.]*)\s*(!=|!~|<=|>=|=|<|>|~)\s*("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s"']+)"""
+)
+_NAMES = ("project", "model", "version")
+
+
+def refuse_unknown(client: Client, filter: str) -> None:
+    """:raises NotFound: nothing passes the filter, as what it names is neither deployed nor in the log"""
+    error = find_absence(client, filter)
+    if error is not None:
+        raise error
+
+
+def find_absence(client: Client, filter: str) -> NotFound | None:
+    """Of a filter that nothing passes: an error when it names what is neither deployed nor in the log."""
+    named = _named(filter)
+    if not named:
+        return None
+    models = client.models()
+    if any(_has(one, named) for one in models):
+        return None
+    terms = " ".join(f"{name}={value}" for name, value in named.items())
+    if client.logs(terms, limit=1, bodies=False)["rows"]:
+        return None  # it was deployed, and is asked for
+    label = ", ".join(f"{name} {value}" for name, value in named.items())
+    better = _nearest(models, named)
+    said = f"nothing is deployed as {label}, and the log has no request of it"
+    if better is None:
+        return NotFound(said, hint="mdslite ls")
+    return NotFound(f"{said}: did you mean {better}?", hint=f"mdslite logs {shlex.quote(better)}")
+
+
+def _named(filter: str) -> dict[str, str]:
+    """The project, model and version that a filter wants; none of them where it contradicts itself."""
+    terms = [(name, value.strip("\"'")) for name, operator, value in _TERM.findall(filter) if operator == "="]
+    named = {name: value for name, value in terms if name in _NAMES}
+    return named if all(term in named.items() for term in terms if term[0] in _NAMES) else {}
+
+
+def _has(model: Mapping[str, Any], named: Mapping[str, str]) -> bool:
+    versions = [one["version"] for one in model["versions"]]
+    return all(model[name] == named.get(name, model[name]) for name in ("project", "model")) and (
+        named.get("version", "") in ("", *versions)
+    )
+
+
+def _nearest(models: Sequence[Mapping[str, Any]], named: Mapping[str, str]) -> str | None:
+    """The terms with the one name that is near to a deployed one in its place."""
+    there = {
+        "project": {one["project"] for one in models},
+        "model": {one["model"] for one in models},
+        "version": {one["version"] for model in models for one in model["versions"]},
+    }
+    better = dict(named)
+    for name, value in named.items():
+        near = get_close_matches(value, there[name], n=1, cutoff=0.6)
+        if not near:
+            return None
+        better[name] = near[0]
+    if better == named or not any(_has(one, better) for one in models):
+        return None
+    return " ".join(f"{name}={value}" for name, value in better.items())

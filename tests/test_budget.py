@@ -1,4 +1,4 @@
-"""Large bodies of HTTP and gRPC together take no more memory than there is for them."""
+"""Bodies of HTTP and gRPC together take no more memory than there is for them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import Deployed, chunked, open_site, request, run
+from doors import Deployed, Site, chunked, open_site, request, run
 from lanes import FakeData, GivenRuntime
 from rpc_doors import data, framed, raw, serving
 from waiting import until
 
 from mdslite.api.app import PredictEndpoint
 from mdslite.api.reading import read_body
+from mdslite.door.door import Limits
 from mdslite.errors import ClientClosed, Unavailable
-from mdslite.http.budget import BODIES, LEAST_BYTES, Budget, claim_large
+from mdslite.http.budget import BODIES, COUNTED_BYTES, Budget, claim_body
 from mdslite.rpc.exchange import Exchange, Message, Method
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
 from mdslite.serving.loader import LoadRequest
@@ -49,6 +50,13 @@ def body_of(size_bytes: int) -> bytes:
 def split(message: bytes) -> tuple[bytes, bytes]:
     head, _, body = message.partition(b"\r\n\r\n")
     return head + b"\r\n\r\n", body
+
+
+def in_chunks(message: bytes, size_bytes: int) -> bytes:
+    head, body = split(message)
+    lines = [one for one in head.split(b"\r\n") if not one.lower().startswith(b"content-length")]
+    pieces = (body[at : at + size_bytes] for at in range(0, len(body), size_bytes))
+    return chunked(b"\r\n".join(lines), *pieces)
 
 
 def test_http_and_grpc_share_one_budget_and_small_bodies_are_let_in(tmp_path: Path) -> None:
@@ -84,7 +92,7 @@ def test_a_body_counts_as_it_comes_and_is_refused_where_the_memory_ends(tmp_path
             one.send(head)
             await one.drained()
             assert free() == 8 * MIB
-            other = claim_large(7 * MIB)
+            other = claim_body(7 * MIB)
             assert other is not None
             other.grow(7 * MIB)
             for piece in pieces or [body]:
@@ -95,15 +103,10 @@ def test_a_body_counts_as_it_comes_and_is_refused_where_the_memory_ends(tmp_path
         await until(lambda: gc.collect() >= 0 and free() == 8 * MIB)
 
     run(test(body_of(3 * MIB), []))
-    head, body = split(body_of(3 * MIB))
-    lines = [one for one in head.split(b"\r\n") if not one.lower().startswith(b"content-length")]
-    run(test(chunked(b"\r\n".join(lines), *(body[at : at + MIB] for at in range(0, 3 * MIB, MIB))), []))
+    run(test(in_chunks(body_of(3 * MIB), MIB), []))
 
 
-def test_grpc_messages_give_back_what_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    trimmed = []
-    monkeypatch.setattr("mdslite.rpc.door.trim", lambda: trimmed.append(1))
-
+def test_grpc_messages_give_back_what_they_took() -> None:
     async def measure(message: Message, exchange: Exchange) -> bytes:
         assert free() == 2 * MIB
         assert bytes(message[:2]) == b"xx"
@@ -123,7 +126,6 @@ def test_grpc_messages_give_back_what_they_took(monkeypatch: pytest.MonkeyPatch)
                 client.send(client.headers(1), *(data(1, whole[at : at + 65536]) for at in (0, 65536)))
                 await until(lambda: free() < 8 * MIB)
             await until(lambda: gc.collect() >= 0 and free() == 8 * MIB)
-            await until(lambda: bool(trimmed))
 
     asyncio.run(test())
 
@@ -136,10 +138,7 @@ def test_a_body_that_would_never_fit_is_not_told_to_come_again(tmp_path: Path) -
             reply = await site.ask(whole)
             assert (reply.status, reply.code, reply.json["hint"]) == (413, "too_large", HINT)
             assert "retry-after" not in reply.headers
-            head, body = split(whole)
-            lines = [one for one in head.split(b"\r\n") if not one.lower().startswith(b"content-length")]
-            pieces = (body[at : at + MIB] for at in range(0, len(body), MIB))
-            assert (await site.ask(chunked(b"\r\n".join(lines), *pieces))).status == 413
+            assert (await site.ask(in_chunks(whole, MIB))).status == 413
         async with serving(max_message_bytes=16 * MIB) as rpc, raw(rpc.port) as client:
             client.send(client.headers(1), data(1, framed(bytes(12 * MIB))[:1000]))
             answer = await client.answer(1)
@@ -179,7 +178,7 @@ def test_an_error_that_somebody_keeps_holds_no_body() -> None:
         assert free() == 4 * MIB
         assert kept.value.retry_after_s
 
-    other = claim_large(4 * MIB)
+    other = claim_body(4 * MIB)
     assert other is not None
     other.grow(4 * MIB)
     asyncio.run(test())
@@ -191,6 +190,13 @@ class Counting(FakeData):
     def run(self, feeds: Any, handle: Any = None) -> list[Answers]:
         super().run(feeds, handle)
         return [Answers(b"%d" % len(datum) for datum in feeds["data"])]
+
+
+async def serve_counting(site: Site, folder: Path, session: Counting) -> None:
+    site.fleet._loader.runtimes["PYTHON"] = GivenRuntime(session)  # type: ignore[index]
+    report = ProbeReport(DATA_SIGNATURE, 0, 0.0, False, PackageReport("e", "v1", "Model"))
+    wanted = LoadRequest("p", "e", "v1", Spec(uri="/e"), "sha256:00", folder, report, "PYTHON", "MDS")
+    site.fleet.switch(added=[await site.fleet.load(wanted)])
 
 
 @pytest.mark.parametrize("leaves", [False, True])
@@ -213,12 +219,7 @@ def test_a_body_that_the_application_reads_counts_until_its_prediction_is_done(
             sent.append((message, free()))
 
         async with open_site(tmp_path) as site:
-            site.fleet._loader.runtimes["PYTHON"] = GivenRuntime(session)  # type: ignore[index]
-            report = ProbeReport(DATA_SIGNATURE, 0, 0.0, False, PackageReport("e", "v1", "Model"))
-            wanted = LoadRequest(
-                "p", "e", "v1", Spec(uri="/e"), "sha256:00", tmp_path, report, "PYTHON", "MDS"
-            )
-            site.fleet.switch(added=[await site.fleet.load(wanted)])
+            await serve_counting(site, tmp_path, session)
             target = b"/projects/p/models/e:predict"
             scope = {"type": "http", "raw_path": target, "query_string": b"", "headers": [OCTETS]}
             endpoint = PredictEndpoint(site.predictor, site.deferrals)
@@ -239,8 +240,117 @@ def test_a_body_that_the_application_reads_counts_until_its_prediction_is_done(
     run(test())
 
 
+def test_a_body_in_chunks_counts_until_its_prediction_is_done(tmp_path: Path) -> None:
+    async def test() -> None:
+        session = Counting()
+        session.hold.clear()
+        async with open_site(tmp_path) as site:
+            await serve_counting(site, tmp_path, session)
+            head = request("POST", "/projects/p/models/e:predict", headers=HEADERS[:1])
+            asked = asyncio.create_task(site.ask(chunked(head, *([bytes(MIB)] * 5))))
+            await until(session.entered.is_set)
+            assert free() == 3 * MIB
+            session.hold.set()
+            assert (await asked).body == b"5242880"
+
+    run(test())
+
+
+def test_a_body_that_is_answered_later_counts_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        path = models.identity(tmp_path / "m.onnx", shape=("N", "L"))
+        async with open_site(tmp_path, Deployed(path)) as site:
+            await site.deferrals.start()
+            headers = [("content-type", "application/octet-stream"), ("prefer", "respond-async")]
+            body = np.ones((1, 5 * MIB // 4), np.float32).tobytes()
+            for _ in range(3):
+                reply = await site.ask(request("POST", PREDICT, body, headers=headers))
+                assert reply.status == 202
+            await until(lambda: gc.collect() >= 0 and free() == 8 * MIB)
+
+    run(test())
+
+
+# Small ones
+
+
+def test_small_bodies_count_until_they_are_whole(tmp_path: Path) -> None:
+    async def measure(message: Message, exchange: Exchange) -> bytes:
+        return b"%d" % len(message)
+
+    async def test() -> None:
+        path = models.identity(tmp_path / "m.onnx", shape=("N", "L"))
+        async with (
+            open_site(tmp_path, Deployed(path)) as site,
+            serving({"/t/double": Method(measure)}) as rpc,
+            raw(rpc.port) as client,
+        ):
+            for whole in (body_of(MIB // 2), in_chunks(body_of(MIB // 2), 100_000)):
+                async with site.connect() as one:
+                    one.send(whole[:-1000])
+                    await until(lambda: free() < 8 * MIB - 400_000)
+                    one.send(whole[-1000:])
+                    assert (await one.reply()).status == 200
+                    assert free() == 8 * MIB
+            message = framed(bytes(MIB // 2))
+            pieces = [message[at : at + 65_536] for at in range(0, len(message), 65_536)]
+            client.send(client.headers(1), *(data(1, one) for one in pieces[:-1]))
+            await until(lambda: free() < 8 * MIB - 400_000)
+            client.send(data(1, pieces[-1], ends=True))
+            assert (await client.answer(1)).fields["grpc-status"] == "0"
+            assert free() == 8 * MIB
+
+    run(test())
+
+
+def test_small_bodies_that_are_never_whole_are_bounded_and_find_room_beside_large_ones() -> None:
+    def stall(size_bytes: int) -> Any:
+        pieces = [bytes(16_384)] * (size_bytes // 16_384)
+
+        async def receive() -> dict[str, Any]:
+            if not pieces:
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+
+        return read_body({"headers": []}, receive, limit_bytes=MIB)
+
+    async def test() -> None:
+        stalled = [asyncio.create_task(stall(MIB // 2)) for _ in range(16)]
+        await until(lambda: free() == 0)
+        with pytest.raises(Unavailable):
+            claim_body(MIB)
+        stalled += [asyncio.create_task(stall(MIB // 2)) for _ in range(4)]
+        await until(lambda: free() == -2 * MIB)
+        with pytest.raises(Unavailable, match="bodies under way"):
+            await stall(MIB // 2)
+        for one in stalled:
+            one.cancel()
+        await asyncio.wait(stalled)
+        assert free() == 8 * MIB
+
+    asyncio.run(test())
+
+
+def test_what_many_bodies_leave_is_given_back_to_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed: list[int] = []
+    monkeypatch.setattr("mdslite.http.budget.trim", lambda: trimmed.append(1))
+
+    async def test() -> None:
+        async with open_site(tmp_path, limits=Limits(sweep_s=0.01)):
+            assert BODIES.is_untidy() is False
+            claim = claim_body(2 * MIB)
+            assert claim is not None
+            claim.grow(2 * MIB)
+            claim.close()
+            await until(lambda: bool(trimmed))
+
+    run(test())
+
+
 def test_small_bodies_are_not_counted_and_claims_end_with_who_holds_them() -> None:
-    assert claim_large(LEAST_BYTES - 1) is None
+    assert claim_body(COUNTED_BYTES - 1) is None
     budget = Budget(10)
     claim = budget.open(10)
     claim.grow(10)

@@ -22,12 +22,13 @@ from mdslite.errors import (
     TooLarge,
     UnsupportedMedia,
 )
-from mdslite.http.budget import BODIES, LEAST_BYTES, Claim
+from mdslite.http.budget import BODIES, Claim
 
 T = TypeVar("T")  # a struct, or a dict of values
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 BODY_TIMEOUT_S = 30.0
+MIN_RATE_BYTES_PER_S = 16 * 1024  # what has come of a body gets so much time on top
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -61,44 +62,58 @@ async def read_body(
 
     :raises TooLarge: as soon as it is known, without reading the rest
     :raises Unavailable: large bodies have taken all the memory there is for them
-    :raises RequestTimeout: not all of it came within `timeout_s`
+    :raises RequestTimeout: not all of it came within `timeout_s`, longer by its size over the least rate
     :raises UnsupportedMedia: it is compressed, which only who passes `compressed` can read
     :raises ClientClosed: the client left
     """
+    _check_announced(scope, limit_bytes, compressed=compressed)
+    chunks: list[bytes] = []
+    held, done = claim or BODIES.open(0), False
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            await _collect(receive, chunks, held, limit_bytes, limit)
+        body = b"".join(chunks)
+        chunks.clear()
+        held.settle(len(body))
+        done = True
+        return body
+    except TimeoutError as exc:
+        raise RequestTimeout("the request's body did not arrive in time") from exc
+    finally:
+        # At once: an error's traceback knows this frame, and may be in a circle with whoever caught it.
+        chunks.clear()
+        if not done or claim is None:
+            held.close()
+
+
+def _check_announced(scope: Scope, limit_bytes: int, *, compressed: bool) -> None:
+    """Refuse by its head a body that would not be read."""
     encoding = header(scope, b"content-encoding").strip().lower()
     if not compressed and encoding not in ("", "identity"):
         raise UnsupportedMedia(f"content-encoding {encoding!r} is not read here; send the body uncompressed")
     declared = header(scope, b"content-length")
     if declared.isascii() and declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
-    chunks: list[bytes] = []
-    size_bytes = 0
-    held, done = claim or BODIES.open(0), False
-    try:
-        async with asyncio.timeout(timeout_s):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientClosed("the client left before its request was complete")
-                chunk = message.get("body", b"")
-                size_bytes += len(chunk)
-                if size_bytes > limit_bytes:
-                    raise _too_large(limit_bytes)
-                if size_bytes >= LEAST_BYTES:
-                    held.grow(size_bytes - held.size_bytes)
-                chunks.append(chunk)
-                more = message.get("more_body", False)
-    except TimeoutError as exc:
-        raise RequestTimeout(f"the request's body did not arrive within {timeout_s:g} s") from exc
-    else:
-        done = True
-        return b"".join(chunks)
-    finally:
-        # At once: an error's traceback knows this frame, and may be in a circle with whoever caught it.
-        chunks.clear()
-        if not done or claim is None:
-            held.close()
+
+
+async def _collect(
+    receive: Receive, chunks: list[bytes], held: Claim, limit_bytes: int, limit: asyncio.Timeout
+) -> None:
+    """Read a body's pieces, which count as long as more are to come: what is in one piece was counted by who
+    put it together. Each piece gives those behind it more time."""
+    size_bytes, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientClosed("the client left before its request was complete")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            raise _too_large(limit_bytes)
+        if more:
+            held.grow(len(chunk))
+            limit.reschedule((limit.when() or 0) + len(chunk) / MIN_RATE_BYTES_PER_S)
+        chunks.append(chunk)
 
 
 def parse_json(body: bytes, into: type[T]) -> T:

@@ -81,7 +81,9 @@ class Exchange:
     async def _receive(self) -> dict[str, Any]:
         if not self._body_read:
             self._body_read = True
-            return {"type": "http.request", "body": self._request.body, "more_body": False}
+            # Nobody else needs it any more, and it may be large.
+            body, self._request.body = self._request.body, b""
+            return {"type": "http.request", "body": body, "more_body": False}
         await self._left.wait()
         return {"type": "http.disconnect"}
 

@@ -19,6 +19,7 @@ from typing import Any
 from mdslite.door.asgi import Exchange
 from mdslite.door.connection import Connection
 from mdslite.door.pace import Pace
+from mdslite.http.budget import tidy
 from mdslite.http.guard import AllowList
 from mdslite.predict.predictor import Predictor
 
@@ -84,6 +85,7 @@ class Door:
         now = perf_counter()
         for connection in [one for one in self.connections if one.deadline < now]:
             connection.overdue()
+        tidy(self._loop)
 
     async def drain(self, *, grace_s: float, quiet_s: float = 0.5) -> None:
         """Answer what still comes with `Connection: close`, and close what has been quiet for `quiet_s`.

@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mdslite.errors import MdsliteError, Unavailable
-from mdslite.http.budget import bind, claim_large, make_space
+from mdslite.http.budget import bind, claim_body, make_space
 
 if TYPE_CHECKING:
     from mdslite.door.receiver import Receiver
@@ -29,7 +29,7 @@ class Landing(asyncio.BufferedProtocol):
 
     def __init__(self, receiver: Receiver, size_bytes: int, *, aligned_at: int) -> None:
         self._receiver = receiver
-        self._claim = claim_large(size_bytes)
+        self._claim = claim_body(size_bytes)
         try:
             space = make_space(size_bytes + ALIGNMENT)
         except (MemoryError, OSError) as exc:
@@ -38,8 +38,7 @@ class Landing(asyncio.BufferedProtocol):
             ) from exc
         bind(self._claim, space)
         start = -(space.ctypes.data + aligned_at) % ALIGNMENT
-        self.view = space[start : start + size_bytes].data
-        self._rest = self.view
+        self._rest = self._view = space[start : start + size_bytes].data
 
     @property
     def missing_bytes(self) -> int:
@@ -60,6 +59,14 @@ class Landing(asyncio.BufferedProtocol):
         """:raises Unavailable: as `put`"""
         if self._claim is not None:
             self._claim.grow(size_bytes)
+
+    def take(self) -> memoryview:
+        """The body, which is whole. It is its taker's alone: a transport may remember who it read for."""
+        view = self._view
+        self._view = self._rest = memoryview(b"")
+        if self._claim is not None:
+            self._claim.settle(len(view))
+        return view
 
     def drop(self) -> None:
         """Make room for others at once: whoever was told that there was none may still know this buffer."""

@@ -11,11 +11,12 @@ from time import perf_counter
 from typing import Any, Literal
 
 import httptools
+import numpy as np
 
 from mdslite.door.heads import KnownHead, learn_head
 from mdslite.door.landing import Landing
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge
-from mdslite.http.budget import LEAST_BYTES, Claim, claim_large
+from mdslite.http.budget import COUNTED_BYTES, LEAST_BYTES, Claim, bind, claim_body
 from mdslite.http.paths import is_prediction
 from mdslite.http.request import (
     HEAD_BYTES,
@@ -314,8 +315,8 @@ class Receiver(asyncio.Protocol):
         if self._body_bytes > self._body_limit:
             self._refuse(self._too_large())
             raise _Refused
-        if self._body_bytes > LEAST_BYTES or self._landing is not None:
-            self._hold_large(body)
+        if self._body_bytes > COUNTED_BYTES or self._landing is not None:
+            self._hold_counted(body)
         elif not self._body:
             self._body = body
         else:
@@ -323,14 +324,14 @@ class Receiver(asyncio.Protocol):
                 self._body = bytearray(self._body)
             self._body += body
 
-    def _hold_large(self, body: bytes) -> None:
+    def _hold_counted(self, body: bytes) -> None:
         """Take a piece of a body that counts, or has a place of its own."""
         try:
             if self._landing is not None:
                 self._landing.put(body)
                 return
             if self._claim is None:
-                self._claim = claim_large(self._body_bytes)
+                self._claim = claim_body(self._body_bytes)
                 size_bytes = self._body_bytes
             else:
                 size_bytes = len(body)
@@ -376,11 +377,15 @@ class Receiver(asyncio.Protocol):
     def _whole_body(self) -> bytes | memoryview:
         """A body that came in pieces, or landed. Only tensors stay where they came down."""
         landing, self._landing = self._landing, None
-        if landing is None:
-            return bytes(self._body)
-        if self._predictor.reader.is_binary(self._target, self._fields):
-            return landing.view
-        return bytes(landing.view)
+        is_tensor = self._predictor.reader.is_binary(self._target, self._fields)
+        if landing is not None:
+            view = landing.take()
+            return view if is_tensor else bytes(view)
+        if is_tensor and len(self._body) >= LEAST_BYTES:
+            space = np.frombuffer(self._body, np.uint8)
+            bind(self._claim, space)
+            return space.data
+        return bytes(self._body)
 
     def _too_large(self) -> MdsliteError:
         if self._stranger is not None:

@@ -1,12 +1,14 @@
-"""How much memory large bodies may take, all that are under way over HTTP and gRPC together; and the memory
-for them, which goes back to the system when the last who reads it lets go.
+"""How much memory bodies may take, all that are under way over HTTP and gRPC together; and the memory for the
+large ones, which goes back to the system when the last who reads it lets go.
 
-A body counts as it arrives, not as it was announced, so that who announces much and sends little keeps nobody
-out. What is smaller than `LEAST_BYTES` is not counted, and pays for none of this.
+A body counts as it arrives, not as it was announced: who announces much and sends little keeps nobody out. A
+large one, of `LEAST_BYTES` or more, counts until it is needed no more; a smaller one until it is whole, for a
+thousand that never are take as much. What is smaller than `COUNTED_BYTES` pays for none of this.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import mmap
 import os
@@ -20,9 +22,13 @@ import numpy as np
 
 from mdslite.errors import MdsliteError, TooLarge, Unavailable
 
+COUNTED_BYTES = 64 * 1024
 LEAST_BYTES = 1024 * 1024
 MOST_BYTES = 4 * 1024 * 1024 * 1024
 _SHARE = 4  # of the memory, one in so many
+_SMALL_SHARE = 4  # a part of the budget as large comes on top for small ones: they find room beside the large
+_UNTIDY_BYTES = 16 * 1024 * 1024
+_UNTIDY_SHARE = 16
 _FLOOR_BYTES = 256 * 1024 * 1024  # one body as large as any may be
 _HEAP_BYTES = 4 * 1024 * 1024
 _RETRY_S = 1.0
@@ -36,7 +42,7 @@ class Budget:
         self.most_bytes = most_bytes
         self._taken_bytes = 0
         self._returned: deque[int] = deque()  # its `append` needs no lock
-        self._untidy = False
+        self._peak_bytes = 0
 
     @property
     def used_bytes(self) -> int:
@@ -49,29 +55,34 @@ class Budget:
         :raises MdsliteError: there is no room for it
         """
         claim = Claim(self, kind)
-        if self.used_bytes + size_bytes > self.most_bytes:
+        if self.used_bytes + size_bytes > self._bound(size_bytes):
             raise claim.refusal(size_bytes)
         return claim
 
-    def take(self, size_bytes: int) -> bool:
-        if self.used_bytes + size_bytes > self.most_bytes:
+    def take(self, size_bytes: int, *, whole_bytes: int) -> bool:
+        """So much more of a body that has `whole_bytes` with it."""
+        if self.used_bytes + size_bytes > self._bound(whole_bytes):
             return False
         self._taken_bytes += size_bytes
+        self._peak_bytes = max(self._peak_bytes, self._taken_bytes)
         return True
 
     def give_back(self, size_bytes: int) -> None:
         self._returned.append(size_bytes)
 
     def is_untidy(self) -> bool:
-        """Has a large body gone since this was last asked?"""
-        self._settle()
-        found, self._untidy = self._untidy, False
-        return found
+        """Has much gone since this was last asked, that did not come back?"""
+        gone_bytes = self._peak_bytes - self.used_bytes
+        self._peak_bytes = self._taken_bytes
+        return gone_bytes > min(_UNTIDY_BYTES, self.most_bytes // _UNTIDY_SHARE)
+
+    def _bound(self, whole_bytes: int) -> int:
+        most_bytes = self.most_bytes
+        return most_bytes if whole_bytes >= LEAST_BYTES else most_bytes + most_bytes // _SMALL_SHARE
 
     def _settle(self) -> None:
         while self._returned:
             self._taken_bytes -= self._returned.popleft()
-            self._untidy = True
 
 
 class Claim:
@@ -86,9 +97,20 @@ class Claim:
 
     def grow(self, size_bytes: int) -> None:
         """:raises MdsliteError: the budget is spent"""
-        if not self._budget.take(size_bytes):
-            raise self.refusal(self.size_bytes + size_bytes)
-        self.size_bytes += size_bytes
+        whole_bytes = self.size_bytes + size_bytes
+        if not self._budget.take(size_bytes, whole_bytes=whole_bytes):
+            raise self.refusal(whole_bytes)
+        self.size_bytes = whole_bytes
+
+    def settle(self, size_bytes: int) -> None:
+        """The body is whole.
+
+        :raises MdsliteError: the budget is spent
+        """
+        if size_bytes < LEAST_BYTES:
+            self.close()
+        else:
+            self.grow(size_bytes - self.size_bytes)
 
     def close(self) -> None:
         size_bytes, self.size_bytes = self.size_bytes, 0
@@ -104,7 +126,7 @@ class Claim:
                 hint="mdslite up --body-budget SIZE",
             )
         return self._kind(
-            f"large bodies under way take all of the {most_bytes} bytes that there are for them",
+            f"bodies under way take all of the {most_bytes} bytes that there are for them",
             retry_after_s=_RETRY_S,
         )
 
@@ -112,17 +134,17 @@ class Claim:
         self.close()
 
 
-def claim_large(size_bytes: int, *, kind: type[MdsliteError] = Unavailable) -> Claim | None:
+def claim_body(size_bytes: int, *, kind: type[MdsliteError] = Unavailable) -> Claim | None:
     """A claim on the budget of this process, None for what is not counted.
 
     :raises MdsliteError: there is no room for it
     """
-    return BODIES.open(size_bytes, kind=kind) if size_bytes >= LEAST_BYTES else None
+    return BODIES.open(size_bytes, kind=kind) if size_bytes >= COUNTED_BYTES else None
 
 
 def bind(claim: Claim | None, space: np.ndarray[Any, Any]) -> None:
-    """Let a claim last as long as the memory that it is for."""
-    if claim is not None:
+    """Let the claim of a large body last as long as the memory that it is for."""
+    if claim is not None and space.nbytes >= LEAST_BYTES:
         weakref.finalize(space, claim.close).atexit = False
 
 
@@ -135,6 +157,12 @@ def make_space(size_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(pages, np.uint8)
+
+
+def tidy(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the memory of many bodies go that have. Asked for now and then."""
+    if BODIES.is_untidy():
+        loop.run_in_executor(None, trim)
 
 
 def trim() -> None:

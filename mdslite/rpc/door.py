@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any
 
 from mdslite.errors import MdsliteError, MethodNotAllowed, Overloaded, RateLimited, UnsupportedMedia
-from mdslite.http.budget import BODIES, trim
 from mdslite.http.policing import Reason
 from mdslite.rpc.connection import RpcConnection
 from mdslite.rpc.exchange import Exchange, Message, Method
@@ -177,5 +176,3 @@ class RpcDoor:
         now = perf_counter()
         for connection in list(self.connections):
             connection.check(now)
-        if BODIES.is_untidy():  # a parsed message is on the C library's heap
-            self._loop.run_in_executor(None, trim)

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from mdslite.errors import DeadlineExceeded, InvalidRequest, MdsliteError, Overloaded, TooLarge
-from mdslite.http.budget import LEAST_BYTES, Claim, bind, claim_large, make_space
+from mdslite.http.budget import LEAST_BYTES, Claim, bind, claim_body, make_space
 from mdslite.http.guard import make_request_id
 from mdslite.http.inflate import decompress
 from mdslite.rpc import frames
@@ -157,6 +157,8 @@ class Exchange:
             if len(step) and self.room is not None:
                 self._land(self.room, step)
             elif len(step):
+                if self.claim is not None:
+                    self.claim.grow(len(step))
                 self.pieces.append(step if len(step) * _PIN_MOST >= pinned_bytes else bytes(step))
                 self.have += len(step)
             if self.have == self.need:
@@ -226,8 +228,8 @@ class Exchange:
         most = self.link.limits.max_message_bytes
         if self.need > most:
             raise TooLarge(f"a message of {self.need} bytes; expected at most {most}")
+        self.claim = claim_body(self.need, kind=Overloaded)
         if self.need >= LEAST_BYTES:
-            self.claim = claim_large(self.need, kind=Overloaded)
             self.room = _make_room(self.need, self.claim)
 
     def _land(self, room: memoryview, piece: memoryview) -> None:
@@ -241,12 +243,12 @@ class Exchange:
         pieces, room = self.pieces, self.room
         message: Message
         if room is not None:
-            message, self.room, self.claim = room, None, None
+            message, self.room = room, None
         else:
             # The one copy between the socket and the runtime; none where it came in one piece.
             message = pieces[0] if len(pieces) == 1 else _join(pieces, self.need)
         self.ready.append((self.compressed, message))
-        self.pieces, self.prefix, self.need = [], b"", -1
+        self.pieces, self.claim, self.prefix, self.need = [], None, b"", -1
         self.wake()
 
     # What goes out

@@ -271,6 +271,19 @@ def test_a_body_that_is_answered_later_counts_once(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_kept_connection_and_an_idle_replica_keep_no_body(tmp_path: Path) -> None:
+    async def test() -> None:
+        path = models.identity(tmp_path / "m.onnx", shape=("N", "L"))
+        async with open_site(tmp_path, Deployed(path)) as site, site.connect() as one:
+            for _ in range(3):
+                one.send(body_of(7 * MIB))
+                assert (await one.reply()).status == 200
+                site.rows.clear()  # the real log lets go of bodies
+                await until(lambda: gc.collect() >= 0 and free() == 8 * MIB)
+
+    run(test())
+
+
 # Small ones
 
 

@@ -80,6 +80,7 @@ class Replica:
     def _serve(self) -> None:
         while (work := self._inbox.get()) is not None:
             after = work(self.session)
+            del work  # it knows a batch, and that knows bodies, which nobody is to keep until the next one
             try:
                 self._loop.call_soon_threadsafe(after)
             except RuntimeError:  # the loop was closed while this ran: nobody waits any more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 RULES = ROOT / "scripts" / "import_rules.py"
 PRINT_FILES = """
 import importlib, sys
@@ -166,3 +168,30 @@ def test_an_import_that_points_down_is_fine(tmp_path: Path, place: str, line: st
     file.write_text(line + "\n")
     found = run_python(str(RULES), str(tmp_path), cwd=tmp_path)
     assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_rooms_of_the_architecture_are_those_that_there_are() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    named = {
+        re.sub(r"^mdslite/|\.py$|/$", "", name) for room in rooms for name in re.findall(r"`(.+?)`", room)
+    }
+    there = {path.stem for path in (ROOT / "mdslite").glob("[!_]*") if path.suffix in ("", ".py")}
+    assert named == there | {"runtimes", "store", "tui"}
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in DOCS)])
+def test_what_the_pages_lead_to_is_there(page: str) -> None:
+    text, folder = (ROOT / page).read_text(), (ROOT / page).parent
+    for link, place in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
+        if "://" in link:
+            continue
+        target = folder / link if link else ROOT / page
+        assert target.exists(), link
+        if place:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert place in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, place
+    for path in re.findall(r"`((?:scripts|mdslite|runtimes|store|tui|examples|docs|tests)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`((?:[a-z]+/)+[a-z_0-9]+\.py)`", text):
+        assert (ROOT / path).exists() or (ROOT / "mdslite" / path).exists(), path

@@ -166,9 +166,3 @@ def test_the_paths_that_it_lists_answer(box: live.Live) -> None:
     for path in paths:
         with urllib.request.urlopen(box.url + path, timeout=10) as reply:
             assert reply.status == 200
-
-
-def test_every_link_leads_to_a_file() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []

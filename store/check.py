@@ -23,10 +23,11 @@ from mdslite.store.recovery import (
     corrupt_store,
     list_backups,
 )
-from mdslite.store.shelf import Shelf
+from mdslite.store.shelf import Artifact, Shelf
 
 _LOW_BYTES = 1 << 30
 _EMPTY_BYTES = 64 << 20
+_SHOWN_IDLE = 3
 _OLD_BACKUP_S = 14 * 86_400
 # A damaged hour is set aside by the journal anyway; reading all of a large log would take minutes.
 _CHECKED_LOG_BYTES = 1 << 30
@@ -105,9 +106,27 @@ def _check_artifacts(store_dir: Path, deployed: dict[str, str], former: dict[str
             whole_bytes += artifact.size_bytes
     yield Finding("ok", f"artifacts: {whole} match their digests ({_megabytes(whole_bytes)})")
     idle = [digest for digest in shelf.digests() if digest not in deployed and digest not in former]
-    if idle:
-        sizes = [stored.size_bytes for digest in idle if (stored := shelf.get(digest)) is not None]
-        yield Finding("ok", f"artifacts: {len(idle)} more belong to no revision ({_megabytes(sum(sizes))})")
+    idle_artifacts = [stored for digest in idle if (stored := shelf.get(digest)) is not None]
+    if idle_artifacts:
+        yield _idle_finding(idle_artifacts)
+
+
+def _idle_finding(idle: list[Artifact]) -> Finding:
+    """What plans and failed applies left, the largest first, and when it goes."""
+    idle = sorted(idle, key=lambda one: -one.size_bytes)
+    named = ", ".join(f"{_name(one)} {_megabytes(one.size_bytes)}" for one in idle[:_SHOWN_IDLE])
+    more = f" and {len(idle) - _SHOWN_IDLE} more" if len(idle) > _SHOWN_IDLE else ""
+    total = _megabytes(sum(one.size_bytes for one in idle))
+    return Finding(
+        "ok",
+        f"artifacts: {len(idle)} more belong to no revision ({total}), left by plans and failed applies: "
+        f"{named}{more}; the next start of mdslite up removes them, and so does the next mdslite apply that "
+        "changes something",
+    )
+
+
+def _name(artifact: Artifact) -> str:
+    return artifact.path.name if artifact.kind == "file" else artifact.digest[:19]
 
 
 def _check_log(store_dir: Path) -> Iterator[Finding]:

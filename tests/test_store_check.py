@@ -107,8 +107,19 @@ def test_a_damaged_artifact_of_the_past_is_a_warning(
 def test_artifacts_that_nothing_refers_to_are_counted(
     store: Path, artifact: Artifact, tmp_path: Path
 ) -> None:
-    ArtifactStore(store / "artifacts").add_path(mlp(tmp_path / "idle.onnx", seed=5))
-    assert find(check_store(store), "1 more belong to no revision").level == "ok"
+    artifacts = ArtifactStore(store / "artifacts")
+    idle = artifacts.add_path(mlp(tmp_path / "idle.onnx", seed=5))
+    found = find(check_store(store), "1 more belong to no revision")
+    assert found.level == "ok"
+    assert (
+        f": idle.onnx {idle.size_bytes / 1e6:.1f} MB; the next start of mdslite up removes them" in found.what
+    )
+    for name in ("b", "c", "d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "words.txt").write_text(name)
+        artifacts.add_path(tmp_path / name)
+    found = find(check_store(store), "4 more belong to no revision")
+    assert ": idle.onnx " in found.what and ", sha256:" in found.what and " and 1 more; " in found.what
 
 
 @pytest.mark.parametrize("size", [0, 5000])

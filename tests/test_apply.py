@@ -544,14 +544,16 @@ async def test_a_restart_serves_what_was_deployed(tmp_path: Path, folder: Path, 
 
 
 async def test_a_version_that_cannot_be_loaded_at_start_is_listed_and_the_others_serve(
-    tmp_path: Path, folder: Path, prober: Prober
+    tmp_path: Path, folder: Path, prober: Prober, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_box(tmp_path / "store", prober) as box:
         await apply(box, folder, V1, V2)
         damage(box, box.fleet.all()[0].digest)
     async with open_box(tmp_path / "store", prober) as box:
         assert box.versions() == {"p/m v1": "failed", "p/m v2": "ready"}
-        assert box.fleet.all()[0].reason
+        reason = box.fleet.all()[0].reason or ""
+        assert "v1.onnx was changed; apply the version again from its source" in reason
+        assert not caplog.records  # who starts it is told the states
         assert await box.served_by() == "v2"
         outcome = await apply(box, folder, V1, V2)  # the same file mends it
         assert outcome.plan is not None

@@ -312,8 +312,9 @@ class Deployer:
             try:
                 served = await self.load(key, wanted)
             except MdsliteError as exc:
-                logger.error("%s/%s %s could not be loaded: %s", *key, exc.message)
-                self._fleet.mark(key, wanted.spec, wanted.digest, state="failed", reason=exc.message)
+                # The state says so wherever states are told, at the start too: no line of the log repeats it.
+                reason = exc.message if exc.hint is None else f"{exc.message}; {exc.hint}"
+                self._fleet.mark(key, wanted.spec, wanted.digest, state="failed", reason=reason)
             else:
                 self._fleet.switch(added=[served])
 

@@ -41,7 +41,7 @@ COMMANDS = {
     "rollout": ("rollout", "rollout", "Step a version up while its gates hold."),
     "init": ("init", "init", "Write a new package, or a deployments file for a model."),
     "verify": ("verify", "verify", "Try a Python package before it is deployed."),
-    "import": ("coming", "coming", "Turn another server's models into a deployments file."),
+    "import": ("import_models", "import_models", "Turn another server's models into a deployments file."),
     "token": ("token", "token", "Make, list and end tokens; limit models."),
     "audit": ("audit", "audit", "List who changed something or was refused."),
     "doctor": ("doctor", "doctor", "Say what is wrong with this machine and its store."),

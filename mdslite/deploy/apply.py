@@ -40,7 +40,7 @@ from mdslite.deploy.orders import (
 )
 from mdslite.deploy.places import placing
 from mdslite.deploy.plan import Action, Plan, Step, Wanted, target_state, to_plain
-from mdslite.deploy.telling import key_of, label_of, telling
+from mdslite.deploy.reporting import key_of, label_of, reporting
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
 from mdslite.serving.fleet import Fleet, Key, Served
 from mdslite.serving.loader import LoadRequest
@@ -210,7 +210,7 @@ class Deployer:
         added: list[Served] = []
         try:
             for at in range(first_count):
-                with telling(progress, steps, at):
+                with reporting(progress, steps, at):
                     if steps[at].reload:
                         added.append(await self._load_step(steps[at]))
             respecced = self._respecced(steps)
@@ -222,7 +222,7 @@ class Deployer:
         removed = [key_of(step) for step in steps if step.action is Action.DELETE]
         self._fleet.switch(added=added, respecced=respecced, removed=removed)
         for at in range(first_count, len(steps)):
-            with telling(progress, steps, at):
+            with reporting(progress, steps, at):
                 pass
         return revision
 

@@ -19,7 +19,7 @@ from mdslite.deploy.orders import (
 )
 from mdslite.deploy.pipelines import check_calls
 from mdslite.deploy.plan import Action, Change, Plan, State, Step, make_plan, target_state
-from mdslite.deploy.telling import key_of, label_of
+from mdslite.deploy.reporting import key_of, label_of
 from mdslite.deployments import Deployments
 from mdslite.serving.fleet import Fleet
 

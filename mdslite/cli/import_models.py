@@ -18,11 +18,11 @@ Examples:
   mdslite import triton ./model_repository
   mdslite import triton ./model_repository --json""",
 )
-def coming() -> None:
+def import_models() -> None:
     """Turn another server's models into a deployments file."""
 
 
-@coming.command(
+@import_models.command(
     epilog="""\b
 Examples:
   mdslite import triton ./model_repository

@@ -13,7 +13,7 @@ from mdslite.serving.fleet import Key
 
 
 @contextmanager
-def telling(progress: Progress, steps: Sequence[Step], at: int) -> Iterator[None]:
+def reporting(progress: Progress, steps: Sequence[Step], at: int) -> Iterator[None]:
     """Tell that step `at` begins, and how the block that takes it ended."""
 
     def tell(state: Literal["START", "DONE", "FAILED"], error: str | None = None) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 from api_server import ApiServer, serving
+from models import mlp
+from stores import Store, open_store
 
 from mdslite.runtimes.prober import Prober
 
@@ -52,6 +54,19 @@ def deployments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "deployments.yaml"
     file.write_text("deployments: []\n")
     return file
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store as the appliance keeps it, without the appliance."""
+    with open_store(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model to deploy there."""
+    return mlp(tmp_path / "model.onnx")
 
 
 @pytest.fixture

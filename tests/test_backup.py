@@ -8,14 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from time import time
 
 import pytest
 from models import mlp
-from stores import Store, count_rows, deployed, entries, log_hour, open_store
+from stores import Store, count_rows, deployed, entries, log_hour
 
 from mdslite.errors import (
     ArtifactError,
@@ -34,17 +33,6 @@ from mdslite.store.recovery import LEDGERS, list_backups
 from mdslite.store.registry import Registry
 from mdslite.store.restore import restore
 from mdslite.store.snapshots import copy_whole
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return mlp(tmp_path / "model.onnx")
 
 
 def test_a_backup_of_a_serving_store_restores_elsewhere(store: Store, model: Path, tmp_path: Path) -> None:

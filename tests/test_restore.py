@@ -12,13 +12,13 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from models import mlp
-from stores import Store, count_rows, deployed, entries, log_hour, open_store
+from stores import Store, count_rows, deployed, entries, log_hour
 
 from mdslite.errors import (
     Conflict,
@@ -31,17 +31,6 @@ from mdslite.store.backup import backup
 from mdslite.store.lock import StoreLock, log_lock
 from mdslite.store.recovery import LEDGERS
 from mdslite.store.restore import restore
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return mlp(tmp_path / "model.onnx")
 
 
 def test_a_restore_keeps_what_it_replaced(store: Store, model: Path, tmp_path: Path) -> None:

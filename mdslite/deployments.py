@@ -5,6 +5,7 @@ Owns the short forms and the rules between the versions of a model. What a singl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -121,11 +122,22 @@ def _version(
     spec = msgspec.structs.replace(
         entry.spec,
         uri=resolve(document, spec_path, entry.spec.uri, entry.spec.source_type, base=base),
-        service_info=_service_info(document, path, entry, sticky),
+        service_info=_anchored(_service_info(document, path, entry, sticky), base),
     )
     _refuse_no_body(document, spec_path, spec.log)
     _refuse_odd_ports(document, (*spec_path, "service_info", "endpoints_infos"), spec.service_info)
     return Version(version=entry.version, spec=spec)
+
+
+def _anchored(info: ServiceInfo, base: Path) -> ServiceInfo:
+    """Certificates of authorities are files as the uri's is: their paths, too, start from `base`."""
+    endpoints = tuple(
+        msgspec.structs.replace(one, options={**one.options, "ca": os.path.abspath(base / one.options["ca"])})
+        if isinstance(one.options.get("ca"), str)
+        else one
+        for one in info.endpoints_infos
+    )
+    return msgspec.structs.replace(info, endpoints_infos=endpoints)
 
 
 def _refuse_no_body(document: Document, path: documents.Path, log: Log) -> None:

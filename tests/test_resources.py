@@ -99,6 +99,18 @@ async def test_a_version_is_deleted_and_with_the_last_one_its_model(
         ({"spec": {"uri": "/m.onnx"}, "version": "v7"}, 400, "version: expected 'v3' as in the URL"),
         ({"spec": {"uri": "m.onnx"}}, 422, "spec.uri: expected an absolute path"),
         (
+            {
+                "spec": {
+                    "uri": "x",
+                    "service_info": {
+                        "endpoints_infos": [{"url": "https://far", "options": {"ca": "box.pem"}}]
+                    },
+                }
+            },
+            422,
+            "spec.service_info.endpoints_infos[0].options.ca: expected an absolute path, got 'box.pem'",
+        ),
+        (
             {"spec": {"uri": "/m.onnx", "service_info": {"shadow": True, "weight": 100}}},
             422,
             "weight: a shadow answers nobody",

@@ -113,6 +113,14 @@ class TestWhatLoads:
         assert (DEFAULT_BATCH_SIZE, DEFAULT_BATCH_TIMEOUT_MS) == (32, 2)
         assert (DEFAULT_PREDICTION_TIME_MS, QUEUE_ROWS) == (30_000, 1024)
 
+    def test_a_certificate_s_path_starts_from_the_file_as_a_uri_does(self) -> None:
+        options: list[dict[str, Any]] = [{"ca": "box.pem"}, {"ca": "/etc/ca.pem"}, {"ca": "../ca.pem"}, {}]
+        endpoints = [{"url": "https://far", "options": one} for one in options]
+        spec = read(flow(service_info={"endpoints_infos": endpoints})).deployments[0].versions[0].spec
+        assert [one.options.get("ca") for one in spec.service_info.endpoints_infos] == [
+            "/srv/models/box.pem", "/etc/ca.pem", "/srv/ca.pem", None,
+        ]  # fmt: skip
+
     def test_every_field_of_the_contract(self) -> None:
         given: dict[str, Any] = {
             "uri": "s3://bucket/spam",

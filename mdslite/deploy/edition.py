@@ -94,15 +94,20 @@ def merge(current: State, parsed: Deployments, admitted: State, source: Source) 
 
 def _refuse_relative(spec: Mapping[str, Any]) -> None:
     uri = spec.get("uri")
-    if not isinstance(uri, str) or uri.startswith("/") or _ADDRESS.match(uri):
-        return
-    if (spec.get("service_info") or {}).get("endpoints_infos"):
-        return  # served elsewhere: the uri leads to nothing
-    raise SpecError(
-        f"spec.uri: expected an absolute path or an address, got {uri!r}",
-        file=_FILE,
-        hint="a path is one of the appliance's machine",
-    )
+    endpoints = (spec.get("service_info") or {}).get("endpoints_infos")
+    if endpoints:  # served elsewhere: the uri leads to nothing
+        for number, one in enumerate(endpoints):
+            ca = (one.get("options") or {}).get("ca")
+            if isinstance(ca, str) and not ca.startswith("/"):
+                place = f"spec.service_info.endpoints_infos[{number}].options.ca"
+                raise _relative(place, "an absolute path", ca)
+    elif isinstance(uri, str) and not uri.startswith("/") and not _ADDRESS.match(uri):
+        raise _relative("spec.uri", "an absolute path or an address", uri)
+
+
+def _relative(place: str, expected: str, got: str) -> SpecError:
+    hint = "a path is one of the appliance's machine"
+    return SpecError(f"{place}: expected {expected}, got {got!r}", file=_FILE, hint=hint)
 
 
 def _sticky(spec: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import orjson
@@ -33,7 +34,15 @@ def parse_json(body: bytes) -> Any:
     except orjson.JSONDecodeError as exc:
         if b"NaN" in body or b"Infinity" in body:
             try:
-                return json.loads(body)
+                return json.loads(body, parse_float=_finite)
             except (ValueError, RecursionError):
                 pass
         raise InvalidJson(f"the body is no JSON: {exc}") from exc
+
+
+def _finite(text: str) -> float:
+    """A number that was written out: infinite is only what says so."""
+    found = float(text)
+    if math.isinf(found):
+        raise ValueError(text)
+    return found

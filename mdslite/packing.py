@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -19,7 +20,13 @@ from mdslite.runtimes.protocol import NUMPY_DTYPES, TensorSpec
 Column = bytes | memoryview | list[Any]
 RowShape = tuple[int, ...]
 
-_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
+# What finite numbers are rounded to infinity from.
+_FLOATS = {
+    "FP16": 2**16 - 2**4,
+    "BF16": 2**128 - 2**119,
+    "FP32": 2**128 - 2**103,
+    "FP64": 2**1024 - 2**970,
+}
 
 
 def pack_column(
@@ -169,12 +176,30 @@ def _check_types(spec: TensorSpec, flat: list[Any], allowed: set[type]) -> None:
 
 def _to_bytes(spec: TensorSpec, flat: list[Any]) -> bytes:
     try:
-        with np.errstate(over="ignore"):
-            if spec.datatype == "BF16":
-                return to_bfloat16(np.array(flat, dtype=np.float32)).tobytes()
-            return np.array(flat, dtype=NUMPY_DTYPES[spec.datatype]).tobytes()
-    except OverflowError as exc:
-        raise InvalidTensor(f'input "{spec.name}": a value does not fit into {spec.datatype}') from exc
+        with np.errstate(over="raise"):
+            if spec.datatype != "BF16":
+                return np.array(flat, dtype=NUMPY_DTYPES[spec.datatype]).tobytes()
+            wide = np.array(flat, dtype=np.float32)
+    except (OverflowError, FloatingPointError) as exc:
+        raise InvalidTensor(_misfit(spec, flat)) from exc
+    found = to_bfloat16(wide)
+    if np.count_nonzero(found & 0x7FFF == 0x7F80) != np.count_nonzero(np.isinf(wide)):
+        raise InvalidTensor(_misfit(spec, flat))
+    return found.tobytes()
+
+
+def _misfit(spec: TensorSpec, flat: list[Any]) -> str:
+    """Which of the values is too large or too small for a dtype."""
+    if spec.datatype in _FLOATS:
+        most: float = _FLOATS[spec.datatype] - 1
+        least = -most
+    else:
+        limits = np.iinfo(NUMPY_DTYPES[spec.datatype])
+        least, most = limits.min, limits.max
+    beyond = (at for at, one in enumerate(flat) if most < one < math.inf or -math.inf < one < least)
+    number = next(beyond, None)
+    what = "a value" if number is None else f"{kind_of(flat[number])} (element {number}, from 0)"
+    return f'input "{spec.name}": {what} does not fit into {spec.datatype}'
 
 
 def to_bfloat16(array: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.uint16]]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.oip.inputs import InputTensor, take_inputs
 from mdslite.packing import from_bfloat16, to_bfloat16
 from mdslite.runtimes.protocol import Rows, Signature, TensorSpec
 from mdslite.tensors import Codec, Columns
@@ -122,10 +123,39 @@ def test_nan_and_infinity_come_in_as_numbers_and_go_out_as_null() -> None:
     assert codec.encode([values], "instances") == b'{"predictions":[[null,null,null,1.0]]}'
 
 
-def test_a_float_too_large_for_the_input_is_infinite_whichever_way_it_came() -> None:
-    codec = make_codec(X4)
-    for message in ({"instances": [[1e300, 0, 0, 0]]}, {"instances": [{"x": [1e300, 0, 0, 0]}]}):
-        assert arrays_of(codec, decode(codec, message))["x"][0, 0] == math.inf
+@pytest.mark.parametrize(
+    ("datatype", "fits", "too_large"),
+    [
+        ("FP16", 65519, 65520),
+        ("FP16", -65519.0, -1e39),
+        ("BF16", 3.39e38, 3.4e38),
+        ("BF16", -3.39e38, -1e300),
+        ("FP32", 3.4028235e38, 3.4028236e38),
+        ("FP32", -3.4028235e38, -(10**39)),
+        ("INT8", -128, -129),
+        ("UINT32", 2**32 - 1, 2**32),
+    ],
+)
+def test_a_number_too_large_for_the_input_is_refused_whichever_way_it_came(
+    datatype: str, fits: float, too_large: float
+) -> None:
+    codec = make_codec(TensorSpec("x", datatype, (None, 4)))
+    row = [0, 1, too_large, too_large]
+    refusal = rf'input "x": the number .* \(element 2, from 0\) does not fit into {datatype}'
+    for message in ({"instances": [row]}, {"instances": [{"x": row}]}, {"inputs": {"x": [row]}}):
+        with pytest.raises(InvalidTensor, match=refusal):
+            codec.decode(json.dumps(message).encode())
+    with pytest.raises(InvalidTensor, match=refusal):
+        take_inputs(codec, [InputTensor("x", datatype, (1, 4), data=row)])
+    assert arrays_of(codec, decode(codec, {"instances": [[0, 1, 1, fits]]}))["x"].shape == (1, 4)
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+def test_infinities_that_say_so_are_taken_beside_finite_numbers(datatype: str) -> None:
+    codec = make_codec(TensorSpec("x", datatype, (None, 4)))
+    codec.decode(b'{"instances": [[1, 2.5, Infinity, -Infinity]]}')
+    with pytest.raises(InvalidJson):
+        codec.decode(b'{"instances": [[1, 1e999, Infinity, -Infinity]]}')
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,8 @@ def _hinting(target: Target) -> Iterator[None]:
     try:
         yield
     except errors.InvalidRequest as exc:
-        exc.hint = exc.hint or f"mdslite predict {target} --curl prints a request that it takes"
+        if exc.hint is None or exc.hint.startswith("GET "):  # what programs can look up, people are shown
+            exc.hint = f"mdslite predict {target} --curl prints a request that it takes"
         raise
 
 

@@ -14,7 +14,7 @@ import logging
 from time import perf_counter
 
 from mdslite.data import DataCodec
-from mdslite.errors import MdsliteError, NotFound, Unauthorized
+from mdslite.errors import InvalidRequest, MdsliteError, NotFound, Unauthorized
 from mdslite.http.access import ANYBODY, Access, Grant
 from mdslite.http.deflate import INLINE_BYTES, LEAST_BYTES, compress
 from mdslite.http.guard import error_body
@@ -273,4 +273,7 @@ class Predictor:
         # Its traceback knows the frames that know the call: a refusal would leave a circle for the collector.
         call.error = error.with_traceback(None)
         call.reply_lines = JSON_LINES
+        route = call.route
+        if error.hint is None and route is not None and isinstance(error, InvalidRequest):
+            error.hint = f"GET /v2/models/{route.project}.{route.model} says what it takes"
         self._send(call, error.status, error_body(error, call.request_id), error.code)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import shlex
 from pathlib import Path
 
 import pytest
 from api_server import ApiServer
 
+from mdslite import cli, errors
 from mdslite.cli import run
 
 Captured = pytest.CaptureFixture[str]
@@ -134,7 +136,8 @@ def test_data_with_a_key_twice_is_refused(api: ApiServer, capsys: Captured) -> N
 def test_a_body_that_the_model_refuses_is_told_where_one_is_that_it_takes(
     api: ApiServer, code: str, capsys: Captured
 ) -> None:
-    api.error = (400, {"error": "no", "code": code, "request_id": "r"})
+    looked_up = "GET /v2/models/demo.digits says what it takes"
+    api.error = (400, {"error": "no", "code": code, "request_id": "r", "hint": looked_up})
     line = "predict demo/digits@v1 -d '{\"instances\": [[1]]}'"
     hint = "mdslite predict demo/digits@v1 --curl prints a request that it takes"
     assert told(line, capsys) == ("no", hint)
@@ -161,3 +164,17 @@ def test_a_token_that_is_refused_is_told_by_the_name_of_its_variable(
     assert told("ls", capsys)[0] == "there is no such token"
     monkeypatch.setenv("MDSLITE_TOKEN", "mdslite_other")
     assert told("ls", capsys)[0] == "the token of MDSLITE_TOKEN is refused: there is no such token"
+
+
+def test_every_error_of_a_command_ends_with_a_hint() -> None:
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    silent = [
+        f"{file.name}:{call.lineno}"
+        for file in sorted(Path(cli.__file__).parent.glob("*.py"))
+        for call in ast.walk(ast.parse(file.read_text()))
+        if isinstance(call, ast.Call)
+        and (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", ""))
+        in kinds
+        and "hint" not in {keyword.arg for keyword in call.keywords}
+    ]
+    assert silent == []

@@ -89,7 +89,10 @@ class Beside:
 def check(*, as_json: bool) -> None:
     """:raises InvalidRequest: there is no terminal for a dashboard"""
     if as_json:
-        raise errors.InvalidRequest("--dash has the terminal, and --json prints to it: choose")
+        raise errors.InvalidRequest(
+            "--dash has the terminal, and --json prints to it: choose",
+            hint="mdslite up --json here, and mdslite dash in another terminal",
+        )
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise errors.InvalidRequest(
             "--dash takes a terminal, and this is none",

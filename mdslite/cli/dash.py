@@ -84,7 +84,7 @@ async def _run(url: str | None, *, read_only: bool, ascii: bool, theme: str | No
     try:
         ink = Ink("none" if os.environ.get("NO_COLOR") else theme or DEFAULT, ascii=ascii)
     except ValueError as exc:
-        raise InvalidRequest(f"--theme: {exc}") from exc
+        raise InvalidRequest(f"--theme: {exc}", hint="leave it out for the default") from exc
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)  # where a shell exports them, they would be believed after a resize
     async with _open(url) as client:

@@ -45,12 +45,17 @@ def init(target: str, runtime: str | None, file: str | None, as_json: bool) -> i
         raise errors.InvalidRequest(f"{target} is there already", hint=f"mdslite up {target}/{DEPLOYMENTS}")
     if path.exists() and not _is_empty(path):
         if runtime is not None:
-            raise errors.InvalidRequest(f"--runtime is for a new package, and {target} is there already")
+            raise errors.InvalidRequest(
+                f"--runtime is for a new package, and {target} is there already",
+                hint="choose another name, or leave --runtime out",
+            )
         written, following = _deploy_model(path, Path(file or DEPLOYMENTS))
     elif path.suffix:
         raise errors.InvalidRequest(f"there is no {target}", hint="mdslite init NAME writes a new package")
     elif file is not None:
-        raise errors.InvalidRequest("--file is for a model; a package gets a deployments.yaml of its own")
+        raise errors.InvalidRequest(
+            "--file is for a model; a package gets a deployments.yaml of its own", hint="leave --file out"
+        )
     else:
         written, following = _write_package(path, runtime or "python")
     if as_json:
@@ -180,4 +185,6 @@ def _write(files: Mapping[Path, bytes]) -> None:
     except OSError as exc:
         for path in made:
             path.unlink(missing_ok=True)
-        raise errors.InvalidRequest(f"cannot write {path}: {exc.strerror}") from exc
+        raise errors.InvalidRequest(
+            f"cannot write {path}: {exc.strerror}", hint="choose a folder that you may write to"
+        ) from exc

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shlex
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +19,7 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
+from mdslite.cli.files import similar
 from mdslite.cli.options import json_option
 from mdslite.cli.suggestions import suggest
 from mdslite.fields import parse_memory
@@ -177,17 +179,26 @@ def _check(
     file: str | None, tls_cert: str | None, tls_key: str | None, client_ca: str | None, *, self_signed: bool
 ) -> None:
     if file is not None and not Path(file).exists():
+        meant = similar(Path(file))
         raise errors.InvalidRequest(
             f"there is no {file}: expected a deployments.yaml, a model file or a package folder",
-            hint="mdslite up --help",
+            hint="mdslite up --help" if meant is None else f"mdslite up {shlex.quote(str(meant))}",
         )
     if (tls_cert is None) != (tls_key is None):
         missing, given = ("--tls-cert", "--tls-key") if tls_cert is None else ("--tls-key", "--tls-cert")
-        raise errors.InvalidRequest(f"{given} needs {missing} beside it")
+        raise errors.InvalidRequest(
+            f"{given} needs {missing} beside it", hint="or --tls-self-signed alone, for a try"
+        )
     if self_signed and tls_cert is not None:
-        raise errors.InvalidRequest("--tls-self-signed makes a certificate, and --tls-cert gives one: choose")
+        raise errors.InvalidRequest(
+            "--tls-self-signed makes a certificate, and --tls-cert gives one: choose",
+            hint="leave --tls-self-signed out to show yours",
+        )
     if client_ca is not None and tls_cert is None and not self_signed:
-        raise errors.InvalidRequest("--tls-client-ca needs --tls-cert and --tls-key, or --tls-self-signed")
+        raise errors.InvalidRequest(
+            "--tls-client-ca needs --tls-cert and --tls-key, or --tls-self-signed",
+            hint="clients show certificates over TLS alone",
+        )
 
 
 class Announcer:

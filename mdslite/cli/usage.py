@@ -16,7 +16,7 @@ _EXTRA = re.compile(r"Got unexpected extra arguments? \((?P<words>.*)\)", re.DOT
 def explain(error: click.ClickException) -> InvalidRequest:
     """The error as one of ours."""
     if not isinstance(error, click.UsageError):
-        return InvalidRequest(_on_one_line(error.format_message()))
+        return InvalidRequest(_on_one_line(error.format_message()), hint="mdslite --help")
     message = error.format_message()
     wanted = error.param.type if isinstance(error, click.BadParameter) and error.param is not None else None
     if isinstance(wanted, click.IntRange | click.FloatRange) and (no := _NO_NUMBER.match(error.message)):

@@ -106,6 +106,7 @@ class Threads:
     [
         pytest.param(25e-6, 2, 1.2, 1, 2, id="a second thread that hardly helps is left to others"),
         pytest.param(25e-6, 2, 1.3, 2, 2, id="one that pays is kept"),
+        pytest.param(2e-6, 2, 1.9, 1, 2, id="a run that is over before a second one is awake needs none"),
         pytest.param(25e-6, 16, 2.2, 1, 2, id="fifteen more have to bring more than that"),
         pytest.param(25e-6, 16, 2.6, 16, 2, id="as these do"),
         pytest.param(5e-3, 2, 1.1, 2, 1, id="a slow model is not opened twice"),
@@ -125,6 +126,20 @@ def test_a_quick_model_gets_as_many_threads_as_pay(
     assert warm.curve.estimate(BUCKET, 16 if tries == 2 else 1) == pytest.approx(
         used * (16 if tries == 2 else 1)
     )
+
+
+@pytest.mark.parametrize(("busy_s", "threads"), [(0.25, 2), (10.0, 1)])
+def test_more_threads_may_try_for_a_while_when_the_cores_are_taken_at_first(
+    clock: Clock, busy_s: float, threads: int
+) -> None:
+    def open_session(threads: int | None) -> TimedSession:
+        def seconds(rows: int) -> float:
+            has_cores = threads is None and clock.now > busy_s
+            return rows * (13e-6 if has_cores else 25e-6)
+
+        return TimedSession(clock, seconds, threads=threads or 2)
+
+    assert open_fitting(open_session, signature=DOUBLER, rows_max=32).session.threads == threads
 
 
 def test_the_first_session_is_closed_when_the_second_cannot_be_opened(clock: Clock) -> None:

@@ -6,6 +6,7 @@ is served all the same, with a curve that its first requests teach.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -27,7 +28,11 @@ CALIBRATE_S = 0.25
 _REPEATS = 3
 _QUICK_S = 0.005
 _DOUBLING = 1.25  # twice the threads must be so many times as quick
-_DUELS = 10
+_DUELS = 10  # at least
+# More threads need more idle cores to show what they bring, and a machine is busy while it starts: so long
+# they may try.
+_DUEL_S = 0.3
+_SHORT_S = 100e-6  # a run that is over before a second thread is awake
 
 
 def load_options(
@@ -95,21 +100,28 @@ def open_fitting(
         opened.callback(many.session.close)
         one = open_warm(partial(open_session, 1), signature=signature, rows_max=rows_max)
         opened.callback(one.session.close)
-        wanted = _DOUBLING ** math.log2(many.session.threads)
-        kept, left = (many, one) if _times_as_quick(many, one, signature) >= wanted else (one, many)
+        kept, left = (many, one) if _pay(many, one, signature) else (one, many)
         opened.pop_all()
     left.session.close()
     return kept
 
 
-def _times_as_quick(many: Warm, one: Warm, signature: Signature) -> float:
-    """How many times as quick the first is at the most rows that both were measured with; 0.0: with none."""
+def _pay(many: Warm, one: Warm, signature: Signature) -> bool:
+    """Whether the threads of the first make it quick enough, at the most rows both were measured with."""
     rows = max(many.seconds.keys() & one.seconds.keys(), default=0)
-    if not rows:
-        return 0.0
+    if not rows or one.seconds[rows] < _SHORT_S:
+        return False
+    wanted = _DOUBLING ** math.log2(many.session.threads)
     feeds = make_inputs(signature, rows)
-    turns = [(_timed(many.session, feeds), _timed(one.session, feeds)) for _ in range(_DUELS)]
-    return min(seconds for _, seconds in turns) / min(seconds for seconds, _ in turns)
+    many_s = one_s = math.inf
+    begun = perf_counter()
+    for turn in itertools.count(1):
+        many_s = min(many_s, _timed(many.session, feeds))
+        one_s = min(one_s, _timed(one.session, feeds))
+        pays = one_s / many_s >= wanted
+        if turn >= _DUELS and (pays or perf_counter() - begun >= _DUEL_S):
+            break
+    return pays
 
 
 def _measure(session: Session, signature: Signature, rows_max: int) -> Warm:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +16,7 @@ from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate, Priority, Seat
 from mdslite.serving.lane import Lane
 from mdslite.serving.replica import Replica
+from mdslite.serving.tempo import ALONE_S
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -34,6 +35,20 @@ def flat_curve(seconds: float = 100.0) -> LatencyCurve:
     for rows in (1, 2, 4, 8, 16, 32):
         curve.observe((1,), rows, seconds)
     return curve
+
+
+class Linear(LatencyCurve):
+    """Every row takes as long, whatever is seen of it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def estimate(self, shape: Hashable, rows: int) -> float:
+        return self._seconds * rows
+
+    def floor(self, shape: Hashable, rows: int) -> float:
+        return self._seconds * rows
 
 
 def some_jobs(count: int, *, first: int = 1) -> list[FakeJob]:
@@ -416,6 +431,24 @@ def test_an_idle_replica_begins_with_half_a_batch_while_the_loop_still_reads() -
         session.hold.set()
         await answered(jobs)
         assert session.sizes == [16, 16]
+        lane.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize(("seconds", "sizes"), [(ALONE_S / 24, [16, 16]), (ALONE_S / 40, [32])])
+def test_half_of_a_crowd_that_is_too_much_for_the_loop_is_begun_though_the_loop_could_run_the_half(
+    seconds: float, sizes: list[int]
+) -> None:
+    async def test() -> None:
+        session = FakeSession()
+        lane = make_lane(session, curve=Linear(seconds), inline=True, batch_size=32)
+        for _ in range(2):  # the first time tells how many they are
+            session.batches.clear()
+            jobs = some_jobs(32)
+            submit(lane, *jobs)
+            await answered(jobs)
+        assert session.sizes == sizes
         lane.close()
 
     run(test())

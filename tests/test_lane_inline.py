@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 import pytest
 from lanes import FakeJob, FakeSession, make_lane, submit
 
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.lane import Lane
-from mdslite.serving.tempo import ALONE_S, QUICK_S, WIDE_S
+from mdslite.serving.tempo import ALONE_S, BESIDE_S, QUICK_S, WIDE_S
 
-QUICK, LONGER, LONG = QUICK_S / 2, (QUICK_S + ALONE_S) / 2, (ALONE_S + WIDE_S) / 2
+LEAST, QUICK, LONGER, LONG = (
+    BESIDE_S / 2,
+    (BESIDE_S + QUICK_S) / 2,
+    (QUICK_S + ALONE_S) / 2,
+    (ALONE_S + WIDE_S) / 2,
+)
 CORES = 2
 
 
@@ -23,13 +30,13 @@ class Known(LatencyCurve):
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
-        self._seconds = seconds
+        self.seconds = seconds
 
     def estimate(self, shape: Hashable, rows: int) -> float:
-        return self._seconds
+        return self.seconds
 
     def floor(self, shape: Hashable, rows: int) -> float:
-        return self._seconds
+        return self.seconds
 
 
 def run_of(seconds: float, *, width: int = 1, gate: Gate | None = None, **options: Any) -> Lane:
@@ -115,6 +122,37 @@ def test_a_busy_device_is_not_waited_for_with_what_is_quicker_than_a_hand_over(
         await held.answer()
         lane.close()
         other.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(("seconds", "inline"), [(LEAST, 1), (QUICK, 0), (LONGER, 0)])
+def test_what_comes_while_a_batch_is_out_goes_with_the_next_one_unless_it_costs_next_to_nothing(
+    seconds: float, inline: int
+) -> None:
+    async def test() -> None:
+        released = threading.Event()
+
+        def hold_the_first(rows: np.ndarray[Any, Any]) -> None:
+            if rows[0, 0] == 1.0:
+                released.wait(10)
+
+        session = FakeSession(fail=hold_the_first)
+        curve = Known(LONG)
+        lane = make_lane(session, gate=Gate(slots=CORES), curve=curve, inline=True)
+        jobs = [FakeJob([[number]]) for number in (1.0, 2.0, 3.0)]
+        submit(lane, jobs[0])
+        await asyncio.to_thread(session.entered.wait, 10)
+        curve.seconds = seconds
+        submit(lane, *jobs[1:])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert lane.stats.inline_batches == inline
+        released.set()
+        for job in jobs:
+            await job.answer()
+        assert session.sizes == [1, 2]
+        lane.close()
 
     asyncio.run(test())
 

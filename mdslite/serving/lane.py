@@ -215,8 +215,9 @@ class Lane:
         oldest = self._queue.oldest()
         if oldest is None or not self._crew.rotation.idle:
             return
-        key, rows = oldest[0], min(self._queue.waiting(oldest[0]), self.knobs.batch_size)
-        if self._tempo.halves_pay(key, rows) and not self._runs_inline(key, rows):
+        key, most = oldest[0], self.knobs.batch_size
+        rows = min(self._queue.waiting(key), most)
+        if self._tempo.halves_pay(key, rows, most=most, crew=self._crew):
             pumping = self._pumping
             self._pump()
             self._pumping |= pumping

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from mdslite.serving.crew import Crew
 
 _LOOP_S = 60e-6  # about what the loop itself spends on a request
-# A run on the loop takes no longer than this by its floor: beside others that wait, while the loop has
-# nothing else to read for its lane, and then with a session that computes on all cores.
+# A run on the loop takes no longer than this by its floor: while a batch of its lane is with a replica,
+# beside others that wait, while the loop has nothing else to read for its lane, and then with a session that
+# computes on all cores.
+BESIDE_S = 60e-6
 QUICK_S = 200e-6
 ALONE_S = 500e-6
 WIDE_S = 2e-3
@@ -71,32 +73,41 @@ class Tempo:
         """Whether the event loop itself is to run `rows` of the `queued` rows now.
 
         It is where that is known to take no longer than handing them over (QUICK_S), or than the loop would
-        have to wait for them with nothing else to read for the lane (ALONE_S), or to do it on (WIDE_S).
+        have to wait for them with nothing else to read for the lane (ALONE_S), or to do it on (WIDE_S). While
+        a batch of the lane's own is out, rows may as well go with the next one, unless they cost next to
+        nothing (BESIDE_S).
         """
-        if crew.priority is not Priority.PRIMARY or not crew.rotation.working:
-            return False
-        if self._within(key, rows, QUICK_S):
-            return True
-        if crew.is_device_busy and not crew.flight:
-            return self._within(key, rows, ALONE_S)  # how long the others take, nobody knows
-        if not self._is_most(rows, present=queued + crew.flight.rows):
-            return False
-        return self._within(key, rows, WIDE_S if crew.is_wide else ALONE_S)
-
-    def _is_most(self, rows: int, *, present: int) -> bool:
-        """Whether so many rows are all that are `present` in the lane, and most of its latest crowd."""
+        present = queued + crew.flight.rows
         self._crowd = max(present, self._crowd * _CROWD_DECAY)
-        return rows == present and 2 * rows >= self._crowd
+        is_most = rows == present and 2 * rows >= self._crowd
+        return self._within(key, rows, self._inline_s(crew, is_most=is_most))
+
+    def _inline_s(self, crew: Crew, *, is_most: bool) -> float:
+        """How long the loop may run rows itself; `is_most`: they are all that the lane has, and most of its
+        latest crowd."""
+        if crew.priority is not Priority.PRIMARY or not crew.rotation.working:
+            return 0.0
+        if crew.flight:
+            return BESIDE_S
+        if crew.is_device_busy:
+            return ALONE_S  # how long the others take, nobody knows
+        if is_most:
+            return WIDE_S if crew.is_wide else ALONE_S
+        return QUICK_S
 
     def _within(self, key: Key, rows: int, limit_s: float) -> bool:
         # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
         return self._inline and 0.0 < self._curve.floor(self.shape(key)[1], rows) <= limit_s
 
-    def halves_pay(self, key: Key, rows: int) -> bool:
+    def halves_pay(self, key: Key, rows: int, *, most: int, crew: Crew) -> bool:
         """Whether `rows` rows should begin while the loop goes on to read as many more.
 
-        They should unless two halves cost more beyond the whole than the loop spends on a half of them.
+        They should unless two halves cost more beyond the whole than the loop spends on a half of them, or
+        the loop will run the whole: as much as came together lately, `most` rows at most.
         """
+        whole = max(rows, min(most, round(self._crowd)))
+        if self._within(key, whole, self._inline_s(crew, is_most=True)):
+            return False
         shape = self.shape(key)[1]
         half_s, whole_s = self._curve.floor(shape, rows), self._curve.floor(shape, 2 * rows)
         return half_s > 0.0 and 2 * half_s - whole_s < rows * _LOOP_S

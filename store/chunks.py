@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mdslite.store.columns import FIELDS, HASH, ID, Array, Columns, hash_ids, join, pack
+from mdslite.store.courtesy import Rest, no_rest
 
 CHUNK_ROWS = 16_384
 CATCH_UP_CHUNKS = 16  # at a time, about half a second's work: the journal waits for the writer
@@ -33,9 +34,12 @@ _IN_ENTRIES = tuple(name for name in FIELDS if name != HASH)
 class ChunkWriter:
     """Used from the writer's one thread, within its transactions; a fresh one whenever the file is opened."""
 
-    def __init__(self, connection: sqlite3.Connection, *, chunk_rows: int = CHUNK_ROWS) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, *, chunk_rows: int = CHUNK_ROWS, rest: Rest = no_rest
+    ) -> None:
         self._connection = connection
         self._chunk_rows = chunk_rows
+        self._rest = rest
         self._parts: list[Columns] = []
         self._rows = 0
         self._behind = False  # rows were written before, and are in no chunk
@@ -103,6 +107,7 @@ class ChunkWriter:
                 "INSERT INTO columns VALUES (?, ?, ?, ?, ?, ?)",
                 (name, chunk, packed.type, packed.low, packed.high, packed.data),
             )
+            self._rest()
 
 
 def read_entries(connection: sqlite3.Connection, after: int, limit: int) -> dict[str, Array]:

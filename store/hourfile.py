@@ -21,6 +21,7 @@ from mdslite.store import rollups
 from mdslite.store.blocks import Block, Ints
 from mdslite.store.chunks import ChunkWriter
 from mdslite.store.columns import HASH, Array, hash_ids
+from mdslite.store.courtesy import Rest, no_rest
 from mdslite.store.hours import APPLICATION_ID, SCHEMA_VERSION, check_kind, connect, translated
 from mdslite.store.rows import Labels
 
@@ -98,7 +99,7 @@ class HourFile:
     Every method raises StorageFull, StoreCorrupt or StoreError, as `hours.translated` says.
     """
 
-    def __init__(self, path: Path, *, start: int) -> None:
+    def __init__(self, path: Path, *, start: int, rest: Rest = no_rest) -> None:
         self.path = path
         self.start = start
         self.last_id = 0
@@ -108,6 +109,7 @@ class HourFile:
         self._urls: dict[str, int] = {}
         self._chunks: ChunkWriter | None = None
         self._max_lag_us = 0
+        self._rest = rest
 
     def open(self) -> None:
         """Open the file, make it when it is not there, check it when it is."""
@@ -127,7 +129,7 @@ class HourFile:
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 2000;"
                 "PRAGMA journal_size_limit = 8388608; PRAGMA temp_store = MEMORY; PRAGMA secure_delete = OFF"
             )
-            self._chunks = ChunkWriter(self._connection)
+            self._chunks = ChunkWriter(self._connection, rest=self._rest)
             self._chunks.open()
         except sqlite3.Error as exc:
             self.close()
@@ -150,6 +152,7 @@ class HourFile:
             ):
                 for sql, values in rollups.statements(table, columns, sums(block, part, series_ids)):
                     connection.execute(sql, values)
+                self._rest()
             if mark is not None:
                 connection.executemany(_MARK, (("ring", mark.ring), ("position", mark.position)))
             connection.execute("COMMIT")
@@ -219,6 +222,7 @@ class HourFile:
             ]
             values = list(chain.from_iterable(zip(*parts, strict=True)))
             connection.execute(_insert(len(parts[0]), len(names)), values)
+            self._rest()
         if self._chunks is not None:
             self._chunks.add({**columns, HASH: hash_ids(request_ids)})
         greatest = int(columns["lag_us"].max())

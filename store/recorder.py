@@ -22,6 +22,7 @@ import numpy as np
 
 from mdslite.errors import MdsliteError, StoreCorrupt
 from mdslite.store.blocks import Block, Ints
+from mdslite.store.courtesy import Rest, no_rest
 from mdslite.store.hourfile import HourFile, Mark, read_mark, read_sampled
 from mdslite.store.hours import (
     HOUR_S,
@@ -67,6 +68,7 @@ class Recorder:
         max_bytes: int,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        rest: Rest = no_rest,
     ) -> None:
         self.set_aside: tuple[str, ...] = ()  # names of the files set aside since the start
         self.size_bytes = 0  # of all files, when the folder was last looked at
@@ -75,6 +77,7 @@ class Recorder:
         self._max_bytes = max_bytes
         self._clock = clock
         self._monotonic = monotonic
+        self._rest = rest
         self._file: HourFile | None = None
         self._used = False  # since the last `tidy`
         self._last_id = 0
@@ -184,7 +187,7 @@ class Recorder:
             if self._file.start == start:
                 return self._file
             self._seal()
-        file = HourFile(hour_path(self._folder, start), start=start)
+        file = HourFile(hour_path(self._folder, start), start=start, rest=self._rest)
         file.open()
         self._file = file
         return file

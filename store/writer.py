@@ -23,7 +23,7 @@ import msgspec
 from mdslite.errors import MdsliteError, StoreError
 from mdslite.store.blocks import Block, build_block
 from mdslite.store.bodies import BodyBudget
-from mdslite.store.courtesy import give_way
+from mdslite.store.courtesy import Pace, give_way
 from mdslite.store.hourfile import Mark
 from mdslite.store.letters import Ask, Order, Report, receive, send
 from mdslite.store.lock import log_lock
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mdslite.store.watching import Watcher
 
 BLOCK_ROWS = 4096  # of one transaction
+HURRY_SHARE = 4  # with a quarter of the ring waiting, it is no longer a burst
 TIDY_S = 30.0
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 5.0
@@ -66,6 +67,7 @@ class Writer:
         ring: Ring,
         *,
         watcher: Watcher | None = None,
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,6 +76,7 @@ class Writer:
         self._ring = ring
         self._ring_number = order.ring
         self._monotonic = monotonic
+        self._pace = pace or Pace()
         # An hour may not fill the log with bodies: the one before it is to stay.
         self._bodies = BodyBudget(sample_bytes=order.sample_bytes, hour_bytes=order.max_bytes // 2)
         self._recorder = Recorder(
@@ -82,6 +85,7 @@ class Writer:
             max_bytes=order.max_bytes,
             clock=clock,
             monotonic=monotonic,
+            rest=self._pace.rest,
         )
         self._counted = order.counted
         self._known = 0  # up to here a former writer wrote
@@ -104,7 +108,9 @@ class Writer:
         self._known = self._recorder.position(self._ring_number)
 
     def work(self, head: int, *, now: bool) -> None:
-        """Write and count what stands before `head`. `now`: try even if the disk refused a moment ago."""
+        """Write and count what stands before `head`. `now`: somebody waits for it, so try even if the disk
+        refused a moment ago, and without a rest."""
+        self._pace.begin(hurried=now or (head - self.settled) * HURRY_SHARE > self._ring.size)
         if now or self._monotonic() >= self._retry_at_s:
             while self.settled < head and self._settle_some(head):
                 pass
@@ -162,7 +168,9 @@ class Writer:
         self._bodies.grant(self._recorder.sampled_bytes, self._monotonic())
         block, malformed = build(portion.records, budget=self._bodies)
         self._malformed += malformed
+        self._pace.rest()
         self._count(block, portion)
+        self._pace.rest()
         if block is None:
             self.settled = portion.end
             return True
@@ -211,6 +219,7 @@ class Writer:
             record, start = self._ring.record(start)
             records.append(unpack(record))
             rows += count_rows(records[-1])
+            self._pace.rest()
         return Portion(records, start)
 
     def _tidy(self) -> None:

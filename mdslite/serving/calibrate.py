@@ -111,7 +111,7 @@ def _pay(many: Warm, one: Warm, signature: Signature) -> bool:
     rows = max(many.seconds.keys() & one.seconds.keys(), default=0)
     if not rows or one.seconds[rows] < _SHORT_S:
         return False
-    wanted = _DOUBLING ** math.log2(many.session.threads)
+    wanted: float = _DOUBLING ** math.log2(many.session.threads)
     feeds = make_inputs(signature, rows)
     many_s = one_s = math.inf
     begun = perf_counter()

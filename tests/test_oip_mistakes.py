@@ -1,0 +1,139 @@
+"""What is wrong with an infer message of the Open Inference Protocol is named."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oip_tensors import X2, Model, binary, fp32, strings, tensor
+
+from mdslite.errors import InvalidRequest, InvalidTensor, MdsliteError
+from mdslite.runtimes.protocol import TensorSpec
+
+GOOD = tensor("x", "FP32", [1, 2], data=[1, 2])
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    found = GOOD | changes
+    return {"inputs": [{key: value for key, value in found.items() if value is not ...}]}
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ([], "expected an object"),
+        ({}, '"inputs": expected a list of tensors, got null'),
+        ({"inputs": {}}, '"inputs": expected a list of tensors, got an object'),
+        ({"inputs": [5]}, "input 0: expected an object"),
+        ({"inputs": []}, 'missing input "x"'),
+        ({"inputs": [GOOD, GOOD]}, 'input "x" is given twice'),
+        ({"inputs": [GOOD], "id": 5}, '"id": expected a text'),
+        ({"inputs": [GOOD], "parameters": 5}, 'expected "parameters" as an object'),
+        ({"inputs": [GOOD], "parameters": {"binary_data_output": 1}}, "expected true or false"),
+        ({"inputs": [GOOD], "parameters": {"timeout": -1}}, "expected whole microseconds"),
+        ({"inputs": [GOOD], "parameters": {"timeout": "1"}}, "expected whole microseconds"),
+        ({"inputs": [GOOD], "outputs": {}}, '"outputs": expected a list'),
+        ({"inputs": [GOOD], "outputs": ["y"]}, "output 0: expected an object"),
+        ({"inputs": [GOOD], "outputs": [{"name": "z"}]}, 'unknown output "z": expected "y"'),
+        ({"inputs": [GOOD], "outputs": [{"name": "y"}] * 2}, 'output "y": asked for twice'),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"classification": -1}}]},
+            '"classification": expected a number from 0 on',
+        ),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
+            'output "y": shared memory is not served',
+        ),
+        (changed(name=5), "expected a text as its name"),
+        (changed(name="z"), 'unknown input "z": expected "x"'),
+        (changed(datatype=...), 'input "x": expected a datatype'),
+        (changed(datatype="FP64"), 'input "x": datatype FP64, expected FP32'),
+        (changed(shape=...), 'input "x": expected its shape'),
+        (changed(shape=[1, 2.0]), 'input "x": expected its shape'),
+        (changed(shape=[True, 2]), 'input "x": expected its shape'),
+        (changed(shape=[-1, 2]), "none of them negative"),
+        (changed(shape=[1, 2, 1]), r"shape \[1,2,1\], expected \[-1,2\]"),
+        (changed(shape=[1] * 100), "at most 32 dimensions"),
+        (changed(shape=[2**62, 2]), "2 values, but its shape"),
+        (changed(shape=[10**30, 2]), 'input "x": expected its shape'),
+        (changed(data=...), "got none"),
+        (changed(parameters={"binary_data_size": 8}), "got both"),
+        (changed(data=..., parameters={"binary_data_size": -8}), "expected a number from 0 on"),
+        (changed(data=..., parameters={"binary_data_size": 8}), "0 bytes follow the JSON, expected the 8"),
+        (changed(data=..., parameters={"shared_memory_region": "r"}), 'input "x": shared memory'),
+        (changed(data=5), 'expected "data" as a list'),
+        (changed(data=[1]), "1 values, but its shape"),
+        (changed(data=[1, 2, 3]), "3 values, but its shape"),
+        (changed(data=[[1], [2]]), r"data nested as \[2,1\], but its shape is \[1,2\]"),
+        (changed(data=[[1, 2], 3]), "ragged"),
+        (changed(data=[1, None]), 'input "x": expected FP32 values, got null'),
+        (changed(data=[1, True]), "got true"),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_named(message: Any, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        Model(X2).ask(json.dumps(message).encode())
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "raw", "says"),
+    [
+        ("FP32", [1, 2], fp32(1), "4 bytes, but FP32 of shape"),
+        ("FP32", [1, 2], fp32(1, 2, 3), "12 bytes, but FP32 of shape"),
+        ("FP32", [2**62, 2], fp32(1, 2), "8 bytes, but FP32 of shape"),
+        ("BOOL", [1, 2], b"\x01\x02", "expected 0 or 1"),
+        ("BYTES", [1, 2], strings(b"ham"), "1 strings, but its shape says 2"),
+        ("BYTES", [1, 2], strings(b"a", b"b", b"c"), "more strings than the 2"),
+        ("BYTES", [1, 2], strings(b"a", b"b") + b"\0", "1 bytes are left over"),
+        ("BYTES", [1, 2], b"\xff\xff\xff\xff", "string 0 has 4294967295 bytes, but 0 are left"),
+        ("BYTES", [1, 2], strings(b"a", b"\xff"), "string 1 is not valid UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_the_bytes_is_named(
+    datatype: Any, shape: list[int], raw: bytes, says: str
+) -> None:
+    with pytest.raises(InvalidTensor, match=says):
+        Model(TensorSpec("x", datatype, (None, 2))).send(raw, inputs=[binary("x", datatype, shape, len(raw))])
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("raw", "says"), [(b"1234567", "7 bytes follow"), (b"123456789", "9 bytes follow")])
+def test_missing_and_surplus_bytes_are_refused_the_second_time_too(raw: bytes, says: str, times: int) -> None:
+    model = Model(X2)
+    inputs = [binary("x", "FP32", [1, 2], 8)]
+    if times == 2:
+        model.send(fp32(1, 2), inputs=inputs)
+    with pytest.raises(InvalidTensor, match=says):
+        model.send(raw, inputs=inputs)
+
+
+def test_a_header_longer_than_the_body_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="is 100, but the body has 10"):
+        Model(X2).ask(b"0123456789", 100)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a": ' + b"9" * 10_000 + b"}"])
+def test_what_is_no_json_is_refused(body: bytes) -> None:
+    with pytest.raises(MdsliteError) as found:
+        Model(X2).ask(body)
+    assert found.value.status == 400
+
+
+def test_an_output_without_numbers_has_no_classes() -> None:
+    model = Model(TensorSpec("x", "BYTES", (None,)))
+    with pytest.raises(InvalidRequest, match="holds no numbers"):
+        model.send(
+            inputs=[tensor("x", "BYTES", [1], data=["a"])],
+            outputs=[{"name": "y", "parameters": {"classification": 1}}],
+        )
+
+
+@given(st.binary(max_size=60), st.integers(0, 80) | st.none())
+def test_no_body_breaks_the_reader(body: bytes, head_bytes: int | None) -> None:
+    try:
+        Model(X2).ask(body, head_bytes)
+    except MdsliteError as exc:
+        assert exc.status == 400

@@ -128,12 +128,10 @@ class Appliance(Assembly):
         """Drain and close: no request that was accepted is lost within the settings' times."""
         settings = self.settings
         self.draining = True
-        if self.url:
-            self.announce(_stop_line(self.predictor.books.open, settings.drain_grace_s))
         await self.alarms.close()
         if self.rpc is not None:
             await self.rpc.announce_stop()
-        if self.url:
+        if self.url and not self.starting:  # before that, nobody was told to come
             await asyncio.sleep(settings.drain_grace_s)
         await self.front.close()
         await asyncio.gather(
@@ -205,6 +203,7 @@ async def _serve(settings: Settings, announce: Announce) -> int:
     # A second signal ends the process the hard way.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
+    announce(_stop_line(appliance.predictor.books.open, settings.drain_grace_s))
     await appliance.stop()
     return 0
 

@@ -26,6 +26,7 @@ from mdslite.store.staging import Limits, Staging, is_ignored, read_chunks, spli
 ArchiveKind = Literal["zip", "tar", "tar.gz"]
 
 # Enough for the names of ten thousand files; a pax header holds one file's name and times.
+_PACK_HINT = "pack the model's folder again, with what its links lead to: tar -czhf model.tar.gz FOLDER"
 _MAX_DIRECTORY_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 1 << 20
 _HEADER_TYPES = frozenset(
@@ -88,7 +89,7 @@ def unpack(file: BinaryIO, *, name: str, kind: ArchiveKind, staging: Staging, li
             with gzip.GzipFile(fileobj=file, mode="rb") as plain:
                 _unpack_tar(_Counted(plain, allowed), name, staging, limits)
     if not staging.entries:
-        raise ArtifactError(f"the archive {name} is empty; expected a model's files in it")
+        raise ArtifactError(f"the archive {name} is empty; expected a model's files in it", hint=_PACK_HINT)
 
 
 def common_folder(staging: Staging) -> str | None:
@@ -103,10 +104,10 @@ def _archive_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as exc:
-        raise ArtifactError(f"the archive {name} is damaged: {exc}; pack or copy it again") from exc
+        raise ArtifactError(f"the archive {name} is damaged: {exc}", hint=_PACK_HINT) from exc
     except (NotImplementedError, RecursionError, ValueError, OverflowError, struct.error) as exc:
         # The ways to say: a version not read, headers upon headers, or a field that makes no sense.
-        raise ArtifactError(f"the archive {name} cannot be read: {exc}; pack it again") from exc
+        raise ArtifactError(f"the archive {name} cannot be read: {exc}", hint=_PACK_HINT) from exc
 
 
 def _unpack_zip(file: BinaryIO, name: str, staging: Staging, limits: Limits) -> None:
@@ -130,13 +131,17 @@ def _check_zip_member(member: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise ArtifactError(
-            f"{member.filename!r} in the archive is a link or device; expected files and folders"
+            f"{member.filename!r} in the archive is a link or device; expected files and folders",
+            hint=_PACK_HINT,
         )
     if member.flag_bits & 0x1:
-        raise ArtifactError(f"{member.filename!r} in the archive is encrypted; expected it in the clear")
+        raise ArtifactError(
+            f"{member.filename!r} in the archive is encrypted; expected it in the clear", hint=_PACK_HINT
+        )
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ArtifactError(
-            f"{member.filename!r} in the archive is packed by a rare method; expected deflate"
+            f"{member.filename!r} in the archive is packed by a rare method; expected deflate",
+            hint=_PACK_HINT,
         )
 
 
@@ -156,7 +161,9 @@ def _unpack_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, stagin
         return
     parts = split_name(member.name)
     if not (member.isdir() or member.isreg()) or member.issparse():
-        raise ArtifactError(f"{member.name!r} in the archive is a link or device; expected files and folders")
+        raise ArtifactError(
+            f"{member.name!r} in the archive is a link or device; expected files and folders", hint=_PACK_HINT
+        )
     if member.isdir() or is_ignored(parts):
         return
     content = archive.extractfile(member)
@@ -175,7 +182,7 @@ class _CheckedInfo(tarfile.TarInfo):
             info = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as exc:
             if not buf or any(buf):  # the end is a block of zeros
-                raise ArtifactError("the archive is damaged or not whole; pack or copy it again") from exc
+                raise ArtifactError("the archive is damaged or not whole", hint=_PACK_HINT) from exc
             raise
         if info.type in _HEADER_TYPES and info.size > _MAX_HEADER_BYTES:
             raise ArtifactError(

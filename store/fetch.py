@@ -25,6 +25,9 @@ from mdslite.errors import ArtifactError
 from mdslite.store.addresses import AllowList, CheckedBackend, Resolve, resolve_host
 
 MAX_HOPS = 10
+_FETCH_HINT = "download the file, and point uri at it"
+_SIGNED_HINT = "use a signed URL that expires, or download the file and point uri at it"
+_URL_HINT = "such as https://host/model.onnx"
 _MAX_NAME_LENGTH = 120
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HTTP_FAULTS = (
@@ -140,7 +143,7 @@ def _http_errors(target: httpx2.URL) -> Iterator[None]:
 def _read(response: httpcore2.Response, target: httpx2.URL, late: Callable[[], bool]) -> Iterator[bytes]:
     for chunk in response.iter_stream():
         if late():
-            raise ArtifactError(f"{_shown(target)} sends too slowly; download it by other means")
+            raise ArtifactError(f"{_shown(target)} sends too slowly", hint=_FETCH_HINT)
         yield chunk
 
 
@@ -148,14 +151,16 @@ def _parse_url(text: str) -> httpx2.URL:
     try:
         url = httpx2.URL(text)
     except (httpx2.InvalidURL, ValueError) as exc:
-        raise ArtifactError(f"the uri is no URL that can be read: {exc}") from exc
+        raise ArtifactError(f"the uri is no URL that can be read: {exc}", hint=_URL_HINT) from exc
     if url.scheme not in ("http", "https") or not url.host:
-        raise ArtifactError(f"the uri leads to {_shown(url)}; expected http:// or https:// and a host")
+        raise ArtifactError(
+            f"the uri leads to {_shown(url)}; expected http:// or https:// and a host", hint=_URL_HINT
+        )
     if url.userinfo:
         # It would be kept in the registry and shown to everybody who may look at a version.
         raise ArtifactError(
             f"the uri {_shown(url)} holds a password; expected one without",
-            hint="use a signed URL that expires, or download the file and point uri at it",
+            hint=_SIGNED_HINT,
         )
     return url
 
@@ -163,13 +168,17 @@ def _parse_url(text: str) -> httpx2.URL:
 def _next_hop(target: httpx2.URL, headers: httpx2.Headers) -> httpx2.URL:
     location = headers.get("location")
     if not location:
-        raise ArtifactError(f"{_shown(target)} redirects to nowhere")
+        raise ArtifactError(f"{_shown(target)} redirects to nowhere", hint=_FETCH_HINT)
     try:
         onward = _parse_url(str(target.join(location)))
     except (httpx2.InvalidURL, ValueError) as exc:
-        raise ArtifactError(f"{_shown(target)} redirects to something that is no URL") from exc
+        raise ArtifactError(
+            f"{_shown(target)} redirects to something that is no URL", hint=_FETCH_HINT
+        ) from exc
     if target.scheme == "https" and onward.scheme == "http":
-        raise ArtifactError(f"{_shown(target)} redirects from https to http, where anybody could change it")
+        raise ArtifactError(
+            f"{_shown(target)} redirects from https to http, where anybody could change it", hint=_FETCH_HINT
+        )
     return onward
 
 
@@ -177,7 +186,7 @@ def _check_reply(status: int, headers: httpx2.Headers, target: httpx2.URL, name:
     if status != 200:
         hint = "check the uri in a browser"
         if status in (401, 403):
-            hint = "use a signed URL that expires, or download the file and point uri at it"
+            hint = _SIGNED_HINT
         phrase = httpx2.codes.get_reason_phrase(status)
         raise ArtifactError(f"{_shown(target)} answered {status} {phrase}".rstrip(), hint=hint)
     encoding = headers.get("content-encoding", "identity").strip().lower()
@@ -185,7 +194,8 @@ def _check_reply(status: int, headers: httpx2.Headers, target: httpx2.URL, name:
     packed_anyway = encoding in ("gzip", "x-gzip") and name.lower().endswith((".gz", ".tgz"))
     if encoding not in ("", "identity") and not packed_anyway:
         raise ArtifactError(
-            f"{_shown(target)} sends {encoding}-encoded content; expected the file's own bytes"
+            f"{_shown(target)} sends {encoding}-encoded content; expected the file's own bytes",
+            hint=_FETCH_HINT,
         )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from api_server import ApiServer
 
-from mdslite import cli, errors
+from mdslite import cli, deploy, errors
 from mdslite.cli import run
 
 Captured = pytest.CaptureFixture[str]
@@ -166,11 +167,12 @@ def test_a_token_that_is_refused_is_told_by_the_name_of_its_variable(
     assert told("ls", capsys)[0] == "the token of MDSLITE_TOKEN is refused: there is no such token"
 
 
-def test_every_error_of_a_command_ends_with_a_hint() -> None:
+@pytest.mark.parametrize("room", [cli, deploy])
+def test_every_error_of_a_command_or_an_apply_ends_with_a_hint(room: ModuleType) -> None:
     kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
     silent = [
         f"{file.name}:{call.lineno}"
-        for file in sorted(Path(cli.__file__).parent.glob("*.py"))
+        for file in sorted(Path(room.__file__ or "").parent.glob("*.py"))
         for call in ast.walk(ast.parse(file.read_text()))
         if isinstance(call, ast.Call)
         and (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", ""))

@@ -305,7 +305,10 @@ class Deployer:
         except TimeoutError as exc:
             if not timer.expired():
                 raise
-            raise LoadFailed(f"loading it took longer than {self._load_timeout_s:g} s") from exc
+            raise LoadFailed(
+                f"loading it took longer than {self._load_timeout_s:g} s",
+                hint="mdslite doctor says what is wrong with the machine; then apply it again",
+            ) from exc
 
     async def _resume_version(self, key: Key, wanted: Wanted, slots: asyncio.Semaphore) -> None:
         async with slots:

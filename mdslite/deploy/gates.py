@@ -33,6 +33,7 @@ PASS_LEVEL = 0.95
 FAIL_LEVEL = 0.999
 REQUESTS_MIN = 50  # of each version, before a gate passes or fails
 
+_GATE_HINT = "such as 'error_rate<1%', 'p99<1.2x' or 'agreement>95%'"
 _GATE = re.compile(
     r"(?P<metric>error_rate|p50|p99|latency|confidence|agreement)\s*(?P<sign>[<>])=?\s*"
     r"(?P<limit>\d+(?:\.\d+)?)\s*(?P<unit>%|x|ms|s)?"
@@ -70,9 +71,13 @@ class Gate:
         metric, unit = found["metric"], found["unit"] or ""
         if unit not in _UNITS[metric]:
             wanted = " or ".join(one or "a plain number" for one in _UNITS[metric])
-            raise InvalidRequest(f"{metric} is measured in {wanted}; got {text.strip()!r}", field="gates")
+            raise InvalidRequest(
+                f"{metric} is measured in {wanted}; got {text.strip()!r}", field="gates", hint=_GATE_HINT
+            )
         if unit == "%" and float(found["limit"]) > 100:
-            raise InvalidRequest(f"{metric} is never above 100 %; got {text.strip()!r}", field="gates")
+            raise InvalidRequest(
+                f"{metric} is never above 100 %; got {text.strip()!r}", field="gates", hint=_GATE_HINT
+            )
         scale = {"%": 0.01, "s": 1000.0}.get(unit, 1.0)
         return cls(
             text=text.strip(),

@@ -224,7 +224,7 @@ class _Report:
 
     def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
         if self.stopped:
-            raise ArtifactError(f"{self._uri}: its fetching was stopped")
+            raise ArtifactError(f"{self._uri}: its fetching was stopped", hint="apply it again")
         now = monotonic()
         if now < self._next_s and done_bytes != total_bytes:
             return

@@ -119,7 +119,10 @@ def revision_number(source: RevisionSource, latest: int) -> int:
     if source.revision != "previous":
         return source.revision
     if not latest:
-        raise NotFound("nothing has been applied yet, so there is nothing to go back to")
+        raise NotFound(
+            "nothing has been applied yet, so there is nothing to go back to",
+            hint="mdslite apply -f deployments.yaml is what there would be to undo",
+        )
     return latest - 1
 
 
@@ -140,7 +143,8 @@ def reweigh(current: State, source: WeightsSource) -> State:
             raise NotFound.version(*key, version, versions)
         if not (math.isfinite(weight) and 0 <= weight <= WEIGHT_MAX):
             raise Unprocessable(
-                f"{name} {version}: a weight is a number from 0 to {WEIGHT_MAX:,}, got {weight}"
+                f"{name} {version}: a weight is a number from 0 to {WEIGHT_MAX:,}, got {weight}",
+                hint="only the ratio of weights counts: 80 and 20 are as 4 and 1",
             )
         old = versions[version]
         info = msgspec.structs.replace(
@@ -151,7 +155,10 @@ def reweigh(current: State, source: WeightsSource) -> State:
         spec = msgspec.structs.replace(old.spec, service_info=info)
         changed[version] = replace(old, spec=spec)
     if not any(one.spec.service_info.weight for one in changed.values()):
-        raise Unprocessable(f"every weight of {name} would be 0, so no version would answer")
+        raise Unprocessable(
+            f"every weight of {name} would be 0, so no version would answer",
+            hint="give one version a weight above 0",
+        )
     return {key: changed}
 
 

@@ -112,12 +112,16 @@ class Wish:
     def check(self) -> None:
         """:raises InvalidRequest: it makes no sense"""
         if not self.steps or len(self.steps) > STEPS_MAX:
-            raise InvalidRequest(f"expected 1 to {STEPS_MAX} percentages, such as 5,25,50,100", field="steps")
+            raise InvalidRequest(
+                f"expected 1 to {STEPS_MAX} percentages", field="steps", hint="such as 5,25,50,100"
+            )
         if any(not 0 < step <= 100 for step in self.steps) or list(self.steps) != sorted(set(self.steps)):
             got = ", ".join(f"{step:g}" for step in self.steps)
-            raise InvalidRequest(f"expected rising percentages up to 100; got {got}", field="steps")
+            raise InvalidRequest(
+                f"expected rising percentages up to 100; got {got}", field="steps", hint="such as 5,25,50,100"
+            )
         if not EVERY_MIN_S <= self.every_s <= 30 * 86_400:
-            raise InvalidRequest("expected 1 s to 30 days", field="every_s")
+            raise InvalidRequest("expected 1 s to 30 days", field="every_s", hint="such as 10m")
         for gate in self.gates:
             Gate.parse(gate)
         if not self.gates and not self.ungated:

@@ -110,7 +110,10 @@ class Rollouts:
                 version: float(one.info.weight) for version, one in versions.items() if not one.info.shadow
             }
             if not sum(weight for version, weight in before.items() if version != wish.version):
-                raise Conflict(f"{name} has no other version with a weight to step up from")
+                raise Conflict(
+                    f"{name} has no other version with a weight to step up from",
+                    hint=f"mdslite show {name} says what there is; to give {wish.version} all, apply a file",
+                )
             before.setdefault(wish.version, 0.0)
             shadow = versions[wish.version].info.shadow
             wish.refuse_step_down(before)

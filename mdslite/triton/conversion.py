@@ -100,7 +100,10 @@ def _tensors(model: TritonModel, remark: Callable[[str], None]) -> dict[str, Any
             name, datatype = one.get("name", [""])[0], one.get("data_type", ["TYPE_INVALID"])[0]
             if not name or datatype == "TYPE_INVALID":
                 lacking = f"{name} has no data_type" if name else "one has no name"
-                raise InvalidRequest(f"{model.folder.name}/{CONFIG}: {kind}: {lacking}")
+                raise InvalidRequest(
+                    f"{model.folder.name}/{CONFIG}: {kind}: {lacking}",
+                    hint="write it there, as Triton wants it too",
+                )
             datatype = datatype.removeprefix("TYPE_")
             if datatype == "BF16":
                 remark(f"{name} is BF16: its clients send `instances` and get `predictions`")

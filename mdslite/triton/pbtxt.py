@@ -120,7 +120,10 @@ class _Reader:
         while at < len(self._text):
             found = _TOKEN.match(self._text, at)
             if found is None:
-                raise InvalidRequest(f"{self._place(at)}: {self._text[at]!r} is not understood here")
+                raise InvalidRequest(
+                    f"{self._place(at)}: {self._text[at]!r} is not understood here",
+                    hint="expected protobuf's text format, which is no JSON",
+                )
             if found.lastgroup != "space":
                 yield str(found.lastgroup), found[0], at
             at = found.end()
@@ -158,4 +161,6 @@ def _unquote(text: str) -> str:
     try:
         return str(ast.literal_eval(text))
     except (ValueError, SyntaxError) as exc:
-        raise InvalidRequest(f"the text {text[:60]} holds an escape that is not understood") from exc
+        raise InvalidRequest(
+            f"the text {text[:60]} holds an escape that is not understood", hint="write the character itself"
+        ) from exc

@@ -47,7 +47,10 @@ def read_repository(folder: Path) -> list[TritonModel]:
     :raises InvalidRequest: it is none, or a configuration cannot be understood
     """
     if not folder.is_dir():
-        raise InvalidRequest(f"there is no folder {folder}")
+        raise InvalidRequest(
+            f"there is no folder {folder}: expected a model repository",
+            hint="it is what --model-repository names",
+        )
     models = [_read_model(one) for one in sorted(folder.iterdir()) if one.is_dir() and _is_model(one)]
     if not models:
         raise InvalidRequest(
@@ -68,7 +71,7 @@ def _read_model(folder: Path) -> TritonModel:
         try:
             config = parse(file.read_text("utf-8"), file=f"{folder.name}/{CONFIG}", enums=ENUMS)
         except UnicodeDecodeError as exc:
-            raise InvalidRequest(f"{folder.name}/{CONFIG} is no text") from exc
+            raise InvalidRequest(f"{folder.name}/{CONFIG} is no text", hint="save it as UTF-8") from exc
     name = config.get("name", [folder.name])[0]
     versions = sorted(int(one.name) for one in folder.iterdir() if one.is_dir() and one.name.isdecimal())
     backend = _backend(config, folder, versions)

@@ -7,18 +7,32 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mdslite.errors import InvalidTensor
 from mdslite.npy import MAX_RANK
-from mdslite.runtimes.protocol import NUMPY_DTYPES, TensorSpec
+from mdslite.runtimes.protocol import NUMPY_DTYPES, Datatype, TensorSpec
 
 Column = bytes | memoryview | list[Any]
 RowShape = tuple[int, ...]
+
+
+class Shared(NamedTuple):
+    """One input's value for all rows of a request. It stands in the key, so that only rows with equal ones
+    share a batch."""
+
+    name: str
+    datatype: Datatype
+    shape: RowShape
+    data: bytes
+
+    def array(self) -> np.ndarray[Any, Any]:
+        return np.frombuffer(self.data, NUMPY_DTYPES[self.datatype]).reshape(self.shape)
+
 
 # What finite numbers are rounded to infinity from.
 _FLOATS = {
@@ -44,6 +58,29 @@ def pack_column(
         found, flat = flatten(spec, values, shape[1:])
         check_shape(spec, found[1:], shape[1:], of=each)
     return pack_flat(spec, flat), found[1:]
+
+
+def pack_shared(specs: Mapping[str, TensorSpec], given: Mapping[str, Any]) -> tuple[Shared, ...]:
+    """Pack what is given of those inputs that all rows of a request share: lists, or a bare number where one
+    is all there is.
+
+    :raises InvalidTensor: as `pack_column`
+    """
+    return tuple(_share(spec, given[name]) for name, spec in specs.items() if name in given)
+
+
+def _share(spec: TensorSpec, value: Any) -> Shared:
+    shape, flat = tuple(1 for _ in spec.shape), [value]
+    if isinstance(value, list):
+        shape, flat = flatten(spec, value, spec.shape)
+    check_shape(spec, shape, spec.shape)
+    return Shared(spec.name, spec.datatype, shape, as_bytes(pack_flat(spec, flat)))
+
+
+def as_bytes(column: Column) -> bytes:
+    """A column of numbers, to be kept."""
+    assert not isinstance(column, list)
+    return bytes(column)
 
 
 def pack_flat(spec: TensorSpec, flat: list[Any]) -> Column:

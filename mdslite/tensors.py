@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import orjson
@@ -25,11 +25,14 @@ from mdslite.npy import NPY, read_npy
 from mdslite.packing import (
     Column,
     RowShape,
+    Shared,
+    as_bytes,
     check_shape,
     clip,
     is_base64,
     kind_of,
     pack_column,
+    pack_shared,
     plain_rows,
     plain_values,
     show_shape,
@@ -38,8 +41,9 @@ from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs, Signature, TensorSp
 
 # How a request was put, and so how its answer is: a "value" is one datum that is no list of instances.
 Form = Literal["instances", "inputs", "value"]
-# One row shape an input (None where an optional input is absent). Only equal keys share a batch.
-Key = tuple[RowShape | None, ...]
+# One row shape an input (None where an optional input is absent), and behind them what was given of those
+# that all rows share. Only equal keys share a batch.
+Key = tuple[RowShape | Shared | None, ...]
 
 # From here on an array is worth more than the copy that would make it bytes.
 SHARED_BYTES = 64 * 1024
@@ -72,6 +76,7 @@ class Codec:
         self._inputs = signature.inputs
         self._counted = signature.rows != "none"
         self._names = {spec.name: index for index, spec in enumerate(signature.inputs)}
+        self._shared = {spec.name: spec for spec in signature.shared}
         self._fast = self._fast_pack()
         self._plain_output = (
             len(signature.outputs) == 1
@@ -140,11 +145,12 @@ class Codec:
             isinstance(instances[0], dict) and not self._is_bytes(instances[0])
         )
         values = self._gather(instances) if named else [instances]
+        shared = pack_shared(self._shared, instances[0]) if named else ()
         for spec, value in zip(self._inputs, values, strict=True):
             shape = (None, *spec.shape[1:]) if self._counted else (None, *spec.shape)
             packed = None if value is None else pack_column(spec, value, shape, each="an instance of ")
             columns.append(packed or (None, None))
-        return self._columns(len(instances), columns, "instances")
+        return self._columns(len(instances), columns, "instances", shared)
 
     def _is_bytes(self, value: Any) -> bool:
         """Is it one string in base64, rather than an object of values by input?"""
@@ -164,6 +170,12 @@ class Codec:
             elif instance.keys() != present:
                 self._check_names(instance.keys(), f"instance {number}: ")
                 raise InvalidRequest(f"instance {number}: names other inputs than instance 0 does")
+            for name in self._shared.keys() & present:
+                if instance[name] != instances[0][name]:
+                    raise InvalidRequest(
+                        f'instance {number}: another "{name}" than instance 0: all instances of a request '
+                        "share it"
+                    )
         assert present is not None
         return [
             [instance[spec.name] for instance in instances] if spec.name in present else None
@@ -200,7 +212,7 @@ class Codec:
             columns.append(pack_column(spec, value, (None, *spec.shape[1:])) if value else (None, None))
         if not rows:
             return self.empty("inputs")
-        return self._columns(rows, columns, "inputs")
+        return self._columns(rows, columns, "inputs", pack_shared(self._shared, inputs))
 
     def decode_typed(self, body: bytes, media_type: bytes) -> Columns:
         """Decode a body by its media type: JSON, or an array in NumPy's format.
@@ -250,13 +262,15 @@ class Codec:
 
     def input(self, name: str) -> TensorSpec:
         """:raises InvalidTensor: there is none of that name; says which there are"""
-        if name not in self._names:
+        if name in self._names:
+            return self._inputs[self._names[name]]
+        if name not in self._shared:
             raise InvalidTensor(f'unknown input "{clip(name)}": expected {self._wanted()}')
-        return self._inputs[self._names[name]]
+        return self._shared[name]
 
     def shape_of(self, spec: TensorSpec) -> tuple[int | None, ...]:
         """The shape of an input in a request: its first dimension counts rows where there are any."""
-        return (None, *spec.shape[1:]) if self._counted else spec.shape
+        return (None, *spec.shape[1:]) if self._counted and spec.name in self._names else spec.shape
 
     def assemble(self, named: Mapping[str, tuple[Column, tuple[int, ...]]]) -> Columns:
         """Take columns by input, each with its tensor's whole shape, which is known to be the signature's.
@@ -278,19 +292,26 @@ class Codec:
             columns.append((column, shape[1:] if self._counted else shape))
         if not rows:
             return self.empty("inputs")
-        return self._columns(rows, columns, "inputs")
+        given = [(spec, *named[name]) for name, spec in self._shared.items() if name in named]
+        shared = [Shared(spec.name, spec.datatype, shape, as_bytes(column)) for spec, column, shape in given]
+        return self._columns(rows, columns, "inputs", shared)
 
     def empty(self, form: Form) -> Columns:
         return Columns(0, (None,) * len(self._inputs), (None,) * len(self._inputs), form)
 
     def _columns(
-        self, rows: int, columns: Sequence[tuple[Column | None, RowShape | None]], form: Form
+        self,
+        rows: int,
+        columns: Sequence[tuple[Column | None, RowShape | None]],
+        form: Form,
+        shared: Sequence[Shared] = (),
     ) -> Columns:
-        return Columns(rows, tuple(c for c, _ in columns), tuple(shape for _, shape in columns), form)
+        key = (*(shape for _, shape in columns), *shared)
+        return Columns(rows, tuple(column for column, _ in columns), key, form)
 
     def _check_names(self, names: Any, where: str) -> None:
         for name in names:
-            if name not in self._names:
+            if name not in self._names and name not in self._shared:
                 raise InvalidTensor(f'{where}unknown input "{clip(name)}": expected {self._wanted()}')
         for spec in self._inputs:
             if not spec.optional and spec.name not in names:
@@ -299,24 +320,35 @@ class Codec:
                 )
 
     def _wanted(self) -> str:
-        return ", ".join(f'"{spec.name}"' for spec in self._inputs)
+        return ", ".join(f'"{spec.name}"' for spec in (*self._inputs, *self._shared.values()))
 
     def row_sizes(self, key: Key) -> tuple[int, ...]:
         """Bytes a row of each input takes under `key`; 0 for strings and absent inputs."""
         return tuple(
             0 if shape is None or spec.datatype == "BYTES" else _itemsize(spec) * math.prod(shape)
-            for spec, shape in zip(self._inputs, key, strict=True)
+            for spec, shape in zip(self._inputs, self._shapes(key), strict=True)
         )
+
+    def _shapes(self, key: Key) -> Sequence[RowShape | None]:
+        """Those of the rows."""
+        return cast(Sequence[RowShape | None], key[: len(self._inputs)])
 
     @staticmethod
     def bucket(key: Key) -> tuple[int, ...]:
         """A coarse shape: rows whose inputs' sizes lie within a factor of two share one."""
-        return tuple(math.prod(shape).bit_length() if shape is not None else -1 for shape in key)
+        return tuple(
+            math.prod(shape).bit_length() if shape is not None else -1
+            for shape in key
+            if not isinstance(shape, Shared)
+        )
 
     def feeds(self, columns: Sequence[Column | None], key: Key, rows: int) -> dict[str, np.ndarray[Any, Any]]:
         """Build the runtime's arrays over one batch's joined columns, without a copy for numbers."""
         feeds = {}
-        for spec, column, shape in zip(self._inputs, columns, key, strict=True):
+        for one in key[len(self._inputs) :]:
+            if isinstance(one, Shared):
+                feeds[one.name] = one.array()
+        for spec, column, shape in zip(self._inputs, columns, self._shapes(key), strict=True):
             if column is None or shape is None:
                 continue
             full = (rows, *shape) if self._counted else shape

@@ -42,9 +42,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
+    """`shared` are optional inputs that do not count rows: one value for all rows of a run."""
+
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     rows: Rows
+    shared: tuple[TensorSpec, ...] = ()
 
 
 # Of what takes and gives free data (Python packages, pipelines) instead of tensors.

@@ -35,14 +35,15 @@ _DATATYPES: Mapping[str, Datatype] = {
 _OPTIONAL = re.compile(r"optional\((.*)\)")
 # More initializers that may be overridden than this are weights, listed as inputs by an old exporter.
 _OVERRIDABLE_MOST = 16
+_KNOB_MOST = 16  # numbers of an input that all rows share
 
 
 def read_signature(session: Any) -> Signature:
     """Read the signature of an `onnxruntime.InferenceSession`.
 
-    An optional input is an `optional(tensor)` or an initializer that the graph lists as an input. It has to
-    count rows as the other inputs do; one that does not (a scale of shape [1], say) cannot be told apart
-    between the requests of a batch, so it is left out and keeps its default.
+    An optional input is an `optional(tensor)` or an initializer that the graph lists as an input. One that
+    does not count rows as the other inputs do (a threshold) is `shared` by those of a request, if it is no
+    more than a few numbers and stands beside no weights; else it is left out and keeps its default.
 
     :raises LoadFailed: an input or output of a type that cannot be served
     """
@@ -54,7 +55,18 @@ def read_signature(session: Any) -> Signature:
     outputs = tuple(_output(one) for one in session.get_outputs())
     rows = count_rows(required, outputs)
     inputs = [one for one in (*required, *extra) if not one.optional or rows == "none" or _counts(one, rows)]
-    return Signature(tuple(inputs), outputs, rows)
+    others = [one for one in (*required, *extra) if one not in inputs]
+    shared = others if all(_is_knob(one) for one in others) else []
+    return Signature(tuple(inputs), outputs, rows, tuple(shared))
+
+
+def _is_knob(one: TensorSpec) -> bool:
+    """A few numbers, rather than weights that an old exporter lists as inputs."""
+    return (
+        one.datatype != "BYTES"
+        and len(one.shape) < 2
+        and all(size is not None and size <= _KNOB_MOST for size in one.shape)
+    )
 
 
 def count_rows(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Rows:
@@ -91,7 +103,7 @@ def settle_rows(signature: Signature, seen: Mapping[int, Outputs]) -> Signature:
         replace(one, shape=(None,) * np.ndim(output)) if open_ else one
         for one, open_, output in zip(signature.outputs, unknown, seen[2], strict=True)
     )
-    return Signature(signature.inputs, outputs, "free")
+    return replace(signature, outputs=outputs, rows="free")
 
 
 def _input(node: Any, *, optional: bool = False) -> TensorSpec:

@@ -11,6 +11,7 @@ from typing import Any
 
 import models
 import numpy as np
+import onnx
 import pytest
 
 from mdslite.errors import LoadFailed, ModelError
@@ -69,10 +70,22 @@ def test_an_initializer_among_the_inputs_may_be_left_out(tmp_path: Path) -> None
     np.testing.assert_array_equal(session.run({"x": x, "factor": factor})[0], [[1, 1], [2, 2]])
 
 
-def test_an_optional_input_that_all_rows_share_is_not_offered(tmp_path: Path) -> None:
+def test_an_optional_input_that_all_rows_share_stands_by_itself(tmp_path: Path) -> None:
     signature = open_model(models.overridable(tmp_path / "m.onnx", shared=True)).signature
     assert [one.name for one in signature.inputs] == ["x"]
+    assert signature.shared == (TensorSpec("factor", "FP32", (1,), optional=True),)
     assert signature.rows == "free"
+
+
+def test_weights_that_are_listed_as_inputs_are_not_offered(tmp_path: Path) -> None:
+    path = models.mlp(tmp_path / "m.onnx", (4, 3))
+    model = onnx.load(path)
+    for weight in model.graph.initializer:
+        model.graph.input.append(models.tensor(weight.name, "FP32", list(weight.dims)))
+    onnx.save(model, path)
+    signature = open_model(path).signature
+    assert [one.name for one in signature.inputs] == ["x"]
+    assert signature.shared == ()
 
 
 @pytest.mark.parametrize("datatype", models.ONNX_TYPES)

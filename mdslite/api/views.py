@@ -244,7 +244,7 @@ def _or(value: float | None, default: float) -> float:
 
 def _signature(signature: Signature) -> SignatureInfo:
     return SignatureInfo(
-        inputs=[_tensor(one) for one in signature.inputs],
+        inputs=[_tensor(one) for one in (*signature.inputs, *signature.shared)],
         outputs=[_tensor(one) for one in signature.outputs],
         rows=signature.rows,
     )

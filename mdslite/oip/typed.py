@@ -36,6 +36,9 @@ class TensorMessages(Messages):
         return InputTensor(spec.name, spec.datatype, infer_shape(self._codec, spec, len(body)), raw=body)
 
     def places(self, tensors: Sequence[InputTensor], stops: Sequence[int]) -> Places | None:
+        shared = {spec.name for spec in self.signature.shared}
+        if any(tensor.name in shared for tensor in tensors):
+            return None  # its bytes say with whom a request shares a batch
         found: dict[str, Any] = {}
         for tensor, stop in zip(tensors, stops, strict=True):
             spec = self._codec.input(tensor.name)

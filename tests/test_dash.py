@@ -340,6 +340,7 @@ def test_figures_of_a_chosen_part_come_from_the_log() -> None:
     assert figures_of(brushed, "bank", "fraud", version).rps == 22_260 / 60
     total = add_up(live)
     assert total is not None and total.rps == pytest.approx(412.2) and total.p99_ms == 9.8
+    assert total.p50_ms == 2.04  # of nine tenths of the traffic, however slow the rest is
 
 
 def test_an_alert_that_is_resolved_is_told_no_more() -> None:

@@ -51,7 +51,7 @@ def open_prompt(app: DashApp, sign: str, text: str = "") -> None:
             filter_by,
             check=lambda line: wrong_with(app, line),
             past=past,
-            placeholder="model=fraud confidence<0.6 shadow      Tab completes, Enter filters, Esc leaves",
+            placeholder="model=fraud confidence<0.6 shadow   Tab completes, Enter filters, Esc leaves",
         )
     elif sign == ":":
         made = Prompt(":", text, lambda line: complete_command(app, line), command, past=past)

@@ -12,8 +12,9 @@ from mdslite.tui.snapshot import Json, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """All versions that answer their callers, together. The percentiles are the slowest version's, as those
-    of parts make none of the whole."""
+    """All versions that answer their callers, together. Percentiles of parts make none of the whole: `p50_ms`
+    is that of the version in the middle of the traffic, `p99_ms` the slowest version's, which is the most
+    that it can be."""
 
     rps: float
     p50_ms: float | None
@@ -84,14 +85,21 @@ def add_up(snapshot: Snapshot) -> Total | None:
     failed = sum((one.error_rate or 0.0) * (one.rps or 0.0) for one in found)
     return Total(
         rps=rps,
-        p50_ms=_most(one.p50_ms for one in found),
-        p99_ms=_most(one.p99_ms for one in found),
+        p50_ms=_middle((one.p50_ms, one.rps or 0.0) for one in found),
+        p99_ms=max((one.p99_ms for one in found if one.p99_ms is not None), default=None),
         error_rate=failed / rps if rps else None,
     )
 
 
-def _most(values: Iterable[float | None]) -> float | None:
-    return max((one for one in values if one is not None), default=None)
+def _middle(values: Iterable[tuple[float | None, float]]) -> float | None:
+    """The value up to which half of all weight lies."""
+    known = sorted((value, weight) for value, weight in values if value is not None)
+    left = sum(weight for _, weight in known) / 2
+    for value, weight in known:
+        left -= weight
+        if left <= 0:
+            return value
+    return None
 
 
 def _group(snapshot: Snapshot, project: str, model: str, version: str) -> Json | None:

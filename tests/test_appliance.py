@@ -155,6 +155,7 @@ def test_a_start_with_a_file_that_cannot_be_applied_says_how_to_serve_what_was(
         live.up(str(broken), cwd=tmp_path),
     ):
         pass
+    assert "stopping" not in str(caught.value)  # it never served
     hint = next(line for line in str(caught.value).splitlines() if line.startswith("hint: "))
     assert hint.endswith("serves what was deployed before")
     command = hint.partition("; or: ")[2].partition(" serves ")[0].split()

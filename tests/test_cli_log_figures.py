@@ -47,6 +47,18 @@ def test_a_histogram_has_a_line_for_each_interval_and_a_part_for_each_version() 
     ]
 
 
+def test_a_histogram_counts_the_lines_of_a_long_quiet_time() -> None:
+    lines = draw_histogram(histogram(series("v1", [1, *[0] * 3, 2, *[0] * 2000])), width=52, fills="#=.")
+    assert [line[16:].split() for line in lines[2:7]] == [
+        ["######", "1"],
+        ["0"],
+        ["0"],
+        ["0"],
+        ["#" * 12, "2"],
+    ]
+    assert lines[7:] == ["... 2,000 lines without requests"]
+
+
 def test_requests_that_named_no_model_are_called_so() -> None:
     stray = series("v1", [2]) | {"project": None, "model": None, "version": None}
     lines = draw_histogram(histogram(stray), width=52, fills="#=.")

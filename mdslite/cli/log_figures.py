@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mdslite.client import Client
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_QUIET_LINES = 3  # without requests, that are drawn one after the other
 _LINES = 40  # of a histogram whose interval nobody asked for
 _ROUND_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -93,13 +94,31 @@ def draw_histogram(found: Mapping[str, Any], *, width: int, fills: str) -> list[
     ]
     room = max(10, width - 40)
     most = max(totals)
+    quiet = _quiet_runs(totals)
     for number, total in enumerate(totals):
+        if number in quiet:
+            if quiet[number]:
+                lines.append(f"... {quiet[number]:,} lines without requests")
+            continue
         moment = datetime.fromtimestamp(since + number * interval_s)
         clock = moment.strftime("%m-%d %H:%M:%S" if interval_s >= 1 else "%H:%M:%S.%f")
         parts = [one["counts"][number] for one in found["series"]]
         said = f"{failed[number]:,} failed" if failed[number] else ""
         lines.append(f"{clock}  {_bar(parts, most, room, fills):<{room}} {total:>9,}  {said}".rstrip())
     return lines
+
+
+def _quiet_runs(totals: Sequence[int]) -> dict[int, int]:
+    """The lines that are not worth a screen: where each run of them begins its length, then zeros."""
+    found: dict[int, int] = {}
+    start = 0
+    for number, total in enumerate([*totals, 1]):
+        if total:
+            length = number - start
+            if length > _QUIET_LINES:
+                found |= dict.fromkeys(range(start, number), 0) | {start: length}
+            start = number + 1
+    return found
 
 
 def show_top(client: Client, filter: str, *, field: str, limit: int, as_json: bool) -> None:

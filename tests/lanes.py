@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -34,6 +34,10 @@ DOUBLER = Signature(
 )
 POISON = -1.0
 BAD = b'"bad"'
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(test)
 
 
 class FakeHandle:

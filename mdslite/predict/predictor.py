@@ -182,23 +182,7 @@ class Predictor:
         Cancelling it cancels the call.
         """
         found = dict(headers)
-        future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
-        pieces: Pieces | None = None
-
-        def resolve(_: Call, status: int, reply: bytes) -> None:
-            if pieces is not None:
-                pieces.end()
-            elif not future.done():  # it may be cancelled, and its task not know yet
-                future.set_result((status, reply))
-
-        def take(call: Call, piece: bytes) -> None:
-            nonlocal pieces
-            if pieces is None:
-                pieces = Pieces(call)
-                if not future.done():
-                    future.set_result((200, b""))
-            pieces.put(piece)
-
+        asker = _Asker()
         call = Call(
             target,
             body,
@@ -206,20 +190,20 @@ class Predictor:
             found.get(b"content-encoding", b""),
             found.get(b"x-request-id"),
             perf_counter(),
-            resolve,
+            asker.resolve,
         )
         call.authorization = found.get(b"authorization", b"")
         call.admitted, call.client = admitted, client
         call.fields = found
-        call.on_piece = take
+        call.on_piece = asker.take
         self.adopt(call)
         self.start(call, error)
         try:
-            status, reply = await future
+            status, reply = await asker.answer
         except asyncio.CancelledError:
             call.cancel()
             raise
-        return Reply(status, reply_headers(call, perf_counter()), reply, pieces)
+        return Reply(status, reply_headers(call, perf_counter()), reply, asker.pieces)
 
     def _admit(self, call: Call) -> Route[Served]:
         """The route of a call, for one who may take it."""
@@ -277,3 +261,26 @@ class Predictor:
         if error.hint is None and route is not None and isinstance(error, InvalidRequest):
             error.hint = f"GET /v2/models/{route.project}.{route.model} says what it takes"
         self._send(call, error.status, error_body(error, call.request_id), error.code)
+
+
+class _Asker:
+    """Who awaits the answer of a call, be it whole or in `pieces`."""
+
+    __slots__ = ("answer", "pieces")
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self.pieces: Pieces | None = None
+
+    def resolve(self, _: Call, status: int, reply: bytes) -> None:
+        if self.pieces is not None:
+            self.pieces.end()
+        elif not self.answer.done():  # it may be cancelled, and its task not know yet
+            self.answer.set_result((status, reply))
+
+    def take(self, call: Call, piece: bytes) -> None:
+        if self.pieces is None:
+            self.pieces = Pieces(call)
+            if not self.answer.done():
+                self.answer.set_result((200, b""))
+        self.pieces.put(piece)

@@ -59,7 +59,7 @@ _FILE = re.compile(
     rf"(?:registry|{'|'.join(LEDGERS)})\.db|drift/(?:drift\.db|wishes\.json)|log/[A-Za-z0-9._-]+\.db"
 )
 _AUTOSAVE_MARK = "-registry"
-_MAKE_HINT = "mdslite backup makes one; STORE/backups holds those that the appliance made"
+_MAKE_HINT = "mdslite backup makes one"
 
 
 @dataclass(frozen=True, slots=True)

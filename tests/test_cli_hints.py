@@ -67,7 +67,12 @@ def told(line: str, capsys: Captured) -> tuple[str, str]:
         ("verify nothing", "there is no nothing: expected a package's", "mdslite init NAME writes one"),
         ("verify pakage", "there is no pakage: expected a package's", "mdslite verify package"),
         ("verify package -d @no", "cannot read no: No such file", "leave -d out to send the package's"),
-        ("restore nofile --store s", "nofile is no backup that can be read: No such file", "mdslite backup"),
+        (
+            "restore nofile --store s",
+            "there is no nofile: expected a backup's file",
+            "mdslite backup makes one",
+        ),
+        ("restore spam.json --store s", "spam.json is no backup that can be", "mdslite backup makes one"),
     ],
 )
 def test_a_file_that_is_not_what_was_meant(

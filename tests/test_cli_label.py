@@ -269,6 +269,8 @@ def test_labels_without_a_terminal(client: Client, capsys: Captured, tmp_path: P
     row = json.loads(lines[0])
     assert (row["label"], row["input"], len(lines)) == ("4", items[0]["input"], 1)
     say(capsys, "label", MODEL, "--export", str(tmp_path / "set.csv"))
+    assert run(["label", MODEL, "--export", str(tmp_path / "set.csv")]) == 1
+    assert "is there already\nhint: add --force" in capsys.readouterr().err
     cells = list(csv.DictReader(io.StringIO((tmp_path / "set.csv").read_text())))
     assert [(one["label"], json.loads(one["input"])) for one in cells] == [("4", items[0]["input"])]
     assert "1 labels dropped" in say(capsys, "label", MODEL, "--forget", "--yes")

@@ -289,6 +289,10 @@ def test_backup_and_restore_work_on_a_store_that_nothing_serves(
     assert run(["backup", "copy.tar", "--store", ".mdslite"]) == 0
     assert run(["backup", "--store", "nowhere"]) == 1
     capsys.readouterr()
+    assert run(["restore", "cpy.tar", "--store", ".mdslite"]) == 1
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: there is no cpy.tar: expected a backup's file"
+    assert Path(hint.removeprefix("hint: the newest of the store's own is ")).is_file()
     assert run(["restore", "copy.tar", "--store", ".mdslite"]) == 1
     assert "--force" in capsys.readouterr().err
     assert run(["restore", "copy.tar", "--store", ".mdslite", "--force"]) == 0

@@ -11,6 +11,7 @@ import click
 
 from mdslite.cli import output
 from mdslite.cli.options import connect, json_option, url_option
+from mdslite.errors import InvalidRequest
 
 
 @click.command(
@@ -72,6 +73,7 @@ def restore(backup_path: str, store: str, force: bool, as_json: bool) -> int:
     """Put a backup in the place of a store."""
     from mdslite.store import restore as restores
 
+    _check(Path(backup_path), Path(store))
     aside = restores.restore(Path(backup_path), Path(store), force=force)
     if as_json:
         output.write_json(
@@ -83,3 +85,16 @@ def restore(backup_path: str, store: str, force: bool, as_json: bool) -> int:
             output.note(f"what was there is kept in {aside}")
         output.note(f"start it with: mdslite up --store {shlex.quote(store)}")
     return 0
+
+
+def _check(path: Path, store: Path) -> None:
+    """:raises InvalidRequest: there is no such backup; the hint names the newest of the store's own"""
+    if path.exists():
+        return
+    from mdslite.store.recovery import list_backups
+
+    newest = next(reversed(list_backups(store)), None)
+    raise InvalidRequest(
+        f"there is no {path}: expected a backup's file",
+        hint="mdslite backup makes one" if newest is None else f"the newest of the store's own is {newest}",
+    )

@@ -277,7 +277,7 @@ async def test_calls_that_are_wrong_are_told_so(options: dict[str, Any], status:
     ("payload", "status", "says"),
     [
         (b"", "3", "without a message"),
-        (framed(b"a") + framed(b"b"), "3", "2 messages"),
+        (framed(b"a") + framed(b"b"), "3", "another message"),
         (framed(b"abc")[:6], "3", "in the midst of a message"),
         (b"\x02\x00\x00\x00\x00", "3", "neither 0 nor 1"),
         (b"\x00\xff\xff\xff\xff", "8", "expected at most"),

@@ -113,7 +113,7 @@ class Exchange:
         self.compressed = False
         self.room: memoryview | None = None  # where a large message comes down
         self.claim: Claim | None = None  # of that
-        self.ready: deque[tuple[bool, Message]] = deque()
+        self.ready: deque[tuple[bool, Message, Claim | None]] = deque()
         self.credit = 0  # bytes that the client may still send
         self.owed = 0  # and those that it may be told of
         # What goes out: pieces of messages that the client's windows hold back, and the answer's end.
@@ -177,15 +177,11 @@ class Exchange:
     def message(self) -> Message:
         """The only message of a call that takes one.
 
-        :raises InvalidRequest: there is none, or there are more
+        :raises InvalidRequest: there is none
         """
-        if len(self.ready) != 1:
-            raise InvalidRequest(
-                f"the call ended with {len(self.ready)} messages; expected one"
-                if self.ready
-                else "the call ended without a message; expected one"
-            )
-        compressed, message = self.ready.popleft()
+        if not self.ready:
+            raise InvalidRequest("the call ended without a message; expected one")
+        compressed, message, _ = self.ready.popleft()
         return self.inflate(message) if compressed else message
 
     @property
@@ -195,7 +191,7 @@ class Exchange:
 
     @property
     def is_compressed(self) -> bool:
-        return any(compressed for compressed, _ in self.ready)
+        return any(compressed for compressed, _, _ in self.ready)
 
     def inflate(self, message: Message) -> bytes:
         """:raises InvalidRequest, TooLarge: it is not compressed as was said, or is too long"""
@@ -212,7 +208,7 @@ class Exchange:
         """The messages of a call that streams them."""
         while True:
             while self.ready:
-                compressed, message = self.ready.popleft()
+                compressed, message = self.ready.popleft()[:2]
                 self.link.grant(self)
                 yield await asyncio.to_thread(self.inflate, message) if compressed else message
             if self.closed:
@@ -223,6 +219,8 @@ class Exchange:
         self.need, self.have = int.from_bytes(self.prefix[1:]), 0
         self.compressed = bool(self.prefix[0])
         self.begun_at = now
+        if self.ready and not self.method.reads:
+            raise InvalidRequest("the call goes on with another message; expected one")
         if self.prefix[0] > 1:
             raise InvalidRequest("malformed message: its first byte is neither 0 nor 1")
         most = self.link.limits.max_message_bytes
@@ -243,11 +241,11 @@ class Exchange:
         pieces, room = self.pieces, self.room
         message: Message
         if room is not None:
-            message, self.room = room, None
+            message, self.room, self.claim = room, None, None  # which is the room's
         else:
             # The one copy between the socket and the runtime; none where it came in one piece.
             message = pieces[0] if len(pieces) == 1 else _join(pieces, self.need)
-        self.ready.append((self.compressed, message))
+        self.ready.append((self.compressed, message, self.claim))
         self.pieces, self.claim, self.prefix, self.need = [], None, b"", -1
         self.wake()
 

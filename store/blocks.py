@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdslite.store.bodies import Body, BodyBudget
+from mdslite.store.courtesy import Rest, no_rest
 from mdslite.store.redaction import redact_spans
 from mdslite.store.rows import (
     KEEPING,
@@ -73,7 +74,7 @@ class Block:
         return np.rint((self.time + self.latency_ms / 1e3) * 1e6).astype(np.int64)
 
 
-def build_block(records: Sequence[Record | Run], *, budget: BodyBudget) -> Block:
+def build_block(records: Sequence[Record | Run], *, budget: BodyBudget, rest: Rest = no_rest) -> Block:
     """Turn rows and runs into columns, and spend what is granted on their bodies.
 
     :raises TypeError, ValueError, OverflowError: a row is not as `Row` says, or a run not as `Run` does;
@@ -84,7 +85,9 @@ def build_block(records: Sequence[Record | Run], *, budget: BodyBudget) -> Block
     runs = [record for record in records if isinstance(record, Run)]
     rows = [record for record in records if not isinstance(record, Run)]
     parts = [_row_columns(rows, labels, urls)] if rows else []
-    parts += [_run_columns(runs, labels, urls)] if runs else []
+    rest()
+    parts += [_run_columns(runs, labels, urls, rest)] if runs else []
+    rest()
     plain = parts[0].keys() - _LISTS
     columns = {name: np.concatenate([part[name] for part in parts]) for name in plain}
     columns["latency_ms"] = np.maximum(columns["latency_ms"], 0.0)
@@ -140,7 +143,7 @@ def _row_columns(
 
 
 def _run_columns(
-    runs: Sequence[Run], labels: _Numbers[tuple[Any, ...]], urls: _Numbers[str]
+    runs: Sequence[Run], labels: _Numbers[tuple[Any, ...]], urls: _Numbers[str], rest: Rest
 ) -> dict[str, Any]:
     counts = [len(run.calls) for run in runs]
 
@@ -150,12 +153,16 @@ def _run_columns(
     ids, arrived, queued, answered, confidence, rows, traces = zip(
         *chain.from_iterable(run.calls for run in runs), strict=True
     )
+    rest()
     started, came = _floats(arrived), _floats(queued)
+    label = spread((labels[run.labels] for run in runs), np.int64)
+    url = spread((urls[run.url] for run in runs), np.int64)
+    rest()
     return {
         "ids": _clean_ids(ids),
         "traces": traces,
-        "label": spread((labels[run.labels] for run in runs), np.int64),
-        "url": spread((urls[run.url] for run in runs), np.int64),
+        "label": label,
+        "url": url,
         "time": started + spread((run.clock_to_unix for run in runs), np.float64),
         "latency_ms": (_floats(answered) - started) * 1e3,
         "queue_ms": (spread((run.started for run in runs), np.float64) - came) * 1e3,

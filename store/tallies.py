@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from mdslite.store.blocks import Block, Floats, Ints
+from mdslite.store.courtesy import Rest, no_rest
 from mdslite.store.rollups import LATENCY_BOUNDS_US
 from mdslite.store.rows import is_replay
 
@@ -97,13 +98,16 @@ class Tally(msgspec.Struct, frozen=True, array_like=True):
     versions: list[VersionCount]
 
 
-def tally(block: Block) -> Tally:
+def tally(block: Block, *, rest: Rest = no_rest) -> Tally:
     """Count a block: a few array operations for thousands of requests. What replays asked is left out."""
     counts = np.bincount(block.label, minlength=len(block.labels)).tolist()
     keys = [(*labels[:4], is_replay(labels)) for labels in block.labels]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     group = np.array([numbers[key] for key in keys])[block.label]
-    spreads = [_spread(kind, block, group, len(numbers)) for kind in HISTOGRAMS.values()]
+    spreads = []
+    for kind in HISTOGRAMS.values():
+        spreads.append(_spread(kind, block, group, len(numbers)))
+        rest()
     traces = dict(block.traces)
     latest = _latest(spreads[0][2], len(numbers), traces)
     failed = np.array([labels.status >= 400 for labels in block.labels])[block.label]

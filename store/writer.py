@@ -23,7 +23,7 @@ import msgspec
 from mdslite.errors import MdsliteError, StoreError
 from mdslite.store.blocks import Block, build_block
 from mdslite.store.bodies import BodyBudget
-from mdslite.store.courtesy import Pace, give_way
+from mdslite.store.courtesy import Pace, Rest, give_way, no_rest
 from mdslite.store.hourfile import Mark
 from mdslite.store.letters import Ask, Order, Report, receive, send
 from mdslite.store.lock import log_lock
@@ -166,7 +166,7 @@ class Writer:
             self.settled = portion.end
             return True
         self._bodies.grant(self._recorder.sampled_bytes, self._monotonic())
-        block, malformed = build(portion.records, budget=self._bodies)
+        block, malformed = build(portion.records, budget=self._bodies, rest=self._pace.rest)
         self._malformed += malformed
         self._pace.rest()
         self._count(block, portion)
@@ -199,7 +199,7 @@ class Writer:
             return
         self._counted = portion.end
         if block is not None:
-            self._tallies.append(tally(block))
+            self._tallies.append(tally(block, rest=self._pace.rest))
             self._watch(lambda watcher: watcher.observe(block))
 
     def _watch(self, do: Callable[[Watcher], None]) -> None:
@@ -242,10 +242,12 @@ class Writer:
 _NO_BODIES = BodyBudget()  # nothing is granted to it
 
 
-def build(records: Sequence[Record | Run], *, budget: BodyBudget) -> tuple[Block | None, int]:
+def build(
+    records: Sequence[Record | Run], *, budget: BodyBudget, rest: Rest = no_rest
+) -> tuple[Block | None, int]:
     """A block of all records that are sound, and how many rows are not."""
     with contextlib.suppress(*_MISTAKES):
-        return build_block(records, budget=budget), 0
+        return build_block(records, budget=budget, rest=rest), 0
     sound, malformed = [], 0
     for record in records:
         try:

@@ -208,6 +208,11 @@ def test_outputs_and_classes_can_be_asked_for(client: Any) -> None:
         ({"model_name": "p/x"}, "NOT_FOUND", "expected PROJECT.MODEL"),
         ({"model_name": "p.a/../b"}, "INVALID_ARGUMENT", "is no name"),
         ({"model_version": "v9"}, "NOT_FOUND", "no version v9"),
+        (
+            {"raw_input_contents": [b"12345678"]},
+            "INVALID_ARGUMENT",
+            "(ModelMetadata of p.fp32 says what it takes)",
+        ),
         ({"raw_input_contents": [b"12345678"]}, "INVALID_ARGUMENT", "got both"),
     ],
 )

@@ -68,6 +68,7 @@ class Call(Job):
     timeout_s = math.inf  # that the caller gave it
     coding = ""  # that the caller wishes for the answer's body
     reply_lines = JSON_LINES
+    describe = "GET /v2/models/{}"  # what tells its caller of a model's inputs
     on_piece: Callable[[Call, bytes], None]  # set by whoever can send an answer in pieces
     sent = b""  # the first of the pieces, for the log
     kept = False  # its bodies are in the log, if there is room for them

@@ -259,7 +259,7 @@ class Predictor:
         call.reply_lines = JSON_LINES
         route = call.route
         if error.hint is None and route is not None and isinstance(error, InvalidRequest):
-            error.hint = f"GET /v2/models/{route.project}.{route.model} says what it takes"
+            error.hint = f"{call.describe.format(f'{route.project}.{route.model}')} says what it takes"
         self._send(call, error.status, error_body(error, call.request_id), error.code)
 
 

@@ -25,6 +25,7 @@ _NOWHERE = b"/v2/models//infer"  # the target of what does not say which model i
 class RpcCall(Call):
     """An infer request over gRPC. `answers` is where its answers go, in a stream."""
 
+    describe = "ModelMetadata of {}"
     exchange: Exchange
     envelope: Envelope
     answers: Pieces

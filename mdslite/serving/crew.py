@@ -120,10 +120,14 @@ class Crew:
                 and not replica.gate.others_wait(self._seats[replica.gate])
             ):
                 batch = self._form(max(now, ends_at))
-                if batch is not None:
-                    batch.behind = True
-                    self._start(batch, replica)
-                return batch is not None
+                if batch is None:
+                    return False
+                if not self.flight.has(replica):  # what was refused while forming was all that it had to do
+                    self._give_back(batch)
+                    return False
+                batch.behind = True
+                self._start(batch, replica)
+                return True
         return False
 
     # Land

@@ -426,9 +426,11 @@ class Lane:
     async def drain(self, *, deadline_s: float) -> bool:
         """Wait until nothing is queued or running; False once the deadline came or no replica is left."""
         self._empty = asyncio.Event()
-        self._settle()
         try:
-            await asyncio.wait_for(self._empty.wait(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                while self._is_at_work:  # again, as rows that a batch was being formed of were seen nowhere
+                    self._empty.clear()
+                    await self._empty.wait()
         except TimeoutError:
             return False
         finally:
@@ -436,8 +438,12 @@ class Lane:
         return not self._queue
 
     def _settle(self) -> None:
-        if self._empty is not None and not ((self._queue and self.replicas) or self._crew.flight):
+        if self._empty is not None and not self._is_at_work:
             self._empty.set()
+
+    @property
+    def _is_at_work(self) -> bool:
+        return bool(self._queue and self.replicas) or bool(self._crew.flight)
 
     def close(self) -> None:
         """Answer what is left with 503 and end the replicas' threads."""

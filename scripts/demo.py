@@ -71,6 +71,7 @@ def main() -> int:
 
 
 def show(store: Path, *, port: int, once: bool) -> None:
+    commands = Path(sys.executable).parent
     with appliance(store, port=port) as (process, url):
         wait_until_ready(url, process)
         weights = read_weights(url)
@@ -79,15 +80,15 @@ def show(store: Path, *, port: int, once: bool) -> None:
         took_s = time.perf_counter() - started
         print_results(readings, weights, took_s=took_s)
         check(readings, weights)
-        if once:
-            print_restart(Path(sys.executable).parent, port=port)
-            return
         try:  # whoever reads the address may end it at once
-            print_next(url, Path(sys.executable).parent)
-            if process.wait() != 0:
-                raise DemoError(f"mdslite ended with exit code {process.returncode}")
+            if not once:
+                print_next(url, commands)
+                if process.wait() != 0:
+                    raise DemoError(f"mdslite ended with exit code {process.returncode}")
         except KeyboardInterrupt:
             print("\nstopping", flush=True)
+    if once:
+        print_restart(commands, port=port)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from waiting import until
 
 from mdslite.errors import DeadlineExceeded, Unavailable
 from mdslite.serving import crew, flight
+from mdslite.serving.batch import Batch
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate, Priority, Seat
 from mdslite.serving.lane import Lane
@@ -42,13 +43,13 @@ class Linear(LatencyCurve):
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
-        self._seconds = seconds
+        self.seconds = seconds
 
     def estimate(self, shape: Hashable, rows: int) -> float:
-        return self._seconds * rows
+        return self.seconds * rows
 
     def floor(self, shape: Hashable, rows: int) -> float:
-        return self._seconds * rows
+        return self.seconds * rows
 
 
 def some_jobs(count: int, *, first: int = 1) -> list[FakeJob]:
@@ -478,6 +479,39 @@ def test_beginning_early_may_end_others_and_never_the_job_that_is_submitted() ->
         submit(lane, job)
         assert all(isinstance(one.error, DeadlineExceeded) for one in late)
         await answered([job])
+        lane.close()
+
+    run(test())
+
+
+def test_nothing_follows_a_run_that_ends_while_what_would_follow_is_formed() -> None:
+    async def test() -> None:
+        gate, session, curve = Gate(slots=1), FakeSession(), Linear(50.0)
+        lane = make_lane(session, gate=gate, batch_size=2, curve=curve)
+        session.hold.clear()
+        running = FakeJob([[1.0], [1.0]])
+        submit(lane, running)
+        await until(session.entered.is_set)
+        (replica,) = lane.replicas
+        start = replica.start
+
+        def start_others(batch: Batch, *options: Any) -> None:
+            if batch.slices[0][0] is not split:  # its thread does not get to begin this one
+                start(batch, *options)
+
+        replica.start = start_others  # type: ignore[method-assign]
+        split = FakeJob([[2.0]] * 3, deadline=perf_counter() + 250.0)
+        submit(lane, split)
+        await until(lambda: lane.running == 2)
+        session.hold.set()
+        await running.answer()
+        curve.seconds = 100.0  # what is left of the split job comes too late now, and with it goes the rest
+        other = FakeJob([[3.0]])
+        submit(lane, other)
+        with pytest.raises(DeadlineExceeded):
+            await split.ended()
+        assert await other.answer() == [[6.0]]
+        assert not gate.busy
         lane.close()
 
     run(test())

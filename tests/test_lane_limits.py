@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from time import perf_counter
 
 import pytest
@@ -188,6 +189,35 @@ def test_work_known_to_come_too_late_is_refused_before_it_is_computed() -> None:
             except DeadlineExceeded:
                 continue
         assert session.batches != []
+        lane.close()
+
+    run(test())
+
+
+def test_draining_does_not_overlook_the_rows_that_a_batch_is_being_formed_of() -> None:
+    async def test() -> None:
+        begins = {1.0: threading.Event(), 3.0: threading.Event()}  # by the first row of a batch
+        session = FakeSession(fail=lambda rows: begins[float(rows[0, 0])].wait(10))
+        curve = LatencyCurve()
+        for rows in (1, 2):
+            curve.observe((1,), rows, 100.0)
+        lane = make_lane(session, batch_size=4, curve=curve)
+        first = FakeJob([[1.0]])
+        submit(lane, first)
+        await entered(session)
+        late, good = FakeJob([[2.0]], deadline=perf_counter() + 50.0), FakeJob([[3.0]])
+        submit(lane, late, good)
+        draining = asyncio.create_task(lane.drain(deadline_s=30))
+        await asyncio.sleep(0)
+        begins[1.0].set()
+        with pytest.raises(DeadlineExceeded):
+            await late.ended()  # refused while the next batch was formed, of nothing but the good one
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not draining.done()
+        begins[3.0].set()
+        assert await draining
+        assert good.finished
         lane.close()
 
     run(test())

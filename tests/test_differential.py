@@ -64,7 +64,7 @@ GOOD = [
     post({"instances": [{"x": [1, 2, 3]}]}),
     post({"instances": []}),
     post({"inputs": {"x": []}}),
-    post(b'{"instances": [[NaN, Infinity, -1e999]]}'),
+    post(b'{"instances": [[NaN, Infinity, -Infinity]]}'),
     post(ROW, media_type=("content-type", "text/plain")),
     post(ROW, media_type=("content-type", "application/json; charset=utf-8")),
     post(ROW, media_type=("content-type", "application/x-www-form-urlencoded")),
@@ -88,6 +88,8 @@ GOOD = [
 BAD = [
     # tensors
     row(1, 2),
+    row(1, 2, 1e39),
+    post(b'{"instances": [[1, 2, -1e999]]}'),
     row("a", 2, 3),
     row(True, 2, 3),
     row([1], [2], [3]),

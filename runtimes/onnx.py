@@ -123,13 +123,12 @@ class OnnxSession:
         self._run_options = engine.load().RunOptions
         self._failures = engine.exceptions()
         self._names = [one.name for one in self.signature.outputs]
-        self._bfloats = frozenset(one.name for one in self.signature.inputs if one.datatype == "BF16")
+        inputs = (*self.signature.inputs, *self.signature.shared)
+        self._bfloats = frozenset(one.name for one in inputs if one.datatype == "BF16")
         # The dtypes that go to the library as they are: NumPy's built-in ones are singletons, so that a
         # glance finds the arrays that need no work.
         self._dtypes = {
-            one.name: NUMPY_DTYPES[one.datatype]
-            for one in self.signature.inputs
-            if one.name not in self._bfloats
+            one.name: NUMPY_DTYPES[one.datatype] for one in inputs if one.name not in self._bfloats
         }
         datatypes = {one.datatype for one in self.signature.outputs}
         if {"BF16", "OBJECT"} <= datatypes:

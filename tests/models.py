@@ -192,6 +192,17 @@ def overridable(path: Path, *, shared: bool = False) -> Path:
     return save(path, [node], inputs, [tensor("y", "FP32", ["N", 2])], weights)
 
 
+def shared_of(path: Path, datatype: str) -> Path:
+    """x FP32 [N, 2], k of `datatype`, shape [1] (may be left out: 1) → y FP32 [N, 2] = x + k."""
+    nodes = [
+        helper.make_node("Cast", ["k"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "wide"], ["y"]),
+    ]
+    inputs = [tensor("x", "FP32", ["N", 2]), tensor("k", datatype, [1])]
+    one = helper.make_tensor("k", ONNX_TYPES[datatype], [1], [1])
+    return save(path, nodes, inputs, [tensor("y", "FP32", ["N", 2])], [one])
+
+
 def optional(path: Path) -> Path:
     """x FP32 [N, 2], extra optional(FP32 [N, 2]) → y FP32 [N, 2] = x + extra, or x where there is none."""
     given = helper.make_graph(

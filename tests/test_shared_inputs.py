@@ -70,6 +70,19 @@ def test_what_is_wrong_with_it_is_said(tmp_path: Path, body: Any, says: str) -> 
     run(test())
 
 
+@pytest.mark.parametrize("datatype", ["BF16", "FP16", "FP32", "INT64", "UINT16"])
+def test_it_may_be_of_any_type(tmp_path: Path, datatype: str) -> None:
+    model = models.shared_of(tmp_path / "m.onnx", datatype)
+
+    async def test() -> None:
+        async with open_site(tmp_path, Deployed(model)) as site:
+            for given, added in (({"k": 5}, 5), ({}, 1)):
+                found = await ask(site, {"instances": [{"x": [1, 2], **given}] * 2})
+                assert (found.status, found.json) == (200, {"predictions": [[1 + added, 2 + added]] * 2})
+
+    run(test())
+
+
 def test_requests_with_other_values_never_share_a_batch(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_scaling(tmp_path) as site:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mdslite.errors import InvalidTensor
+from mdslite.errors import InvalidRequest, InvalidTensor
 from mdslite.npy import MAX_RANK
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Datatype, TensorSpec
 
@@ -60,21 +60,43 @@ def pack_column(
     return pack_flat(spec, flat), found[1:]
 
 
-def pack_shared(specs: Mapping[str, TensorSpec], given: Mapping[str, Any]) -> tuple[Shared, ...]:
+def pack_shared(
+    specs: Mapping[str, TensorSpec], instances: Sequence[Mapping[str, Any]]
+) -> tuple[Shared, ...]:
     """Pack what is given of those inputs that all rows of a request share: lists, or a bare number where one
-    is all there is.
+    is all there is. All instances name the same inputs.
 
     :raises InvalidTensor: as `pack_column`
+    :raises InvalidRequest: an instance gives another value than the first
     """
-    return tuple(_share(spec, given[name]) for name, spec in specs.items() if name in given)
+    return tuple(
+        _share(spec, [instance[name] for instance in instances])
+        for name, spec in specs.items()
+        if name in instances[0]
+    )
 
 
-def _share(spec: TensorSpec, value: Any) -> Shared:
-    shape, flat = tuple(1 for _ in spec.shape), [value]
+def _share(spec: TensorSpec, values: Sequence[Any]) -> Shared:
+    shape, flat = flatten(spec, [_as_nested(value, len(spec.shape)) for value in values], spec.shape)
+    check_shape(spec, shape[1:], spec.shape)
+    packed = as_bytes(pack_flat(spec, flat))
+    size = len(packed) // len(values)
+    first = packed[:size]
+    if packed != first * len(values):  # compared as bytes: NaN is itself there
+        differs = next(at for at in range(len(values)) if packed[at * size : (at + 1) * size] != first)
+        raise InvalidRequest(
+            f'instance {differs}: another "{spec.name}" than instance 0: all instances of a request share it'
+        )
+    return Shared(spec.name, spec.datatype, shape[1:], first)
+
+
+def _as_nested(value: Any, rank: int) -> Any:
+    """A bare number as the lists that it stands for."""
     if isinstance(value, list):
-        shape, flat = flatten(spec, value, spec.shape)
-    check_shape(spec, shape, spec.shape)
-    return Shared(spec.name, spec.datatype, shape, as_bytes(pack_flat(spec, flat)))
+        return value
+    for _ in range(rank):
+        value = [value]
+    return value
 
 
 def as_bytes(column: Column) -> bytes:

@@ -145,7 +145,7 @@ class Codec:
             isinstance(instances[0], dict) and not self._is_bytes(instances[0])
         )
         values = self._gather(instances) if named else [instances]
-        shared = pack_shared(self._shared, instances[0]) if named else ()
+        shared = pack_shared(self._shared, instances) if named else ()
         for spec, value in zip(self._inputs, values, strict=True):
             shape = (None, *spec.shape[1:]) if self._counted else (None, *spec.shape)
             packed = None if value is None else pack_column(spec, value, shape, each="an instance of ")
@@ -170,12 +170,6 @@ class Codec:
             elif instance.keys() != present:
                 self._check_names(instance.keys(), f"instance {number}: ")
                 raise InvalidRequest(f"instance {number}: names other inputs than instance 0 does")
-            for name in self._shared.keys() & present:
-                if instance[name] != instances[0][name]:
-                    raise InvalidRequest(
-                        f'instance {number}: another "{name}" than instance 0: all instances of a request '
-                        "share it"
-                    )
         assert present is not None
         return [
             [instance[spec.name] for instance in instances] if spec.name in present else None
@@ -210,9 +204,8 @@ class Codec:
                 )
             rows = len(value)
             columns.append(pack_column(spec, value, (None, *spec.shape[1:])) if value else (None, None))
-        if not rows:
-            return self.empty("inputs")
-        return self._columns(rows, columns, "inputs", pack_shared(self._shared, inputs))
+        shared = pack_shared(self._shared, [inputs])
+        return self._columns(rows, columns, "inputs", shared) if rows else self.empty("inputs")
 
     def decode_typed(self, body: bytes, media_type: bytes) -> Columns:
         """Decode a body by its media type: JSON, or an array in NumPy's format.

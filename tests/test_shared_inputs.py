@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from doors import Deployed, Reply, Site, open_site, request, run
 
 PREDICT = "/projects/p/models/m:predict"
 INFER = "/v2/models/p.m/infer"
+JSON = [("content-type", "application/json")]
 
 
 def open_scaling(folder: Path) -> Any:
@@ -23,8 +25,7 @@ def open_scaling(folder: Path) -> Any:
 
 
 async def ask(site: Site, body: Mapping[str, Any], target: str = PREDICT) -> Reply:
-    headers = [("content-type", "application/json")]
-    return await site.ask(request("POST", target, json.dumps(body).encode(), headers=headers))
+    return await site.ask(request("POST", target, json.dumps(body).encode(), headers=JSON))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,15 @@ def test_it_may_be_given_or_left_out(tmp_path: Path, body: Any, reply: Any) -> N
         ({"inputs": {"x": [[1, 2]], "factor": "5"}}, "expected FP32 values"),
         ({"inputs": {"x": [[1, 2]], "factor": 1e39}}, "does not fit into FP32"),
         ({"inputs": {"factor": [5]}}, 'missing input "x"'),
+        ({"inputs": {"x": [], "factor": [5, 6]}}, "shape [2], expected [1]"),
+        ({"inputs": {"x": [], "factor": "5"}}, "expected FP32 values"),
+        ({"instances": [{"x": [1, 2], "factor": 1}, {"x": [1, 2], "factor": True}]}, "got true"),
+        ({"instances": [{"x": [1, 2], "factor": 5}, {"x": [1, 2], "factor": [[5]]}]}, "got a list"),
+        ({"instances": [{"x": [1, 2], "factor": 0.0}, {"x": [1, 2], "factor": -0.0}]}, "instance 1: another"),
+        (
+            {"instances": [{"x": [1, 2], "factor": math.nan}, {"x": [1, 2], "factor": 1}]},
+            "instance 1: another",
+        ),
         ({"inputs": {"x": [[1, 2]], "facto": [5]}}, 'expected "x", "factor"'),
     ],
 )
@@ -70,6 +80,33 @@ def test_what_is_wrong_with_it_is_said(tmp_path: Path, body: Any, says: str) -> 
     run(test())
 
 
+@pytest.mark.parametrize("depth", [33, 500, 990, 1000, 1010, 1020])
+def test_one_that_is_nested_deep_is_refused(tmp_path: Path, depth: int) -> None:
+    deep = b"[" * depth + b"5" + b"]" * depth
+    instance = b'{"x": [1, 2], "factor": ' + deep + b"}"
+
+    async def test() -> None:
+        async with open_scaling(tmp_path) as site:
+            for body in (
+                b'{"instances": [%b, %b]}' % (instance, instance),
+                b'{"instances": [%b]}' % instance,
+            ):
+                found = await site.ask(request("POST", PREDICT, body, headers=JSON))
+                assert found.status == 400, found.body
+
+    run(test())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_it_may_be_no_number_at_all(tmp_path: Path, count: int) -> None:
+    async def test() -> None:
+        async with open_scaling(tmp_path) as site:
+            found = await ask(site, {"instances": [{"x": [1, 2], "factor": math.nan}] * count})
+            assert (found.status, found.json) == (200, {"predictions": [[None, None]] * count})
+
+    run(test())
+
+
 @pytest.mark.parametrize("datatype", ["BF16", "FP16", "FP32", "INT64", "UINT16"])
 def test_it_may_be_of_any_type(tmp_path: Path, datatype: str) -> None:
     model = models.shared_of(tmp_path / "m.onnx", datatype)
@@ -79,6 +116,19 @@ def test_it_may_be_of_any_type(tmp_path: Path, datatype: str) -> None:
             for given, added in (({"k": 5}, 5), ({}, 1)):
                 found = await ask(site, {"instances": [{"x": [1, 2], **given}] * 2})
                 assert (found.status, found.json) == (200, {"predictions": [[1 + added, 2 + added]] * 2})
+
+    run(test())
+
+
+@pytest.mark.parametrize("other", [1.0, True, None, "1"])
+def test_each_instance_gives_it_in_its_type(tmp_path: Path, other: Any) -> None:
+    model = models.shared_of(tmp_path / "m.onnx", "INT64")
+
+    async def test() -> None:
+        async with open_site(tmp_path, Deployed(model)) as site:
+            found = await ask(site, {"instances": [{"x": [1, 2], "k": 1}, {"x": [1, 2], "k": other}]})
+            assert (found.status, found.code) == (400, "invalid_tensor")
+            assert "expected INT64 values" in found.json["error"]
 
     run(test())
 

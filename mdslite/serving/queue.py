@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from mdslite.errors import MdsliteError
@@ -15,6 +16,7 @@ from mdslite.tensors import Columns, Key
 # Rows `[start, stop)` of a job, as they take part in one batch.
 Slice = tuple["Job", int, int]
 
+_STALE_MAX = 64
 BEHIND_ROWS = 8  # of one batch: who comes meanwhile waits for no more
 
 
@@ -67,12 +69,13 @@ def halves(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 
 class _Group:
-    __slots__ = ("dead", "jobs", "rows")
+    __slots__ = ("dead", "jobs", "listed", "rows")
 
     def __init__(self) -> None:
         self.jobs: deque[Job] = deque()
         self.rows = 0
         self.dead = 0  # finished jobs (cancelled, expired) still in `jobs`
+        self.listed: tuple[float, int] = (0.0, 0)  # its entry in the order of the oldest that holds
 
 
 class RowQueue:
@@ -81,6 +84,9 @@ class RowQueue:
     def __init__(self) -> None:
         self.rows = 0  # those put back do not count
         self._groups: dict[Key, _Group] = {}
+        # Groups by their oldest job, lazily: an entry that is no longer its group's says nothing.
+        self._order: list[tuple[float, int, Key]] = []
+        self._entries = 0
         self._back: deque[tuple[Key, list[Slice]]] = deque()
 
     def __bool__(self) -> bool:
@@ -91,17 +97,43 @@ class RowQueue:
         group = self._groups.get(columns.key)
         if group is None:
             group = self._groups[columns.key] = _Group()
-        group.jobs.append(job)
+            group.jobs.append(job)
+            self._list(columns.key, group, job)
+        else:
+            group.jobs.append(job)
         group.rows += columns.rows
         self.rows += columns.rows
 
     def oldest(self) -> tuple[Key, Job] | None:
         """The job that has waited longest, with its shape."""
-        if len(self._groups) == 1:
-            for key, group in self._groups.items():
+        groups, order = self._groups, self._order
+        if len(groups) == 1:
+            for key, group in groups.items():
                 return key, self._head(group)
-        heads = [(key, self._head(group)) for key, group in self._groups.items()]
-        return min(heads, key=lambda entry: entry[1].queued_at, default=None)
+        while order:
+            queued_at, number, key = order[0]
+            group_then = groups.get(key)
+            if group_then is None or group_then.listed != (queued_at, number):
+                heappop(order)
+                continue
+            job = self._head(group_then)
+            if job.queued_at == queued_at:
+                return key, job
+            heappop(order)
+            self._list(key, group_then, job)
+        return None
+
+    def _list(self, key: Key, group: _Group, oldest: Job) -> None:
+        if len(self._order) > _STALE_MAX + 2 * len(self._groups):
+            self._order = [entry for entry in self._order if self._holds(entry)]
+            heapify(self._order)
+        self._entries += 1
+        group.listed = (oldest.queued_at, self._entries)
+        heappush(self._order, (oldest.queued_at, self._entries, key))
+
+    def _holds(self, entry: tuple[float, int, Key]) -> bool:
+        group = self._groups.get(entry[2])
+        return group is not None and group.listed == entry[:2]
 
     def waiting(self, key: Key) -> int:
         """Rows of one shape."""

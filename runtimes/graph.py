@@ -14,16 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mdslite.errors import LoadFailed
+from mdslite.runtimes.operators import TIMED_BY_SHAPE
 from mdslite.wire import Malformed, fields
-
-# With one of these in the graph, the time of a run is no function of its inputs' shapes: control flow, and
-# operators whose output's size is a value in the data.
-_UNBOUNDED = frozenset(
-    {
-        "If", "Loop", "Scan", "SequenceMap", "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch",
-        "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample",
-    }
-)  # fmt: skip
 
 # Message → field number → the message in that field.
 _MESSAGES: dict[str, dict[int, str]] = {
@@ -48,7 +40,8 @@ class Graph:
 
     @property
     def bounded(self) -> bool:
-        return not self.operators & _UNBOUNDED
+        """The time of a run is a function of its inputs' shapes."""
+        return self.operators <= TIMED_BY_SHAPE
 
 
 def read_graph(path: Path) -> Graph:

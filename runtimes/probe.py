@@ -112,11 +112,13 @@ def examine(
     load_s = perf_counter() - begun
     opened()
     trial = warm(session)
+    signature = settle_rows(session.signature, trial.outputs)
+    has_texts = any(one.datatype == "BYTES" for one in signature.inputs)  # their lengths are no shapes
     return ProbeReport(
-        signature=settle_rows(session.signature, trial.outputs),
+        signature=signature,
         memory_bytes=added_bytes(),
         load_s=load_s,
-        bounded=bounded and getattr(session, "bounded", True),
+        bounded=bounded and not has_texts and getattr(session, "bounded", True),
     )
 
 

@@ -121,9 +121,9 @@ class ProbeReport:
     """What the disposable child found out about a model before the appliance opens it.
 
     `signature` is as a run showed it, which may differ from an open session's in `rows`. `bounded` is False
-    when the graph holds control flow (Loop, Scan, If) or tensors as large as a value in the data says, so
-    that its run time is no function of its input's size. `memory_bytes` is what opening and warming it added
-    to the child.
+    when the graph holds control flow (Loop, Scan, If), tensors as large as a value in the data says, texts or
+    what is not known, so that its run time is no function of its inputs' shapes. `memory_bytes` is what
+    opening and warming it added to the child.
     """
 
     signature: Signature

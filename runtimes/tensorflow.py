@@ -40,9 +40,17 @@ _SMALL_BYTES = 1 << 20  # two threads for less work than that cost more than the
 _SETTINGS = frozenset({"signature"})
 # They run Python, or read and write files of this machine.
 _REFUSED = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"})
-_CONTROL_FLOW = frozenset(
-    {"Case", "For", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "Switch", "While"}
-)
+# With one of these, a run's time is no function of its inputs' shapes: control flow, and what makes a tensor
+# of a size that may stand in the data.
+_UNTIMED = frozenset(
+    {
+        "Case", "For", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "Switch", "While",
+        "BroadcastTo", "DecodeImage", "DecodeJpeg", "DecodePng", "Fill", "IRFFT", "LinSpace",
+        "MirrorPad", "OneHot", "Pad", "PadV2", "RFFT", "RandomStandardNormal", "RandomUniform",
+        "Range", "ResizeBilinear", "ResizeNearestNeighbor", "ScatterNd", "SparseToDense",
+        "StatelessRandomUniform", "Tile", "UnicodeDecode",
+    }
+)  # fmt: skip
 
 
 class TensorflowRuntime:
@@ -87,7 +95,7 @@ class TensorflowRuntime:
             raise LoadFailed(
                 f"the model uses {refused[0]}: a served model may not run Python or handle files"
             )
-        return not operators & _CONTROL_FLOW
+        return not operators & _UNTIMED
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import models
 import numpy as np
+import onnx
 import pytest
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, MdsliteError, ModelError, OutOfMemory, Unavailable
@@ -170,6 +171,29 @@ def test_control_flow_and_sizes_in_the_data_leave_a_run_unbounded(tmp_path: Path
     assert not runtime.inspect(models.loop(tmp_path / "b.onnx"))
     assert not runtime.inspect(models.optional(tmp_path / "c.onnx"))
     assert not runtime.inspect(models.hungry(tmp_path / "d.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("operator", "domain", "timed"),
+    [
+        ("Relu", "", True), ("TreeEnsembleRegressor", "ai.onnx.ml", True),
+        ("QGemm", "com.microsoft", True),
+        ("DFT", "", False), ("HannWindow", "", False), ("CenterCropPad", "", False),
+        ("ImageDecoder", "", False),
+        ("Whatever", "com.example", False),
+    ],
+)  # fmt: skip
+def test_only_operators_that_are_known_to_be_timed_by_shapes_are(
+    tmp_path: Path, operator: str, domain: str, timed: bool
+) -> None:
+    node = onnx.helper.make_node(operator, ["x"], ["y"], domain=domain)
+    path = models.save(
+        tmp_path / "m.onnx",
+        [node],
+        [models.tensor("x", "FP32", ["N", 2])],
+        [models.tensor("y", "FP32", ["N", 2])],
+    )
+    assert OnnxRuntime().inspect(path) is timed
 
 
 def test_operators_in_subgraphs_and_functions_are_found(tmp_path: Path) -> None:

@@ -84,6 +84,10 @@ def test_a_model_with_a_loop_is_reported_as_unbounded(prober: Prober, tmp_path: 
     assert not probe(prober, models.loop(tmp_path / "m.onnx")).bounded
 
 
+def test_a_model_of_texts_is_reported_as_unbounded(prober: Prober, tmp_path: Path) -> None:
+    assert not probe(prober, models.words(tmp_path / "m.onnx")).bounded
+
+
 def test_the_reported_rows_are_those_that_a_run_showed(prober: Prober, tmp_path: Path) -> None:
     assert probe(prober, models.unranked(tmp_path / "a.onnx")).signature.rows == "free"
     assert probe(prober, models.collapsing(tmp_path / "b.onnx")).signature.rows == "none"

@@ -16,7 +16,7 @@ from mdslite.tensors import Columns, Key
 # Rows `[start, stop)` of a job, as they take part in one batch.
 Slice = tuple["Job", int, int]
 
-_STALE_MAX = 64
+_STALE_MAX = 64  # entries that say nothing any more, beside twice the groups
 BEHIND_ROWS = 8  # of one batch: who comes meanwhile waits for no more
 
 

@@ -16,6 +16,8 @@ from mdslite.store.percentiles import find_percentiles
 from mdslite.store.requests import MAX_LIMIT, RequestLog
 from mdslite.store.tops import find_top
 
+NAMED_MAX = 100  # files that a header is to hold the names of
+
 Kind = Literal["page", "row", "histogram", "top", "percentiles", "csv", "jsonl", "parquet"]
 
 
@@ -45,7 +47,8 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def answer(log: RequestLog, question: Question) -> Iterator[bytes]:
-    """One piece of JSON; of a file, first the number of its rows in decimal digits, then its bytes.
+    """One piece of JSON; of a file, first the number of its rows in decimal digits and the names of the log's
+    files that are missing in it, between blanks, then its bytes.
 
     :raises MdsliteError: as the log says
     """
@@ -74,11 +77,11 @@ def answer(log: RequestLog, question: Question) -> Iterator[bytes]:
             yield encode(find_percentiles(log, wanted))
         case _:
             export = EXPORTS[question.kind]()
-            count, end = log.measure(wanted)
+            count, end, skipped = log.measure(wanted)
             start = 0
             if question.newest is not None and count > question.newest:
                 count, start = question.newest, _nth_newest(log, wanted, question.newest, end)
-            yield b"%d" % count
+            yield " ".join([str(count), *skipped[:NAMED_MAX]]).encode()
             yield from export.begin()
             for rows in log.pages(wanted, start=start, end=end):
                 yield from export.add(rows)

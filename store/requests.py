@@ -133,8 +133,8 @@ class RequestLog:
             end = found[-1].id
         return Page(tuple(found), end, skipped.names)
 
-    def measure(self, wanted: Filter) -> tuple[int, int]:
-        """How many rows pass, and an id that none of them is above.
+    def measure(self, wanted: Filter) -> tuple[int, int, tuple[str, ...]]:
+        """How many rows pass, an id that none of them is above, and the files that could not be read.
 
         :raises DeadlineExceeded: the query took longer than the bound
         """
@@ -145,8 +145,8 @@ class RequestLog:
             end = max(end, span.max_id)
             count += sum(part.rows for part in HourScan(hour, span, wanted).parts())
 
-        self.each(visit, since=wanted.since, until=wanted.until)
-        return count, end
+        skipped = self.each(visit, since=wanted.since, until=wanted.until)
+        return count, end, skipped
 
     def pages(
         self, wanted: Filter, *, end: int, start: int = 0, limit: int = 2000

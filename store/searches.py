@@ -110,7 +110,8 @@ class Searches:
             return b"".join([piece async for piece in pieces])
 
     def export(self, question: Question) -> AsyncGenerator[bytes, None]:
-        """The answer piece by piece, the first one of which says how many rows there are. Close it."""
+        """The answer piece by piece, the first one of which says how many rows there are, and what is
+        missing. Close it."""
         return self._pieces(question, self._export_turns)
 
     async def close(self) -> None:

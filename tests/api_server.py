@@ -121,6 +121,8 @@ class ApiServer:
         self.rows: list[dict[str, Any]] = []  # of the request log, newest first
         self.coming: list[dict[str, Any]] = []  # and those that follow
         self.figures: dict[str, Any] = {}  # by path: what the log's figures are answered with
+        self.export_headers = {"mdslite-rows": "2"}
+        self.skipped: list[str] = []  # names of the log's files that could not be read
         self.exported = b"id,time\r\n1,x\r\n2,y\r\n"
         self.findings: list[dict[str, Any]] = []
         self.prediction = b'{"predictions":[[0.5,0.25,0.25]]}'
@@ -164,12 +166,13 @@ class ApiServer:
         if path in self.figures:
             return JSONResponse(self.figures[path])
         if path == "/logs/export":
-            return Response(self.exported, headers={"mdslite-rows": "2"}, media_type="text/csv")
+            return Response(self.exported, headers=self.export_headers, media_type="text/csv")
         if path == "/logs":
             start, limit = int(query.get("before", 0)), int(query["limit"])
             page = self.rows[start : start + min(limit, 2)]  # pages of two, whatever was asked for
             more = start + len(page) < len(self.rows)
-            return JSONResponse({"rows": page, "next": str(start + len(page)) if more else None})
+            cursor = str(start + len(page)) if more else None
+            return JSONResponse({"rows": page, "next": cursor, "skipped": self.skipped})
         if path == "/revisions":
             before = int(query.get("before", 1 << 30))
             return JSONResponse([one for one in self.revisions if one["id"] < before][: int(query["limit"])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +103,29 @@ def test_a_model_that_was_deleted_keeps_its_log(live: Live, capsys: Captured) ->
     assert capsys.readouterr().err == "no logged request matches 'model=old status=599'\n"
     assert run(["logs", "model=odd", "--export", "rows.csv"]) == 1
     assert not Path("rows.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "view",
+    ["", "--json", "-f", "--histogram", "--top code", "--percentiles", "--percentiles --json", "--export -"],
+)
+@pytest.mark.parametrize("filter", ["", "model=resnet"])
+def test_a_file_that_could_not_be_read_is_named_by_every_view(
+    api: ApiServer, view: str, filter: str, capsys: Captured
+) -> None:
+    api.rows, api.skipped = [], ["2026-11-23T03.db"]
+    api.figures = {
+        "/logs/histogram": {"since": 0, "until": 0, "interval_s": 60, "by": "version", "series": []},
+        "/logs/top": {"field": "code", "rows": 0, "missing": 0, "other": 0, "values": []},
+        "/logs/percentiles": {"exact": True, "groups": []},
+    }
+    api.figures = {path: {**found, "skipped": api.skipped} for path, found in api.figures.items()}
+    api.export_headers = {"mdslite-rows": "0", "mdslite-skipped": ", ".join(api.skipped)}
+    format = ["--format", "jsonl"] if "--export" in view else []
+    assert run(["logs", filter, *view.split(), *format]) == 0
+    said = capsys.readouterr()
+    assert "2026-11-23T03.db could not be read" in said.err
+    assert "hint: mdslite doctor" in said.err
+    assert "no request was logged" not in said.err
+    if "--json" in view:
+        assert json.loads(said.out)["skipped"] == api.skipped

@@ -83,6 +83,16 @@ class TestLogs:
         assert run(["logs", "status=599"]) == 0
         assert capsys.readouterr().err == "no logged request matches 'status=599'\n"
 
+    def test_as_json_ends_with_the_files_that_could_not_be_read(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.rows, api.skipped = api.rows[:1], ["2026-11-23T03.db"]
+        assert run(["logs", "--json"]) == 0
+        said = capsys.readouterr()
+        lines = [json.loads(line) for line in said.out.splitlines()]
+        assert lines == [api.rows[0], {"skipped": ["2026-11-23T03.db"]}]
+        assert "2026-11-23T03.db could not be read" in said.err
+
     def test_a_reader_that_leaves_ends_it_quietly(self, api: ApiServer) -> None:
         api.rows = api.rows * 20
         command = f"{sys.executable} -m mdslite logs --limit 50 --json | head -1"

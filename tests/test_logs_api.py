@@ -146,8 +146,21 @@ async def test_an_export_is_a_file_and_says_how_many_rows_it_has(
     assert heard.headers["content-disposition"] == f'attachment; filename="requests.{format}"'
     lines = heard.body.decode().splitlines()
     assert heard.complete and len(lines) == 6 + (format == "csv")
+    assert "mdslite-skipped" not in heard.headers
     if format == "jsonl":
         assert [json.loads(line)["status"] for line in lines] == [500] * 6
+
+
+async def test_a_file_that_cannot_be_read_is_named_whatever_is_asked(tmp_path: Path, caller: Caller) -> None:
+    broken = ["2026-11-22T10.db", "2026-11-22T11.db"]
+    for name in broken:
+        (tmp_path / "store" / "log" / name).write_bytes(b"damaged " * 512)
+    for path in ("", "/histogram", "/top", "/percentiles"):
+        params = {"field": "code"} if path == "/top" else {}
+        assert sorted((await get(caller, path, WINDOW, **params))["skipped"]) == broken, path
+    heard = await caller.get("/api/v1/logs/export?filter=status%3D500")
+    assert (heard.headers["mdslite-rows"], heard.headers["mdslite-skipped"]) == ("6", ", ".join(broken))
+    assert len(heard.body.splitlines()) == 6
 
 
 async def test_a_wrong_filter_is_400_whatever_is_asked(caller: Caller) -> None:

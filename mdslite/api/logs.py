@@ -41,6 +41,7 @@ from mdslite.store.tops import TopValues
 
 FOLLOW_S = 0.25  # as often as the journal writes
 ROWS = b"mdslite-rows"  # of an export's reply: how many there are
+SKIPPED = b"mdslite-skipped"  # of an export's reply: names of files that could not be read
 
 
 async def list_requests(parts: Parts, call: Call[Nothing, LogsQuery, Nothing]) -> LogsReply | Answer:
@@ -86,18 +87,19 @@ async def get_percentiles(parts: Parts, call: Call[Nothing, FilterQuery, Nothing
 
 async def export_requests(parts: Parts, call: Call[Nothing, ExportQuery, Nothing]) -> Entry | Answer:
     """All rows that pass a filter, or the newest of them, as a file: JSON lines, CSV or Parquet. The header
-    mdslite-rows says how many there are"""
+    mdslite-rows says how many there are, mdslite-skipped which files of the log could not be read"""
     form = call.query.format
     question = Question(
         kind=form, now=time(), filter=_within(call.caller.grant, call.query), newest=call.query.limit
     )
     pieces = parts.searches.export(question)
     try:
-        rows = await until_left(anext(pieces), call.receive)
+        first = await until_left(anext(pieces), call.receive)
     except BaseException:
         await pieces.aclose()
         raise
-    return Download(pieces, call.receive, MEDIA_TYPES[form], f"requests.{form}", rows)
+    rows, *skipped = first.split()
+    return Download(pieces, call.receive, MEDIA_TYPES[form], f"requests.{form}", rows, b", ".join(skipped))
 
 
 def make_operations() -> list[Operation]:
@@ -114,7 +116,10 @@ def make_operations() -> list[Operation]:
             export,
             media_type=NDJSON,
             produces=(MEDIA_TYPES["csv"], MEDIA_TYPES["parquet"]),
-            headers=((ROWS.decode(), "how many rows there are"),),
+            headers=(
+                (ROWS.decode(), "how many rows there are"),
+                (SKIPPED.decode(), "names of the log's files that could not be read, if there are such"),
+            ),
         ),
         declare("GET", f"{root}/{{id}}", get_request, group="requests", errors=(404, *busy), reach="own"),
     ]
@@ -129,6 +134,7 @@ class Download:
     media_type: str
     name: str
     rows: bytes
+    skipped: bytes = b""
 
     async def __call__(self, send: Send) -> None:
         headers = [
@@ -136,6 +142,7 @@ class Download:
             (b"content-disposition", f'attachment; filename="{self.name}"'.encode()),
             (b"cache-control", b"no-store"),
             (ROWS, self.rows),
+            *([(SKIPPED, self.skipped)] if self.skipped else []),
         ]
         async with aclosing(self.pieces):
             await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -1,5 +1,6 @@
-"""What to say when the request log has nothing of what a filter names: a model that never was is a mistake,
-one that nobody asked is not."""
+"""What to say of what the request log does not show. Nothing of what a filter names: a model that never was
+is a mistake, one that nobody asked is not. A file that could not be read: its rows are missing, whatever is
+shown."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from mdslite.cli import output
 from mdslite.errors import NotFound
 
 if TYPE_CHECKING:
@@ -19,6 +21,19 @@ _TERM = re.compile(
     r"""([A-Za-z_][\w.]*)\s*(!=|!~|<=|>=|=|<|>|~)\s*("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s"']+)"""
 )
 _NAMES = ("project", "model", "version")
+_FILES_MOST = 5  # that are named in a line
+
+
+def tell_skipped(skipped: Sequence[str]) -> None:
+    """Say which of the log's files could not be read, if any."""
+    if skipped:
+        files = ", ".join(skipped[:_FILES_MOST])
+        if len(skipped) > _FILES_MOST:
+            files += f" and {len(skipped) - _FILES_MOST} more"
+        output.note(
+            f"request log: {files} could not be read, so what is logged there is missing here\n"
+            "hint: mdslite doctor"
+        )
 
 
 def refuse_unknown(client: Client, filter: str) -> None:
@@ -29,7 +44,8 @@ def refuse_unknown(client: Client, filter: str) -> None:
 
 
 def find_absence(client: Client, filter: str) -> NotFound | None:
-    """Of a filter that nothing passes: an error when it names what is neither deployed nor in the log."""
+    """Of a filter that nothing passes: an error when it names what is neither deployed nor in the log, all of
+    which could be read."""
     named = _named(filter)
     if not named:
         return None
@@ -37,8 +53,9 @@ def find_absence(client: Client, filter: str) -> NotFound | None:
     if any(_has(one, named) for one in models):
         return None
     terms = " ".join(f"{name}={value}" for name, value in named.items())
-    if client.logs(terms, limit=1, bodies=False)["rows"]:
-        return None  # it was deployed, and is asked for
+    logged = client.logs(terms, limit=1, bodies=False)
+    if logged["rows"] or logged.get("skipped"):
+        return None  # it was deployed and is asked for, or may have been
     label = ", ".join(f"{name} {value}" for name, value in named.items())
     better = _nearest(models, named)
     said = f"nothing is deployed as {label}, and the log has no request of it"

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
 from mdslite.cli import output
-from mdslite.cli.absence import refuse_unknown
+from mdslite.cli.absence import refuse_unknown, tell_skipped
 from mdslite.cli.files import new_file
 from mdslite.errors import InvalidRequest
 
@@ -63,6 +63,7 @@ def show_histogram(client: Client, filter: str, *, interval: str | None, by: str
     found = client.histogram(filter, interval_s=interval_s, by=by)
     if found.get("series") == []:
         refuse_unknown(client, filter)
+    tell_skipped(found.get("skipped", []))
     if as_json:
         output.write_json(found, indent=None)
         return
@@ -125,6 +126,7 @@ def show_top(client: Client, filter: str, *, field: str, limit: int, as_json: bo
     found = client.top(field, filter, limit=limit)
     if found.get("rows") == 0:
         refuse_unknown(client, filter)
+    tell_skipped(found.get("skipped", []))
     if as_json:
         output.write_json(found, indent=None)
         return
@@ -150,6 +152,7 @@ def show_percentiles(client: Client, filter: str, *, as_json: bool) -> None:
     found = client.percentiles(filter)
     if found.get("groups") == []:
         refuse_unknown(client, filter)
+    tell_skipped(found.get("skipped", []))
     if as_json:
         output.write_json(found, indent=None)
         return
@@ -185,6 +188,7 @@ def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limi
     with client.export_logs(filter, format=format, limit=limit) as coming:
         if coming.rows == 0:
             refuse_unknown(client, filter)
+        tell_skipped(coming.skipped)
         of = "" if coming.rows is None else f" of {coming.rows:,} rows"
         mark = {"jsonl": b"\n", "csv": b"\r\n"}.get(format)
         rows = 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mdslite.cli import output
-from mdslite.cli.absence import find_absence, refuse_unknown
+from mdslite.cli.absence import find_absence, refuse_unknown, tell_skipped
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.errors import InvalidRequest
 
@@ -105,16 +105,19 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
         if follow:
             _follow(client, wanted, most, as_json=as_json)
             return 0
-        found = _newest(client, wanted, most, bodies=as_json)
+        found, skipped = _newest(client, wanted, most, bodies=as_json)
         if most and not found:
             refuse_unknown(client, wanted)
         rows = sorted(found, key=lambda row: row["time"])  # ids follow the answers
+    tell_skipped(skipped)
     if as_json:
         for row in rows:
             output.write_json(row, indent=None)
+        if skipped:
+            output.write_json({"skipped": skipped}, indent=None)
     elif rows:
         output.write_table(_COLUMNS, [_cells(row) for row in rows])
-    elif most:
+    elif most and not skipped:
         output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
     return 0
 
@@ -186,27 +189,31 @@ def _local(text: str, now: datetime) -> datetime | None:
         return None
 
 
-def _newest(client: Client, filter: str, limit: int, *, bodies: bool) -> list[Row]:
-    """The newest `limit` rows, oldest first, page by page as the appliance hands them out."""
+def _newest(client: Client, filter: str, limit: int, *, bodies: bool) -> tuple[list[Row], list[str]]:
+    """The newest `limit` rows, oldest first, page by page as the appliance hands them out; and the names of
+    the log's files that could not be read."""
     from mdslite.asks import PAGE_MAX
 
     rows: list[Row] = []
+    skipped: dict[str, None] = {}
     cursor: int | None = None
     while len(rows) < limit:
         most = min(limit - len(rows), PAGE_MAX)
         page = client.logs(filter, limit=most, before=cursor, bodies=bodies)
         rows.extend(page["rows"])
+        skipped |= dict.fromkeys(page.get("skipped", []))
         cursor = page.get("next")
         if cursor is None or not page["rows"]:
             break
-    return rows[::-1]
+    return rows[::-1], list(skipped)
 
 
 def _follow(client: Client, filter: str, limit: int, *, as_json: bool) -> None:
     if not as_json:
         output.write(_line([column.title for column in _COLUMNS]))
     with client.follow_logs(filter, bodies=as_json) as coming:
-        there = _newest(client, filter, limit, bodies=as_json)
+        there, skipped = _newest(client, filter, limit, bodies=as_json)
+        tell_skipped(skipped)
         if not there and (absence := find_absence(client, filter)) is not None:
             output.note(f"{absence.message}\nhint: {absence.hint}")  # and yet it may come
         newest = there[-1]["id"] if there else 0

@@ -14,7 +14,7 @@ import httpx2
 
 from mdslite import calls, drift_calls, label_calls, log_calls
 from mdslite.asks import Ask, Lines, Pieces
-from mdslite.client.transfers import Download, make_request, rows_of, translated
+from mdslite.client.transfers import Download, make_download, make_request, translated
 from mdslite.links import DEFAULT_URL, open_link
 from mdslite.replies import require
 from mdslite.retries import Budget, Course, Retries
@@ -206,7 +206,7 @@ class Client:
             if reply.status_code >= 400:
                 reply.read()
                 require(reply)
-            yield Download(reply.iter_bytes(), rows_of(reply))
+            yield make_download(reply.iter_bytes(), reply)
 
     def _send(self, ask: Ask[T], *, stream: bool) -> httpx2.Response:
         course = Course(self._retries, self._budget, repeatable=ask.repeatable)

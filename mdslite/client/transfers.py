@@ -17,16 +17,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Download(Generic[T]):
-    """A file as it comes, in pieces; `rows` is how many it has, None where that is not told."""
+    """A file as it comes, in pieces; `rows` is how many it has, None where that is not told. `skipped` names
+    what should be in it and could not be read."""
 
     pieces: T
     rows: int | None
+    skipped: tuple[str, ...] = ()
 
 
-def rows_of(reply: httpx2.Response) -> int | None:
-    """How many rows a file has, where its reply tells."""
-    said = reply.headers.get("mdslite-rows", "")
-    return int(said) if said.isdecimal() else None
+def make_download(pieces: T, reply: httpx2.Response) -> Download[T]:
+    """The file that a reply brings, with what its headers tell of it."""
+    rows = reply.headers.get("mdslite-rows", "")
+    skipped = reply.headers.get("mdslite-skipped", "").replace(",", " ").split()
+    return Download(pieces, int(rows) if rows.isdecimal() else None, tuple(skipped))
 
 
 def make_request(

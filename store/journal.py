@@ -206,8 +206,8 @@ class Journal:
             return self._settled >= head
 
     def close(self, *, timeout_s: float = 10.0) -> bool:
-        """Write what is there, close the file, end the thread; False when that was not possible in time. The
-        writer then does what it can by itself."""
+        """Write what is there, close the file, end the thread; False when that was not possible in time. What
+        the disk has not taken by then is told in the process's log: nobody else will know of it."""
         with self._signal:
             self._is_open = False
             self._close_by_s = time.monotonic() + timeout_s
@@ -216,7 +216,14 @@ class Journal:
         if self._thread is None:
             return True
         self._thread.join(timeout_s)
-        return not self._thread.is_alive() and not self.statistics().pending
+        found = self.statistics()
+        if found.pending:
+            dropped = f"; {found.dropped:,} had no room in memory before" if found.dropped else ""
+            why = found.trouble or "its writer was not done in time"
+            _log.warning(
+                "%s rows of the request log were not written: %s%s", f"{found.pending:,}", why, dropped
+            )
+        return not self._thread.is_alive() and not found.pending
 
     def statistics(self) -> JournalStatistics:
         appended = self._ring.end[1] if self._ring is not None else 0

@@ -79,6 +79,31 @@ def test_a_full_disk_is_waited_for_and_then_written(small_disk: Path) -> None:
         assert count(heard) == after.written + 1
 
 
+def test_a_stop_says_how_many_rows_the_disk_did_not_take(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (small_disk / "ballast").write_bytes(b"\0" * (2 << 20))
+    with running(small_disk / "log", ring_bytes=1 << 20) as journal:
+        appended = append_until_full(journal)
+        caplog.clear()
+        assert not journal.close()
+        left = appended - len(ids(small_disk / "log"))
+        assert left == journal.statistics().pending > 0
+        said = [line for line in caplog.messages if "were not written" in line]
+        assert said == [f"{left:,} rows of the request log were not written: {journal.statistics().trouble}"]
+        while not journal.statistics().dropped:
+            journal.append(row())
+        caplog.clear()
+        journal.close()
+        assert caplog.messages[0].endswith("; 1 had no room in memory before")
+
+
+def test_a_stop_that_wrote_all_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running(tmp_path) as journal:
+        journal.append(row())
+    assert caplog.messages == []
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path

@@ -41,6 +41,8 @@ from mdslite.runtimes.signature import read_signature
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 # Below this, two threads made a 64-64-10 MLP slower from 16 rows on; a megabyte of weights is worth them.
 _SMALL_BYTES = 1 << 20
+_SPIN_US = 100  # from one operator to the next, and to a run that follows soon
+_SPIN_SINCE = (1, 31)  # an older onnxruntime may know no such bound, and spin for milliseconds
 _OPTIMIZATIONS = {
     "disabled": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -211,8 +213,11 @@ def _session_options(path: Path, threads: int | None, settings: Mapping[str, Any
     made.execution_mode = (
         runtime.ExecutionMode.ORT_PARALLEL if parallel else runtime.ExecutionMode.ORT_SEQUENTIAL
     )
-    # Idle threads that spin would take the cores from other models and from the event loop.
-    made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that spin for long take the cores from other models and from the event loop; those that never do
+    # have to be woken for every operator.
+    spins = tuple(map(int, runtime.__version__.split(".")[:2])) >= _SPIN_SINCE
+    made.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+    made.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US * spins))
     made.add_session_config_entry("session.inter_op.allow_spinning", "0")
     made.enable_cpu_mem_arena = settings.get("cpu_mem_arena", True)
     # Memory patterns are for one order of operators; the library warns when both are on.

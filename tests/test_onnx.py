@@ -215,6 +215,26 @@ def test_small_models_get_one_thread_and_others_all_cores(tmp_path: Path) -> Non
     assert open_model(large, intra_op_threads=1).threads == 1
 
 
+@pytest.mark.parametrize(("version", "spins"), [("1.26.0", "0"), ("1.31.1", "1"), ("1.40.0.dev1", "1")])
+def test_threads_spin_for_a_moment_where_it_can_be_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, spins: str
+) -> None:
+    opened = []
+    monkeypatch.setattr(engine.load(), "__version__", version)
+    open_session = engine.open_session
+    monkeypatch.setattr(
+        engine,
+        "open_session",
+        lambda path, made, *rest: opened.append(made) or open_session(path, made, *rest),
+    )
+    OnnxRuntime().open(models.mlp(tmp_path / "m.onnx"), LoadOptions(threads=2))
+    (made,) = opened
+    assert made.get_session_config_entry("session.intra_op.allow_spinning") == spins
+    assert made.get_session_config_entry("session.intra_op.spin_duration_us") == (
+        "100" if spins == "1" else "0"
+    )
+
+
 def test_every_setting_is_taken(tmp_path: Path) -> None:
     settings = {
         "intra_op_threads": 2, "inter_op_threads": 2, "cpu_mem_arena": False, "mem_pattern": True,

@@ -101,6 +101,11 @@ def parse_memory(quantity: str | int) -> int:
     return int(float(found[1]) * _MEMORY_UNITS[found[2] or ""])
 
 
+def version_name(project: str, model: str, version: str) -> str:
+    """What a version is called where one word has to name it."""
+    return f"{project}/{model}@{version}"
+
+
 def make_name(text: str) -> str:
     """The nearest name to a text, as of a file: `spam v1.onnx` makes `spam_v1_onnx`."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:63]

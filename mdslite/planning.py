@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from mdslite.fields import DEFAULT_REPLICAS, DEFAULT_SHADOW_PERCENT, DEFAULT_WEIGHT
+from mdslite.fields import DEFAULT_REPLICAS, DEFAULT_SHADOW_PERCENT, DEFAULT_WEIGHT, version_name
 
 _ACTIONS = ("ADD", "UPDATE", "DELETE")  # the order of execution
 _DIFF_WIDTH = 21
@@ -40,6 +40,17 @@ class PlannedRow:
 
 _HEAD = PlannedRow("APPLY WILL", "VERSION", ["DIFF"])
 _FRAME = len("|  |  |  |") + len(_HEAD.action)  # columns of a table beside versions and diffs
+
+
+def as_planned(body: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of an apply that does what a plan shows, or is refused."""
+    digests = {
+        version_name(model["project"], model["model"], step["version"]): step["after"]["digest"]
+        for model in plan["models"]
+        for step in model["steps"]
+        if step["after"] is not None
+    }
+    return {**body, "expect_revision": plan["base_revision"], "expect_digests": digests}
 
 
 def render_plan(plain: Mapping[str, Any]) -> str:

@@ -49,10 +49,17 @@ class ArtifactStore:
         self._shelf = Shelf(root)
         self._origins = Origins(root / _ORIGINS_NAME)
 
-    def add(self, uri: str, *, allow: Collection[str] = (), progress: Progress | None = None) -> Artifact:
+    def add(
+        self,
+        uri: str,
+        *,
+        allow: Collection[str] = (),
+        planned: str | None = None,
+        progress: Progress | None = None,
+    ) -> Artifact:
         """Store what a version's `uri` names: a URL, or an absolute path."""
         if uri.lower().startswith(("http://", "https://")):
-            return self.add_url(uri, allow=allow, progress=progress)
+            return self.add_url(uri, allow=allow, planned=planned, progress=progress)
         return self.add_path(Path(uri), progress=progress)
 
     def add_path(self, path: Path, *, progress: Progress | None = None) -> Artifact:
@@ -76,10 +83,18 @@ class ArtifactStore:
         sources += [_Source(name, partial(open_beneath, path.parent, name)) for name in data]
         return self._add_sources(sources, single=not data, progress=progress)
 
-    def add_url(self, url: str, *, allow: Collection[str] = (), progress: Progress | None = None) -> Artifact:
+    def add_url(
+        self,
+        url: str,
+        *,
+        allow: Collection[str] = (),
+        planned: str | None = None,
+        progress: Progress | None = None,
+    ) -> Artifact:
         """Download and store a file or an archive's content; what the server calls unchanged is not sent.
 
         :param allow: HOST or HOST:PORT whose addresses may be internal ones
+        :param planned: the digest that will do if it is what came from there last: nobody is asked then
         :raises ArtifactError: not to be had, or as `add_path`
         :raises TooLarge: as `add_path`
         :raises StorageFull: as `add_path`
@@ -89,6 +104,8 @@ class ArtifactStore:
         key = f"url:{hashlib.sha256(url.encode()).hexdigest()}"  # a URL may hold a secret
         known = self._origins.get(key)
         stored = self._shelf.whole(known.get("digest", ""))
+        if stored is not None and stored.digest == planned:
+            return stored
         with (
             open_url(url, allow=allow, validators=known if stored else {}) as download,
             self._shelf.workplace() as work,

@@ -14,7 +14,7 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from mdslite import calls, errors
-from mdslite.planning import model_lines
+from mdslite.planning import as_planned, model_lines
 from mdslite.replies import error_from
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
@@ -176,10 +176,10 @@ class PlanDialog(Dialog):
                 self.stage = "doing"
                 self._hide_field()
                 self.redraw()
-                self.run_worker(self._apply(self._plan["base_revision"]), exclusive=True)
+                self.run_worker(self._apply(self._plan), exclusive=True)
 
-    async def _apply(self, base_revision: int) -> None:
-        body = {**self._body, "expect_revision": base_revision, "author": self.dash.author}
+    async def _apply(self, plan: Json) -> None:
+        body = {**as_planned(self._body, plan), "author": self.dash.author}
         if self._reason:
             body["reason"] = self._reason
         try:

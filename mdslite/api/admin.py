@@ -43,7 +43,7 @@ from mdslite.api.schema import (
 )
 from mdslite.deploy.events import Event, Feed, FetchEvent, InstallEvent, StepEvent
 from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
-from mdslite.errors import InvalidRequest, NotFound
+from mdslite.errors import Conflict, InvalidRequest, NotFound
 from mdslite.http.access import Grant
 from mdslite.store.registry import Revision, VersionRow
 
@@ -119,6 +119,7 @@ async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyR
         reason=body.reason or "",
         tag_of=lambda rows, latest: revision_tag(latest),
         expect_revision=body.expect_revision,
+        expect_digests=body.expect_digests,
     )
     if NDJSON not in call.accept:
         return await carry_out(parts, call, order)
@@ -278,7 +279,11 @@ async def _last_line(task: asyncio.Task[Outcome]) -> Raw:
 async def _events(feed: Feed, task: asyncio.Task[Outcome]) -> AsyncGenerator[Event, None]:
     async for event in feed:
         yield event
-    yield views.result_event(await asyncio.shield(task))
+    try:
+        outcome = await asyncio.shield(task)
+    except Conflict as exc:  # found out only after something was fetched, which has been told
+        outcome = Outcome("failed", None, None, 0.0, exc)
+    yield views.result_event(outcome)
 
 
 def _back_up(store: Path, path: str | None, log: bool) -> BackupReply:

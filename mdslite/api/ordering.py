@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from mdslite.api.conditions import Conditions
 from mdslite.api.operations import Answer, Call, Raw
 from mdslite.api.parts import Parts
 from mdslite.api.plan_schema import ApplyReply, DiffInfo
+from mdslite.deploy.intake import NONE_PLANNED
 from mdslite.deploy.orders import Check, Order, Outcome, Source
 from mdslite.deploy.plan import to_plain
 from mdslite.http.access import Grant
@@ -33,6 +34,7 @@ def make_order(
     reason: str,
     tag_of: TagOf,
     expect_revision: int | None = None,
+    expect_digests: Mapping[str, str] = NONE_PLANNED,
 ) -> Order:
     """`tag_of` finds the present tag of what the request changes, for its If-Match and If-None-Match.
 
@@ -44,7 +46,8 @@ def make_order(
         conditions.require(tag_of(list(rows), latest))
 
     wanted: Check | None = check if conditions != Conditions() else None
-    return Order(source, _author(author, call.caller.grant), reason, expect_revision, wanted)
+    who = _author(author, call.caller.grant)
+    return Order(source, who, reason, expect_revision, expect_digests, wanted)
 
 
 async def carry_out(

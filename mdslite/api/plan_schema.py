@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from mdslite.api.operations import Name
 from mdslite.api.schema import Digest, Given, Limit, Time, Value
@@ -66,6 +66,10 @@ class ApplyBody(PlanBody, frozen=True, kw_only=True):
         RevisionOrNone | None,
         Meta(description="refuse (409) when another one is the latest applied by now"),
     ] = None
+    expect_digests: Annotated[
+        dict[str, Digest],
+        Meta(description="by PROJECT/MODEL@VERSION; refuse (409) when an artifact has another one by now"),
+    ] = field(default_factory=dict)
 
 
 class ChangeInfo(Value, frozen=True, kw_only=True):
@@ -102,7 +106,8 @@ class DiffInfo(Value, frozen=True, kw_only=True):
 
 
 class PlanReply(DiffInfo, frozen=True, kw_only=True):
-    """What would change. `base_revision` is for `expect_revision` of the apply."""
+    """What would change. `base_revision` is for `expect_revision` of the apply, and the digests after it
+    are for `expect_digests`."""
 
     base_revision: int
 

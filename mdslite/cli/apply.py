@@ -98,6 +98,8 @@ def change(
 
     `otherwise` is the command that does the same without asking.
     """
+    from mdslite.planning import as_planned
+
     wanted = {**body, "reason": reason, "author": author()}
     try:
         plan = client.plan(body)
@@ -115,7 +117,7 @@ def change(
     if not yes and not output.confirm("Apply?", otherwise=otherwise):
         output.note("nothing was applied")
         return 1
-    return _carry_out(client, {**wanted, "expect_revision": plan["base_revision"]}, plan, as_json=as_json)
+    return _carry_out(client, as_planned(wanted, plan), plan, as_json=as_json)
 
 
 def write_plan(plan: Mapping[str, Any]) -> None:

@@ -40,6 +40,7 @@ from mdslite.deploy.orders import (
 )
 from mdslite.deploy.places import placing
 from mdslite.deploy.plan import Action, Plan, Step, Wanted, target_state, to_plain
+from mdslite.deploy.premises import require_digests, require_revision
 from mdslite.deploy.reporting import key_of, label_of, reporting
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
 from mdslite.serving.fleet import Fleet, Key, Served
@@ -169,12 +170,7 @@ class Deployer:
             parsed = await asyncio.to_thread(parse, order.source)
         async with self.turn():
             latest = await self._latest()
-            if order.expect_revision is not None and order.expect_revision != latest:
-                raise Conflict(
-                    f"revision {latest} has been applied since revision {order.expect_revision}, which this "
-                    "apply was planned on",
-                    hint="look at the plan again, and apply that",
-                )
+            require_revision(order, latest)
             rows = await self._worker.call(self._registry.current)
             if order.check is not None:
                 order.check(rows, latest)
@@ -185,12 +181,15 @@ class Deployer:
             plan: Plan | None = None
             try:
                 with placing(order.source):
-                    draft = await self._drafter.draft(latest, current, order.source, parsed, progress)
+                    draft = await self._drafter.draft(
+                        latest, current, order.source, parsed, progress, planned=order.expect_digests
+                    )
                     plan = draft.plan
+                    require_digests(order, plan)
                     if not plan.changed:
                         return Outcome("unchanged", latest, plan, monotonic() - started)
                     revision = await self._carry_out(order, draft, progress)
-            except NotFound:
+            except (NotFound, Conflict):
                 raise
             except MdsliteError as exc:
                 failed = await self._record_failure(order, plan, exc)

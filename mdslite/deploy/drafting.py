@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from mdslite.deploy.edition import alone, merge
 from mdslite.deploy.events import Progress
-from mdslite.deploy.intake import Intake, blaming
+from mdslite.deploy.intake import NONE_PLANNED, Intake, blaming
 from mdslite.deploy.orders import (
     Draft,
     FileSource,
@@ -40,8 +41,11 @@ class Drafter:
         source: Source,
         parsed: Deployments | None,
         progress: Progress,
+        *,
+        planned: Mapping[str, str] = NONE_PLANNED,
     ) -> Draft:
-        """What applying a source would make of `current`, the state after the revision `latest`.
+        """What applying a source would make of `current`, the state after the revision `latest`. `planned`
+        are the digests by version that an earlier draft found: what was downloaded for it serves again.
 
         :raises NotFound: there is no such revision
         :raises ArtifactError, LoadFailed: a version could not be served
@@ -56,7 +60,7 @@ class Drafter:
             plan = make_plan(current, reweigh(current, source), prune=False)
         else:
             assert parsed is not None
-            admitted = await self._intake.admit(alone(parsed, source), progress)
+            admitted = await self._intake.admit(alone(parsed, source), progress, planned=planned)
             prune = isinstance(source, FileSource) and source.prune
             wanted = merge(current, parsed, admitted, source)
             plan = _revived(make_plan(current, wanted, prune=prune), self._fleet)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,7 +30,7 @@ from mdslite.errors import (
     StorageFull,
     Unprocessable,
 )
-from mdslite.fields import Operator, PackageType, SourceType
+from mdslite.fields import Operator, PackageType, SourceType, version_name
 from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require, runtime_settings
 from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport
 from mdslite.serving.declared import check_tensors
@@ -46,6 +47,7 @@ PROBE_TIMEOUT_S = 60.0
 # A failure that took so long to find is believed for so long.
 FAILURE_SLOW_S = 5.0
 FAILURE_KEPT_S = 120.0
+NONE_PLANNED: Mapping[str, str] = MappingProxyType({})
 REPORT_S = 0.1  # between two reports on one artifact
 
 
@@ -79,34 +81,40 @@ class Intake:
     failures: dict[tuple[str, bytes], tuple[float, str, str | None]] = field(default_factory=dict)
 
     async def admit(
-        self, deployments: Deployments, progress: Progress
+        self, deployments: Deployments, progress: Progress, *, planned: Mapping[str, str] = NONE_PLANNED
     ) -> dict[tuple[str, str], dict[str, Wanted]]:
-        """Fetch and digest every artifact that a file names, once each, and probe what is new.
+        """Fetch and digest every artifact that a file names, once each, and probe what is new. What was last
+        downloaded of a URL is not asked for again where it is `planned`: the digest that a version had.
 
         :raises ArtifactError: an artifact cannot be had, or is not what it should be
         :raises LoadFailed: a model cannot be opened
         :raises StorageFull: the store has no room
         """
         with self.installs.told_to(progress):
-            return await self._admit(deployments, progress)
+            return await self._admit(deployments, progress, planned)
 
     async def _admit(
-        self, deployments: Deployments, progress: Progress
+        self, deployments: Deployments, progress: Progress, planned: Mapping[str, str]
     ) -> dict[tuple[str, str], dict[str, Wanted]]:
         fetched: dict[str, Artifact] = {}
         found: dict[tuple[str, str], dict[str, Wanted]] = {}
         for deployment in deployments.deployments:
             versions = found[deployment.project, deployment.model] = {}
             for version in deployment.versions:
+                name = version_name(deployment.project, deployment.model, version.version)
                 with blaming(f"{deployment.project}/{deployment.model} {version.version}"):
-                    versions[version.version] = await self._want(version.spec, fetched, progress)
+                    versions[version.version] = await self._want(
+                        version.spec, fetched, progress, planned.get(name)
+                    )
         return found
 
-    async def _want(self, spec: Spec, fetched: dict[str, Artifact], progress: Progress) -> Wanted:
+    async def _want(
+        self, spec: Spec, fetched: dict[str, Artifact], progress: Progress, planned: str | None
+    ) -> Wanted:
         if spec.service_info.endpoints_infos:
             return Wanted(spec=spec, digest=REMOTE, size_bytes=0)
         if spec.uri not in fetched:
-            fetched[spec.uri] = await self._fetch(spec.uri, progress)
+            fetched[spec.uri] = await self._fetch(spec.uri, progress, planned)
         artifact = fetched[spec.uri]
         examined = await self.examine(artifact.digest, spec)
         return Wanted(
@@ -192,11 +200,11 @@ class Intake:
             return Path()
         return await asyncio.to_thread(self.artifacts.open, digest)
 
-    async def _fetch(self, uri: str, progress: Progress) -> Artifact:
+    async def _fetch(self, uri: str, progress: Progress, planned: str | None) -> Artifact:
         report = _Report(uri, progress, asyncio.get_running_loop())
         try:
             artifact = await asyncio.to_thread(
-                self.artifacts.add, uri, allow=self.allow_internal, progress=report
+                self.artifacts.add, uri, allow=self.allow_internal, planned=planned, progress=report
             )
         except asyncio.CancelledError:
             report.stopped = True

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,12 +77,14 @@ Check = Callable[[Sequence[VersionRow], int], None]
 @dataclass(frozen=True, slots=True)
 class Order:
     """What to apply, who wants it and why. `expect_revision` is the latest one that they saw, 0 for none;
-    `check` raises what is to refuse the order before it begins."""
+    `expect_digests` are those of the plan that they saw, by `PROJECT/MODEL@VERSION`. `check` raises what is
+    to refuse the order before it begins."""
 
     source: Source
     author: str
     reason: str = ""
     expect_revision: int | None = None
+    expect_digests: Mapping[str, str] = field(default_factory=dict)
     check: Check | None = None
 
 

@@ -36,7 +36,11 @@ Foreign exceptions become one of these once, at the adapter that met them, with 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
+_CAUSES_MAX = 64
 
 
 class MdsliteError(Exception):
@@ -246,3 +250,17 @@ class StoreLocked(StoreError):
 
 class StoreCorrupt(StoreError):
     code = "store_corrupt"
+
+
+def without_frames(error: E) -> E:
+    """An error for who keeps it: neither it nor what led to it knows a frame any more, and so nothing of the
+    request that it was met in. A frame also knows those that called it."""
+    if error.__cause__ is None and error.__context__ is None:
+        return BaseException.with_traceback(error, None)
+    chain: list[BaseException] = [error]
+    for one in chain:  # which grows
+        BaseException.with_traceback(one, None)  # no assignment: a user's class may refuse that
+        for cause in (one.__cause__, one.__context__):
+            if cause is not None and len(chain) < _CAUSES_MAX and all(cause is not known for known in chain):
+                chain.append(cause)
+    return error

@@ -10,7 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from mdslite.errors import MdsliteError, ModelError, OutOfMemory
+from mdslite.errors import MdsliteError, ModelError, OutOfMemory, without_frames
 
 MESSAGE_LENGTH = 1000
 _OWN_FOLDER = f"{Path(__file__).parent}/"
@@ -18,8 +18,10 @@ _IMPORTLIB = ("<frozen importlib", importlib.__file__)
 
 
 def blame(exc: BaseException) -> MdsliteError:
-    """Print an exception's traceback on stderr, and return the error that its caller gets."""
+    """Print an exception's traceback on stderr, and return the error that its caller gets. Nothing is left of
+    the exception that knows the rows."""
     write_traceback(exc)
+    without_frames(exc)
     # torch.OutOfMemoryError and its like, without importing what defines them
     if isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError":
         return OutOfMemory(exception_text(exc))

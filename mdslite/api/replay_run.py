@@ -14,7 +14,7 @@ from mdslite.api.labeling import Labeling
 from mdslite.api.replay_schema import ReplayBody, ReplayInfo, State
 from mdslite.api.replay_source import Census, Sendable
 from mdslite.api.side_by_side import Answered, SideBySide
-from mdslite.errors import InvalidRequest, MdsliteError, Unavailable
+from mdslite.errors import InvalidRequest, MdsliteError, Unavailable, without_frames
 from mdslite.predict.allowance import HANDLING_S, Allowance
 from mdslite.predict.answers import encode
 from mdslite.predict.call import Call
@@ -245,7 +245,7 @@ class Run:
             lane.submit(call, perf_counter())
         except MdsliteError as exc:
             call.finished = True
-            call.error = exc.with_traceback(None)
+            call.error = without_frames(exc)
             self._finish(call)
         except Exception:
             logger.exception("replayed request %s failed", call.request_id)

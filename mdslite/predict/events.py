@@ -7,6 +7,7 @@ own, `event: error`, with the body that an error reply would have had.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mdslite.http.request import Headers
     from mdslite.predict.call import Call
+    from mdslite.serving.streams import Stream
 
 EVENTS = b"text/event-stream"
 _AHEAD = 16  # pieces that wait for an HTTP/2 client before the model has to
@@ -29,10 +31,14 @@ def make_error_event(body: bytes) -> bytes:
 
 
 class Pieces:
-    """The pieces of one call for somebody who awaits them. They pause the model while they pile up."""
+    """The pieces of one call for somebody who awaits them. They pause the model while they pile up.
+
+    The call knows them, and they do not hold it: once it is over nothing is to keep its body. Until then its
+    lane does.
+    """
 
     def __init__(self, call: Call) -> None:
-        self._call = call
+        self._call = weakref.ref(call)
         self._waiting: deque[bytes] = deque()
         self._moved = asyncio.Event()
         self._ended = False
@@ -40,12 +46,17 @@ class Pieces:
     def put(self, piece: bytes) -> None:
         self._waiting.append(piece)
         self._moved.set()
-        if len(self._waiting) >= _AHEAD and self._call.stream is not None:
-            self._call.stream.pause()
+        if len(self._waiting) >= _AHEAD and (stream := self._stream()) is not None:
+            stream.pause()
 
     def end(self) -> None:
         self._ended = True
         self._moved.set()
+
+    def cancel(self) -> None:
+        """Nobody waits for them any more."""
+        if (call := self._call()) is not None:
+            call.cancel()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """All pieces in order; to stop early cancels the call."""
@@ -53,8 +64,8 @@ class Pieces:
             while True:
                 while self._waiting:
                     piece = self._waiting.popleft()
-                    if not self._waiting and self._call.stream is not None:
-                        self._call.stream.resume()
+                    if not self._waiting and (stream := self._stream()) is not None:
+                        stream.resume()
                     yield piece
                 if self._ended:
                     return
@@ -62,7 +73,7 @@ class Pieces:
                 await self._moved.wait()
         finally:
             if not self._ended:
-                self._call.cancel()
+                self.cancel()
 
     async def send(self, send: Any, headers: Headers) -> None:
         """Be the answer to an ASGI request."""
@@ -70,3 +81,7 @@ class Pieces:
         async for piece in self:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _stream(self) -> Stream | None:
+        call = self._call()
+        return None if call is None else call.stream

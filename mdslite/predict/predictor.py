@@ -14,7 +14,7 @@ import logging
 from time import perf_counter
 
 from mdslite.data import DataCodec
-from mdslite.errors import InvalidRequest, MdsliteError, NotFound, Unauthorized
+from mdslite.errors import InvalidRequest, MdsliteError, NotFound, Unauthorized, without_frames
 from mdslite.http.access import ANYBODY, Access, Grant
 from mdslite.http.deflate import INLINE_BYTES, LEAST_BYTES, compress
 from mdslite.http.guard import error_body
@@ -254,13 +254,14 @@ class Predictor:
 
     def _send_error(self, call: Call, error: MdsliteError) -> None:
         call.finished = True
-        # Its traceback knows the frames that know the call: a refusal would leave a circle for the collector.
-        call.error = error.with_traceback(None)
+        # Else a refusal would leave a circle for the collector.
+        call.error = without_frames(error)
         call.reply_lines = JSON_LINES
         route = call.route
         if error.hint is None and route is not None and isinstance(error, InvalidRequest):
             error.hint = f"{call.describe.format(f'{route.project}.{route.model}')} says what it takes"
         self._send(call, error.status, error_body(error, call.request_id), error.code)
+        call.body = b""  # whoever still needs it has taken it
 
 
 class _Asker:

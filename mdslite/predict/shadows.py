@@ -15,7 +15,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
-from mdslite.errors import MdsliteError
+from mdslite.errors import MdsliteError, without_frames
 from mdslite.predict.allowance import HANDLING_S, Allowance
 from mdslite.predict.answers import encode
 from mdslite.predict.books import Books
@@ -217,7 +217,7 @@ class Shadows:
                 self._drop(copy.primary, served, "refused")
             else:
                 copy.finished = True
-                copy.error = exc
+                copy.error = without_frames(exc)
                 self._finish(copy)
         except Exception:
             logger.exception("a shadow's copy of request %s failed", copy.request_id)

@@ -63,12 +63,12 @@ class InferService:
     async def stream(self, exchange: Exchange) -> None:
         """Answer each request of a stream, in their order; a model that streams gives an answer a piece. What
         is wrong with one of them is the answer to that one."""
-        turns: asyncio.Queue[RpcCall | None] = asyncio.Queue(AHEAD)
+        turns: asyncio.Queue[Pieces | None] = asyncio.Queue(AHEAD)
         reading = asyncio.create_task(self._read(exchange, turns))
         ending = asyncio.create_task(self._end(reading, turns))
         try:
-            while (call := await turns.get()) is not None:
-                async for answer in call.answers:
+            while (answers := await turns.get()) is not None:
+                async for answer in answers:
                     await exchange.write(answer)
             if reading.done():
                 reading.result()  # what was wrong with what came
@@ -82,17 +82,18 @@ class InferService:
         if self.draining.is_set():
             raise Unavailable("this appliance is stopping")
 
-    async def _read(self, exchange: Exchange, turns: asyncio.Queue[RpcCall | None]) -> None:
+    async def _read(self, exchange: Exchange, turns: asyncio.Queue[Pieces | None]) -> None:
         requests: AsyncIterator[Message] = exchange.messages()
         async for body in requests:
-            call = self._begin(body, exchange)
+            answers = self._begin(body, exchange)
+            del body  # the next one may be long in coming
             try:
-                await turns.put(call)
+                await turns.put(answers)
             except asyncio.CancelledError:
-                call.cancel()
+                answers.cancel()
                 raise
 
-    async def _end(self, reading: asyncio.Task[None], turns: asyncio.Queue[RpcCall | None]) -> None:
+    async def _end(self, reading: asyncio.Task[None], turns: asyncio.Queue[Pieces | None]) -> None:
         """Let a stream end behind its last request: the client's, or the last one before a stop."""
         stopping = asyncio.ensure_future(self.draining.wait())
         try:
@@ -101,7 +102,7 @@ class InferService:
             stopping.cancel()
         await turns.put(None)
 
-    def _begin(self, body: Message, exchange: Exchange) -> RpcCall:
+    def _begin(self, body: Message, exchange: Exchange) -> Pieces:
         form = self._stream_form
 
         def resolve(call: Any, status: int, reply: bytes) -> None:
@@ -116,10 +117,10 @@ class InferService:
                 call.answers.put(form.write_piece(call.served, piece, call.plan))
 
         call = self._make(body, exchange, form, resolve)
-        call.answers = Pieces(call)
+        answers = call.answers = Pieces(call)
         call.on_piece = take
         self._start(call)
-        return call
+        return answers
 
     def _make(
         self, body: Message, exchange: Exchange, form: RpcForm, resolve: Callable[[Any, int, bytes], None]

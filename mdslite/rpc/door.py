@@ -11,7 +11,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from time import perf_counter
 from typing import Any
 
-from mdslite.errors import MdsliteError, MethodNotAllowed, Overloaded, RateLimited, UnsupportedMedia
+from mdslite.errors import (
+    MdsliteError,
+    MethodNotAllowed,
+    Overloaded,
+    RateLimited,
+    UnsupportedMedia,
+    without_frames,
+)
 from mdslite.http.policing import Reason
 from mdslite.rpc.connection import RpcConnection
 from mdslite.rpc.exchange import Exchange, Message, Method
@@ -154,7 +161,7 @@ class RpcDoor:
         try:
             message = await asyncio.to_thread(exchange.message)
         except MdsliteError as exc:
-            exchange.fail(exc.with_traceback(None))
+            exchange.fail(without_frames(exc))
             return
         exchange.task = None
         if not exchange.ended:

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
-from mdslite.errors import DeadlineExceeded, InvalidRequest, MdsliteError, Overloaded, TooLarge
+from mdslite.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MdsliteError,
+    Overloaded,
+    TooLarge,
+    without_frames,
+)
 from mdslite.http.budget import LEAST_BYTES, Claim, bind, claim_body, make_space
 from mdslite.http.guard import make_request_id
 from mdslite.http.inflate import decompress
@@ -208,12 +215,15 @@ class Exchange:
         """The messages of a call that streams them."""
         while True:
             while self.ready:
-                compressed, message = self.ready.popleft()[:2]
-                self.link.grant(self)
-                yield await asyncio.to_thread(self.inflate, message) if compressed else message
+                yield await self._take_ready()
             if self.closed:
                 return
             await self._wait()
+
+    async def _take_ready(self) -> Message:
+        compressed, message = self.ready.popleft()[:2]
+        self.link.grant(self)
+        return await asyncio.to_thread(self.inflate, message) if compressed else message
 
     def _begin_message(self, now: float) -> None:
         self.need, self.have = int.from_bytes(self.prefix[1:]), 0
@@ -269,7 +279,7 @@ class Exchange:
     def break_off(self, error: MdsliteError) -> None:
         """End it with an error that is not its answerer's."""
         call, task = self.call, self.task
-        self.fail(error.with_traceback(None))
+        self.fail(without_frames(error))
         if self.claim is not None:
             self.claim.close()
         self.pieces, self.room, self.claim = [], None, None
@@ -294,11 +304,11 @@ class Exchange:
     def abandon(self) -> None:
         """The client no longer wants the answer."""
         self.ended = True
-        call, self.call = self.call, None
-        if call is not None:
-            call.cancel()
-        if self.task is not None:
-            self.task.cancel()
+        call, task = self.call, self.task
+        self.call = self.task = None  # a task that was cancelled knows the frames that know this
+        for work in (call, task):
+            if work is not None:
+                work.cancel()
         self.pieces, self.room, self.claim = [], None, None
         self.ready.clear()
         self.out.clear()
@@ -323,7 +333,7 @@ class Exchange:
         else:
             self.finish(reply, frames.status(0) + frames.fields(self.trailing))
             return
-        self.fail(error.with_traceback(None))
+        self.fail(without_frames(error))
 
     def _put(self, message: bytes) -> None:
         prefix = b"\0" + len(message).to_bytes(4)

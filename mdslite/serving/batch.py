@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mdslite.errors import MdsliteError, ModelError, OutOfMemory, Unavailable
+from mdslite.errors import MdsliteError, ModelError, OutOfMemory, Unavailable, without_frames
 from mdslite.runtimes.protocol import DataSession, Outputs, RunHandle, Session, Signature
 from mdslite.serving.queue import Job, Slice
 from mdslite.serving.streams import Stream
@@ -170,6 +170,14 @@ class Batch:
                         job.resolved()
             at = after
 
+    def let_go(self) -> None:
+        """It is over: nothing that came of it is to keep its jobs, and their bodies, for the collector."""
+        if self.error is not None:
+            without_frames(self.error)
+        if self.stream is not None:
+            for job, _, _ in self.slices:
+                job.stream = None
+
     def note(self, job: Job, replica: str) -> None:
         """Write down on a job where and how it was computed."""
         if not job.started_at:
@@ -219,7 +227,7 @@ def ends_session(error: BaseException | None) -> bool:
 
 def _find_errors(outputs: Outputs) -> dict[int, MdsliteError]:
     return {
-        at: row
+        at: without_frames(row)
         for output in outputs
         if isinstance(output, list)
         for at, row in enumerate(output)

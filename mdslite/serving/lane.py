@@ -273,6 +273,7 @@ class Lane:
         replica = self._crew.rotation.working[0]
         batch.run(replica.session)
         self._resolve(batch, replica)
+        batch.let_go()
 
     def collect(self) -> None:
         """Take what the replicas' threads have finished, without waiting for the loop to hear of it."""
@@ -295,6 +296,7 @@ class Lane:
             if batch.stream is not None:
                 batch.stream.deliver()  # what came before the end
             self._resolve(batch, replica)
+            batch.let_go()
         if self._queue:
             self._wake()
         self._settle()
@@ -352,6 +354,7 @@ class Lane:
         self._queue.discard(job)
         if job.stream is not None:
             job.stream.close()
+            job.stream = None
         self._crew.stop_idle()
         self._settle()
 

@@ -13,7 +13,15 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from mdslite.errors import DeadlineExceeded, MdsliteError, NotFound, Overloaded, TooLarge, Unavailable
+from mdslite.errors import (
+    DeadlineExceeded,
+    MdsliteError,
+    NotFound,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+    without_frames,
+)
 from mdslite.serving.batch import Confidence
 from mdslite.serving.knobs import Knobs, LaneStats
 from mdslite.serving.queue import Job
@@ -139,7 +147,7 @@ class RemoteLane:
             self.stats.expired += 1
             job.error = DeadlineExceeded("the endpoint did not answer in time")
         except MdsliteError as exc:
-            job.error = exc
+            job.error = without_frames(exc)
         except Exception:
             logger.exception("%s: a request could not be sent on", self.name)
             job.error = MdsliteError("internal error")

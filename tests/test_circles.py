@@ -323,6 +323,41 @@ def test_an_answer_in_pieces_that_nobody_waits_for_lets_go_of_its_question(tmp_p
     run(test())
 
 
+def test_a_client_that_leaves_before_its_answer_leaves_nothing(tmp_path: Path) -> None:
+    body, fields = bytes(2 * MIB), [("content-type", "application/octet-stream")]
+
+    class Forgetful(FakeData):
+        def run(self, feeds: Any, handle: Any = None) -> Any:
+            found = super().run(feeds, handle)
+            self.batches.clear()
+            return found
+
+    async def over_http1(site: Site, entered: Callable[[], Any]) -> None:
+        async with site.connect() as wire:
+            wire.send(request("POST", LETTERS, body, headers=fields))
+            await until(entered)
+
+    async def over_http2(site: Site, entered: Callable[[], Any]) -> None:
+        async with connect_h2(site.address) as client:
+            head = client.head(LETTERS, method="POST", headers=fields, end=False)
+            client.send(head, h2_data(head.stream_id, body[:16_384], end=True))
+            await until(entered)
+            client.send(RstStreamFrame(head.stream_id, 8))
+            assert (await client.get("/healthz")).status == 200
+
+    async def test(ask: Callable[[Site, Callable[[], Any]], Awaitable[None]]) -> None:
+        async with open_site(tmp_path, wide(tmp_path), books=(books := Witness())) as site:
+            await serve(site, tmp_path, session := Forgetful())
+            session.hold.clear()
+            await ask(site, session.entered.is_set)
+            await until(lambda: books.started == 1 and not books.open, limit_s=LIMIT_S)
+            session.hold.set()
+            await books.all_gone(1)
+
+    run(test(over_http1))
+    run(test(over_http2))
+
+
 # Lanes
 
 

@@ -1,4 +1,4 @@
-"""docs/spec.md lists what a version's spec takes, no field more and none less, and its example is a valid file."""
+"""docs/spec.md lists what a version's spec takes, no more and no less, and its example is a valid file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def structs_in(kind: Any, mark: str = "") -> Iterator[tuple[type[msgspec.Struct]
 
 
 def fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any, bool]]:
-    """Each field below a struct: its path, its default (`...` if it is needed), and whether it holds others."""
+    """Each field below a struct: its path, its default (`...`: needed), and whether it holds others."""
     hints = typing.get_type_hints(struct)
     for field in msgspec.structs.fields(struct):
         path = f"{prefix}{field.name}"

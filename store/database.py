@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mdslite.errors import MdsliteError, StorageFull, StoreError, Unavailable
 from mdslite.store.disk import FULL_HINT
-from mdslite.store.recovery import corrupt_store
+from mdslite.store.recovery import corrupt_store, find_leavings
 
 _BUSY_WAIT_S = 5.0
 _WRITE_FAULTS = {
@@ -109,11 +109,14 @@ def first_fault(db: sqlite3.Connection, *, thorough: bool = False) -> str | None
 
 
 def size_fault(path: Path) -> str | None:
-    """A registry is made elsewhere and renamed, so an empty one, or a journal alone, is damage."""
+    """A registry is made elsewhere and renamed, before anything is stored: so an empty one is damage, and so
+    is none beside its journal, models or backups."""
     if path.exists():
         return "its file is empty" if os.stat(path).st_size == 0 else None
-    journal = path.with_name(f"{path.name}-wal")
-    return f"{path.name} is missing" if journal.exists() else None
+    if path.with_name(f"{path.name}-wal").exists():
+        return f"{path.name} is missing"
+    left = find_leavings(path.parent)
+    return f"{path.name} is missing, though {left} are there" if left else None
 
 
 def _code(exc: sqlite3.Error) -> int:

@@ -57,6 +57,13 @@ def list_backups(store_dir: Path) -> list[Path]:
     return [path.absolute() for path in sorted(filter(Path.is_file, found), key=_backup_time)]
 
 
+def find_leavings(store_dir: Path) -> str | None:
+    """Say which folders of a store hold what only a registry knows the meaning of."""
+    models = any((store_dir / ARTIFACTS_NAME).glob("[!.]*"))
+    found = [ARTIFACTS_NAME] * models + [BACKUPS_NAME] * bool(list_backups(store_dir))
+    return " and ".join(found) or None
+
+
 def _backup_time(path: Path) -> tuple[float, int]:
     """By its name, which survives a copy, or else by its file."""
     changed_ns = path.stat().st_mtime_ns

@@ -403,9 +403,22 @@ def remove_beside_its_journal(path: Path) -> None:
     path.rename(path.with_name("registry.db-wal"))
 
 
+def remove(path: Path) -> None:
+    for file in path.parent.glob("registry.db*"):
+        file.unlink()
+
+
 @pytest.mark.parametrize(
     "damage",
-    [damage_header, damage_pages, cut_in_half, empty, swap_for_another_database, remove_beside_its_journal],
+    [
+        damage_header,
+        damage_pages,
+        cut_in_half,
+        empty,
+        swap_for_another_database,
+        remove_beside_its_journal,
+        remove,
+    ],
 )
 def test_a_corrupt_registry_names_the_newest_backup_and_the_command(
     tmp_path: Path, damage: Callable[[Path], None]
@@ -446,6 +459,22 @@ def test_a_corrupt_registry_without_a_backup_says_that_there_is_none(tmp_path: P
     with pytest.raises(StoreCorrupt, match="there is no backup") as caught:
         registry.open()
     assert f"mdslite restore FILE --store {tmp_path}" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_no_registry_is_made_beside_models_that_another_knew(tmp_path: Path, stored: bool) -> None:
+    (tmp_path / "artifacts" / (f"{1:064x}" if stored else ".staging")).mkdir(parents=True)
+    registry = Registry(tmp_path / "registry.db")
+    if stored:
+        with pytest.raises(
+            StoreCorrupt, match=r"registry\.db is missing, though artifacts are there"
+        ) as caught:
+            registry.open()
+        assert f"mv {tmp_path} {tmp_path}.corrupt" in (caught.value.hint or "")
+        assert not registry.path.exists()
+    else:
+        registry.open()
+        registry.close()
 
 
 def test_a_registry_of_a_newer_mdslite_is_left_alone(tmp_path: Path, registry: Registry) -> None:

@@ -48,6 +48,21 @@ def test_a_restore_keeps_what_it_replaced(store: Store, model: Path, tmp_path: P
     assert entries(store.path) == {"artifacts", "backups", "lock", "log", "registry.db", aside.name}
 
 
+def test_a_store_without_its_registry_is_restored_by_the_command_that_it_names(
+    store: Store, model: Path
+) -> None:
+    digests = store.deploy(model)
+    backup(store.path)
+    store.registry.close()
+    for file in store.path.glob("registry.db*"):
+        file.unlink()
+    with pytest.raises(StoreCorrupt, match="though artifacts and backups are there") as caught:
+        store.registry.open()
+    words = shlex.split((caught.value.hint or "").removeprefix("restore it with: "))
+    subprocess.run([sys.executable, "-m", *words], timeout=60, check=True, capture_output=True)
+    assert deployed(store.path) == digests
+
+
 def test_a_restore_waits_for_the_log_writer_of_an_appliance_that_was_killed(
     store: Store, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,10 +8,19 @@ from msgspec import Meta, field
 
 from mdslite.api.operations import Name
 from mdslite.api.schema import Digest, Given, Limit, Time, Value
+from mdslite.deploy.orders import WEIGHT_MAX
 
 REVISION_MAX = 2**63 - 1  # what the registry can count to
 RevisionNumber = Annotated[int, Meta(ge=1, le=REVISION_MAX)]
 RevisionOrNone = Annotated[int, Meta(ge=0, le=REVISION_MAX)]  # 0: before the first
+# The bounds that are told are the order's to keep: a number that is no weight is 422, as in a file.
+WeightValue = Annotated[
+    float,
+    Meta(
+        description="relative weight, 0 or more",
+        extra_json_schema={"minimum": 0, "maximum": WEIGHT_MAX},
+    ),
+]
 
 
 class RevisionPath(Given, frozen=True, kw_only=True):
@@ -28,7 +37,7 @@ class WeightsWish(Given, frozen=True, kw_only=True):
 
     project: Name
     model: Name
-    weights: dict[Name, Annotated[float, Meta(ge=0, description="relative weight, 0 or more")]]
+    weights: dict[Name, WeightValue]
 
 
 class RemovalWish(Given, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import TypeVar, cast
 from urllib.parse import parse_qsl
 
@@ -125,13 +126,19 @@ def parse_json(body: bytes, into: type[T]) -> T:
     try:
         return msgspec.json.decode(body or b"{}", type=into)
     except msgspec.ValidationError as exc:
-        place, words = explain(exc, lambda: json.loads(body), into)
+        place, words = explain(exc, lambda: json.loads(body, parse_float=_float_or_text), into)
         words = words if place else f"the body does not fit: {words}"
         raise InvalidRequest(words, field=place, hint=BODY_HINT) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidJson(f"the body is not JSON: {exc}; expected one JSON object") from exc
     except RecursionError as exc:
         raise InvalidJson("the body is JSON nested too deep; expected one flat JSON object") from exc
+
+
+def _float_or_text(text: str) -> float | str:
+    """A number to look a mistake up by: one that no float holds is no number, as it was none when decoded."""
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def parse_query(query: bytes, into: type[StructT]) -> StructT:

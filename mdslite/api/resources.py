@@ -12,14 +12,13 @@ from mdslite.api.conditions import rows_of, tag_of, tagged
 from mdslite.api.operations import Answer, Call, Name, Nothing, Operation, Raw, declare
 from mdslite.api.ordering import Show, carry_out, make_order
 from mdslite.api.parts import Parts
-from mdslite.api.plan_schema import ApplyReply
+from mdslite.api.plan_schema import ApplyReply, WeightValue
 from mdslite.api.schema import Given, ModelPath, VersionInfo, VersionPath
-from mdslite.deploy.orders import WEIGHT_MAX, Source, VersionSource, WeightsSource
+from mdslite.deploy.orders import Source, VersionSource, WeightsSource
 from mdslite.errors import InvalidRequest, NotFound
 from mdslite.spec import Spec, from_plain
 from mdslite.store.registry import VersionRow
 
-WeightValue = Annotated[float, Meta(ge=0, le=WEIGHT_MAX, description="relative weight, 0 or more")]
 _ERRORS = (404, 409, 422, 507)
 
 

@@ -18,6 +18,7 @@ DEFAULT_BATCH_SIZE = 32  # where the model's rows are free, else 1
 DEFAULT_BATCH_TIMEOUT_MS = 2
 DEFAULT_PREDICTION_TIME_MS = 30_000
 QUEUE_ROWS = 1024
+UNKNOWN_DIGEST = "unknown"  # of an artifact that could not be had
 NAME_PATTERN = r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z"
 
 _DAY_MS = 86_400_000

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from mdslite.fields import DEFAULT_REPLICAS, DEFAULT_SHADOW_PERCENT, DEFAULT_WEIGHT, version_name
+from mdslite.fields import (
+    DEFAULT_REPLICAS,
+    DEFAULT_SHADOW_PERCENT,
+    DEFAULT_WEIGHT,
+    UNKNOWN_DIGEST,
+    version_name,
+)
 
 _ACTIONS = ("ADD", "UPDATE", "DELETE")  # the order of execution
 _DIFF_WIDTH = 21
@@ -121,7 +127,9 @@ def _diff(step: Mapping[str, Any]) -> list[str]:
         parts = [_change(change) for change in step["changes"]]
         return parts + (_memory(step["after"]) if step["reload"] else [])
     wanted = step["after"] if step["action"] == "ADD" else step["before"]
-    parts = [_share(wanted["spec"].get("service_info", {})), _size(wanted["size_bytes"])]
+    parts = [_share(wanted["spec"].get("service_info", {}))]
+    if wanted["digest"] != UNKNOWN_DIGEST:
+        parts.append(_size(wanted["size_bytes"]))
     return parts + _memory(wanted)
 
 

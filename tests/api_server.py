@@ -127,6 +127,7 @@ class ApiServer:
         self.findings: list[dict[str, Any]] = []
         self.prediction = b'{"predictions":[[0.5,0.25,0.25]]}'
         self.plan_error: tuple[int, dict[str, Any]] | None = None
+        self.revision_error: tuple[int, dict[str, Any]] | None = None
         self.error: tuple[int, dict[str, Any]] | None = None  # the answer to everything, when set
         self.requests: list[tuple[str, str, bytes, dict[str, str]]] = []
 
@@ -177,6 +178,8 @@ class ApiServer:
             before = int(query.get("before", 1 << 30))
             return JSONResponse([one for one in self.revisions if one["id"] < before][: int(query["limit"])])
         if path.startswith("/revisions/"):
+            if self.revision_error is not None:
+                return JSONResponse(self.revision_error[1], self.revision_error[0])
             found = [one for one in self.revisions if one["id"] == int(path.split("/")[2])]
             return JSONResponse(found[0])
         if path == "/backup":

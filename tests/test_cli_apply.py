@@ -162,12 +162,26 @@ class TestApply:
             assert run(["apply", "-f", "deployments.yaml", *args]) == 1
             assert capsys.readouterr().err == "error: demo/digits v2: no such op\n"
         assert {request[1] for request in api.requests} == {"/api/v1/plan"}
+        api.revisions = [{"id": 2, "diff": {"changed": True, "models": PLAN["models"]}}]
         assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
-        assert api.requests[-1][1] == "/api/v1/apply"
-        assert capsys.readouterr().err.splitlines() == [
+        assert [one[1] for one in api.requests[-2:]] == ["/api/v1/apply", "/api/v1/revisions/2"]
+        printed = capsys.readouterr()
+        assert printed.out.startswith("PROJECT: demo MODEL: digits\n") and "Weight: 100 -> 80" in printed.out
+        assert printed.err.splitlines() == [
             "error: demo/digits v2: no such op",
             "revision 2 failed, nothing was switched: what served before still serves",
         ]
+
+    def test_why_an_apply_failed_is_told_to_who_may_not_read_what_it_was_to_do(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refused = {"error": "demo/digits v2: no such op", "code": "load_failed", "request_id": "r"}
+        api.plan_error = (422, refused)
+        api.events = [{"event": "result", "revision": 2, "state": "failed", "seconds": 0.1, **refused}]
+        api.revision_error = (403, {"error": "not yours", "code": "forbidden", "request_id": "r"})
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
+        printed = capsys.readouterr()
+        assert not printed.out and printed.err.startswith("error: demo/digits v2: no such op\n")
 
     def test_a_large_fetch_shows_its_progress_on_a_terminal_only(
         self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]

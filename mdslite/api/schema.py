@@ -14,7 +14,9 @@ from mdslite.api.operations import Name
 PAGE_MAX = 1000
 Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX, description=f"how many at most, 1 to {PAGE_MAX}")]
 Time = Annotated[str, Meta(description="ISO 8601, UTC", examples=["2026-11-17T14:03:00.000Z"])]
-Digest = Annotated[str, Meta(description="sha256: and 64 hex digits")]
+Digest = Annotated[
+    str, Meta(description="sha256: and 64 hex digits; remote or unknown where there are no bytes")
+]
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):

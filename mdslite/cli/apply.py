@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +135,20 @@ def _carry_out(
 ) -> int:
     progress = Progress(several=plan is None or _models_changed(plan) > 1, live=sys.stderr.isatty())
     result = _follow(client.apply(wanted), progress, client.url)
+    progress.end()
     if as_json:
         output.write_json({"plan": plan, "result": result})
+    elif plan is None:
+        _write_kept_plan(client, result.get("revision"))
     return _conclude(result, client.url, as_json=as_json)
+
+
+def _write_kept_plan(client: Client, revision: int | None) -> None:
+    """What a failed revision was to do, as far as it was known."""
+    with suppress(errors.MdsliteError):  # not everybody may read revisions; why it failed matters more
+        diff = client.revision(revision)["diff"] if revision is not None else None
+        if diff and diff["changed"]:
+            write_plan(diff)
 
 
 def _models_changed(plan: Mapping[str, Any]) -> int:
@@ -223,10 +235,14 @@ class Progress:
         output.note_over(f"fetching {source}: {output.size_text(done)}{of}")
         self._passing = True
 
-    def _begin(self, line: str) -> None:
+    def end(self) -> None:
+        """Take away a line that nothing has replaced."""
         if self._passing:
             output.note_over("")
             self._passing = False
+
+    def _begin(self, line: str) -> None:
+        self.end()
         if self._open is not None:
             output.note("")
         output.note(line, end="")

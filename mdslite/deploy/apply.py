@@ -39,9 +39,10 @@ from mdslite.deploy.orders import (
     wanted_of,
 )
 from mdslite.deploy.places import placing
-from mdslite.deploy.plan import Action, Plan, Step, Wanted, target_state, to_plain
+from mdslite.deploy.plan import Action, Plan, State, Step, Wanted, target_state, to_plain
 from mdslite.deploy.premises import require_digests, require_revision
 from mdslite.deploy.reporting import key_of, label_of, reporting
+from mdslite.deployments import Deployments
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
 from mdslite.serving.fleet import Fleet, Key, Served
 from mdslite.serving.loader import LoadRequest
@@ -169,21 +170,14 @@ class Deployer:
         with placing(order.source):
             parsed = await asyncio.to_thread(parse, order.source)
         async with self.turn():
-            latest = await self._latest()
-            require_revision(order, latest)
-            rows = await self._worker.call(self._registry.current)
-            if order.check is not None:
-                order.check(rows, latest)
-            current = state_of(rows)
-            parsed = await complete(parsed, current, order.source)
-            if isinstance(order.source, WeightsSource):
-                reweigh(current, order.source)  # what cannot be is refused, and no revision
-            plan: Plan | None = None
+            latest, current, parsed = await self._look(order, parsed)
+            sketches: list[Plan] = []
             try:
                 with placing(order.source):
                     draft = await self._drafter.draft(
-                        latest, current, order.source, parsed, progress, planned=order.expect_digests
-                    )
+                        latest, current, order.source, parsed, progress,
+                        planned=order.expect_digests, sketched=sketches.append,
+                    )  # fmt: skip
                     plan = draft.plan
                     require_digests(order, plan)
                     if not plan.changed:
@@ -192,11 +186,27 @@ class Deployer:
             except (NotFound, Conflict):
                 raise
             except MdsliteError as exc:
-                failed = await self._record_failure(order, plan, exc)
-                return Outcome("failed", failed, plan, monotonic() - started, exc)
+                sketch = sketches[-1] if sketches else Plan(())
+                failed = await self._record_failure(order, sketch, exc)
+                return Outcome("failed", failed, sketch, monotonic() - started, exc)
             await self._collect()
             await self._keep_copy()
             return Outcome("applied", revision, plan, monotonic() - started)
+
+    async def _look(self, order: Order, parsed: Deployments | None) -> tuple[int, State, Deployments | None]:
+        """The latest revision, what is deployed, and what the order says, once its turn has come.
+
+        :raises MdsliteError: it is refused before it begins
+        """
+        latest = await self._latest()
+        require_revision(order, latest)
+        rows = await self._worker.call(self._registry.current)
+        if order.check is not None:
+            order.check(rows, latest)
+        current = state_of(rows)
+        if isinstance(order.source, WeightsSource):
+            reweigh(current, order.source)  # what cannot be is refused, and no revision
+        return latest, current, await complete(parsed, current, order.source)
 
     async def _carry_out(self, order: Order, draft: Draft, progress: Progress) -> int:
         """Load, commit, switch; return the revision's number.
@@ -257,7 +267,7 @@ class Deployer:
             )
         )
 
-    async def _record_failure(self, order: Order, plan: Plan | None, error: MdsliteError) -> int | None:
+    async def _record_failure(self, order: Order, plan: Plan, error: MdsliteError) -> int | None:
         """The failed revision's number, or None when it cannot be recorded either."""
         try:
             return await self._worker.call(
@@ -265,7 +275,7 @@ class Deployer:
                 author=order.author,
                 reason=order.reason,
                 source=source_text(order.source),
-                diff=to_plain(plan or Plan(())),
+                diff=to_plain(plan),
                 error=error.message,
             )
         except MdsliteError as exc:

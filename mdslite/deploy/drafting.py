@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from mdslite.deploy.edition import alone, merge
+from mdslite.deploy.edition import alone, guess, merge
 from mdslite.deploy.events import Progress
 from mdslite.deploy.intake import NONE_PLANNED, Intake, blaming
 from mdslite.deploy.orders import (
@@ -19,9 +19,10 @@ from mdslite.deploy.orders import (
     state_of,
 )
 from mdslite.deploy.pipelines import check_calls
-from mdslite.deploy.plan import Action, Change, Plan, State, Step, make_plan, target_state
+from mdslite.deploy.plan import Action, Change, Plan, State, Step, Wanted, make_plan, target_state
 from mdslite.deploy.reporting import key_of, label_of
 from mdslite.deployments import Deployments
+from mdslite.errors import MdsliteError
 from mdslite.serving.fleet import Fleet
 
 
@@ -43,9 +44,11 @@ class Drafter:
         progress: Progress,
         *,
         planned: Mapping[str, str] = NONE_PLANNED,
+        sketched: Callable[[Plan], None] = lambda _: None,
     ) -> Draft:
         """What applying a source would make of `current`, the state after the revision `latest`. `planned`
         are the digests by version that an earlier draft found: what was downloaded for it serves again.
+        `sketched` gets the plan as far as it is known, also where that is all that there will be.
 
         :raises NotFound: there is no such revision
         :raises ArtifactError, LoadFailed: a version could not be served
@@ -55,17 +58,28 @@ class Drafter:
                 await self._worker.call(self._registry.at_revision, revision_number(source, latest))
             )
             plan = _revived(make_plan(current, wanted, prune=True), self._fleet)
+            sketched(plan)
             await self._check_stored(plan)
         elif isinstance(source, WeightsSource):
             plan = make_plan(current, reweigh(current, source), prune=False)
         else:
             assert parsed is not None
-            admitted = await self._intake.admit(alone(parsed, source), progress, planned=planned)
-            prune = isinstance(source, FileSource) and source.prune
-            wanted = merge(current, parsed, admitted, source)
-            plan = _revived(make_plan(current, wanted, prune=prune), self._fleet)
+            asked = alone(parsed, source)
+            admitted: dict[tuple[str, str], dict[str, Wanted]] = {}
+            try:
+                await self._intake.admit(asked, progress, found=admitted, planned=planned)
+            except MdsliteError:
+                sketched(self._compare(current, parsed, guess(current, asked, admitted), source))
+                raise
+            plan = self._compare(current, parsed, admitted, source)
+        sketched(plan)
         await self._check_fit(plan, current)
         return Draft(latest, current, plan)
+
+    def _compare(self, current: State, parsed: Deployments, admitted: State, source: Source) -> Plan:
+        prune = isinstance(source, FileSource) and source.prune
+        wanted = merge(current, parsed, admitted, source)
+        return _revived(make_plan(current, wanted, prune=prune), self._fleet)
 
     async def _check_fit(self, plan: Plan, current: State) -> None:
         """A plan that could not be carried out here is refused as the apply of it would be."""

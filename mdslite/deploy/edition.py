@@ -21,6 +21,7 @@ from mdslite.deploy.orders import Source, VersionSource
 from mdslite.deploy.plan import State, Wanted
 from mdslite.deployments import Deployment, Deployments
 from mdslite.errors import NotFound, SpecError
+from mdslite.fields import UNKNOWN_DIGEST
 
 _FILE = "the request"
 _PREFIX = re.compile(r"^.*?: (?:deployments\[0\]\.)?(?:versions\[\d+\]\.)?", re.DOTALL)
@@ -76,6 +77,22 @@ def alone(parsed: Deployments, source: Source) -> Deployments:
     (deployment,) = parsed.deployments
     versions = tuple(one for one in deployment.versions if one.version == source.version)
     return Deployments((Deployment(deployment.project, deployment.model, versions),))
+
+
+def guess(current: State, asked: Deployments, admitted: State) -> State:
+    """What would be wanted, when the taking in of it broke off: a version that it did not come to has the
+    bytes that it is deployed with, unless its uri is another one."""
+    found: dict[tuple[str, str], dict[str, Wanted]] = {}
+    for deployment in asked.deployments:
+        key = (deployment.project, deployment.model)
+        versions = found[key] = {}
+        for one in deployment.versions:
+            before = current.get(key, {}).get(one.version)
+            known = admitted.get(key, {}).get(one.version)
+            if known is None and before is not None and before.spec.uri == one.spec.uri:
+                known = replace(before, spec=one.spec)
+            versions[one.version] = known or Wanted(spec=one.spec, digest=UNKNOWN_DIGEST, size_bytes=0)
+    return found
 
 
 def merge(current: State, parsed: Deployments, admitted: State, source: Source) -> State:

@@ -81,32 +81,34 @@ class Intake:
     failures: dict[tuple[str, bytes], tuple[float, str, str | None]] = field(default_factory=dict)
 
     async def admit(
-        self, deployments: Deployments, progress: Progress, *, planned: Mapping[str, str] = NONE_PLANNED
-    ) -> dict[tuple[str, str], dict[str, Wanted]]:
-        """Fetch and digest every artifact that a file names, once each, and probe what is new. What was last
-        downloaded of a URL is not asked for again where it is `planned`: the digest that a version had.
+        self,
+        deployments: Deployments,
+        progress: Progress,
+        *,
+        found: dict[tuple[str, str], dict[str, Wanted]],
+        planned: Mapping[str, str] = NONE_PLANNED,
+    ) -> None:
+        """Fetch and digest every artifact that a file names, once each, and probe what is new. `found` fills
+        on the way, so that it holds something when this fails. What was last downloaded of a URL is not
+        asked for again where it is `planned`: the digest that a version had.
 
         :raises ArtifactError: an artifact cannot be had, or is not what it should be
         :raises LoadFailed: a model cannot be opened
         :raises StorageFull: the store has no room
         """
-        with self.installs.told_to(progress):
-            return await self._admit(deployments, progress, planned)
-
-    async def _admit(
-        self, deployments: Deployments, progress: Progress, planned: Mapping[str, str]
-    ) -> dict[tuple[str, str], dict[str, Wanted]]:
         fetched: dict[str, Artifact] = {}
-        found: dict[tuple[str, str], dict[str, Wanted]] = {}
-        for deployment in deployments.deployments:
-            versions = found[deployment.project, deployment.model] = {}
-            for version in deployment.versions:
-                name = version_name(deployment.project, deployment.model, version.version)
-                with blaming(f"{deployment.project}/{deployment.model} {version.version}"):
-                    versions[version.version] = await self._want(
-                        version.spec, fetched, progress, planned.get(name)
-                    )
-        return found
+        with self.installs.told_to(progress):
+            for deployment in deployments.deployments:
+                versions = found[deployment.project, deployment.model] = {}
+                for version in deployment.versions:
+                    name = version_name(deployment.project, deployment.model, version.version)
+                    with blaming(f"{deployment.project}/{deployment.model} {version.version}"):
+                        wanted = await self._want(version.spec, fetched, progress, planned.get(name))
+                        versions[version.version] = wanted
+                        if wanted.digest != REMOTE:
+                            examined = await self.examine(wanted.digest, version.spec)
+                            memory_bytes = examined.report.memory_bytes
+                            versions[version.version] = replace(wanted, memory_bytes=memory_bytes)
 
     async def _want(
         self, spec: Spec, fetched: dict[str, Artifact], progress: Progress, planned: str | None
@@ -116,13 +118,7 @@ class Intake:
         if spec.uri not in fetched:
             fetched[spec.uri] = await self._fetch(spec.uri, progress, planned)
         artifact = fetched[spec.uri]
-        examined = await self.examine(artifact.digest, spec)
-        return Wanted(
-            spec=spec,
-            digest=artifact.digest,
-            size_bytes=artifact.size_bytes,
-            memory_bytes=examined.report.memory_bytes,
-        )
+        return Wanted(spec=spec, digest=artifact.digest, size_bytes=artifact.size_bytes)
 
     async def examine(self, digest: str, spec: Spec) -> Examined:
         """What a stored model is, asking a disposable child at most once for each library that runs it.

@@ -57,7 +57,8 @@ class DataCodec:
             else:
                 _ANY.decode(body)
         except (msgspec.DecodeError, RecursionError) as exc:
-            raise InvalidJson(f"the body is no JSON: {exc}") from exc
+            why = f"no JSON: {exc}" if body else "empty: expected JSON"
+            raise InvalidJson(f"the body is {why}") from exc
         return self._columns([body], "value")
 
     def decode_typed(self, body: bytes, media_type: bytes) -> Columns:

@@ -32,6 +32,8 @@ def parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
+        if not body:
+            raise InvalidJson("the body is empty: expected JSON") from exc
         if b"NaN" in body or b"Infinity" in body:
             try:
                 return json.loads(body, parse_float=_finite)

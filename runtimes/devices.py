@@ -81,13 +81,14 @@ class Devices:
         :raises LoadFailed: a GPU is insisted on and there is none, or none of that name
         :raises OutOfMemory: no such GPU has that much memory free
         """
+        asks = "resource.gpu" if wish.gpu else "resource.gpu_names"
         insists = bool(wish.gpu) or (wish.gpu_names is not None and wish.gpu != 0)
         if wish.gpu == 0 or not (insists or (self.gpus and cpu_only is None)):
             return [CPU] * replicas
         if self.gpus and cpu_only is not None:
             raise LoadFailed(
                 f"the spec asks for a GPU, but {cpu_only}",
-                hint="install its build for CUDA; or leave out resource.gpu to serve on the CPU",
+                hint=f"install its build for CUDA; or leave out {asks} to serve on the CPU",
             )
         if wish.gpu is not None and wish.gpu > 1:
             raise LoadFailed(
@@ -97,7 +98,7 @@ class Devices:
         if not self.gpus:
             raise LoadFailed(
                 f"the spec asks for a GPU, but {self.reason or 'there is none'}",
-                hint="run: mdslite doctor; or leave out resource.gpu to serve on the CPU",
+                hint=f"run: mdslite doctor; or leave out {asks} to serve on the CPU",
             )
         free = {gpu: self._free_bytes(gpu) for gpu in self._named(wish.gpu_names)}
         chosen = []

@@ -151,7 +151,7 @@ def _probe_in_child(request: Request, parent: int) -> Verdict:
     name = Path(request.path).name
     if not in_time:
         return Verdict(message=f"{name} did not come to an end {stage}: {request.timeout_s:g} s were allowed")
-    return Verdict(message=f"{name} {_cause(status)} {stage}", hint=_last_line(said))
+    return Verdict(message=f"{name} {_cause(status)} {stage}", hint=_last_line(said) or _way_out(status))
 
 
 class _ParentGone(Exception):
@@ -237,6 +237,13 @@ def _cause(status: int) -> str:
     if code < 0:
         return f"crashed the runtime ({signal.Signals(-code).name})"
     return "ended the runtime without an answer"
+
+
+def _way_out(status: int) -> str | None:
+    code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGKILL:
+        return "free some memory, or serve it on a machine that has more"
+    return "export the model anew: its file, or an operator in it, is none that the installed library can run"
 
 
 def _last_line(said: bytes) -> str | None:

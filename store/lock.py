@@ -100,8 +100,9 @@ class StoreLock:
             self._store_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
+            why = "it is a file, expected a folder" if self._store_dir.is_file() else exc.strerror
             raise StoreError(
-                f"the store {self._store_dir} cannot be opened: {exc.strerror}",
+                f"the store {self._store_dir} cannot be opened: {why}",
                 hint="choose a folder that you may write to with --store DIR",
             ) from exc
 

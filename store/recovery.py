@@ -83,6 +83,24 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
+def restore_command(store_dir: Path, *, holding: str) -> str:
+    """The command that puts the newest backup with the artifact `holding` in the place of a store whose
+    registry is in order; FILE stands for a backup that is kept elsewhere."""
+    store_dir = store_dir.absolute()
+    found = next((one for one in reversed(list_backups(store_dir)) if _holds(one, holding)), None)
+    file = "FILE" if found is None else shlex.quote(str(found))
+    return f"mdslite restore {file} --store {shlex.quote(str(store_dir))} --force"
+
+
+def _holds(path: Path, artifact: str) -> bool:
+    prefix = f"{ARTIFACTS_NAME}/{artifact}/"
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            return any(name.startswith(prefix) for name in archive.getnames())
+    except (OSError, tarfile.TarError):
+        return False
+
+
 def corrupt_store(store_dir: Path, fault: str) -> StoreCorrupt:
     """Build the error that says which backup to restore, and how."""
     store_dir = store_dir.absolute()

@@ -24,6 +24,7 @@ from typing import BinaryIO, Literal
 from mdslite.errors import ArtifactError
 from mdslite.store.disk import remove_tree, storage_errors, sweep_drafts, sync_folder, write_whole
 from mdslite.store.memos import FileDigests
+from mdslite.store.recovery import restore_command
 from mdslite.store.sources import list_folder, open_beneath, read_source
 from mdslite.store.staging import Entry, Limits, hash_chunks, make_manifest, read_manifest
 
@@ -32,7 +33,6 @@ MANIFEST_NAME = "manifest.json"
 _STAGING_NAME = ".staging"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _ANY = Limits(max_files=1 << 32)  # what is on the shelf was within the limits of its day
-_HINT = "apply the version again from its source, or restore a backup with: mdslite restore FILE --store DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +102,20 @@ class Shelf:
         """
         artifact = self.get(digest)
         if artifact is None:
-            raise ArtifactError(f"the stored artifact {digest} is missing or damaged", hint=_HINT)
+            raise ArtifactError(
+                f"the stored artifact {digest} is missing or damaged", hint=self._way_back(digest)
+            )
         if artifact.kind == "file":
             self._verify_file(digest, artifact.path.parent, artifact.path.name, digest, trust_inodes)
             return artifact
         content = (artifact.path.parent / MANIFEST_NAME).read_bytes()
         if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
-            raise _mismatch(digest, MANIFEST_NAME)
+            raise self._mismatch(digest, MANIFEST_NAME)
         entries = read_manifest(content)
         if list_folder(artifact.path, limits=_ANY, own=True) != sorted(entry.path for entry in entries):
-            raise ArtifactError(f"files came to or went from the stored artifact {digest}", hint=_HINT)
+            raise ArtifactError(
+                f"files came to or went from the stored artifact {digest}", hint=self._way_back(digest)
+            )
         for entry in entries:
             self._verify_file(digest, artifact.path, entry.path, f"sha256:{entry.sha256}", trust_inodes)
         return artifact
@@ -177,7 +181,19 @@ class Shelf:
             else:
                 found = self.hash(file, name)
         if f"sha256:{found}" != expected:
-            raise _mismatch(digest, name)
+            raise self._mismatch(digest, name)
+
+    def _mismatch(self, digest: str, name: str) -> ArtifactError:
+        return ArtifactError(
+            f"the stored artifact {digest} no longer matches its digest: {name} was changed",
+            hint=self._way_back(digest),
+        )
+
+    def _way_back(self, digest: str) -> str:
+        command = restore_command(self.root.parent, holding=digest.removeprefix("sha256:"))
+        return (
+            f"apply the version again from its source, or stop the appliance and restore a backup: {command}"
+        )
 
     def _place(self, folder: Path, digest: str) -> Artifact:
         place = self._folder(digest)
@@ -200,9 +216,3 @@ class Shelf:
 
 def folder_digest(entries: Sequence[Entry]) -> str:
     return f"sha256:{hashlib.sha256(make_manifest(entries)).hexdigest()}"
-
-
-def _mismatch(digest: str, name: str) -> ArtifactError:
-    return ArtifactError(
-        f"the stored artifact {digest} no longer matches its digest: {name} was changed", hint=_HINT
-    )

@@ -61,11 +61,12 @@ class TestEveryCommand:
     @pytest.mark.parametrize(
         ("typed", "question", "hint"),
         [
-            ("aply", ": did you mean apply or replay?", "mdslite apply --help"),
+            ("aply", ": did you mean apply?", "mdslite apply --help"),
             ("pedict", ": did you mean predict?", "mdslite predict --help"),
             ("deploy", ": did you mean apply?", "mdslite apply --help"),  # and not replay, which is as near
             ("rollback", ": did you mean undo?", "mdslite undo --help"),
             ("xyzzy", "", "mdslite --help"),
+            ("bogus", "", "mdslite --help"),  # and not logs
         ],
     )
     def test_asks_what_was_meant_where_it_is_mistyped(

@@ -64,8 +64,8 @@ def url(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
         ("label default/m --class ''", "--class", "expected text that is not empty"),
         ("label default/m 1 ''", "[LABEL]", "'': expected text that is not empty"),
         (f"label default/m 1 x --note {'a' * 2001}", "--note", "expected text of at most 2000 characters"),
-        ("label default/m 99999999999999999999 x", "[ID]", "expected int <="),
-        ("undo 99999999999999999999", "[REV]", "expected int <="),
+        ("label default/m 99999999999999999999 x", "[ID]", "expected a whole number <="),
+        ("undo 99999999999999999999", "[REV]", "expected a whole number <="),
         ("logs --histogram --interval often", "--interval", "'often' is no interval"),
     ],
 )

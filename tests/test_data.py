@@ -74,7 +74,7 @@ def test_any_other_json_is_one_datum(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b'{"instances": [1,]}', b'{"instances": [NaN]}', b'"\xff"', b"[" * 100_000, b'{"a": 01}'],
+    [b"{", b'{"instances": [1,]}', b'{"instances": [NaN]}', b'"\xff"', b"[" * 100_000, b'{"a": 01}'],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidJson, match="the body is no JSON"):
@@ -271,3 +271,8 @@ def test_http_2_streams_the_same_events(tmp_path: Path) -> None:
             assert reply.body == b"data: [\n\ndata: 1\n\ndata: ]\n\n"
 
     run(test())
+
+
+def test_an_empty_body_is_called_empty() -> None:
+    with pytest.raises(InvalidJson, match="the body is empty: expected JSON"):
+        DataCodec().decode(b"")

@@ -116,3 +116,9 @@ def test_a_child_process_does_not_inherit_the_lock(tmp_path: Path) -> None:
             assert lock.held
     finally:
         child.communicate(b"\n", timeout=10)
+
+
+def test_a_store_that_is_a_file_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "store").touch()
+    with pytest.raises(StoreError, match="it is a file, expected a folder"):
+        StoreLock(tmp_path / "store").acquire()

@@ -113,8 +113,11 @@ def test_probes_from_several_threads_wait_for_each_other(prober: Prober, tmp_pat
 
 
 def test_a_model_that_crashes_the_runtime_is_refused(prober: Prober, tmp_path: Path) -> None:
-    with pytest.raises(LoadFailed, match=r"m\.onnx crashed the runtime \(SIGSEGV\) while it was opened"):
+    with pytest.raises(
+        LoadFailed, match=r"m\.onnx crashed the runtime \(SIGSEGV\) while it was opened"
+    ) as caught:
         probe(prober, models.crashing(tmp_path / "m.onnx"))
+    assert caught.value.hint is not None
     assert probe(prober, models.mlp(tmp_path / "sound.onnx")).bounded
 
 

@@ -181,11 +181,11 @@ async def test_weights_that_make_no_sense_are_refused(
 @pytest.mark.parametrize(
     ("body", "words", "field"),
     [
-        ({"v1": 80, "v2": "20"}, "v2: expected float, got str", "v2"),
-        ({"v1": None}, "v1: expected float, got null", "v1"),
+        ({"v1": 80, "v2": "20"}, "v2: expected a number, got text", "v2"),
+        ({"v1": None}, "v1: expected a number, got null", "v1"),
         ({"v1": 80, "v 2": 20}, "v 2: expected 1 to 63 letters", "v 2"),
         (b'{"v1": 80, "v2": 1e999}', "v2: number out of range", "v2"),
-        (b'{"v1": "80", "v2": ' + b"[" * 100_000, "the body does not fit: expected float, got str", None),
+        (b'{"v1": "80", "v2": ' + b"[" * 100_000, "the body does not fit: expected a number, got text", None),
     ],
 )
 async def test_a_weight_that_is_none_is_named_with_its_version(

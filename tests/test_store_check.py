@@ -202,3 +202,14 @@ def sums(store: Path) -> bytes:
     """By another process: closing a database that was opened here would drop SQLite's locks on it."""
     names = [store / "registry.db", store / "registry.db-wal"]
     return subprocess.run(["sha256sum", *names], capture_output=True, check=True).stdout
+
+
+def test_a_changed_artifact_names_the_backup_that_holds_it(
+    store: Path, registry: Registry, artifact: Artifact
+) -> None:
+    made = backup(store)
+    backup(store, artifacts=False)
+    artifact.path.chmod(0o600)
+    artifact.path.write_bytes(b"other")
+    found = find(check_store(store), "no longer matches its digest")
+    assert (found.hint or "").endswith(f"mdslite restore {made} --store {store} --force")

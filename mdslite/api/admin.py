@@ -265,9 +265,8 @@ def _source(body: PlanBody) -> Source:
         return VersionSource(body.remove.project, body.remove.model, body.remove.version, None)
     assert body.source is not None
     if body.base is None or not os.path.isabs(body.base) or "\0" in body.base:
-        raise InvalidRequest(
-            f"expected the absolute path of the file's folder, got {body.base!r}", field="base"
-        )
+        got = "none" if body.base is None else repr(body.base)
+        raise InvalidRequest(f"expected the absolute path of the file's folder, got {got}", field="base")
     return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
 
 

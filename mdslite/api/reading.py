@@ -173,6 +173,7 @@ def convert(given: dict[str, str], into: type[StructT]) -> StructT:
         return msgspec.convert(given, into, strict=False)
     except msgspec.ValidationError as exc:
         culprit, wrong = explain(exc, lambda: given, into)
+        wrong = wrong.removesuffix(", got text")  # as all is in a URL
         came = f"; got {given[culprit]!r}" if culprit in given and "; got " not in wrong else ""
         raise InvalidRequest(f"{wrong}{came}", field=culprit) from exc
 

@@ -12,10 +12,21 @@ from mdslite.mistakes import choices_of, locate, word_of
 
 _LENGTH = re.compile(r"`?str`? of length (<=|>=) (\d+)")
 
+# msgspec's names of kinds, as people call what JSON has.
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+_KIND = re.compile(rf"\b({'|'.join(_KINDS)})\b")
+
 
 def explain(exc: msgspec.ValidationError, read: Callable[[], Any], kind: Any) -> tuple[str | None, str]:
-    """`Expected int - at $.limit` as `limit` and `expected int`. `read` reads the value that was to be a
-    `kind`; it is asked only for the key of a mapping's entry, which msgspec does not tell."""
+    """`Expected int - at $.limit` as `limit` and `expected a whole number`. `read` reads the value that was
+    to be a `kind`; it is asked only for the key of a mapping's entry, which msgspec does not tell."""
     refusal = str(exc)
     path, expected = locate(
         refusal, _read(read) if "[...]" in refusal or "`key` in" in refusal else None, kind
@@ -28,6 +39,8 @@ def explain(exc: msgspec.ValidationError, read: Callable[[], Any], kind: Any) ->
     if enum and (choices := choices_of(expected)):
         what = f"Expected one of {', '.join(choices)}; got {came}"
     what = _LENGTH.sub(_length_words, what).replace("`", "")
+    if not (enum or pattern):
+        what = _KIND.sub(lambda found: _KINDS[found[0]], what)
     return _place_text(path) or None, f"{what[:1].lower()}{what[1:]}"
 
 

@@ -93,7 +93,9 @@ class LazyGroup(click.Group):
         wanted = args[0]
         if wanted in COMMANDS or wanted.startswith("-"):
             return super().resolve_command(ctx, args)
-        meant = [_ELSEWHERE[wanted]] if wanted in _ELSEWHERE else get_close_matches(wanted, COMMANDS)
+        meant = (
+            [_ELSEWHERE[wanted]] if wanted in _ELSEWHERE else get_close_matches(wanted, COMMANDS, cutoff=0.7)
+        )
         question = f": did you mean {' or '.join(meant)}?" if meant else ""
         raise errors.InvalidRequest(
             f"there is no command {wanted!r}{question}",

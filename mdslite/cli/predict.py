@@ -60,6 +60,7 @@ def predict(target: Target, data: str | None, curl: bool, as_json: bool, url: st
                 output.write(line)
             return 0
         if data is None:
+            _check_deployed(client, target)
             raise errors.InvalidRequest(
                 "there is nothing to predict from: expected -d JSON or -d @FILE",
                 hint=f"mdslite predict {target} --curl prints a request to start from",
@@ -74,6 +75,19 @@ def predict(target: Target, data: str | None, curl: bool, as_json: bool, url: st
     output.write_json(answer, indent=None)
     output.note(_summary(target, reply.version, reply.server_timing, reply.request_id))
     return 0
+
+
+def _check_deployed(client: Client, target: Target) -> None:
+    """:raises NotFound: there is no such model or version, so that what could be sent is not the question"""
+    try:
+        if target.version is None:
+            client.model(target.project, target.model)
+        else:
+            client.version(target.project, target.model, target.version)
+    except errors.NotFound:
+        raise
+    except errors.MdsliteError:
+        return  # a token for predictions alone, say, may not look
 
 
 @contextmanager

@@ -163,7 +163,11 @@ class Front:
 
         left = expires_at(files.cert) - datetime.now(UTC)
         if left < _WARN_BEFORE:
-            when = "has expired" if left < timedelta(0) else f"expires in {left.days} days"
+            when = (
+                "has expired"
+                if left < timedelta(0)
+                else f"expires in {left.days} day{'s' * (left.days != 1)}"
+            )
             self.notes.append(f"! the certificate {files.cert} {when}")
 
 

@@ -66,7 +66,7 @@ def check_repeated(headers: Headers) -> None:
     names = [name for name, _ in headers]
     for name, shown in _ONLY_ONCE:
         if names.count(name) > 1:
-            raise InvalidRequest(f"expected one {shown} header, got {names.count(name)}")
+            raise InvalidRequest(f"expected one {shown} header, got {names.count(name)}", hint="send it once")
     if names.count(b"content-encoding") > 1:
         raise UnsupportedMedia("the body is encoded several times over: expected once, by gzip or deflate")
 
@@ -78,7 +78,10 @@ def check_chunked(headers: Headers, *, version: str) -> None:
     """
     encodings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
     if encodings != [b"chunked"] or version != "1.1":
-        raise InvalidRequest("transfer-encoding: expected chunked alone, in HTTP/1.1")
+        raise InvalidRequest(
+            "transfer-encoding: expected chunked alone, in HTTP/1.1",
+            hint="compress with content-encoding: gzip instead",
+        )
 
 
 def check_size(target: bytes, headers: Headers) -> None:

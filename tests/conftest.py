@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from api_server import ApiServer, serving
+from box import Box, Caller, open_box
 from models import mlp
 from stores import Store, open_store
 
@@ -67,6 +68,27 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def model(tmp_path: Path) -> Path:
     """A model to deploy there."""
     return mlp(tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a deployments file would be, with two models beside it."""
+    mlp(tmp_path / "v1.onnx", seed=1)
+    mlp(tmp_path / "v2.onnx", seed=2)
+    return tmp_path
+
+
+@pytest.fixture
+async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
+    """An appliance without its socket, on an empty store."""
+    async with open_box(tmp_path / "store", prober) as box:
+        yield box
+
+
+@pytest.fixture
+def caller(box: Box) -> Caller:
+    """Somebody who asks it over HTTP."""
+    return Caller(box.app)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -38,6 +38,25 @@ BAD = b'"bad"'
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     asyncio.run(test)
+
+
+async def entered(session: FakeSession | FakeData) -> None:
+    """Wait until a batch is being computed, or a session checked."""
+    await asyncio.to_thread(session.entered.wait, 10)
+
+
+class Known(LatencyCurve):
+    """Every run takes as long, or each row of it, whatever is seen of it."""
+
+    def __init__(self, seconds: float, *, a_row: bool = False) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._a_row = a_row
+
+    def estimate(self, shape: Hashable, rows: int) -> float:
+        return self.seconds * rows if self._a_row else self.seconds
+
+    floor = estimate
 
 
 class FakeHandle:

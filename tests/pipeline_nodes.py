@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from pipes import FakeHandler, Request
 from time import perf_counter
 from typing import Any
 
 from mdslite.graph import Choice, ModelName, Node, Pipeline, Targets
 from mdslite.serving.pipeline import PipelineLane
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
 
 
 async def entered(handler: FakeHandler) -> None:

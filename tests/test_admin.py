@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +25,6 @@ pytestmark = pytest.mark.anyio
 
 PREDICT = "/projects/p/models/m:predict"
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture
-async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
-    async with open_box(tmp_path / "store", prober) as box:
-        yield box
-
-
-@pytest.fixture
-def caller(box: Box) -> Caller:
-    return Caller(box.app)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    models.mlp(tmp_path / "v1.onnx", seed=1)
-    models.mlp(tmp_path / "v2.onnx", seed=2)
-    return tmp_path
 
 
 V1 = "v1, uri: v1.onnx, weight: 80"

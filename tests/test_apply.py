@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -32,20 +32,6 @@ from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
-    async with open_box(tmp_path / "store", prober) as box:
-        yield box
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the deployments file would be, with two models beside it."""
-    models.mlp(tmp_path / "v1.onnx", seed=1)
-    models.mlp(tmp_path / "v2.onnx", seed=2)
-    return tmp_path
 
 
 V1 = "v1, uri: v1.onnx, weight: 80"

@@ -27,11 +27,6 @@ def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path / "artifacts")
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return mlp(tmp_path / "model.onnx")
-
-
 def make_folder(top: Path, **files: bytes) -> Path:
     for name, content in files.items():
         path = top / name.replace("__", "/")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from package_files import class_text, write_package
+from packages import class_text, write_package
 
 import mds
 from mdslite import deployments

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from package_files import class_text, write_package
+from packages import class_text, write_package
 from test_mds import LISTING
 
 from mdslite.cli import run

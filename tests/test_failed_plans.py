@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import live
-import models
 import pytest
-from box import Box, deployments, file_order, open_box
+from box import Box, deployments, file_order
 
 from mdslite.cli import run
 from mdslite.errors import ArtifactError, LoadFailed
 from mdslite.planning import render_plan
-from mdslite.runtimes.prober import Prober
 
 BEFORE = ("v1, uri: v1.onnx, weight: 80", "v2, uri: v2.onnx, weight: 20")
 AFTER = ("v2, uri: v2.onnx, weight: 50", "v1, uri: v1.onnx, weight: 50")
-
-
-@pytest.fixture
-async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
-    async with open_box(tmp_path / "store", prober) as box:
-        yield box
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    models.mlp(tmp_path / "v1.onnx", seed=1)
-    models.mlp(tmp_path / "v2.onnx", seed=2)
-    return tmp_path
 
 
 async def apply(box: Box, folder: Path, *versions: str) -> None:

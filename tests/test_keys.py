@@ -25,12 +25,6 @@ ROW = {"instances": [[1, 2, 3, 4]]}
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/v2", "/v2/health/live", "/v2/health/ready"}
 
 
-@pytest.fixture
-async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
-    async with open_box(tmp_path / "store", prober) as box:
-        yield box
-
-
 class Party(Caller):
     """A caller with a token, or without."""
 

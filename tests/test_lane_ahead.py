@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Hashable
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytest
-from lanes import FakeJob, FakeSession, make_lane, submit
+from lanes import FakeJob, FakeSession, Known, make_lane, run, submit
 from waiting import until
 
 from mdslite.errors import DeadlineExceeded, Unavailable
@@ -18,10 +17,6 @@ from mdslite.serving.gate import Gate, Priority, Seat
 from mdslite.serving.lane import Lane
 from mdslite.serving.replica import Replica
 from mdslite.serving.tempo import ALONE_S
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
 
 
 @pytest.fixture(autouse=True)
@@ -36,20 +31,6 @@ def flat_curve(seconds: float = 100.0) -> LatencyCurve:
     for rows in (1, 2, 4, 8, 16, 32):
         curve.observe((1,), rows, seconds)
     return curve
-
-
-class Linear(LatencyCurve):
-    """Every row takes as long, whatever is seen of it."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
-
-    def estimate(self, shape: Hashable, rows: int) -> float:
-        return self.seconds * rows
-
-    def floor(self, shape: Hashable, rows: int) -> float:
-        return self.seconds * rows
 
 
 def some_jobs(count: int, *, first: int = 1) -> list[FakeJob]:
@@ -443,7 +424,7 @@ def test_half_of_a_crowd_that_is_too_much_for_the_loop_is_begun_though_the_loop_
 ) -> None:
     async def test() -> None:
         session = FakeSession()
-        lane = make_lane(session, curve=Linear(seconds), inline=True, batch_size=32)
+        lane = make_lane(session, curve=Known(seconds, a_row=True), inline=True, batch_size=32)
         for _ in range(2):  # the first time tells how many they are
             session.batches.clear()
             jobs = some_jobs(32)
@@ -486,7 +467,7 @@ def test_beginning_early_may_end_others_and_never_the_job_that_is_submitted() ->
 
 def test_nothing_follows_a_run_that_ends_while_what_would_follow_is_formed() -> None:
     async def test() -> None:
-        gate, session, curve = Gate(slots=1), FakeSession(), Linear(50.0)
+        gate, session, curve = Gate(slots=1), FakeSession(), Known(50.0, a_row=True)
         lane = make_lane(session, gate=gate, batch_size=2, curve=curve)
         session.hold.clear()
         running = FakeJob([[1.0], [1.0]])

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane, submit
+from lanes import POISON, FakeJob, FakeSession, make_lane, run, submit
 from waiting import until
 
 from mdslite.errors import ModelError, Overloaded
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.queue import BEHIND_ROWS
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
 
 
 class BehindJob(FakeJob):

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import DataJob, FakeData, make_lane
+from lanes import DataJob, FakeData, entered, make_lane, run, submit
 from waiting import until
 
 from mdslite.data import DataCodec
@@ -14,21 +13,8 @@ from mdslite.errors import DeadlineExceeded, MdsliteError, Unavailable
 from mdslite.serving.lane import Lane
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
-
-
 def data_lane(*sessions: FakeData, **options: Any) -> Lane:
     return make_lane(*sessions, codec=DataCodec(), **options)
-
-
-def submit(lane: Lane, *jobs: DataJob) -> None:
-    for job in jobs:
-        lane.submit(job, perf_counter())
-
-
-async def entered(session: FakeData) -> None:
-    await asyncio.to_thread(session.entered.wait, 10)
 
 
 def test_a_check_tells_on_the_event_loop_how_a_session_is() -> None:

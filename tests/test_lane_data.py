@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytest
-from lanes import BAD, DataJob, FakeData, make_lane
+from lanes import BAD, DataJob, FakeData, make_lane, run, submit
 
 from mdslite.data import DataCodec, read_confidences
 from mdslite.errors import ModelError
@@ -15,17 +12,8 @@ from mdslite.runtimes.protocol import Answers, DataFeeds
 from mdslite.serving.lane import Lane
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
-
-
 def data_lane(*sessions: Any, **options: Any) -> Lane:
     return make_lane(*sessions, codec=DataCodec(), read_confidence=read_confidences, **options)
-
-
-def submit(lane: Lane, *jobs: DataJob) -> None:
-    for job in jobs:
-        lane.submit(job, perf_counter())
 
 
 def test_a_row_that_answers_with_an_error_fails_its_request_and_no_other() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 import pytest
-from lanes import FakeJob, FakeSession, make_lane, submit
+from lanes import FakeJob, FakeSession, Known, make_lane, submit
 
-from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.lane import Lane
 from mdslite.serving.tempo import ALONE_S, BESIDE_S, QUICK_S, WIDE_S
@@ -23,20 +21,6 @@ LEAST, QUICK, LONGER, LONG = (
     (ALONE_S + WIDE_S) / 2,
 )
 CORES = 2
-
-
-class Known(LatencyCurve):
-    """Every run takes as long, whatever is seen of it."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
-
-    def estimate(self, shape: Hashable, rows: int) -> float:
-        return self.seconds
-
-    def floor(self, shape: Hashable, rows: int) -> float:
-        return self.seconds
 
 
 def run_of(seconds: float, *, width: int = 1, gate: Gate | None = None, **options: Any) -> Lane:

@@ -8,16 +8,11 @@ import threading
 from time import perf_counter
 
 import pytest
-from lanes import FakeJob, FakeSession, make_lane, run, submit
+from lanes import FakeJob, FakeSession, entered, make_lane, run, submit
 from waiting import until
 
 from mdslite.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
 from mdslite.serving.curve import LatencyCurve
-
-
-async def entered(session: FakeSession) -> None:
-    """Wait until a batch is being computed."""
-    await asyncio.to_thread(session.entered.wait, 10)
 
 
 def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
 
 import pytest
-from lanes import DataJob, FakeGenerator, make_lane
+from lanes import DataJob, FakeGenerator, make_lane, run, submit
 from waiting import until
 
 from mdslite.data import DataCodec
@@ -17,17 +16,8 @@ from mdslite.serving.lane import Lane
 from mdslite.serving.streams import Stream
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
-
-
 def stream_lane(*sessions: FakeGenerator, **options: Any) -> Lane:
     return make_lane(*sessions, codec=DataCodec(streams=True), **{"batch_size": 1, **options})
-
-
-def submit(lane: Lane, *jobs: DataJob) -> None:
-    for job in jobs:
-        lane.submit(job, perf_counter())
 
 
 def test_pieces_come_in_order_and_before_the_end() -> None:

@@ -46,11 +46,6 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
             yield box
 
 
-@pytest.fixture
-def caller(box: Box) -> Caller:
-    return Caller(box.app)
-
-
 async def get(caller: Caller, path: str, filter: str = "", **params: Any) -> Any:
     pairs = {"filter": filter, **params}
     query = "&".join(f"{name}={quote(str(value))}" for name, value in pairs.items())

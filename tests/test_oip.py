@@ -42,11 +42,6 @@ async def box(folder: Path, prober: Prober) -> AsyncIterator[Box]:
         yield box
 
 
-@pytest.fixture
-def caller(box: Box) -> Caller:
-    return Caller(box.app)
-
-
 # Server and health
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
 from box import Box, Caller, GatedRuntime, deployments, open_box
 
@@ -20,13 +19,6 @@ pytestmark = pytest.mark.anyio
 WEIGHTS = "/api/v1/projects/p/models/m/weights"
 VERSION = "/api/v1/projects/p/models/m/versions/v3"
 NDJSON = "application/x-ndjson"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    models.mlp(tmp_path / "v1.onnx", seed=1)
-    models.mlp(tmp_path / "v2.onnx", seed=2)
-    return tmp_path
 
 
 @pytest.fixture

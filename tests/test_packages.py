@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from package_files import ECHO, class_text, write_package
+from packages import ECHO, class_text, write_package
 
 import mds
 from mdslite.errors import LoadFailed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ pytestmark = pytest.mark.anyio
 PIPE = "- {project: p, model: pipe, versions: [{version: v1, spec: {uri: ./pipe}}]}\n"
 MODEL = "- {project: p, model: m, versions: [{version: v1, spec: {uri: v1.onnx}}]}\n"
 OTHER = "- {project: p, model: other, versions: [{version: v1, spec: {uri: v1.onnx}}]}\n"
-
-
-@pytest.fixture
-async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
-    async with open_box(tmp_path / "store", prober) as box:
-        yield box
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from pipeline_nodes import append, appenders, choose, entered, model, pipeline, run, same, submit
+from lanes import run
+from pipeline_nodes import append, appenders, choose, entered, model, pipeline, same, submit
 from test_graph import to
 from waiting import until
 

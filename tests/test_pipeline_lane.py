@@ -8,7 +8,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as some
-from pipeline_nodes import append, appenders, choose, entered, pipeline, run, same, submit
+from lanes import run
+from pipeline_nodes import append, appenders, choose, entered, pipeline, same, submit
 from test_graph import pipelines as any_pipeline
 from test_graph import to
 from waiting import until

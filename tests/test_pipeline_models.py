@@ -6,8 +6,8 @@ from pipes import FakeHandler, FakeServed, Request, data_lane, pipeline_lane, ro
 
 import numpy as np
 import pytest
-from lanes import DOUBLER, FakeSession
-from pipeline_nodes import append, appenders, entered, model, pipeline, run, same, submit
+from lanes import DOUBLER, FakeSession, run
+from pipeline_nodes import append, appenders, entered, model, pipeline, same, submit
 from test_graph import to
 
 import mds

@@ -3,32 +3,18 @@ other."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import models
 import pytest
-from box import Box, Caller, deployments, open_box
-
-from mdslite.runtimes.prober import Prober
+from box import Box, Caller, deployments
 
 pytestmark = pytest.mark.anyio
 
 MODEL = "/api/v1/projects/p/models/m"
 VERSION = f"{MODEL}/versions"
 WEIGHTS = f"{MODEL}/weights"
-
-
-@pytest.fixture
-async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
-    async with open_box(tmp_path / "store", prober) as box:
-        yield box
-
-
-@pytest.fixture
-def caller(box: Box) -> Caller:
-    return Caller(box.app)
 
 
 @pytest.fixture

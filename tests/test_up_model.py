@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import models
 import pytest
-from box import Box, open_box
+from box import Box
 
 from mdslite.deploy.orders import Order, read_source
 from mdslite.errors import InvalidRequest, MdsliteError
-from mdslite.runtimes.prober import Prober
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
-    async with open_box(tmp_path / "store", prober) as box:
-        yield box
 
 
 def empty_file(path: Path) -> Path:

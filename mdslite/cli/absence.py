@@ -4,8 +4,8 @@ shown."""
 
 from __future__ import annotations
 
-import re
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,6 @@ from mdslite.errors import NotFound
 if TYPE_CHECKING:
     from mdslite.client import Client
 
-# One after the other, so that what stands in quotes is never taken for a term.
-_TERM = re.compile(
-    r"""([A-Za-z_][\w.]*)\s*(!=|!~|<=|>=|=|<|>|~)\s*("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s"']+)"""
-)
 _NAMES = ("project", "model", "version")
 _FILES_MOST = 5  # that are named in a line
 
@@ -66,9 +62,12 @@ def find_absence(client: Client, filter: str) -> NotFound | None:
 
 def _named(filter: str) -> dict[str, str]:
     """The project, model and version that a filter wants; none of them where it contradicts itself."""
-    terms = [(name, value.strip("\"'")) for name, operator, value in _TERM.findall(filter) if operator == "="]
-    named = {name: value for name, value in terms if name in _NAMES}
-    return named if all(term in named.items() for term in terms if term[0] in _NAMES) else {}
+    from mdslite.store.filters import parse
+
+    found = parse(filter, now=time.time()).terms  # the server has read it already
+    terms = [(term.field, str(term.value)) for term in found if term.operator == "=" and term.field in _NAMES]
+    named = dict(terms)
+    return named if all(term in named.items() for term in terms) else {}
 
 
 def _has(model: Mapping[str, Any], named: Mapping[str, str]) -> bool:

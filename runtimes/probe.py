@@ -239,7 +239,7 @@ def _cause(status: int) -> str:
     return "ended the runtime without an answer"
 
 
-def _way_out(status: int) -> str | None:
+def _way_out(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGKILL:
         return "free some memory, or serve it on a machine that has more"

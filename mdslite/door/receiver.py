@@ -377,11 +377,13 @@ class Receiver(asyncio.Protocol):
     def _whole_body(self) -> bytes | memoryview:
         """A body that came in pieces, or landed. Only tensors stay where they came down."""
         landing, self._landing = self._landing, None
+        if landing is None and len(self._body) < LEAST_BYTES:
+            return bytes(self._body)
         is_tensor = self._predictor.reader.is_binary(self._target, self._fields)
         if landing is not None:
             view = landing.take()
             return view if is_tensor else bytes(view)
-        if is_tensor and len(self._body) >= LEAST_BYTES:
+        if is_tensor:
             space = np.frombuffer(self._body, np.uint8)
             bind(self._claim, space)
             return space.data

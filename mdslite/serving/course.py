@@ -14,10 +14,10 @@ from typing import Any
 
 from mdslite.errors import DeadlineExceeded, InvalidRequest, MdsliteError, ModelError, UnsupportedMedia
 from mdslite.runtimes.protocol import Datum
-from mdslite.serving.deadline import allowed
 from mdslite.serving.network import Network
 from mdslite.serving.nodes import NodeJob, read_answers
 from mdslite.serving.queue import Job
+from mdslite.serving.refusals import allowed
 from mdslite.serving.spans import Span, write_spans
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,6 @@ from collections.abc import Callable
 from time import perf_counter
 
 
-def allowed(seconds: float) -> str:
-    """How long something might have taken, in words."""
-    milliseconds = seconds * 1e3
-    return f"{milliseconds:.0f} ms were allowed" if milliseconds >= 1 else "less than 1 ms was allowed"
-
-
 class Deadline:
     """The earliest of some deadlines. `passed` is called on the loop, and may set the next one."""
 

@@ -23,21 +23,19 @@ from mdslite.errors import (
     MdsliteError,
     ModelError,
     OutOfMemory,
-    Overloaded,
-    TooLarge,
     Unavailable,
 )
 from mdslite.serving.batch import Batch, Confidence, RowCodec, ends_session, public_error
 from mdslite.serving.crew import Crew
 from mdslite.serving.curve import LatencyCurve
-from mdslite.serving.deadline import Deadline, allowed
+from mdslite.serving.deadline import Deadline
 from mdslite.serving.gate import Priority
 from mdslite.serving.knobs import Knobs, LaneStats
 from mdslite.serving.queue import Job, Slice, TieredQueue, halves
+from mdslite.serving.refusals import allowed, out_of_rotation, overloaded, too_many_rows
 from mdslite.serving.replica import CHECK_LIMIT_S, Replica
 from mdslite.serving.streams import Stream
 from mdslite.serving.tempo import Bucket, Tempo
-from mdslite.tensors import Key
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +109,7 @@ class Lane:
         self.make_room(rows)
         rotation = self._crew.rotation
         if not rotation.working:
-            why = f": {rotation.reason}" if rotation.reason else ""
-            raise Unavailable(f"{self.name} has no working replica{why}", retry_after_s=1)
+            raise out_of_rotation(self.name, rotation.reason)
         job.lane = self
         job.left = rows
         job.queued_at = now
@@ -168,17 +165,11 @@ class Lane:
         if self.queue_rows <= most:
             return
         if rows > self.knobs.queue_rows:
-            raise TooLarge(
-                f"{rows} rows in one request: {self.name} takes at most {self.knobs.queue_rows}",
-                hint="send several smaller requests",
-            )
+            raise too_many_rows(self.name, rows, self.knobs)
         self.stats.refused += 1
-        waiting, size, oldest = self.queue_rows, self.knobs.batch_size, self._queue.oldest()
+        size, oldest = self.knobs.batch_size, self._queue.oldest()
         batch_s = self.curve.estimate(self._tempo.shape(oldest[0])[1], size) if oldest else 0.0
-        raise Overloaded(
-            f"{self.name} is overloaded: {waiting} of {self.knobs.queue_rows} rows are waiting",
-            retry_after_s=max(1, math.ceil(batch_s * waiting / size)),
-        )
+        raise overloaded(self.name, self.queue_rows, self.knobs, batch_s=batch_s)
 
     # Form
 
@@ -192,7 +183,7 @@ class Lane:
                 assert oldest is not None
                 key, job = oldest
                 rows = min(self._queue.waiting(key), self.knobs.batch_size)
-                if self._runs_inline(key, rows):
+                if self._tempo.runs_inline(key, rows, queued=self._queue.rows, crew=self._crew):
                     self._run_inline()
                     if self._queue:
                         self._wake()  # the sockets' turn first
@@ -254,9 +245,6 @@ class Lane:
             if not job.finished and job.deadline < ready_at:
                 self.curve.relax(bucket)
                 self._expire(job, "could not be computed in time")
-
-    def _runs_inline(self, key: Key, rows: int) -> bool:
-        return self._tempo.runs_inline(key, rows, queued=self._queue.rows, crew=self._crew)
 
     def _wake(self) -> None:
         if not self._pumping:

@@ -1,10 +1,10 @@
-"""How long something was allowed to take, in words."""
+"""What a lane says to whom it cannot serve."""
 
 from __future__ import annotations
 
 import pytest
 
-from mdslite.serving.deadline import allowed
+from mdslite.serving.refusals import allowed
 
 
 @pytest.mark.parametrize(

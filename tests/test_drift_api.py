@@ -12,7 +12,8 @@ from typing import Any
 
 import models
 import pytest
-from box import Box, Caller, deployments, file_order, open_box
+from applying import apply
+from box import Box, Caller, open_box
 from waiting import until
 
 from mdslite.api.alarms import Alarms
@@ -60,7 +61,7 @@ def run(tmp_path: Path, prober: Prober, test: Any) -> None:
     async def main() -> None:
         models.identity(tmp_path / "v1.onnx")
         async with open_box(tmp_path / "store", prober) as box:
-            await box.deployer.apply(file_order(deployments("v1, uri: v1.onnx"), tmp_path))
+            await apply(box, tmp_path, "v1, uri: v1.onnx")
             await test(box, Caller(box.app))
 
     (tmp_path / "store").mkdir()
@@ -207,7 +208,7 @@ def test_the_watch_is_told_what_is_deployed_and_since_when(tmp_path: Path, probe
         await box.alarms.look()
         assert read_wishes(folder).deployed == [first]
         models.identity(tmp_path / "v1.onnx", shape=("N", 5))
-        await box.deployer.apply(file_order(deployments("v1, uri: v1.onnx"), tmp_path))
+        await apply(box, tmp_path, "v1, uri: v1.onnx")
         await box.alarms.look()
         (second,) = read_wishes(folder).deployed
         assert second.digest != first.digest

@@ -7,18 +7,15 @@ from pathlib import Path
 
 import live
 import pytest
+from applying import V1, V2, apply
 from box import Box, deployments, file_order
 
 from mdslite.cli import run
 from mdslite.errors import ArtifactError, LoadFailed
 from mdslite.planning import render_plan
 
-BEFORE = ("v1, uri: v1.onnx, weight: 80", "v2, uri: v2.onnx, weight: 20")
+BEFORE = (V1, V2)
 AFTER = ("v2, uri: v2.onnx, weight: 50", "v1, uri: v1.onnx, weight: 50")
-
-
-async def apply(box: Box, folder: Path, *versions: str) -> None:
-    await box.deployer.apply(file_order(deployments(*versions), folder))
 
 
 async def kept(box: Box) -> str:

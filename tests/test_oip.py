@@ -10,7 +10,8 @@ from typing import Any
 
 import models
 import pytest
-from box import Box, Caller, GatedRuntime, PickyRuntime, deployments, file_order, open_box
+from applying import V1, V2, apply
+from box import Box, Caller, GatedRuntime, PickyRuntime, open_box
 from waiting import answered, until
 
 from mdslite.api import oip_views
@@ -30,15 +31,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-V1 = "v1, uri: v1.onnx, weight: 80"
-V2 = "v2, uri: v2.onnx, weight: 20"
-
-
 @pytest.fixture
 async def box(folder: Path, prober: Prober) -> AsyncIterator[Box]:
     """`p/m` with v1, which takes most traffic, and v2."""
     async with open_box(folder / "store", prober) as box:
-        await box.deployer.apply(file_order(deployments(V1, V2), folder))
+        await apply(box, folder, V1, V2)
         yield box
 
 
@@ -65,7 +62,7 @@ async def test_it_is_live_and_ready_until_it_drains(box: Box, caller: Caller) ->
 async def test_a_model_is_ready_while_a_version_takes_its_traffic(folder: Path, prober: Prober) -> None:
     async with open_box(folder / "store", prober) as box:
         idle = "v2, uri: v2.onnx, weight: 0"
-        await box.deployer.apply(file_order(deployments(V1, idle), folder))
+        await apply(box, folder, V1, idle)
         caller = Caller(box.app)
         ready = {"v1": True, "v2": True}
         for version, expected in ready.items():
@@ -118,7 +115,7 @@ async def test_rows_and_free_dimensions_are_told(
 ) -> None:
     build(folder / "other.onnx")
     async with open_box(folder / "store", prober) as box:
-        await box.deployer.apply(file_order(deployments("v1, uri: other.onnx"), folder))
+        await apply(box, folder, "v1, uri: other.onnx")
         caller = Caller(box.app)
         assert (await caller.get("/v2/models/p.m")).json["inputs"][0]["shape"] == shape
         config = (await caller.get("/v2/models/p.m/config")).json
@@ -128,7 +125,7 @@ async def test_rows_and_free_dimensions_are_told(
 async def test_maps_are_told_as_strings(folder: Path, prober: Prober) -> None:
     models.classifier(folder / "scikit.onnx")
     async with open_box(folder / "store", prober) as box:
-        await box.deployer.apply(file_order(deployments("v1, uri: scikit.onnx"), folder))
+        await apply(box, folder, "v1, uri: scikit.onnx")
         caller = Caller(box.app)
         outputs = (await caller.get("/v2/models/p.m")).json["outputs"]
         assert [(one["name"], one["datatype"]) for one in outputs] == [
@@ -219,7 +216,7 @@ async def test_what_is_in_progress_is_answered_by_a_model_that_is_unloaded(
 ) -> None:
     models.loop(folder / "loop.onnx")
     async with open_box(folder / "store", prober) as box:
-        await box.deployer.apply(file_order(deployments("v1, uri: loop.onnx"), folder))
+        await apply(box, folder, "v1, uri: loop.onnx")
         turns = {"inputs": [{"name": "turns", "datatype": "INT64", "shape": [1, 1], "data": [20_000]}]}
         asking = asyncio.create_task(Caller(box.app).post(INFER, turns))
         served = box.fleet.find("p", "m", "v1")
@@ -238,13 +235,13 @@ async def test_to_load_what_is_loaded_changes_nothing(box: Box, caller: Caller) 
 async def test_an_apply_that_changes_a_version_loads_it(box: Box, caller: Caller, folder: Path) -> None:
     await load(caller, "unload")
     reloaded = "v1, uri: v2.onnx, weight: 80"
-    await box.deployer.apply(file_order(deployments(reloaded, "v2, uri: v2.onnx, weight: 10"), folder))
+    await apply(box, folder, reloaded, "v2, uri: v2.onnx, weight: 10")
     assert await index(caller) == {"v1": "READY", "v2": "UNAVAILABLE"}
 
 
 async def test_a_restart_loads_what_was_unloaded(folder: Path, prober: Prober) -> None:
     async with open_box(folder / "store", prober) as box:
-        await box.deployer.apply(file_order(deployments(V1), folder))
+        await apply(box, folder, V1)
         await load(Caller(box.app), "unload")
     async with open_box(folder / "store", prober) as box:
         assert await index(Caller(box.app)) == {"v1": "READY"}
@@ -253,7 +250,7 @@ async def test_a_restart_loads_what_was_unloaded(folder: Path, prober: Prober) -
 async def test_a_model_that_does_not_load_stays_as_it_is(folder: Path, prober: Prober) -> None:
     runtime = PickyRuntime("")
     async with open_box(folder / "store", prober, runtime=runtime) as box:
-        await box.deployer.apply(file_order(deployments(V1, V2), folder))
+        await apply(box, folder, V1, V2)
         caller = Caller(box.app)
         await load(caller, "unload")
         served = box.fleet.find("p", "m", "v2")
@@ -269,7 +266,7 @@ async def test_a_load_goes_on_when_its_caller_leaves(folder: Path, prober: Probe
     runtime = GatedRuntime()
     runtime.gate.set()
     async with open_box(folder / "store", prober, runtime=runtime) as box:
-        await box.deployer.apply(file_order(deployments(V1), folder))
+        await apply(box, folder, V1)
         caller = Caller(box.app)
         await load(caller, "unload")
         runtime.gate.clear()

@@ -11,10 +11,13 @@ import hypothesis
 import pytest
 from api_server import ApiServer, serving
 from box import Box, Caller, open_box
+from isolation import opened
 from models import mlp
+from obedient import write_package
 from stores import Store, open_store
 
 from mdslite.runtimes.prober import Prober
+from mdslite.runtimes.protocol import DataSession
 
 # The same examples in every run, however slow the machine.
 hypothesis.settings.register_profile(
@@ -37,6 +40,19 @@ def prober() -> Iterator[Prober]:
     """Looks at models for every test that does not look at the prober itself."""
     with contextlib.closing(Prober()) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def obedient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package that runs what it is told to."""
+    return write_package(tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture(scope="module")
+def isolated(obedient: Path) -> Iterator[DataSession]:
+    """It in a process that all tests of a module share which let it live."""
+    with opened(obedient) as session:
+        yield session
 
 
 @pytest.fixture

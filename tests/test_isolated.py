@@ -1,94 +1,31 @@
-"""Packages in a process of their own, and the same ones inline: answers, faults, streams, ends."""
+"""Packages in a process of their own, and the same ones inline: answers, arrays, settings, health checks."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-import psutil
 import pytest
-from obedient import OBEDIENT, do, feeds, write_package
-from waiting import hold_on
+from isolation import DEADLINE_S, Isolation, answers_of, message_of, opened
+from obedient import OBEDIENT, do, write_package
 
 import mds
-from mdslite.errors import (
-    ClientClosed,
-    DeadlineExceeded,
-    InvalidJson,
-    InvalidRequest,
-    LoadFailed,
-    MdsliteError,
-    ModelError,
-    Unavailable,
-)
-from mdslite.process import TAIL_BYTES
-from mdslite.runtimes import supervised
-from mdslite.runtimes.protocol import Answers, DataSession, LoadOptions
+from mdslite.errors import InvalidJson, InvalidRequest, Unavailable
+from mdslite.runtimes.protocol import DataSession, LoadOptions
 from mdslite.runtimes.python import PythonRuntime
-
-DEADLINE_S = 30.0
-Isolation = Literal["process", "inline"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of their own are for Linux")
 
 
-@contextmanager
-def opened(
-    package: Path, *, isolation: Isolation = "process", load_timeout_s: float = DEADLINE_S, **options: Any
-) -> Iterator[DataSession]:
-    runtime = PythonRuntime(load_timeout_s=load_timeout_s)
-    session = runtime.open(package, LoadOptions(isolation=isolation, label="p/m v1", **options))
-    try:
-        yield session
-    finally:
-        session.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_package(tmp_path_factory.mktemp("package"))
-
-
 @pytest.fixture(scope="module", params=["process", "inline"])
-def either(request: pytest.FixtureRequest, folder: Path) -> Iterator[DataSession]:
+def either(request: pytest.FixtureRequest, obedient: Path) -> Iterator[DataSession]:
     """The obedient package, in a process of its own and inline."""
-    with opened(folder, isolation=request.param) as session:
+    with opened(obedient, isolation=request.param) as session:
         yield session
-
-
-@pytest.fixture(scope="module")
-def isolated(folder: Path) -> Iterator[DataSession]:
-    """The obedient package in a process that all tests share which let it live."""
-    with opened(folder) as session:
-        yield session
-
-
-def answers_of(session: DataSession, *data: Any, **how: Any) -> Answers:
-    (answers,) = session.run(feeds(*data, **how))
-    return answers
-
-
-def message_of(answer: Any, kind: type[MdsliteError] = ModelError) -> str:
-    assert type(answer) is kind
-    assert isinstance(answer, MdsliteError)
-    return answer.message
-
-
-def pid_of(session: Any) -> int:
-    return session.pid  # type: ignore[no-any-return]
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 # Answers, alike in a process of its own and inline
@@ -235,219 +172,6 @@ def test_arrays_that_a_caller_keeps_do_not_change(isolated: DataSession) -> None
     ]
 
 
-# Crashes
-
-
-@pytest.mark.parametrize(
-    ("code", "end"),
-    [
-        ("ctypes.string_at(0)", "was killed by signal 11 (SIGSEGV)"),
-        ("os._exit(3)", "exited with status 3"),
-        ("os.kill(os.getpid(), 9)", "was killed by signal 9, perhaps for want of memory"),
-        ("os.abort()", "was killed by signal 6 (SIGABRT)"),
-    ],
-)
-def test_a_crash_is_a_503_that_says_how_it_ended(folder: Path, code: str, end: str) -> None:
-    with opened(folder) as session:
-        with pytest.raises(Unavailable) as caught:
-            session.run(feeds("1", do(code)))
-        assert caught.value.message.startswith(f"p/m v1: its process {end}")
-        assert caught.value.retry_after_s is not None
-        with pytest.raises(Unavailable, match="its process"):
-            session.run(feeds("1"))
-    with opened(folder) as session:
-        assert answers_of(session, "1") == [b"1"]
-
-
-def test_a_crash_prints_where_it_was(folder: Path) -> None:
-    with opened(folder) as session:
-        with pytest.raises(Unavailable):
-            session.run(feeds(do("print('before'); ctypes.string_at(0)")))
-        assert "before\n" in session.output()
-        assert "Fatal Python error: Segmentation fault" in session.output()
-        assert "model.py" in session.output()
-
-
-def test_a_package_that_uses_more_than_its_memory_is_killed(folder: Path) -> None:
-    with opened(folder, memory_limit_bytes=256 << 20) as session:
-        assert answers_of(session, do("x = len(bytearray(100 << 20))")) == [b"104857600"]
-        with pytest.raises(Unavailable, match=r"used more than the 256 MiB that resource\.memory allows"):
-            session.run(feeds(do("x = []\nwhile True: x.append(bytearray(1 << 20))")))
-
-
-def test_an_end_while_idle_is_told(folder: Path) -> None:
-    with opened(folder) as isolated:
-        told = threading.Event()
-        reasons: list[str] = []
-
-        def tell(reason: str) -> None:
-            reasons.append(reason)
-            told.set()
-
-        isolated.watch(tell)
-        os.kill(pid_of(isolated), signal.SIGKILL)
-        assert told.wait(DEADLINE_S)
-        assert reasons == ["its process was killed by signal 9, perhaps for want of memory"]
-        with pytest.raises(Unavailable):
-            isolated.run(feeds("1"))
-        isolated.watch(tell)
-        assert len(reasons) == 2
-
-
-def test_an_end_during_a_run_and_a_close_are_told_to_nobody_else(folder: Path) -> None:
-    reasons: list[str] = []
-    with opened(folder) as session:
-        session.watch(reasons.append)
-        with pytest.raises(Unavailable):
-            session.run(feeds(do("os._exit(1)")))
-    with opened(folder) as session:
-        session.watch(reasons.append)
-        pid = pid_of(session)
-    hold_on(lambda: is_gone(pid))
-    assert reasons == []
-
-
-# Hangs
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "time.sleep(600)",
-        "while True: pass",
-        "re.match('(a+)+$', 'a' * 60 + 'b')",  # in C, with the interpreter lock held
-        "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32)); time.sleep(600)",
-    ],
-)
-def test_a_hang_is_ended_by_its_handle(folder: Path, code: str) -> None:
-    with opened(folder) as session:
-        handle = session.handle()
-        answers_of(session, "1")
-        pid = pid_of(session)
-        timer = threading.Timer(0.2, handle.terminate)
-        timer.start()
-        with pytest.raises(Unavailable, match="was killed, since it did not answer in time"):
-            session.run(feeds(do(code)), handle)
-        timer.join()
-        assert is_gone(pid)
-
-
-def test_a_run_that_was_stopped_before_it_began_costs_no_process(isolated: DataSession) -> None:
-    handle = isolated.handle()
-    handle.terminate()
-    with pytest.raises(DeadlineExceeded):
-        isolated.run(feeds("1"), handle)
-    assert answers_of(isolated, "2") == [b"2"]
-
-
-def test_a_run_that_is_over_cannot_be_stopped(isolated: DataSession) -> None:
-    handle = isolated.handle()
-    isolated.run(feeds("1"), handle)
-    handle.terminate()
-    assert answers_of(isolated, "2") == [b"2"]
-
-
-def test_an_inline_run_cannot_be_stopped_once_it_runs(folder: Path) -> None:
-    with opened(folder, isolation="inline") as session:
-        handle = session.handle()
-        handle.terminate()
-        with pytest.raises(DeadlineExceeded):
-            session.run(feeds("1"), handle)
-        assert session.output() == ""
-        session.watch(lambda reason: pytest.fail(reason))
-
-
-# What user code might do to the way it is spoken to
-
-
-def test_noise_in_every_descriptor_is_found_out(folder: Path) -> None:
-    code = "for n in range(3, 64):\n try: os.write(n, b'{}')\n except OSError: pass"
-    with opened(folder) as session, pytest.raises(Unavailable, match="what it sent is no answer"):
-        session.run(feeds(do(code)))
-
-
-def test_a_package_that_closes_every_descriptor_is_replaced(folder: Path) -> None:
-    with opened(folder) as session, pytest.raises(Unavailable, match="its process"):
-        session.run(feeds(do("os.closerange(3, 256)")))
-
-
-def test_a_fork_that_comes_back_does_not_answer(isolated: DataSession) -> None:
-    found = answers_of(isolated, do("x = 'parent' if os.fork() else 'child'"), "2")
-    assert found == [b'"parent"', b"2"]
-    assert answers_of(isolated, "3") == [b"3"]
-
-
-def test_a_flood_of_output_neither_blocks_nor_grows(isolated: DataSession) -> None:
-    flood = do("for n in range(3000): print('x' * 1000, n)")
-    assert answers_of(isolated, flood, "2") == [b"null", b"2"]
-    hold_on(lambda: " 2999\n" in isolated.output())
-    assert len(isolated.output()) == TAIL_BYTES
-
-
-def test_tracebacks_are_in_the_output(isolated: DataSession) -> None:
-    answers_of(isolated, do("raise LookupError('here it is')"))
-    hold_on(lambda: "LookupError: here it is\n" in isolated.output())
-    assert "model.py" in isolated.output()
-    assert "executor.py" not in isolated.output()
-
-
-# Loads
-
-
-@pytest.mark.parametrize(
-    ("head", "method", "message"),
-    [
-        ("raise RuntimeError('no weights')", "", "model.py:5: RuntimeError: no weights"),
-        ("sys.exit(2)", "", "model.py:5: SystemExit: 2"),
-        ("os._exit(2)", "", "before it was imported, its process exited with status 2: so far so good"),
-        ("ctypes.string_at(0)", "", "before it was imported, its process was killed by signal 11 (SIGSEGV)"),
-        ("", "def __init__(self): 1 / 0", "Obedient.__init__: ZeroDivisionError: division by zero"),
-        (
-            "",
-            "def __init__(self): os._exit(7)",
-            "before it was built, its process exited with status 7: so far so good",
-        ),
-        ("", "@mds.warmup\ndef warm(self): {}['a']", "the warm-up failed: KeyError: 'a'"),
-    ],
-)
-def test_a_package_that_cannot_be_opened_says_why(
-    tmp_path: Path, head: str, method: str, message: str
-) -> None:
-    head = f"print('so far so good', flush=True); {head}"
-    package = write_package(tmp_path, f"{OBEDIENT}\n{method}", head=head)
-    with pytest.raises(LoadFailed) as caught, opened(package):
-        pass
-    assert caught.value.message == message
-    assert "so far so good" in str(caught.value.hint)
-
-
-@pytest.mark.parametrize(
-    ("head", "method", "stage", "limit_s"),
-    [
-        ("time.sleep(600)", "", "imported", 0.3),
-        ("os.kill(os.getpid(), signal.SIGSTOP)", "", "imported", 0.3),
-        ("", "@mds.warmup\ndef warm(self): time.sleep(600)", "warmed up", 2),
-    ],
-)
-def test_a_load_that_hangs_is_ended(
-    tmp_path: Path, head: str, method: str, stage: str, limit_s: float
-) -> None:
-    package = write_package(tmp_path, f"{OBEDIENT}\n{method}", head=f"print('hanging', flush=True); {head}")
-    with pytest.raises(LoadFailed) as caught, opened(package, load_timeout_s=limit_s):
-        pass
-    assert caught.value.message == f"the package was not {stage} within {limit_s:g} s"
-    assert "hanging" in str(caught.value.hint)
-
-
-def test_a_load_that_hangs_inline_is_left_behind(tmp_path: Path) -> None:
-    package = write_package(tmp_path, OBEDIENT + "\ndef __init__(self):\n    threading.Event().wait()")
-    with (
-        pytest.raises(LoadFailed, match=r"was not loaded within 0\.2 s"),
-        opened(package, isolation="inline", load_timeout_s=0.2),
-    ):
-        pass
-
-
 def test_a_package_is_described_without_being_built(tmp_path: Path) -> None:
     methods = """
     def __init__(self):
@@ -471,31 +195,20 @@ def test_a_package_is_described_without_being_built(tmp_path: Path) -> None:
     assert not report.bounded
 
 
-def test_an_import_that_hangs_is_no_description(tmp_path: Path) -> None:
-    package = write_package(tmp_path, head="time.sleep(600)")
-    with pytest.raises(LoadFailed, match=r"was not imported within 0\.2 s"):
-        PythonRuntime().probe(package, LoadOptions(), timeout_s=0.2)
-
-
-def test_a_process_that_cannot_be_started_is_a_failed_load(folder: Path) -> None:
-    with pytest.raises(LoadFailed, match="could not start p/m v1"), opened(folder, env={"A=B": "C"}):
-        pass
-
-
-def test_nothing_is_written_beside_a_package(folder: Path) -> None:
-    with opened(folder) as session:
+def test_nothing_is_written_beside_a_package(obedient: Path) -> None:
+    with opened(obedient) as session:
         answers_of(session, "1")
-    assert [one.name for one in folder.iterdir()] == ["model.py"]
+    assert [one.name for one in obedient.iterdir()] == ["model.py"]
 
 
 # Its surroundings
 
 
 def test_variables_of_the_spec_arrive_and_the_appliance_s_own_do_not(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    obedient: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MDSLITE_TOKEN", "secret")
-    with opened(folder, env={"COLOUR": "red"}, threads=3) as session:
+    with opened(obedient, env={"COLOUR": "red"}, threads=3) as session:
         names = "'COLOUR', 'OMP_NUM_THREADS', 'MDSLITE_TOKEN'"
         found = answers_of(session, do(f"x = [os.environ.get(one) for one in ({names})]"))
     assert found == [b'["red","3",null]']
@@ -549,137 +262,3 @@ def test_a_health_check_that_hangs_is_ended(tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match="did not answer in time"):
             session.check(mine)
         assert not timers[1].is_alive()
-
-
-# Streams
-
-STREAMING = """
-@mds.predict
-def predict(self, datum):
-    try:
-        for number in range(datum["to"]):
-            print("made", number)
-            if number == datum.get("raises"):
-                raise ValueError("no further")
-            yield {"number": number, "text": "x" * datum.get("size", 1)}
-    finally:
-        print("closed")
-"""
-
-
-@pytest.fixture(scope="module", params=["process", "inline"])
-def streaming(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    package = write_package(tmp_path_factory.mktemp("streaming"), STREAMING)
-    with opened(package, isolation=request.param) as session:
-        yield session
-
-
-def test_a_stream_comes_in_pieces(streaming: DataSession) -> None:
-    pieces: list[bytes] = []
-    (answers,) = streaming.stream(feeds('{"to": 3}'), streaming.handle(), pieces.append)
-    assert pieces == [b'{"number":%d,"text":"x"}' % number for number in range(3)]
-    assert answers == pieces[-1:]
-
-
-def test_pieces_may_be_large(streaming: DataSession) -> None:
-    pieces: list[bytes] = []
-    streaming.stream(feeds('{"to": 3, "size": 1000000}'), None, pieces.append)
-    assert [len(piece) for piece in pieces] == [1000022] * 3
-
-
-def test_a_stream_that_breaks_off_says_why(streaming: DataSession) -> None:
-    pieces: list[bytes] = []
-    (answers,) = streaming.stream(feeds('{"to": 3, "raises": 1}'), None, pieces.append)
-    assert len(pieces) == 1
-    assert message_of(answers[0]) == "ValueError: no further"
-    assert answers_of(streaming, '{"to": 1}') == [b'[{"number":0,"text":"x"}]']
-
-
-def test_a_stream_ends_when_nobody_listens(streaming: DataSession) -> None:
-    pieces: list[bytes] = []
-
-    def emit(piece: bytes) -> None:
-        if len(pieces) == 2:
-            raise ClientClosed("gone")
-        pieces.append(piece)
-
-    (answers,) = streaming.stream(feeds('{"to": 1000000000}'), None, emit)
-    assert len(pieces) == 2
-    assert isinstance(answers[0], ClientClosed)
-    pieces.clear()
-    streaming.stream(feeds('{"to": 1}'), None, pieces.append)
-    assert len(pieces) == 1
-
-
-def test_a_generator_runs_no_further_than_it_is_listened_to(tmp_path: Path) -> None:
-    with opened(write_package(tmp_path, STREAMING)) as session:
-        emitting, go_on = threading.Event(), threading.Event()
-
-        def emit(piece: bytes) -> None:
-            emitting.set()
-            assert go_on.wait(DEADLINE_S)
-
-        thread = threading.Thread(target=session.stream, args=(feeds('{"to": 50}'), None, emit))
-        thread.start()
-        assert emitting.wait(DEADLINE_S)
-        hold_on(lambda: "made 1\n" in session.output())
-        assert "made 3\n" not in session.output()
-        go_on.set()
-        thread.join(DEADLINE_S)
-        hold_on(lambda: "made 49\nclosed\n" in session.output())
-
-
-# Ends
-
-
-def test_closing_lets_user_code_end_by_itself(tmp_path: Path) -> None:
-    ended = tmp_path / "ended"
-    head = f"import atexit, pathlib; atexit.register(pathlib.Path({str(ended)!r}).touch)"
-    with opened(write_package(tmp_path / "package", head=head)) as session:
-        pid = pid_of(session)
-    hold_on(lambda: is_gone(pid))
-    assert ended.exists()
-
-
-def test_closing_ends_what_does_not_end_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervised, "CLOSE_S", 0.1)
-    head = "threading.Thread(target=time.sleep, args=(600,)).start()"
-    with opened(write_package(tmp_path, head=head)) as session:
-        pid = pid_of(session)
-    hold_on(lambda: is_gone(pid))
-
-
-def test_closing_ends_a_run_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervised, "CLOSE_S", 0.1)
-    with opened(folder) as session:
-        errors: list[Unavailable] = []
-
-        def run() -> None:
-            with pytest.raises(Unavailable) as caught:
-                session.run(feeds(do("print('running'); time.sleep(600)")))
-            errors.append(caught.value)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        hold_on(lambda: "running" in session.output())
-    thread.join(DEADLINE_S)
-    assert len(errors) == 1
-
-
-def test_packages_end_with_the_appliance(folder: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from mdslite.runtimes.protocol import LoadOptions\n"
-        "from mdslite.runtimes.python import PythonRuntime\n"
-        "session = PythonRuntime().open(Path(sys.argv[1]), LoadOptions())\n"
-        "print(session.pid, flush=True)\n"
-        'data = [b\'{"do": "while True: pass"}\']\n'
-        "session.run({'data': data, 'confidence': None, 'tensors': False})\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", code, str(folder)], stdout=subprocess.PIPE
-    ) as appliance:
-        assert appliance.stdout is not None
-        pid = int(appliance.stdout.readline())
-        appliance.kill()
-    hold_on(lambda: is_gone(pid))

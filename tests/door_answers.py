@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from doors import ROW
+from h1_client import ROW
 
 ANSWER = {"predictions": [ROW]}
 

@@ -7,6 +7,8 @@ from pipes import FakeHandler, Request
 from time import perf_counter
 from typing import Any
 
+from hypothesis import strategies as some
+
 from mdslite.graph import Choice, ModelName, Node, Pipeline, Targets
 from mdslite.serving.pipeline import PipelineLane
 
@@ -25,6 +27,10 @@ def pipeline(*nodes: Node) -> Pipeline:
     return Pipeline("pipe", nodes[0].name, nodes)
 
 
+def to(name: str, *targets: str) -> Node:
+    return Node(name, f"nodes.{name}", targets)
+
+
 def model(name: str, deployed: str, *targets: str) -> Node:
     found, _, version = deployed.partition("@")
     return Node(name, ModelName(*found.split("/"), version or None), targets)
@@ -32,6 +38,21 @@ def model(name: str, deployed: str, *targets: str) -> Node:
 
 def choose(name: str, by: str, when: dict[str, Targets], otherwise: Targets | None = None) -> Node:
     return Node(name, f"nodes.{name}", Choice(tuple(by.split(".")) if by else (), when, otherwise))
+
+
+@some.composite
+def pipelines(draw_from: some.DrawFn) -> Pipeline:
+    """Up to seven nodes that lead to later ones only, then shuffled."""
+    count = draw_from(some.integers(1, 7))
+    names = [f"n{at}" for at in range(count)]
+    nodes = []
+    for at, name in enumerate(names):
+        later = names[at + 1 :]
+        targets = some.lists(some.sampled_from(later), max_size=3, unique=True) if later else some.just([])
+        options = [tuple(option) for option in draw_from(some.lists(targets, min_size=1, max_size=3))]
+        when = {str(number): option for number, option in enumerate(options)}
+        nodes.append(to(name, *options[0]) if len(options) == 1 else choose(name, "label", when))
+    return Pipeline("p", "n0", tuple(draw_from(some.permutations(nodes))))
 
 
 def append(letter: str) -> FakeHandler:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_mds import LISTING
+from user_modules import LISTING
 
 import mds
 from mdslite import pipelines

@@ -11,7 +11,8 @@ import models
 import msgspec
 import numpy as np
 import pytest
-from doors import ROW, Deployed, open_site, predict, run
+from doors import Deployed, open_site, run
+from h1_client import ROW, predict
 from log_rows import HOUR_S, Clock, row, running, wanted
 from waiting import until
 

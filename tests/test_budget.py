@@ -11,7 +11,8 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import Deployed, Site, chunked, open_site, request, run
+from doors import Deployed, Site, open_site, run
+from h1_client import PREDICT, chunked, request
 from lanes import FakeData, GivenRuntime
 from rpc_doors import data, framed, raw, serving
 from waiting import until
@@ -28,7 +29,6 @@ from mdslite.spec import Spec
 
 MIB = 1024 * 1024
 HINT = "mdslite up --body-budget SIZE"
-PREDICT = "/projects/p/models/m:predict"
 OCTETS = (b"content-type", b"application/octet-stream")
 HEADERS = [("content-type", "application/octet-stream"), ("accept", "application/octet-stream")]
 

@@ -14,7 +14,8 @@ import models
 import numpy as np
 import pytest
 from decorated import make, texts
-from doors import Deployed, Site, gzipped, open_site, request, run
+from doors import Deployed, Site, open_site, run
+from h1_client import PREDICT, gzipped, request
 from h2_client import connect as connect_h2
 from h2_client import data as h2_data
 from hyperframe.frame import RstStreamFrame
@@ -36,7 +37,6 @@ from mdslite.spec import Spec
 
 MIB = 1024 * 1024
 LIMIT_S = 10.0
-PREDICT = "/projects/p/models/m:predict"
 LETTERS = "/projects/p/models/e:predict"
 JSON = "application/json"
 

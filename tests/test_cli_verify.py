@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from packages import class_text, write_package
-from test_mds import LISTING
+from user_modules import LISTING
 
 from mdslite.cli import run
 

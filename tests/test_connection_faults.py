@@ -11,25 +11,12 @@ from typing import Any
 
 import models
 import pytest
-from doors import (
-    HASTY,
-    ROW,
-    Deployed,
-    Reply,
-    Site,
-    Wire,
-    chunked,
-    gzipped,
-    open_site,
-    predict,
-    request,
-    run,
-)
+from doors import HASTY, Deployed, Site, open_site, run
+from h1_client import PREDICT, ROW, Reply, Wire, chunked, gzipped, predict, request
 from waiting import until
 
 from mdslite.door.door import Limits
 
-PREDICT = "/projects/p/models/m:predict"
 ENDLESS = predict([[-1]])  # to the model of `open_loop`
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import h2_client
 import numpy as np
 import pytest
-from doors import Site, npy, open_site, request, run
+from doors import Site, open_site, run
+from h1_client import npy, request
 from lanes import FakeData, FakeGenerator, GivenRuntime
 from waiting import until
 

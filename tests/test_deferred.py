@@ -12,7 +12,8 @@ from typing import Any
 
 import h2_client
 import pytest
-from doors import ROW, Deployed, Reply, Site, open_site, predict, request, run
+from doors import Deployed, Site, open_site, run
+from h1_client import ROW, Reply, predict, request
 from waiting import until
 
 from mdslite.errors import InvalidRequest, Overloaded, Unavailable

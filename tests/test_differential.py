@@ -16,10 +16,10 @@ import h2.connection
 import h2.events
 import models
 import numpy as np
-from doors import WAIT_S, Deployed, Reply, Site, gzipped, npy, open_site, predict, request, run
+from doors import Deployed, Site, open_site, run
+from h1_client import PREDICT, WAIT_S, Reply, gzipped, npy, predict, request
 from waiting import until
 
-PREDICT = "/projects/p/models/m:predict"
 JSON = ("content-type", "application/json")
 NPY = ("content-type", "application/x-npy")
 # What belongs to the moment or to the connection.

@@ -9,7 +9,8 @@ from pathlib import Path
 import models
 import pytest
 from door_answers import ANSWER
-from doors import Deployed, chunked, open_site, predict, request, run
+from doors import Deployed, open_site, run
+from h1_client import chunked, predict, request
 from waiting import until
 
 UPGRADE = (("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQ"))

@@ -17,7 +17,8 @@ from typing import Any
 import h2_client
 import msgspec
 import pytest
-from doors import ROW, Reply, Site, Wire, open_site, predict, request, run
+from doors import Site, open_site, run
+from h1_client import PREDICT, ROW, Reply, Wire, predict, request
 from waiting import until
 
 from mdslite.client import Client
@@ -29,7 +30,6 @@ from mdslite.serving.samples import Samples
 from mdslite.store.rows import Run
 from mdslite.store.tokens import Rate, Token, digest_of, mint
 
-PREDICT = "/projects/p/models/m:predict"
 BODY = json.dumps({"instances": [ROW]}).encode()
 LARGE = BODY + b" " * 200_000
 PROTOCOLS = ("http/1.1", "h2")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from door_answers import ANSWER, answer
-from doors import Reply, open_site, predict, request, run
+from doors import open_site, run
+from h1_client import Reply, predict, request
 from waiting import until
 
 

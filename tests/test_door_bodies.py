@@ -10,7 +10,8 @@ import models
 import numpy as np
 import pytest
 from door_answers import ANSWER, answer
-from doors import Deployed, chunked, gzipped, npy, open_site, predict, request, run
+from doors import Deployed, open_site, run
+from h1_client import chunked, gzipped, npy, predict, request
 from waiting import until
 
 

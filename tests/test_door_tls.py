@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import HASTY, ROW, WAIT_S, open_site, predict, request, run
+from doors import HASTY, open_site, run
+from h1_client import ROW, WAIT_S, predict, request
 from waiting import until
 
 ANSWER = {"predictions": [ROW]}

@@ -9,18 +9,8 @@ from typing import Any
 
 import models
 import pytest
-from doors import (
-    ROW,
-    WAIT_S,
-    Deployed,
-    Site,
-    Wire,
-    chunked,
-    open_site,
-    predict,
-    request,
-    run,
-)
+from doors import Deployed, Site, open_site, run
+from h1_client import ROW, WAIT_S, Wire, chunked, predict, request
 from waiting import until
 
 ANSWER = {"predictions": [ROW]}

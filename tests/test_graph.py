@@ -8,36 +8,15 @@ from itertools import pairwise, product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from pipeline_nodes import pipeline, pipelines, to
 
 from mdslite.drawing import draw
 from mdslite.graph import END, Choice, ModelName, Node, Pipeline, Targets, find_cycle
 
 
-def to(name: str, *targets: str) -> Node:
-    return Node(name, f"nodes.{name}", targets)
-
-
 def choose(name: str, *options: Targets, otherwise: Targets | None = None) -> Node:
     when = {str(number): option for number, option in enumerate(options)}
     return Node(name, f"nodes.{name}", Choice(("label",), when, otherwise))
-
-
-def pipeline(*nodes: Node) -> Pipeline:
-    return Pipeline("p", nodes[0].name, nodes)
-
-
-@some.composite
-def pipelines(draw_from: some.DrawFn) -> Pipeline:
-    """Up to seven nodes that lead to later ones only, then shuffled."""
-    count = draw_from(some.integers(1, 7))
-    names = [f"n{at}" for at in range(count)]
-    nodes = []
-    for at, name in enumerate(names):
-        later = names[at + 1 :]
-        targets = some.lists(some.sampled_from(later), max_size=3, unique=True) if later else some.just([])
-        options = [tuple(option) for option in draw_from(some.lists(targets, min_size=1, max_size=3))]
-        nodes.append(to(name, *options[0]) if len(options) == 1 else choose(name, *options))
-    return Pipeline("p", "n0", tuple(draw_from(some.permutations(nodes))))
 
 
 def runs(of: Pipeline) -> Iterator[dict[str, set[str]]]:

@@ -13,12 +13,12 @@ import h2_client
 import models
 import msgspec
 import pytest
-from doors import ROW, Deployed, Site, gzipped, open_site, run
+from doors import Deployed, Site, open_site, run
+from h1_client import PREDICT, ROW, gzipped
 from h2_client import Answer, Client, data
 from hyperframe.frame import HeadersFrame
 from waiting import until
 
-PREDICT = "/projects/p/models/m:predict"
 BODY = json.dumps({"instances": [ROW]}).encode()
 JSON = ("content-type", "application/json")
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doors import ROW, open_site, predict, request, run
+from doors import open_site, run
+from h1_client import ROW, predict, request
 
 from mdslite.door.heads import KnownHead
 from mdslite.door.receiver import Receiver

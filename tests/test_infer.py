@@ -16,7 +16,8 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import Deployed, Reply, Site, gzipped, npy, open_site, request, run
+from doors import Deployed, Site, open_site, run
+from h1_client import Reply, gzipped, npy, request
 from test_differential import Asked, ask_http1, ask_http2, compare, open_corpus_site, post
 from waiting import until
 
@@ -25,7 +26,6 @@ from mdslite.runtimes.protocol import NUMPY_DTYPES
 from mdslite.spec import ServiceInfo, Spec
 
 INFER = "/v2/models/p.m/infer"
-PREDICT = "/projects/p/models/m:predict"
 HEAD = "inference-header-content-length"
 OCTETS = ("content-type", "application/octet-stream")
 NPY = ("content-type", "application/x-npy")

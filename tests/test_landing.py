@@ -12,14 +12,14 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import HASTY, Deployed, Reply, Site, chunked, npy, open_site, predict, request, run
+from doors import HASTY, Deployed, Site, open_site, run
+from h1_client import PREDICT, Reply, chunked, npy, predict, request
 from waiting import until
 
 from mdslite.door.landing import ALIGNMENT, Landing
 from mdslite.door.receiver import LANDING_BYTES
 
 INFER = "/v2/models/p.m/infer"
-PREDICT = "/projects/p/models/m:predict"
 SIZE = 200_000  # numbers: 800 kB
 
 

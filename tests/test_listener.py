@@ -18,7 +18,8 @@ import h2.config
 import h2.connection
 import pytest
 from authority import Authority, Signed
-from doors import PAIR, Site, connect, open_site, predict, request, run
+from doors import PAIR, Site, open_site, run
+from h1_client import connect, predict, request
 from waiting import until
 
 from mdslite.door.listener import open_sockets

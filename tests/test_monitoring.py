@@ -14,11 +14,12 @@ import models
 import msgspec
 import pytest
 import yaml
-from doors import Deployed, open_site, predict, run
+from doors import Deployed, open_site, run
 from fake_nvml import FakeGpu, FakeNvml
+from far_sites import GATEWAY, gateway, to
+from h1_client import predict
 from log_rows import counted, row, running
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from test_remote import GATEWAY, gateway, to
 
 from mdslite.api.alarms import Alarms
 from mdslite.api.bulletin import Bulletin

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doors import Reply, Site, open_site, request, run
+from doors import Site, open_site, run
+from h1_client import Reply, request
 from lanes import FakeData, GivenRuntime
 
 from mdslite.api.openai import may_embed

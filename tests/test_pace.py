@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import models
-from doors import Deployed, Site, open_site, predict, run
+from doors import Deployed, Site, open_site, run
+from h1_client import predict
 from log_rows import Clock, block
 from waiting import until
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from lanes import run
-from pipeline_nodes import append, appenders, choose, entered, model, pipeline, same, submit
-from test_graph import to
+from pipeline_nodes import append, appenders, choose, entered, model, pipeline, same, submit, to
 from waiting import until
 
 from mdslite.errors import DeadlineExceeded, MdsliteError, ModelError, Overloaded, TooLarge, Unavailable

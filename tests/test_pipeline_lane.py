@@ -9,9 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as some
 from lanes import run
-from pipeline_nodes import append, appenders, choose, entered, pipeline, same, submit
-from test_graph import pipelines as any_pipeline
-from test_graph import to
+from pipeline_nodes import append, appenders, choose, entered, pipeline, pipelines, same, submit, to
 from waiting import until
 
 from mdslite.graph import END, Node, Pipeline
@@ -152,7 +150,7 @@ class TestWhatRuns:
 
         run(test())
 
-    @given(any_pipeline(), some.integers(1, 6))
+    @given(pipelines(), some.integers(1, 6))
     def test_any_graph_runs_what_its_choices_say(self, of: Pipeline, rows: int) -> None:
         async def test() -> None:
             # Every node answers with its name and what it got; the row's number decides each choice.

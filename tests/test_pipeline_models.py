@@ -7,8 +7,7 @@ from pipes import FakeHandler, FakeServed, Request, data_lane, pipeline_lane, ro
 import numpy as np
 import pytest
 from lanes import DOUBLER, FakeSession, run
-from pipeline_nodes import append, appenders, entered, model, pipeline, same, submit
-from test_graph import to
+from pipeline_nodes import append, appenders, entered, model, pipeline, same, submit, to
 
 import mds
 from mdslite.errors import InvalidTensor, ModelError, Overloaded, Unavailable, UnsupportedMedia

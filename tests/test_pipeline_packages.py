@@ -10,11 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doors import ROW, open_site, predict
-from doors import request as http_request
+from doors import open_site
+from far_sites import gateway, oip, to
+from h1_client import ROW, predict
+from h1_client import request as http_request
 from handlers import CONFIDENCE, PIPELINE, SHOUT, examine, request_for, serving, write_pipeline
 from msgspec import structs
-from test_remote import gateway, oip, to
 from waiting import until
 
 from mdslite.api.views import models_of

@@ -12,7 +12,8 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import ROW, Deployed, Site, gzipped, npy, open_site, predict, run
+from doors import Deployed, Site, open_site, run
+from h1_client import PREDICT, ROW, gzipped, npy, predict
 from hypothesis import given
 from hypothesis import strategies as st
 from waiting import until
@@ -28,7 +29,6 @@ from mdslite.spec import ServiceInfo, Spec
 from mdslite.targets import Match, Sticky
 from mdslite.tensors import Codec
 
-PREDICT = "/projects/p/models/m:predict"
 JSON = (b"content-type", b"application/json")
 
 

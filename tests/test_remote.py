@@ -12,8 +12,9 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import ROW, Deployed, npy, open_site, predict, request, run
+from doors import Deployed, open_site, run
 from far_sites import GATEWAY, GOOD, gateway, lane_of, listening, oip, to, url
+from h1_client import ROW, npy, predict, request
 from waiting import until
 
 from mdslite.errors import LoadFailed, Overloaded

@@ -10,8 +10,9 @@ from pathlib import Path
 import models
 import pytest
 from authority import Authority
-from doors import Deployed, open_site, predict, run
+from doors import Deployed, open_site, run
 from far_sites import GATEWAY, GOOD, UNTRUSTED, gateway, lane_of, listening, oip, to, url
+from h1_client import predict
 from waiting import until
 
 from mdslite.errors import LoadFailed

@@ -10,7 +10,8 @@ from typing import Any
 
 import models
 import pytest
-from doors import ROW, Deployed, Site, open_site, predict, run
+from doors import Deployed, Site, open_site, run
+from h1_client import ROW, predict
 from lanes import FakeData, GivenRuntime
 from waiting import until
 

@@ -12,9 +12,9 @@ from typing import Any
 import models
 import numpy as np
 import pytest
-from doors import Deployed, Reply, Site, open_site, request, run
+from doors import Deployed, Site, open_site, run
+from h1_client import PREDICT, Reply, request
 
-PREDICT = "/projects/p/models/m:predict"
 INFER = "/v2/models/p.m/infer"
 JSON = [("content-type", "application/json")]
 

@@ -7,18 +7,16 @@ from typing import Any
 
 import models
 import pytest
-from doors import Deployed, open_site, predict, run
+from doors import Deployed, open_site, run
+from far_sites import GATEWAY, gateway, to
+from h1_client import predict
 from log_rows import row, running, wanted
-from test_remote import GATEWAY, gateway, to
+from traces import PARENT, SPAN_ID, TRACE_ID
 from waiting import until
 
 from mdslite.serving.trace import Trace, read_trace
 from mdslite.store.requests import RequestLog
 from mdslite.store.rows import Labels, Run
-
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-SPAN_ID = "00f067aa0ba902b7"
-PARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
 
 
 def read(parent: str, state: str = "") -> Trace | None:

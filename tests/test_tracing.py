@@ -16,9 +16,10 @@ from urllib.request import Request, urlopen
 import models
 import msgspec
 import pytest
-from doors import ROW, Deployed, open_site, predict, run
+from doors import Deployed, open_site, run
+from h1_client import ROW, predict
 from live import up
-from test_trace import PARENT, SPAN_ID, TRACE_ID
+from traces import PARENT, SPAN_ID, TRACE_ID
 from waiting import until
 
 from mdslite.errors import InvalidRequest

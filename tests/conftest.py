@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from api_server import ApiServer, serving
 from box import Box, Caller, open_box
+from clocks import Clock
 from isolation import opened
 from models import mlp
 from obedient import write_package
@@ -18,6 +19,8 @@ from stores import Store, open_store
 
 from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import DataSession
+from mdslite.store.artifacts import ArtifactStore
+from mdslite.store.registry import Registry
 
 # The same examples in every run, however slow the machine.
 hypothesis.settings.register_profile(
@@ -78,6 +81,26 @@ def store(tmp_path: Path) -> Iterator[Store]:
     """A store as the appliance keeps it, without the appliance."""
     with open_store(tmp_path / "store") as store:
         yield store
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> ArtifactStore:
+    """A store of artifacts alone."""
+    return ArtifactStore(tmp_path / "store" / "artifacts")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, clock: Clock) -> Iterator[Registry]:
+    """A registry alone."""
+    registry = Registry(tmp_path / "registry.db", clock=clock)
+    registry.open()
+    yield registry
+    registry.close()
 
 
 @pytest.fixture

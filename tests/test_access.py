@@ -12,48 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import Clock
 from hypothesis import given
 from hypothesis import strategies as st
+from minted import make_token
 
 from mdslite.api.issuer import Issuer
 from mdslite.errors import Forbidden, NotFound, RateLimited, StorageFull, Unauthorized
 from mdslite.http.access import ANYBODY, Access, Bucket
 from mdslite.store.audit import Act
 from mdslite.store.registry import Registry
-from mdslite.store.tokens import Rate, Token, Wish, digest_of, mint
+from mdslite.store.tokens import Rate, Token, Wish
 from mdslite.store.worker import Worker
 
 NOW = 50.0  # of the monotonic clock
 
 
-class Clock:
-    """The wall's."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def make(*scopes: Any, **fields: Any) -> tuple[Token, bytes]:
     """A token and the header that shows it."""
-    token_id, text = mint()
-    fields = {
-        "name": token_id, "project": None, "model": None, "rate": None, "created_at": 0.0,
-        "created_by": "ann", **fields,
-    }  # fmt: skip
-    token = Token(id=token_id, digest=digest_of(text.encode()), scopes=scopes or ("admin",), **fields)
+    token, text = make_token(*scopes or ("admin",), **fields)
     return token, b"Bearer " + text.encode()
 
 
 def revoked(token: Token) -> Token:
     return replace(token, revoked_at=1.0)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clocks import Clock
 from lanes import DOUBLER, FakeSession
 
 from mdslite.errors import LoadFailed, ModelError
@@ -17,19 +18,9 @@ from mdslite.tensors import Codec
 BUCKET = Codec.bucket(((1,),))
 
 
-class Clock:
-    """A time that passes only when a session computes."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+    clock = Clock(0.0)  # passes only when a session computes
     monkeypatch.setattr(calibrate, "perf_counter", clock)
     return clock
 

@@ -14,12 +14,12 @@ import h2_client
 import pytest
 from doors import Deployed, Site, open_site, run
 from h1_client import ROW, Reply, predict, request
+from minted import make_token
 from waiting import until
 
 from mdslite.errors import InvalidRequest, Overloaded, Unavailable
 from mdslite.predict.deferred import wait_s, wants_later
 from mdslite.store.deferred import Deferred, DeferredStore, Result
-from mdslite.store.tokens import Token, digest_of, mint
 from mdslite.store.webhooks import Webhooks
 
 LATER = [("Prefer", "respond-async")]
@@ -181,11 +181,7 @@ def make_store(path: Path, **bounds: int) -> DeferredStore:
 def test_the_log_names_who_asked_for_a_later_answer(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as site:
-            token_id, text = mint()
-            token = Token(
-                id=token_id, digest=digest_of(text.encode()), name="nightly", scopes=("predict",),
-                project="p", model=None, rate=None, created_at=0.0, created_by="ann",
-            )  # fmt: skip
+            token, text = make_token(name="nightly", project="p")
             site.predictor.access.replace([token], {})
             shown = ("Authorization", f"Bearer {text}")
             url = await accept(site, shown)

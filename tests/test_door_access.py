@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from doors import Site, open_site, run
 from h1_client import PREDICT, ROW, Reply, Wire, predict, request
+from minted import bearer, make_token
 from waiting import until
 
 from mdslite.client import Client
@@ -28,21 +29,11 @@ from mdslite.hosts import SOCKET_NAME, short_path
 from mdslite.predict.books import Books
 from mdslite.serving.samples import Samples
 from mdslite.store.rows import Run
-from mdslite.store.tokens import Rate, Token, digest_of, mint
+from mdslite.store.tokens import Rate, Token
 
 BODY = json.dumps({"instances": [ROW]}).encode()
 LARGE = BODY + b" " * 200_000
 PROTOCOLS = ("http/1.1", "h2")
-
-
-def make(*scopes: Any, **fields: Any) -> tuple[Token, str]:
-    token_id, text = mint()
-    fields = {"name": "ci", "project": None, "model": None, "rate": None, **fields}
-    token = Token(
-        id=token_id, digest=digest_of(text.encode()), scopes=scopes or ("predict",),
-        created_at=0.0, created_by="ann", **fields,
-    )  # fmt: skip
-    return token, text
 
 
 @dataclass
@@ -76,10 +67,6 @@ async def ask(
         return Heard(answer.status, answer.headers, msgspec.json.decode(answer.body))
 
 
-def bearer(text: str) -> list[tuple[str, str]]:
-    return [("authorization", f"Bearer {text}")]
-
-
 # Predictions
 
 
@@ -88,7 +75,7 @@ def test_a_prediction_takes_a_token_once_there_is_one(tmp_path: Path, protocol: 
     async def test() -> None:
         async with open_site(tmp_path) as site:
             assert (await ask(site, protocol)).status == 200
-            token, text = make()
+            token, text = make_token()
             site.predictor.access.replace([token], {})
             heard = await ask(site, protocol)
             assert heard.status == 401
@@ -105,9 +92,9 @@ def test_a_prediction_takes_a_token_once_there_is_one(tmp_path: Path, protocol: 
 @pytest.mark.parametrize(
     ("token", "words"),
     [
-        (make("read"), "the scope predict"),
-        (make(project="other"), "is for other alone, not for p/m"),
-        (make(project="p", model="n"), "is for p/n alone, not for p/m"),
+        (make_token("read"), "the scope predict"),
+        (make_token(project="other"), "is for other alone, not for p/m"),
+        (make_token(project="p", model="n"), "is for p/n alone, not for p/m"),
     ],
 )
 def test_a_token_for_something_else_is_told_so(
@@ -132,7 +119,7 @@ def test_a_token_for_something_else_is_told_so(
 def test_a_token_that_comes_too_often_is_told_when_to_come_back(tmp_path: Path, protocol: str) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site:
-            token, text = make(rate=Rate(2, "h"))
+            token, text = make_token(rate=Rate(2, "h"))
             site.predictor.access.replace([token], {})
             statuses = [(await ask(site, protocol, fields=bearer(text))).status for _ in range(2)]
             heard = await ask(site, protocol, fields=bearer(text))
@@ -159,7 +146,7 @@ def test_a_limited_model_refuses_anybody_and_its_neighbour_nobody(tmp_path: Path
 def test_requests_that_are_refused_do_not_count_for_the_weights(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site:
-            token, text = make()
+            token, text = make_token()
             site.predictor.access.replace([token], {})
             route = site.predictor.router.get(PREDICT.encode())
             assert route is not None
@@ -178,7 +165,7 @@ def test_nothing_of_a_token_or_of_a_strangers_body_is_logged_or_answered(
 ) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site:
-            token, text = make()
+            token, text = make_token()
             site.predictor.access.replace([token], {})
             heard = [
                 await ask(site, protocol, fields=bearer(text)),
@@ -200,7 +187,7 @@ def test_nothing_of_a_token_or_of_a_strangers_body_is_logged_or_answered(
 def test_a_version_that_was_asked_with_a_token_keeps_its_connection(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site, site.connect() as wire:
-            token, text = make()
+            token, text = make_token()
             site.predictor.access.replace([token], {})
             for fields, status in ((bearer(text), 200), ([], 401), (bearer(text), 200)):
                 wire.send(predict(headers=fields))
@@ -218,7 +205,7 @@ def test_a_version_that_was_asked_with_a_token_keeps_its_connection(tmp_path: Pa
 def test_no_large_body_is_read_of_a_stranger(tmp_path: Path, target: str, framing: str) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site, site.connect() as wire:
-            site.predictor.access.replace([make()[0]], {})
+            site.predictor.access.replace([make_token()[0]], {})
             fields = [("Content-Type", "application/x-npy")]
             if framing == "length":
                 wire.send(request("POST", target, headers=[*fields, ("Content-Length", str(1 << 27))]))
@@ -235,7 +222,7 @@ def test_no_large_body_is_read_of_a_stranger(tmp_path: Path, target: str, framin
 def test_a_large_body_with_a_token_is_read(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site:
-            token, text = make()
+            token, text = make_token()
             site.predictor.access.replace([token], {})
             assert (await ask(site, "http/1.1", fields=bearer(text), body=LARGE)).status == 200
 
@@ -245,7 +232,7 @@ def test_a_large_body_with_a_token_is_read(tmp_path: Path) -> None:
 def test_over_http_2_a_stranger_is_answered_before_its_body_comes(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site, h2_client.connect(site.address) as client:
-            site.predictor.access.replace([make()[0]], {})
+            site.predictor.access.replace([make_token()[0]], {})
             for target in (PREDICT, "/api/v1/apply"):
                 head = client.head(target, method="POST", end=False)
                 client.send(head)
@@ -291,7 +278,7 @@ def test_a_field_that_two_readers_could_read_apart_comes_once(
 async def owned(folder: Path) -> AsyncIterator[tuple[Site, Path]]:
     """A site that takes tokens, with the owner's socket in a store's folder."""
     async with open_site(folder) as site:
-        site.predictor.access.replace([make()[0]], {})
+        site.predictor.access.replace([make_token()[0]], {})
         local = LocalListener(folder, site.door, site.predictor.access)
         await local.start()
         try:
@@ -455,7 +442,7 @@ def test_the_log_names_whose_token_it_was(tmp_path: Path) -> None:
         rows: list[Any] = []
         books = Books(rows.append, runs.append, strays=Samples(good=0, failed=0))
         async with open_site(tmp_path, books=books) as site:
-            (one, first), (other, second) = make(name="one"), make(name="other")
+            (one, first), (other, second) = make_token(name="one"), make_token(name="other")
             site.predictor.access.replace([one, other], {})
             for served in site.fleet.all():
                 served.samples = Samples(good=0, failed=0)
@@ -474,7 +461,7 @@ def test_the_log_names_whose_token_it_was(tmp_path: Path) -> None:
 def test_a_flood_of_strangers_does_not_fill_the_log_and_is_counted(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path) as site:
-            site.predictor.access.replace([make()[0]], {})
+            site.predictor.access.replace([make_token()[0]], {})
             async with site.connect() as wire:
                 for _ in range(40):
                     wire.send(predict() * 25)
@@ -492,7 +479,7 @@ def test_to_be_answered_later_takes_a_token_and_a_body_that_is_whole(tmp_path: P
 
     async def test() -> None:
         async with open_site(tmp_path, max_json_bytes=1000) as site:
-            token, text = make()
+            token, text = make_token()
             site.predictor.access.replace([token], {})
             assert (await ask(site, protocol, fields=[later])).status == 401
             assert (await ask(site, protocol, fields=[later], body=LARGE)).status == 401
@@ -506,7 +493,7 @@ def test_what_was_let_in_is_answered_later_without_the_token(tmp_path: Path, pro
     async def test() -> None:
         async with open_site(tmp_path) as site:
             await site.deferrals.start()
-            token, text = make("predict", rate=Rate(2, "h"))
+            token, text = make_token("predict", rate=Rate(2, "h"))
             site.predictor.access.replace([token], {})
             accepted = await ask(site, protocol, fields=[("prefer", "respond-async"), *bearer(text)])
             assert accepted.status == 202

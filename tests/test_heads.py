@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from doors import open_site, run
 from h1_client import ROW, predict, request
+from minted import make_token
 
 from mdslite.door.heads import KnownHead
 from mdslite.door.receiver import Receiver
@@ -17,7 +18,6 @@ from mdslite.errors import MdsliteError
 from mdslite.http.paths import is_prediction
 from mdslite.http.request import Request
 from mdslite.predict.reading import Reader
-from mdslite.store.tokens import Token, digest_of, mint
 
 HEAD = b"POST /projects/p/models/m:predict HTTP/1.1\r\nHost: here\r\nContent-Length: %s\r\nX-Any: 1\r\n\r\n"
 LIMIT = 500
@@ -48,15 +48,6 @@ class Reading(Receiver):
 
     def await_rest(self) -> None:
         pass
-
-
-def make_token() -> tuple[Token, str]:
-    token_id, text = mint()
-    token = Token(
-        id=token_id, digest=digest_of(text.encode()), scopes=("predict",), name="ci",
-        project=None, model=None, rate=None, created_at=0.0, created_by="ann",
-    )  # fmt: skip
-    return token, text
 
 
 def message(body: bytes, *, head: bytes = HEAD) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 from doors import Site, open_site, run
 from h1_client import Reply, request
 from lanes import FakeData, GivenRuntime
+from minted import make_token
 
 from mdslite.api.openai import may_embed
 from mdslite.runtimes.protocol import (
@@ -27,7 +28,7 @@ from mdslite.runtimes.protocol import (
 )
 from mdslite.serving.loader import LoadRequest
 from mdslite.spec import Spec
-from mdslite.store.tokens import Rate, Token, digest_of, mint
+from mdslite.store.tokens import Rate
 
 
 class Embedder(FakeData):
@@ -178,11 +179,7 @@ def test_a_model_that_gives_no_embedding_is_named_as_such(tmp_path: Path) -> Non
 def test_a_token_opens_the_embeddings(tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(tmp_path) as site:
-            token_id, text = mint()
-            token = Token(
-                id=token_id, digest=digest_of(text.encode()), name="ci", scopes=("predict",), project="p",
-                model=None, rate=Rate(1, "h"), created_at=0.0, created_by="ann",
-            )  # fmt: skip
+            token, text = make_token(project="p", rate=Rate(1, "h"))
             site.predictor.access.replace([token], {})
             headers = [("content-type", "application/json"), ("authorization", f"Bearer {text}")]
             body = json.dumps({"model": "p.e", "input": "hey"}).encode()

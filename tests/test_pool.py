@@ -5,20 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from clocks import Clock
 
 from mdslite.errors import Unavailable
 from mdslite.serving.remote.pool import EJECT_AFTER, Address, Pool
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def make_pool(count: int, **options: Any) -> tuple[Pool, Clock]:
-    clock = Clock()
+    clock = Clock(100.0)
     pool = Pool(clock=clock, **options)
     pool.update(Address(f"http://h{number}") for number in range(count))
     return pool, clock

@@ -7,12 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clocks import Clock
 from sqlite_utils import Database
 
 from mdslite.errors import Conflict, NotFound, StorageFull, StoreCorrupt, StoreError, Unavailable
@@ -24,27 +25,6 @@ V1 = VersionRow(
 )
 V2 = VersionRow("mail", "spam", "v2", {"uri": "/m/v2.onnx", "service_info": {"weight": 20}}, "sha256:2", 20)
 V3 = VersionRow("mail", "ham", "v1", {"uri": "/m/v3.onnx"}, "sha256:3", 30)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def registry(tmp_path: Path, clock: Clock) -> Iterator[Registry]:
-    registry = Registry(tmp_path / "registry.db", clock=clock)
-    registry.open()
-    yield registry
-    registry.close()
 
 
 def commit(registry: Registry, *versions: VersionRow, reason: str = "because") -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import models
 import pytest
 from box import Box, Caller, deployments, file_order, open_box
+from clocks import Clock
 from seen import evidence
 
 from mdslite.deploy.gates import Gate
@@ -27,13 +28,6 @@ DAY_S = 86_400.0
 
 
 # Steps
-
-
-class Clock:
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Witness:

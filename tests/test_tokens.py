@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import Clock
 
 from mdslite.errors import Conflict, InvalidRequest, NotFound
 from mdslite.store import audit, tokens
@@ -18,27 +18,6 @@ from mdslite.store.registry import Registry
 from mdslite.store.tokens import Rate, Tokens, Wish, digest_of, id_of, mint, parse_span
 
 DAY_S = 86_400.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    registry = Registry(tmp_path / "registry.db")
-    registry.open()
-    yield registry
-    registry.close()
 
 
 @pytest.fixture

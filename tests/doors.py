@@ -215,3 +215,13 @@ async def open_site(
         await site.comparisons.close()
         await until(lambda: not site.door.connections)
         await site.fleet.close(grace_s=WAIT_S)
+
+
+async def refused(site: Site, data: bytes) -> Reply:
+    """The answer to what is no proper request: it ends the connection."""
+    async with site.connect() as wire:
+        wire.send(data)
+        reply = await wire.reply()
+        assert reply.closes
+        assert await wire.rest() == b""
+        return reply

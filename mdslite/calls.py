@@ -182,6 +182,12 @@ def plan(body: Mapping[str, Any]) -> Ask[Json]:
     return send("POST", "/api/v1/plan", body, wait_s=LOAD_WAIT_S)
 
 
+def follow_plan(body: Mapping[str, Any]) -> Lines[Json]:
+    """The same, and how far it is: yields events while artifacts are fetched; the last one has `event` `plan`
+    and is the plan, or `event` `result` and says why there is none."""
+    return get_lines("POST", "/api/v1/plan", content=dump(body), wait_s=LOAD_WAIT_S)
+
+
 def apply(body: Mapping[str, Any]) -> Lines[Json]:
     """Apply `body` and yield the events of its progress; the last one has `event` `result`.
 

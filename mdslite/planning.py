@@ -1,4 +1,6 @@
-"""A plan as people read it: by model, with counts and a table of what an apply will do."""
+"""A plan as people read it: by model, with counts and a table of what an apply will do; and what is under way
+while it is made.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ from mdslite.fields import (
 _ACTIONS = ("ADD", "UPDATE", "DELETE")  # the order of execution
 _DIFF_WIDTH = 21
 _LONGEST = 120
+_SAID = 100  # characters of what an installation says
 _LABELS = {
     "digest": "Artifact",
     "uri": "URI",
@@ -59,9 +62,22 @@ def as_planned(body: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, An
     return {**body, "expect_revision": plan["base_revision"], "expect_digests": digests}
 
 
-def render_plan(plain: Mapping[str, Any]) -> str:
+def render_plan(plain: Mapping[str, Any], *, width: int | None = None) -> str:
     """The text of a plan as the admin API gives it. What is retained is counted, not listed."""
-    return "\n\n".join("\n".join(model_lines(model)) for model in plain["models"])
+    return "\n\n".join("\n".join(model_lines(model, width=width)) for model in plain["models"])
+
+
+def under_way(event: Mapping[str, Any]) -> str | None:
+    """What is being fetched or installed, by what a plan or an apply has just told; None when nothing is."""
+    if event.get("event") == "install":
+        return f"installing: {event['line'][:_SAID]}"
+    if event.get("event") != "fetch":
+        return None
+    done, total = event["done_bytes"], event["total_bytes"]
+    if total is not None and done >= total:
+        return None
+    so_far = "so far" if total is None else f"of {_size(total, fine=True)}"
+    return f"fetching {_size(done, fine=True)} {so_far}: {event['uri']}"
 
 
 def model_lines(model: Mapping[str, Any], *, width: int | None = None) -> Iterator[str]:
@@ -192,11 +208,13 @@ def _tails(before: str, after: str) -> tuple[str, str]:
     return before, after
 
 
-def _size(size_bytes: int) -> str:
-    """Decimal units, two digits where they say something: 918 B, 1.2 MB, 35 MB."""
+def _size(size_bytes: int, *, fine: bool = False) -> str:
+    """Decimal units, two digits where they say something: 918 B, 1.2 MB, 35 MB (35.1 MB where it is to be
+    seen to grow)."""
     amount, unit = float(size_bytes), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if round(amount) < 1000:
             break
         amount, unit = amount / 1000, larger
-    return f"{amount:.1f} {unit}" if unit != "B" and round(amount, 1) < 10 else f"{amount:.0f} {unit}"
+    digits = 1 if unit != "B" and (fine or round(amount, 1) < 10) else 0
+    return f"{amount:.{digits}f} {unit}"

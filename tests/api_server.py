@@ -126,8 +126,8 @@ class ApiServer:
         self.exported = b"id,time\r\n1,x\r\n2,y\r\n"
         self.findings: list[dict[str, Any]] = []
         self.prediction = b'{"predictions":[[0.5,0.25,0.25]]}'
-        self.plan_error: tuple[int, dict[str, Any]] | None = None
-        self.revision_error: tuple[int, dict[str, Any]] | None = None
+        self.planning: list[dict[str, Any]] = []  # what is told before the plan
+        self.plan_failure: dict[str, Any] | None = None  # the last line where there is no plan
         self.error: tuple[int, dict[str, Any]] | None = None  # the answer to everything, when set
         self.requests: list[tuple[str, str, bytes, dict[str, str]]] = []
 
@@ -149,8 +149,9 @@ class ApiServer:
                 "content-type": "application/json",
             }  # fmt: skip
             return Response(self.prediction, headers=headers)
-        if path == "/plan" and self.plan_error is not None:
-            return JSONResponse(self.plan_error[1], self.plan_error[0])
+        if path == "/plan" and "ndjson" in request.headers["accept"]:
+            lines = [*self.planning, self.plan_failure or {"event": "plan", **self.plan}]
+            return StreamingResponse(_lines(lines), media_type="application/x-ndjson")
         if path == "/apply":
             return StreamingResponse(_lines(self.events, hangs=self.hangs), media_type="application/x-ndjson")
         if path == "/logs" and "follow" in request.query_params:
@@ -178,8 +179,6 @@ class ApiServer:
             before = int(query.get("before", 1 << 30))
             return JSONResponse([one for one in self.revisions if one["id"] < before][: int(query["limit"])])
         if path.startswith("/revisions/"):
-            if self.revision_error is not None:
-                return JSONResponse(self.revision_error[1], self.revision_error[0])
             found = [one for one in self.revisions if one["id"] == int(path.split("/")[2])]
             return JSONResponse(found[0])
         if path == "/backup":

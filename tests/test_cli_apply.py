@@ -14,6 +14,12 @@ from api_server import APPLIED, PLAN, STEPS, ApiServer, on_a_terminal
 
 from mdslite.cli import run
 
+FAILED = {
+    "event": "result", "revision": 2, "state": "failed", "seconds": 0.1,
+    "error": "demo/digits v2: no such op", "code": "load_failed", "status": 422,
+}  # fmt: skip
+DIFF = {"changed": True, "models": PLAN["models"]}
+
 
 class TestHistory:
     @pytest.fixture
@@ -129,9 +135,11 @@ class TestApply:
         self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert run(["apply", "-f", "deployments.yaml", "--yes", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == {"plan": PLAN, "result": APPLIED}
+        found = json.loads(capsys.readouterr().out)
+        assert [one["index"] for one in found.pop("steps")] == [1, 2]
+        assert found == {"plan": PLAN, "result": APPLIED}
         assert run(["apply", "-f", "deployments.yaml", "--dry-run", "--json"]) == 2
-        assert json.loads(capsys.readouterr().out) == {"plan": PLAN, "result": None}
+        assert json.loads(capsys.readouterr().out) == {"plan": PLAN, "steps": [], "result": None}
 
     def test_a_failed_load_ends_with_1_and_says_that_nothing_switched(
         self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
@@ -150,53 +158,96 @@ class TestApply:
             "revision 2 failed, nothing was switched: what served before still serves",
         ]
 
-    def test_a_plan_that_cannot_load_is_on_record_when_yes_was_said(
+    def test_as_json_tells_the_steps_in_the_order_in_which_they_ended(
         self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        refused = {"error": "demo/digits v2: no such op", "code": "load_failed", "request_id": "r"}
-        api.plan_error = (422, refused)
-        api.events = [
-            {"event": "result", "revision": 2, "state": "failed", "seconds": 0.1, **refused},
-        ]
-        for args in (["--dry-run"], []):
-            assert run(["apply", "-f", "deployments.yaml", *args]) == 1
-            assert capsys.readouterr().err == "error: demo/digits v2: no such op\n"
-        assert {request[1] for request in api.requests} == {"/api/v1/plan"}
-        api.revisions = [{"id": 2, "diff": {"changed": True, "models": PLAN["models"]}}]
-        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
-        assert [one[1] for one in api.requests[-2:]] == ["/api/v1/apply", "/api/v1/revisions/2"]
+        failed = {**STEPS[3], "state": "FAILED", "error": "no such op"}
+        api.events = [*STEPS[:3], failed, FAILED]
+        assert run(["apply", "-f", "deployments.yaml", "--yes", "--json"]) == 1
         printed = capsys.readouterr()
-        assert printed.out.startswith("PROJECT: demo MODEL: digits\n") and "Weight: 100 -> 80" in printed.out
-        assert printed.err.splitlines() == [
-            "error: demo/digits v2: no such op",
-            "revision 2 failed, nothing was switched: what served before still serves",
+        found = json.loads(printed.out)
+        assert found["plan"] == PLAN
+        assert [(one["version"], one["state"], one.get("error")) for one in found["steps"]] == [
+            ("v2", "DONE", None),
+            ("v1", "FAILED", "no such op"),
         ]
+        assert found["result"] == FAILED
+        assert "error: demo/digits v2: no such op" in printed.err
 
-    def test_why_an_apply_failed_is_told_to_who_may_not_read_what_it_was_to_do(
-        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize("options", [["--yes"], ["--dry-run"], []])
+    def test_a_plan_that_could_not_be_made_is_shown_as_far_as_it_is_known_before_its_error(
+        self, api: ApiServer, deployments: Path, options: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        refused = {"error": "demo/digits v2: no such op", "code": "load_failed", "request_id": "r"}
-        api.plan_error = (422, refused)
-        api.events = [{"event": "result", "revision": 2, "state": "failed", "seconds": 0.1, **refused}]
-        api.revision_error = (403, {"error": "not yours", "code": "forbidden", "request_id": "r"})
-        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
+        api.plan_failure = {**FAILED, "revision": None, "diff": DIFF}
+        api.events = [{**FAILED, "diff": DIFF}]
+        assert run(["apply", "-f", "deployments.yaml", *options]) == 1
         printed = capsys.readouterr()
-        assert not printed.out and printed.err.startswith("error: demo/digits v2: no such op\n")
+        assert "Weight: 20" in printed.out
+        assert printed.err.startswith("error: demo/digits v2: no such op\n")
+        assert ("revision 2 failed" in printed.err) == (options == ["--yes"])
+        asked = ["/api/v1/plan", *(["/api/v1/apply"] if options == ["--yes"] else [])]
+        assert [request[1] for request in api.requests] == asked
+        assert run(["apply", "-f", "deployments.yaml", "--json", *options]) == 1
+        found = json.loads(capsys.readouterr().out)
+        assert (found["plan"], found["steps"], found["result"]["state"]) == (DIFF, [], "failed")
+        assert "diff" not in found["result"]
 
-    def test_a_large_fetch_shows_its_progress_on_a_terminal_only(
-        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    def test_what_is_no_fault_of_a_model_is_not_tried_again_by_an_apply(
+        self, api: ApiServer, deployments: Path
+    ) -> None:
+        api.plan_failure = {**FAILED, "code": "storage_full"}
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
+        assert [request[1] for request in api.requests] == ["/api/v1/plan"]
+
+    @pytest.mark.parametrize("when", ["planning", "events"])
+    def test_a_fetch_shows_its_progress_on_a_terminal_only(
+        self, api: ApiServer, deployments: Path, when: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         uri = "https://models.example/large\x1b[2J.onnx"
         fetch = {"event": "fetch", "uri": uri, "done_bytes": 10_000_000, "total_bytes": 40_000_000}
-        small = {**fetch, "uri": "small.onnx", "total_bytes": 1000}
-        api.events = [fetch, small, *STEPS, APPLIED]
+        whole = {**fetch, "uri": "small.onnx", "done_bytes": 1000, "total_bytes": 1000}
+        setattr(api, when, [fetch, whole, *getattr(api, when)])
         code, printed = on_a_terminal(["apply", "-f", "deployments.yaml", "--yes"])
         assert code == 0
-        assert "\rfetching https://models.example/large\\x1b[2J.onnx: 10.0 MB of 40.0 MB\x1b[K" in printed
-        assert "\r\x1b[K(1/2) v2 ... DONE" in printed
+        shown = "\rfetching 10.0 MB of 40.0 MB: https://models.example/large\\x1b[2J.onnx\x1b[K\r\x1b[K"
+        assert shown + ("PROJECT: " if when == "planning" else "(1/2) v2 ... DONE") in printed
         assert "small.onnx" not in printed
         assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 0
         assert capsys.readouterr().err == "(1/2) v2 ... DONE\n(2/2) v1 ... DONE\n"
+
+    def test_progress_stays_on_its_line(self, api: ApiServer, deployments: Path) -> None:
+        uri = f"https://models.example/{'signed' * 30}"
+        api.planning = [{"event": "fetch", "uri": uri, "done_bytes": 1_000_000_000, "total_bytes": None}]
+        _, printed = on_a_terminal(["apply", "-f", "deployments.yaml", "--yes"], COLUMNS="60")
+        line = next(one for one in printed.split("\r") if one.startswith("fetching 1.0 GB so far: "))
+        assert len(line.removesuffix("\x1b[K")) < 60 and "…" in line
+
+    def test_a_table_that_is_too_wide_for_the_terminal_breaks_within_its_columns(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        step = PLAN["models"][0]["steps"][1]
+        changes = [
+            {"field": "uri", "before": f"/srv/{name}.onnx", "after": f"/mnt/{name}.onnx"} for name in "ab"
+        ]
+        changed = {**step, "changes": [*step["changes"], *changes]}
+        diff = {**DIFF, "models": [{**PLAN["models"][0], "steps": [changed]}]}
+        api.plan, api.revisions = {**PLAN, **diff}, [{"id": 1, "time": 0, "state": "applied", "diff": diff}]
+        for command in (["apply", "-f", "deployments.yaml", "--dry-run"], ["history", "1"]):
+            _, printed = on_a_terminal(command, COLUMNS="60")
+            table = [line for line in printed.splitlines() if line.startswith("|")]
+            assert len(table) > 2 and max(map(len, table)) <= 60
+            assert {line.count("|") for line in table} == {4} and len({len(line) for line in table}) == 1
+            told = " ".join(line.split("|")[3].strip() for line in table)
+            assert "URI: /srv/a.onnx -> /mnt/a.onnx," in told
+            run(command)
+            assert max(map(len, capsys.readouterr().out.splitlines())) > 80  # a file or a pipe has no width
+
+    def test_a_plan_without_an_end_is_an_error(
+        self, api: ApiServer, deployments: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.planning, api.plan_failure = [], {"event": "fetch", "uri": "a", "done_bytes": 1, "total_bytes": 2}
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
+        assert "hint: mdslite ls" in capsys.readouterr().err
 
     def test_an_interrupt_says_that_the_appliance_goes_on(self, api: ApiServer, deployments: Path) -> None:
         api.events, api.hangs = STEPS[:2], True

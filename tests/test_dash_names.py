@@ -4,6 +4,8 @@ its dialogs say all that has to be typed."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, TypeVar
 
 import pytest
@@ -12,7 +14,7 @@ from piloting import piloted
 from scenes import make_scene, make_version, showing, text_of
 from textual.widgets import Input
 
-from mdslite.asks import Ask
+from mdslite.asks import Lines
 from mdslite.deploy.plan import Wanted, make_plan, to_plain
 from mdslite.spec import ServiceInfo, Spec
 from mdslite.tui.app import DashApp
@@ -85,12 +87,17 @@ def test_wide_letters_are_wrapped_by_their_columns(width: int) -> None:
 class Planning(StillFeed):
     """Answers every question for a plan with one that deletes."""
 
-    async def ask(self, ask: Ask[T]) -> T:
+    @contextlib.asynccontextmanager
+    async def read(self, lines: Lines[T]) -> AsyncGenerator[AsyncIterator[T], None]:
         before = Wanted(
             Spec(uri="/m.onnx", service_info=ServiceInfo(weight=5)), digest="sha256:1", size_bytes=9
         )
         plan: Any = to_plain(make_plan({("p", LONG): {VERSION: before}}, {}, prune=True))
-        return {**plan, "changed": True, "base_revision": 1}  # type: ignore[return-value]
+
+        async def told() -> AsyncIterator[T]:
+            yield {**plan, "event": "plan", "base_revision": 1}  # type: ignore[misc]
+
+        yield told()
 
 
 @pytest.mark.parametrize("size", [(80, 24), (50, 16)])

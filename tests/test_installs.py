@@ -12,7 +12,7 @@ from box import deployments, open_box
 from obedient import write_package
 from wheels import only_index, write_wheel
 
-from mdslite.cli.apply import Progress
+from mdslite.cli.progress import Progress
 from mdslite.deploy.events import Feed, FetchEvent, InstallEvent
 from mdslite.deploy.orders import FileSource
 from mdslite.runtimes.prober import Prober

@@ -14,7 +14,8 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from mdslite import calls, errors
-from mdslite.planning import as_planned, model_lines
+from mdslite.asks import Lines
+from mdslite.planning import as_planned, model_lines, under_way
 from mdslite.replies import error_from
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
@@ -53,6 +54,7 @@ class PlanDialog(Dialog):
         self._refused_word: str | None = None
         self._plan: Json | None = None
         self._progress: list[str] = []
+        self._passing: str | None = None  # what is fetched or installed
         self._result: Json | None = None
 
     def compose(self) -> ComposeResult:
@@ -81,7 +83,7 @@ class PlanDialog(Dialog):
         }[self.stage](width)
 
     def _planning(self, width: int) -> list[Line]:
-        return [[("◌ planning: nothing is changed yet", "warn")]]
+        return [[("◌ planning: nothing is changed yet", "warn")], *self._told(width)]
 
     def _ready(self, width: int) -> list[Line]:
         lines = plan_lines(self._plan, width)
@@ -106,7 +108,11 @@ class PlanDialog(Dialog):
 
     def _doing(self, width: int) -> list[Line]:
         done: list[Line] = [[(clean(one), "")] for one in self._progress]
-        return [*done, [("◌ applying; it goes on when this is closed", "warn")]]
+        return [*done, [("◌ applying; it goes on when this is closed", "warn")], *self._told(width)]
+
+    def _told(self, width: int) -> list[Line]:
+        """What is under way, where that takes long."""
+        return [[(line, "dim")] for line in wrap(clean(self._passing), width)] if self._passing else []
 
     def _done(self, width: int) -> list[Line]:
         result = self._result or {}
@@ -143,7 +149,10 @@ class PlanDialog(Dialog):
 
     async def _make_plan(self) -> None:
         try:
-            self._plan = await self.dash.feed.ask(calls.plan(self._body))
+            made = await self._follow(calls.follow_plan(self._body))
+            if made["event"] == "result":
+                raise error_from(made)
+            self._plan = made
             self._typed, self.stage = word_for(self._plan), "ready"
             self._ask_for_the_word()
         except errors.MdsliteError as exc:
@@ -183,13 +192,7 @@ class PlanDialog(Dialog):
         if self._reason:
             body["reason"] = self._reason
         try:
-            async with self.dash.feed.read(calls.apply(body)) as told:
-                async for event in told:
-                    self._hear(event)
-            if self._result is None:
-                raise errors.Unavailable(
-                    "the appliance ended the apply without a result", hint="4 lists what was applied"
-                )
+            self._result = await self._follow(calls.apply(body))
             if self._result["state"] == "failed":
                 raise error_from(self._result)
             self.stage = "done"
@@ -198,16 +201,32 @@ class PlanDialog(Dialog):
         self.dash.feed.hurry()
         self.redraw()
 
+    async def _follow(self, lines: Lines[Json]) -> Json:
+        """Show what is told, and return the last of it.
+
+        :raises Unavailable: there is none
+        """
+        try:
+            async with self.dash.feed.read(lines) as told:
+                async for event in told:
+                    if event.get("event") in ("plan", "result"):
+                        return event
+                    self._hear(event)
+        finally:
+            self._passing = None
+        raise errors.Unavailable(
+            "the appliance ended its answer before it was complete", hint="4 lists what was applied"
+        )
+
     def _hear(self, event: Mapping[str, Any]) -> None:
-        if event.get("event") == "result":
-            self._result = dict(event)
-        elif event.get("event") == "step":
+        self._passing = under_way(event)
+        if event.get("event") == "step":
             name = f"{event['project']}/{event['model']} {event['version']}"
             line = f"({event['index']}/{event['count']}) {name} ... "
             if self._progress and self._progress[-1] == line:
                 self._progress.pop()
             self._progress.append(line if event["state"] == "START" else line + str(event["state"]))
-            self.redraw()
+        self.redraw()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "undo":

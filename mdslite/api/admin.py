@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 
@@ -15,20 +15,25 @@ from mdslite import deployments
 from mdslite.api import news, past, resources, views
 from mdslite.api.conditions import revision_tag, rows_of, tag_of, tagged
 from mdslite.api.known import versions_of
-from mdslite.api.ndjson import Lines
+from mdslite.api.ndjson import until_left
 from mdslite.api.operations import NDJSON, Answer, Call, Nothing, Operation, Raw, declare
 from mdslite.api.ordering import carry_out, make_order, remark
 from mdslite.api.parts import Parts
 from mdslite.api.plan_schema import (
     ApplyBody,
+    ApplyLine,
     ApplyReply,
     PlanBody,
+    PlanEvent,
+    PlanLine,
     PlanReply,
+    ResultEvent,
     RevisionDetail,
     RevisionInfo,
     RevisionPath,
     RevisionsQuery,
 )
+from mdslite.api.progress import result_event, tell
 from mdslite.api.schema import (
     AtQuery,
     BackupBody,
@@ -41,9 +46,10 @@ from mdslite.api.schema import (
     Status,
     VersionPath,
 )
-from mdslite.deploy.events import Event, Feed, FetchEvent, InstallEvent, StepEvent
+from mdslite.deploy.events import Event, Feed
 from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
-from mdslite.errors import Conflict, InvalidRequest, NotFound
+from mdslite.deploy.plan import Plan
+from mdslite.errors import Conflict, InvalidRequest, MdsliteError, NotFound
 from mdslite.http.access import Grant
 from mdslite.store.registry import Revision, VersionRow
 
@@ -98,13 +104,18 @@ async def get_output(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) ->
 
 
 async def plan(parts: Parts, call: Call[Nothing, Nothing, PlanBody]) -> PlanReply | Answer:
-    """What an apply would change. Fetches and probes artifacts, changes nothing"""
+    """What an apply would change. Fetches and probes artifacts, changes nothing; ends when its caller does"""
     source = _source(call.body)
     await _check_reach(call.caller.grant, source)
-    draft = await parts.deployer.plan(source)
-    reply = views.plan_reply(draft.base_revision, draft.plan)
-    etag = revision_tag(draft.base_revision).encode()
-    return Raw(msgspec.json.encode(reply), headers=((b"etag", etag),))
+    if NDJSON not in call.accept:
+        task = parts.deployer.own(parts.deployer.plan(source), name="plan")
+        draft = await until_left(task, call.receive)
+        etag = revision_tag(draft.base_revision).encode()
+        return Raw(msgspec.json.encode(views.plan_reply(draft)), headers=((b"etag", etag),))
+
+    feed = Feed()
+    telling = parts.deployer.own(_plan_told(parts, source, feed), name="plan")
+    return await tell(telling, feed, call.receive, last=lambda: telling, goes_on=False)
 
 
 async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyReply | Answer:
@@ -128,17 +139,14 @@ async def apply(parts: Parts, call: Call[Nothing, Nothing, ApplyBody]) -> ApplyR
         return replayed
     feed = Feed()
 
-    def tell(event: FetchEvent | InstallEvent | StepEvent) -> None:
+    def hear(event: Event) -> None:
         feed.post(event)
         parts.bulletin.progress(event)
 
-    task = parts.deployer.begin(order, progress=tell)
-    task.add_done_callback(lambda _: feed.end())
+    task = parts.deployer.begin(order, progress=hear)
     task.add_done_callback(lambda _: remark(call.caller, task))
     parts.deployer.own(parts.once.keep(call, lambda: _last_line(task)), name="receipt")
-    if not await feed.begun():
-        await asyncio.shield(task)  # what was refused before it began is answered with its own status
-    return Lines(_events(feed, task), call.receive)
+    return await tell(task, feed, call.receive, last=lambda: _end(task), goes_on=True)
 
 
 async def list_revisions(parts: Parts, call: Call[Nothing, RevisionsQuery, Nothing]) -> list[RevisionInfo]:
@@ -189,14 +197,23 @@ def make_operations() -> list[Operation]:
         *news.make_operations(),
         *past.make_operations(),
         declare("GET", f"{model}/versions/{{version}}/output", get_output, group="models", errors=(404,)),
-        declare("POST", f"{root}/plan", plan, group="deployments", errors=_NOT_APPLIED, reach="own"),
+        declare(
+            "POST",
+            f"{root}/plan",
+            plan,
+            group="deployments",
+            errors=_NOT_APPLIED,
+            stream=PlanLine,
+            unary=True,
+            reach="own",
+        ),
         declare(
             "POST",
             f"{root}/apply",
             apply,
             group="deployments",
             errors=_NOT_APPLIED,
-            stream=Event,
+            stream=ApplyLine,
             reach="own",
             tagged=True,
             once=True,
@@ -270,19 +287,28 @@ def _source(body: PlanBody) -> Source:
     return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
 
 
+async def _plan_told(parts: Parts, source: Source, feed: Feed) -> PlanEvent | ResultEvent:
+    """:raises MdsliteError: what is wrong shows before anything is known of the plan"""
+    sketches, started = list[Plan](), monotonic()
+    try:
+        draft = await parts.deployer.plan(source, progress=feed.post, sketched=sketches.append)
+    except MdsliteError as exc:
+        if not sketches:
+            raise
+        return result_event(Outcome("failed", None, sketches[-1], monotonic() - started, exc))
+    return views.plan_event(draft)
+
+
 async def _last_line(task: asyncio.Task[Outcome]) -> Raw:
     """All that is told again of an apply whose steps were streamed."""
-    return Raw(msgspec.json.encode(views.result_event(await task)) + b"\n", NDJSON)
+    return Raw(msgspec.json.encode(result_event(await task)) + b"\n", NDJSON)
 
 
-async def _events(feed: Feed, task: asyncio.Task[Outcome]) -> AsyncGenerator[Event, None]:
-    async for event in feed:
-        yield event
+async def _end(task: asyncio.Task[Outcome]) -> ResultEvent:
     try:
-        outcome = await asyncio.shield(task)
+        return result_event(await asyncio.shield(task))
     except Conflict as exc:  # found out only after something was fetched, which has been told
-        outcome = Outcome("failed", None, None, 0.0, exc)
-    yield views.result_event(outcome)
+        return result_event(Outcome("failed", None, None, 0.0, exc))
 
 
 def _back_up(store: Path, path: str | None, log: bool) -> BackupReply:

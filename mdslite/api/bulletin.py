@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mdslite.deploy.events import FetchEvent, InstallEvent, StepEvent
+from mdslite.deploy.events import Event, InstallEvent, StepEvent
 from mdslite.errors import Overloaded
 from mdslite.http.access import Grant
 from mdslite.serving.fleet import Served
@@ -63,7 +63,7 @@ class Bulletin:
         self._notices.append(Notice(self._last, kind, msgspec.json.encode(value), project, model))
         self._moved.set()
 
-    def progress(self, event: FetchEvent | InstallEvent | StepEvent) -> None:
+    def progress(self, event: Event) -> None:
         """Tell how far an apply is. The bytes of a fetch are too many to tell here."""
         if isinstance(event, StepEvent):
             self.post("apply", event, project=event.project, model=event.model)

@@ -111,7 +111,8 @@ class Raw:
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One entry of the API. `errors` are the statuses that it answers beside those that any request can get;
-    `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for;
+    `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for,
+    which gRPC always does but for what is `unary`;
     `consumes` what a body may be beside JSON, `produces` what a reply may be when that is asked for; `wishes`
     are headers of the request and `headers` those of the reply, with what they say. Without a handler it is
     answered by an ASGI application that whoever lists it provides.
@@ -136,6 +137,7 @@ class Operation:
     errors: tuple[int, ...] = ()
     same: tuple[int, ...] = ()
     stream: Any = None
+    unary: bool = False
     media_type: str = JSON
     consumes: tuple[str, ...] = ()
     produces: tuple[str, ...] = ()
@@ -157,6 +159,7 @@ def declare(
     errors: tuple[int, ...] = (),
     same: tuple[int, ...] = (),
     stream: Any = None,
+    unary: bool = False,
     media_type: str = JSON,
     tagged: bool = False,
     once: bool = False,
@@ -188,6 +191,7 @@ def declare(
         errors=errors,
         same=same,
         stream=stream,
+        unary=unary,
         media_type=media_type,
         tagged=tagged,
         once=once,

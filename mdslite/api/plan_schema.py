@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, field
+from msgspec import Meta, Struct, field
 
 from mdslite.api.operations import Name
 from mdslite.api.schema import Digest, Given, Limit, Time, Value
+from mdslite.deploy.events import FetchEvent, InstallEvent, StepEvent
 from mdslite.deploy.orders import WEIGHT_MAX
 
 REVISION_MAX = 2**63 - 1  # what the registry can count to
@@ -119,6 +120,34 @@ class PlanReply(DiffInfo, frozen=True, kw_only=True):
     are for `expect_digests`."""
 
     base_revision: int
+
+
+class PlanEvent(PlanReply, frozen=True, kw_only=True, tag_field="event", tag="plan"):
+    """The end of a plan that was made, always the last line."""
+
+
+class ResultEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="result"):
+    """The end of an apply, or of a plan that could not be made; always the last line. `revision` is the one
+    that the apply made (a failed one when it failed), or, when nothing had to change, the one in force; null
+    where there is none. A failure brings what an error reply would (`error`, `code`, `status` and its
+    details), and `diff`: what was to be done, as far as that was known."""
+
+    revision: int | None
+    state: Literal["applied", "failed", "unchanged"]
+    seconds: float
+    error: str | None = None
+    code: str | None = None
+    status: int | None = None
+    hint: str | None = None
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    excerpt: str | None = None
+    diff: DiffInfo | None = None
+
+
+PlanLine = FetchEvent | InstallEvent | PlanEvent | ResultEvent
+ApplyLine = FetchEvent | InstallEvent | StepEvent | ResultEvent
 
 
 class Summary(Value, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import msgspec
 from mdslite import __version__
 from mdslite import spec as specs
 from mdslite.api.parts import Parts
-from mdslite.api.plan_schema import DeployedInfo, DiffInfo, PlanReply, RevisionInfo, Summary
+from mdslite.api.plan_schema import DeployedInfo, DiffInfo, PlanEvent, PlanReply, RevisionInfo, Summary
 from mdslite.api.schema import (
     BatchInfo,
     DeviceInfo,
@@ -29,9 +29,8 @@ from mdslite.api.schema import (
     VersionInfo,
     VersionState,
 )
-from mdslite.deploy.events import ResultEvent
-from mdslite.deploy.orders import Outcome
-from mdslite.deploy.plan import Plan, to_plain
+from mdslite.deploy.orders import Draft
+from mdslite.deploy.plan import to_plain
 from mdslite.drawing import draw
 from mdslite.errors import NotFound
 from mdslite.fields import DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS
@@ -293,8 +292,14 @@ def printed_of(served: Served) -> list[PrintedInfo]:
     return [PrintedInfo(replica=one.replica, text=one.text, ended=one.ended) for one in found]
 
 
-def plan_reply(base_revision: int, plan: Plan) -> PlanReply:
-    return msgspec.convert({**to_plain(plan), "base_revision": base_revision}, PlanReply)
+def plan_reply(draft: Draft) -> PlanReply:
+    return msgspec.convert({**to_plain(draft.plan), "base_revision": draft.base_revision}, PlanReply)
+
+
+def plan_event(draft: Draft) -> PlanEvent:
+    """The last line of a plan that was told of while it was made."""
+    reply = plan_reply(draft)
+    return PlanEvent(base_revision=reply.base_revision, changed=reply.changed, models=reply.models)
 
 
 def summary_of(diff: DiffInfo) -> Summary:
@@ -328,24 +333,4 @@ def deployed_of(row: VersionRow) -> DeployedInfo:
         size_bytes=row.size_bytes,
         memory_bytes=row.memory_bytes,
         since_revision=row.since_revision,
-    )
-
-
-def result_event(outcome: Outcome) -> ResultEvent:
-    """The last event of a streamed apply."""
-    error = outcome.error
-    seconds = round(outcome.seconds, 3)
-    if error is None:
-        return ResultEvent(revision=outcome.revision, state=outcome.state, seconds=seconds)
-    details = {
-        name: value for name, value in error.details().items() if name in ResultEvent.__struct_fields__
-    }
-    return ResultEvent(
-        revision=outcome.revision,
-        state=outcome.state,
-        seconds=seconds,
-        error=error.message,
-        code=error.code,
-        status=error.status,
-        **details,
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.files import unreadable
 from mdslite.cli.options import addressed_to, connect, json_option, read_once, url_option, yes_option
+from mdslite.cli.progress import follow, showing
 from mdslite.hosts import author
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 CHANGED = 2  # --dry-run: something would change
 
 _INIT_HINT = "mdslite init MODEL writes one for a model"
-_SHOWN_BYTES = 8_000_000  # what is fetched in no time needs no progress
-_SHOWN_LENGTH = 100  # characters of what an installation says
+_KEPT = {errors.ArtifactError.code, errors.LoadFailed.code}  # what an apply that fails so is kept for
 
 
 @click.command(
@@ -100,20 +99,23 @@ def change(
     `otherwise` is the command that does the same without asking.
     """
     from mdslite.planning import as_planned
+    from mdslite.replies import error_from
 
     wanted = {**body, "reason": reason, "author": author()}
-    try:
-        plan = client.plan(body)
-    except (errors.ArtifactError, errors.LoadFailed):
-        if dry_run or not yes:
-            raise
+    with showing(several=True) as progress:
+        made = follow(client.follow_plan(body), progress, otherwise="mdslite ls")
+    if made["event"] == "result":
         # The apply fails as its plan did, and is kept as a failed revision: that was said yes to.
-        return _carry_out(client, wanted, None, as_json=as_json)
+        if yes and not dry_run and made["code"] in _KEPT:
+            return _carry_out(client, wanted, None, as_json=as_json)
+        _write_told(made, made.get("diff"), [], as_json=as_json)
+        raise error_from(made)
+    plan = {name: value for name, value in made.items() if name != "event"}
     if not as_json:
         write_plan(plan)
     if dry_run or not plan["changed"]:
         if as_json:
-            output.write_json({"plan": plan, "result": None})
+            output.write_json({"plan": plan, "steps": [], "result": None})
         return CHANGED if dry_run and plan["changed"] else 0
     if not yes and not output.confirm("Apply?", otherwise=otherwise):
         output.note("nothing was applied")
@@ -125,7 +127,7 @@ def write_plan(plan: Mapping[str, Any]) -> None:
     from mdslite.planning import render_plan
 
     if plan["models"]:
-        output.write(render_plan(plan))
+        output.write(render_plan(plan, width=output.width_of(sys.stdout)))
     if not plan["changed"]:
         output.write("nothing would change")
 
@@ -133,40 +135,38 @@ def write_plan(plan: Mapping[str, Any]) -> None:
 def _carry_out(
     client: Client, wanted: Mapping[str, Any], plan: Mapping[str, Any] | None, *, as_json: bool
 ) -> int:
-    progress = Progress(several=plan is None or _models_changed(plan) > 1, live=sys.stderr.isatty())
-    result = _follow(client.apply(wanted), progress, client.url)
-    progress.end()
-    if as_json:
-        output.write_json({"plan": plan, "result": result})
-    elif plan is None:
-        _write_kept_plan(client, result.get("revision"))
+    steps: list[Mapping[str, Any]] = []
+    with showing(several=plan is None or _models_changed(plan) > 1) as progress:
+        try:
+            result = follow(
+                client.apply(wanted), progress, otherwise="mdslite history --limit 1", ended=steps
+            )
+        except KeyboardInterrupt:
+            going_on = "\nthe appliance goes on with it; mdslite history tells how it ends"
+            output.note(addressed_to(client.url, going_on))
+            raise
+    if as_json or plan is None:
+        _write_told(result, plan or result.get("diff"), steps, as_json=as_json)
     return _conclude(result, client.url, as_json=as_json)
 
 
-def _write_kept_plan(client: Client, revision: int | None) -> None:
-    """What a failed revision was to do, as far as it was known."""
-    with suppress(errors.MdsliteError):  # not everybody may read revisions; why it failed matters more
-        diff = client.revision(revision)["diff"] if revision is not None else None
-        if diff and diff["changed"]:
-            write_plan(diff)
+def _write_told(
+    result: Mapping[str, Any],
+    plan: Mapping[str, Any] | None,
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    as_json: bool,
+) -> None:
+    """What was to be done, as far as it is known; as JSON with the steps that were taken and how it ended."""
+    if as_json:
+        ended = {name: value for name, value in result.items() if name != "diff"}
+        output.write_json({"plan": plan, "steps": steps, "result": ended})
+    elif plan is not None:
+        write_plan(plan)
 
 
 def _models_changed(plan: Mapping[str, Any]) -> int:
     return sum(any(step["action"] != "RETAIN" for step in model["steps"]) for model in plan["models"])
-
-
-def _follow(events: Iterator[Mapping[str, Any]], progress: Progress, url: str) -> Mapping[str, Any]:
-    try:
-        for event in events:
-            if event.get("event") == "result":
-                return event
-            progress.show(event)
-    except KeyboardInterrupt:
-        output.note(addressed_to(url, "\nthe appliance goes on with it; mdslite history tells how it ends"))
-        raise
-    raise errors.Unavailable(
-        "the appliance ended the apply without a result", hint="mdslite history --limit 1"
-    )
 
 
 def _conclude(result: Mapping[str, Any], url: str, *, as_json: bool) -> int:
@@ -192,63 +192,3 @@ def _conclude(result: Mapping[str, Any], url: str, *, as_json: bool) -> int:
         back = addressed_to(url, "mdslite undo")
         output.write(f"revision {result['revision']} in {seconds} s   undo: {back}")
     return 0
-
-
-class Progress:
-    """The lines `(1/2) v2 ... DONE`, with the model's name when there are several.
-
-    When live, on a terminal, the first half shows as soon as the step starts.
-    """
-
-    def __init__(self, *, several: bool, live: bool) -> None:
-        self._several = several
-        self._live = live
-        self._open: str | None = None  # a line that waits for its end
-        self._passing = False  # the last line is one that the next replaces
-
-    def show(self, event: Mapping[str, Any]) -> None:
-        if event.get("event") == "step":
-            self._show_step(event)
-        elif event.get("event") == "fetch" and self._live:
-            self._show_fetch(event)
-        elif event.get("event") == "install" and self._live:
-            output.note_over(f"installing: {str(event.get('line'))[:_SHOWN_LENGTH]}")
-            self._passing = True
-
-    def _show_step(self, event: Mapping[str, Any]) -> None:
-        line = f"({event['index']}/{event['count']}) {self._name(event)} ... "
-        if event["state"] == "START":
-            if self._live:
-                self._begin(line)
-            return
-        if self._open != line:
-            self._begin(line)
-        output.note(event["state"])
-        self._open = None
-
-    def _show_fetch(self, event: Mapping[str, Any]) -> None:
-        done, total = event.get("done_bytes"), event.get("total_bytes")
-        if total is not None and total < _SHOWN_BYTES:
-            return
-        of = f" of {output.size_text(total)}" if total else ""
-        source = event.get("uri") or event.get("version") or "artifact"
-        output.note_over(f"fetching {source}: {output.size_text(done)}{of}")
-        self._passing = True
-
-    def end(self) -> None:
-        """Take away a line that nothing has replaced."""
-        if self._passing:
-            output.note_over("")
-            self._passing = False
-
-    def _begin(self, line: str) -> None:
-        self.end()
-        if self._open is not None:
-            output.note("")
-        output.note(line, end="")
-        self._open = line
-
-    def _name(self, event: Mapping[str, Any]) -> str:
-        if not self._several:
-            return str(event["version"])
-        return f"{event['project']}/{event['model']} {event['version']}"

@@ -70,8 +70,11 @@ def note(text: str, *, end: str = "\n") -> None:
 
 
 def note_over(text: str) -> None:
-    """Replace the last line of stderr, which must be a terminal, and stay on it."""
-    sys.stderr.write(f"\r{escape(text)}\x1b[K" if text else "\r\x1b[K")
+    """Replace the last line of stderr, which must be a terminal, and stay on it: what has no room is cut."""
+    shown, width = escape(text), width_of(sys.stderr)
+    if width is not None and len(shown) >= width:
+        shown = f"{shown[: width - 2]}…"
+    sys.stderr.write(f"\r{shown}\x1b[K")
     sys.stderr.flush()
 
 
@@ -118,6 +121,14 @@ def write_fields(fields: Mapping[str, object], *, indent: str = "") -> None:
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
         write(f"{indent}{escape(name):<{width}}  {escape(value)}")
+
+
+def width_of(stream: TextIO) -> int | None:
+    """How many columns a terminal has; None for what is no terminal, whose lines may be of any length."""
+    if not stream.isatty():
+        return None
+    told = os.environ.get("COLUMNS", "")
+    return int(told) if told.isdigit() and int(told) else os.get_terminal_size(stream.fileno()).columns or 80
 
 
 def number_text(value: float | None, digits: int = 1) -> str:

@@ -68,8 +68,8 @@ def _downloading_later(
 
 
 class AsyncClient:
-    """What `Client` is, for asyncio: the same methods, to be awaited (`apply` and `undo` with `async for`,
-    `follow_logs` with `async with`)."""
+    """What `Client` is, for asyncio: the same methods, to be awaited (`apply`, `undo` and `follow_plan` with
+    `async for`, `follow_logs` with `async with`)."""
 
     def __init__(
         self,
@@ -119,6 +119,7 @@ class AsyncClient:
     begin_rollout = _asking_later(calls.begin_rollout)
     change_rollout = _asking_later(calls.change_rollout)
     plan = _asking_later(calls.plan)
+    follow_plan = _reading_later(calls.follow_plan)
     apply = _reading_later(calls.apply)
     undo = _reading_later(calls.undo)
     revisions = _asking_later(calls.revisions)

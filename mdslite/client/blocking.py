@@ -128,6 +128,7 @@ class Client:
     begin_rollout = _asking(calls.begin_rollout)
     change_rollout = _asking(calls.change_rollout)
     plan = _asking(calls.plan)
+    follow_plan = _reading(calls.follow_plan)
     apply = _reading(calls.apply)
     undo = _reading(calls.undo)
     revisions = _asking(calls.revisions)

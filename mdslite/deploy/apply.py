@@ -87,8 +87,15 @@ class Deployer:
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def plan(self, source: Source, *, progress: Progress = ignore) -> Draft:
+    async def plan(
+        self,
+        source: Source,
+        *,
+        progress: Progress = ignore,
+        sketched: Callable[[Plan], None] = lambda _: None,
+    ) -> Draft:
         """Say what applying `source` would change. Artifacts are fetched and probed, nothing is loaded.
+        `sketched` gets the plan as far as it is known, also where that is all that there will be.
 
         :raises SpecError: the file is wrong
         :raises NotFound: there is no such revision
@@ -100,7 +107,9 @@ class Deployer:
             async with self.turn():
                 current = state_of(await self._worker.call(self._registry.current))
                 parsed = await complete(parsed, current, source)
-                return await self._drafter.draft(await self._latest(), current, source, parsed, progress)
+                return await self._drafter.draft(
+                    await self._latest(), current, source, parsed, progress, sketched=sketched
+                )
 
     async def apply(self, order: Order, *, progress: Progress = ignore) -> Outcome:
         """Apply an order, and go on with it when the caller is cancelled.

@@ -1,7 +1,6 @@
-"""What an apply tells while it runs, and the feed that carries it to one reader. Owns no apply.
+"""What a plan or an apply tells while it is made, and the feed that carries it to one reader. Owns neither.
 
-A feed never makes the apply wait: fetch progress is coalesced per artifact, the other events are few
-(two a step). A reader that has left changes nothing for the apply.
+A feed never makes them wait: fetch progress is coalesced per artifact, the other events are few (two a step).
 """
 
 from __future__ import annotations
@@ -40,36 +39,16 @@ class StepEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", ta
     error: str | None = None
 
 
-class ResultEvent(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="result"
-):
-    """The end of the apply, always the last event. `revision` is the one that it made (a failed one when it
-    failed), or, when nothing had to change, the one in force; null when none could be recorded. A failure
-    brings what an error reply would: `error`, `code`, `status` and its details."""
-
-    revision: int | None
-    state: Literal["applied", "failed", "unchanged"]
-    seconds: float
-    error: str | None = None
-    code: str | None = None
-    status: int | None = None
-    hint: str | None = None
-    file: str | None = None
-    line: int | None = None
-    column: int | None = None
-    excerpt: str | None = None
+Event = FetchEvent | InstallEvent | StepEvent
+Progress = Callable[[Event], None]
 
 
-Event = FetchEvent | InstallEvent | StepEvent | ResultEvent
-Progress = Callable[[FetchEvent | InstallEvent | StepEvent], None]
-
-
-def ignore(event: FetchEvent | InstallEvent | StepEvent) -> None:
+def ignore(event: Event) -> None:
     """The progress of an apply that nobody watches."""
 
 
 class Feed:
-    """Events from one apply to one reader, both on the event loop."""
+    """Events from one plan or apply to one reader, both on the event loop."""
 
     def __init__(self) -> None:
         self._pending: list[Event] = []

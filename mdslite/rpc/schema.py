@@ -68,6 +68,11 @@ def parse(kind: type[Any], body: bytes | memoryview) -> Any:
         raise InvalidRequest(f"the request is no {kind.DESCRIPTOR.full_name}") from exc
 
 
+def streams(operation: Operation) -> bool:
+    """Is it answered line by line?"""
+    return operation.stream is not None and not operation.unary
+
+
 def rpc_name(operation: Operation) -> str:
     """`list_models` as `ListModels`."""
     return "".join(part.capitalize() for part in operation.name.split("_"))
@@ -98,6 +103,6 @@ def _describe_admin(operations: Sequence[Operation]) -> Any:
             name=rpc_name(operation),
             input_type=".mdslite.v1.AdminRequest",
             output_type=".mdslite.v1.AdminReply",
-            server_streaming=operation.stream is not None,
+            server_streaming=streams(operation),
         )
     return file

@@ -25,7 +25,7 @@ from mdslite.rpc.health import Health
 from mdslite.rpc.limits import RpcLimits
 from mdslite.rpc.operations import AdminRpc, make_oip_rpcs
 from mdslite.rpc.reflection import Reflection
-from mdslite.rpc.schema import ADMIN, HEALTH, INFERENCE, REFLECTION, Schema, rpc_name
+from mdslite.rpc.schema import ADMIN, HEALTH, INFERENCE, REFLECTION, Schema, rpc_name, streams
 
 _BACKLOG = 2048
 _HANDSHAKE_S = 10.0
@@ -121,7 +121,7 @@ class RpcServer:
         found[f"/{INFERENCE}/ModelStreamInfer"] = Method(self._infer.stream, reads=True)
         for operation in operations:
             rpc = AdminRpc(operation, self._parts, self._schema)
-            answer = rpc.answer if operation.stream is None else rpc.stream
+            answer = rpc.stream if streams(operation) else rpc.answer
             found[f"/{ADMIN}/{rpc_name(operation)}"] = Method(answer, public=operation.scope is None)
         reflection = Reflection(self._schema, (INFERENCE, ADMIN, HEALTH, *REFLECTION))
         return {**found, **self._health.methods(), **reflection.methods()}

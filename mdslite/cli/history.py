@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,7 @@ def _write_revision(found: Json) -> None:
     output.write_fields({name: value for name, value in fields.items() if value != ""})
     if found.get("diff") and found["diff"]["models"]:
         output.write()
-        output.write(render_plan(found["diff"]))
+        output.write(render_plan(found["diff"], width=output.width_of(sys.stdout)))
     if found.get("source"):
         output.write()
         output.write(found["source"].rstrip("\n"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -95,3 +97,14 @@ class Authority:
 
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def trusting(*authorities: Path, client: Signed | None = None, protocols: tuple[str, ...] = ()) -> Any:
+    context = ssl.create_default_context()
+    for authority in authorities:
+        context.load_verify_locations(authority)
+    if client is not None:
+        context.load_cert_chain(client.cert, client.key)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context

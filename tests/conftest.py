@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from stores import Store, open_store
 
 from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import DataSession
+from mdslite.serving import crew
 from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.registry import Registry
 
@@ -128,6 +131,31 @@ async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
 def caller(box: Box) -> Caller:
     """Somebody who asks it over HTTP."""
     return Caller(box.app)
+
+
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Times are shown as those of Greenwich."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run is too long to have a batch behind it, so that a slow machine cannot come between."""
+    monkeypatch.setattr(crew, "AHEAD_S", 1000.0)
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Nothing that is in a circle goes."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

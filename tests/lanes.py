@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from waiting import until
 
 from mdslite.errors import DeadlineExceeded, ModelError
 from mdslite.runtimes.protocol import (
@@ -264,3 +265,51 @@ def make_lane(
 def submit(lane: Lane, *jobs: FakeJob) -> None:
     for job in jobs:
         lane.submit(job, perf_counter())
+
+
+def flat_curve(seconds: float = 100.0) -> LatencyCurve:
+    """A model whose runs take as long whatever their rows."""
+    curve = LatencyCurve()
+    for rows in (1, 2, 4, 8, 16, 32):
+        curve.observe((1,), rows, seconds)
+    return curve
+
+
+def some_jobs(count: int, *, first: int = 1) -> list[FakeJob]:
+    return [FakeJob([[float(number)]]) for number in range(first, first + count)]
+
+
+async def busy_lane(session: FakeSession, **options: Any) -> tuple[Lane, list[FakeJob]]:
+    """A lane of batches of two whose replica computes one and has another: four jobs are with it."""
+    session.hold.clear()
+    lane = make_lane(session, batch_size=2, **{"curve": flat_curve(), **options})
+    jobs = some_jobs(4)
+    submit(lane, *jobs)
+    await until(lambda: lane.running == 2 and session.entered.is_set())
+    return lane, jobs
+
+
+async def answered(jobs: list[FakeJob]) -> None:
+    for job in jobs:
+        assert await job.answer() == [[2.0 * row for row in rows] for rows in rows_of(job)]
+        assert job.times_resolved == 1
+
+
+def rows_of(job: FakeJob) -> list[list[float]]:
+    array = np.frombuffer(job.columns.columns[0] or b"", dtype=np.float32)
+    return [[value] for value in array.tolist()]
+
+
+async def failure(job: FakeJob) -> str:
+    try:
+        await job.answer()
+    except Exception as exc:
+        return str(exc)
+    return ""
+
+
+def linear_curve(seconds: float) -> LatencyCurve:
+    curve = LatencyCurve()
+    for rows in (1, 2, 4, 8, 16, 32):
+        curve.observe((1,), rows, seconds * rows)
+    return curve

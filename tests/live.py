@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import models
+
 STOP_WAIT_S = 20
+DEPLOYMENTS = """\
+deployments:
+- project: demo
+  model: digits
+  versions:
+  - version: v1
+    weight: 100
+    spec:
+      uri: ./v1.onnx
+"""
+TWO_VERSIONS = """\
+deployments:
+- project: demo
+  model: digits
+  versions:
+  - version: v1
+    weight: 80
+    spec:
+      uri: ./v1.onnx
+  - version: v2
+    weight: 20
+    spec:
+      uri: ./v2.onnx
+"""
 
 
 class Live:
@@ -50,3 +79,23 @@ def up(*args: str, cwd: Path) -> Iterator[Live]:
             if process.poll() is None:
                 process.terminate()
                 process.communicate(timeout=STOP_WAIT_S)
+
+
+def fill(folder: Path) -> Path:
+    """Two models, a deployments.yaml and a sample."""
+    models.mlp(folder / "v1.onnx")
+    models.mlp(folder / "v2.onnx", seed=1)
+    (folder / "deployments.yaml").write_text(DEPLOYMENTS)
+    (folder / "sample.json").write_text("[0.1, 0.2, 0.3, 0.4]\n")
+    return folder
+
+
+def send(line: str) -> dict[str, object]:
+    """What a curl line asks for, without needing curl."""
+    words = shlex.split(line)
+    url = next(word for word in words if word.startswith("http"))
+    request = urllib.request.Request(url, words[-1].encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        found = json.load(reply)
+    assert isinstance(found, dict)
+    return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import models
 import msgspec
+import odd_models
 import pytest
 from applying import V1, V2, apply_body, post_apply
 from box import Caller, GatedRuntime, deployments, open_box
@@ -39,7 +39,7 @@ async def test_an_apply_answers_with_its_revision(caller: Caller, folder: Path) 
 
 
 async def test_an_apply_that_fails_answers_with_the_errors_status(caller: Caller, folder: Path) -> None:
-    models.truncated(folder / "bad.onnx")
+    odd_models.truncated(folder / "bad.onnx")
     heard = await caller.post("/api/v1/apply", apply_body(folder, "v1, uri: bad.onnx"))
     assert (heard.status, heard.json["code"], heard.json["revision"]) == (422, "load_failed", 1)
     assert (await caller.get("/api/v1/models")).json == []
@@ -89,7 +89,7 @@ async def test_a_streamed_apply_tells_each_step_and_its_result(caller: Caller, f
 
 
 async def test_a_streamed_apply_that_fails_says_why_in_its_result(caller: Caller, folder: Path) -> None:
-    models.truncated(folder / "bad.onnx")
+    odd_models.truncated(folder / "bad.onnx")
     heard = await caller.post(
         "/api/v1/apply", apply_body(folder, "v1, uri: bad.onnx"), accept="application/x-ndjson"
     )
@@ -133,7 +133,7 @@ async def test_an_apply_whose_reader_left_goes_on(tmp_path: Path, folder: Path, 
 
 async def test_revisions_are_listed_newest_first_with_what_they_changed(caller: Caller, folder: Path) -> None:
     await post_apply(caller, folder, V1, author="ann", reason="first")
-    models.truncated(folder / "bad.onnx")
+    odd_models.truncated(folder / "bad.onnx")
     await caller.post("/api/v1/apply", apply_body(folder, V1, "v2, uri: bad.onnx"))
     await post_apply(caller, folder, V1, V2)
     heard = (await caller.get("/api/v1/revisions")).json

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import live
 import models
+import odd_models
 import pytest
 from load import Load
 from waiting import hold_on
@@ -128,7 +129,7 @@ def test_weight_changes_and_version_swaps_under_load_lose_no_request(
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(tmp_path: Path, model: Path) -> None:
     spec = write_spec(tmp_path, spec_of(v1=(model, 100)))
-    broken = models.truncated(tmp_path / "broken.onnx")
+    broken = odd_models.truncated(tmp_path / "broken.onnx")
     with live.up(str(spec), cwd=tmp_path) as box, Load(box.url, PATH, BODY, clients=2) as load:
         with Client(box.url) as client:
             *_, last = client.apply(
@@ -149,7 +150,7 @@ def test_a_start_with_a_file_that_cannot_be_applied_says_how_to_serve_what_was(
 ) -> None:
     with live.up(str(write_spec(tmp_path, spec_of(v1=(model, 100)))), cwd=tmp_path):
         pass
-    broken = write_spec(tmp_path, spec_of(v1=(models.truncated(tmp_path / "broken.onnx"), 100)))
+    broken = write_spec(tmp_path, spec_of(v1=(odd_models.truncated(tmp_path / "broken.onnx"), 100)))
     with (
         pytest.raises(AssertionError, match="refused the model") as caught,
         live.up(str(broken), cwd=tmp_path),
@@ -220,7 +221,7 @@ def test_a_model_file_needs_no_yaml_and_is_applied_again_when_it_changed(tmp_pat
 
 
 def test_a_crashing_model_is_refused_and_the_appliance_lives(tmp_path: Path, model: Path) -> None:
-    crashing = models.crashing(tmp_path / "crashing.onnx")
+    crashing = odd_models.crashing(tmp_path / "crashing.onnx")
     spec = write_spec(tmp_path, spec_of(v1=(model, 100)))
     with live.up(str(spec), cwd=tmp_path) as box:
         assert apply(box.url, spec_of(v1=(model, 50), v2=(crashing, 50)), tmp_path)["code"] == LoadFailed.code

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import models
+import odd_models
 import pytest
 from applying import V1, V2, apply
 from box import Box, GatedRuntime, PickyRuntime, deployments, file_order, open_box
@@ -108,7 +109,7 @@ async def test_applying_what_is_deployed_changes_nothing_and_makes_no_revision(
     assert len(await box.revisions()) == 1
 
 
-@pytest.mark.parametrize("build", [models.truncated, models.unknown_operator, models.crashing])
+@pytest.mark.parametrize("build", [odd_models.truncated, odd_models.unknown_operator, odd_models.crashing])
 async def test_a_version_that_fails_its_probe_leaves_the_old_ones_serving(
     box: Box, folder: Path, build: Callable[[Path], Path]
 ) -> None:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -18,46 +17,12 @@ from pathlib import Path
 import models
 import pytest
 from api_server import on_a_terminal
-from live import STOP_WAIT_S, Live, up
+from live import DEPLOYMENTS, STOP_WAIT_S, TWO_VERSIONS, Live, fill, send, up
 
 from mdslite.cli import run
 
 CERTIFICATES = Path(__file__).parent / "data" / "tls"
-DEPLOYMENTS = """\
-deployments:
-- project: demo
-  model: digits
-  versions:
-  - version: v1
-    weight: 100
-    spec:
-      uri: ./v1.onnx
-"""
-TWO_VERSIONS = """\
-deployments:
-- project: demo
-  model: digits
-  versions:
-  - version: v1
-    weight: 80
-    spec:
-      uri: ./v1.onnx
-  - version: v2
-    weight: 20
-    spec:
-      uri: ./v2.onnx
-"""
-
 Captured = pytest.CaptureFixture[str]
-
-
-def fill(folder: Path) -> Path:
-    """Two models, a deployments.yaml and a sample."""
-    models.mlp(folder / "v1.onnx")
-    models.mlp(folder / "v2.onnx", seed=1)
-    (folder / "deployments.yaml").write_text(DEPLOYMENTS)
-    (folder / "sample.json").write_text("[0.1, 0.2, 0.3, 0.4]\n")
-    return folder
 
 
 @pytest.fixture
@@ -89,17 +54,6 @@ def shared(running: tuple[Path, Live], monkeypatch: pytest.MonkeyPatch) -> Live:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MDSLITE_URL", started.url)
     return started
-
-
-def send(line: str) -> dict[str, object]:
-    """What a curl line asks for, without needing curl."""
-    words = shlex.split(line)
-    url = next(word for word in words if word.startswith("http"))
-    request = urllib.request.Request(url, words[-1].encode(), {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        found = json.load(reply)
-    assert isinstance(found, dict)
-    return found
 
 
 def test_up_says_where_it_serves_and_what_it_suggests_works(

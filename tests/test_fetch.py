@@ -11,11 +11,11 @@ from pathlib import Path
 
 import httpcore2
 import pytest
+from archive_bytes import pack_tar_gz, pack_zip
+from artifact_files import split_model
 from downloads import BODY, read, refusal
 from file_server import FileServer, Request, reply, serving_files
 from models import mlp
-from test_archives import pack_tar_gz, pack_zip
-from test_artifacts import split_model
 
 from mdslite.errors import ArtifactError, TooLarge
 from mdslite.store import fetch

@@ -7,20 +7,17 @@ import json
 import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import live
-import models
 import numpy as np
 import pytest
-from packages import class_text, write_package
+from grpc_models import DATATYPES, fill
 
 grpc = pytest.importorskip("grpc")
 grpcclient = pytest.importorskip("tritonclient.grpc")
 pytest.importorskip("grpc_health")
 pytest.importorskip("grpc_reflection")
-import compile_protos  # noqa: E402
 import tritonclient.grpc.aio as aioclient  # noqa: E402
 from google.protobuf import descriptor_pool, message_factory  # noqa: E402
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
@@ -30,16 +27,6 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # no
 from tritonclient.grpc import service_pb2  # noqa: E402
 from tritonclient.utils import InferenceServerException  # noqa: E402
 
-DATATYPES = {
-    "BOOL": np.bool_,
-    "INT8": np.int8,
-    "UINT16": np.uint16,
-    "INT32": np.int32,
-    "UINT64": np.uint64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
 TYPED = {
     "BOOL": ("bool_contents", [True, False]),
     "INT8": ("int_contents", [-3, 7]),
@@ -50,21 +37,6 @@ TYPED = {
     "FP64": ("fp64_contents", [0.5, -2.0]),
     "BYTES": ("bytes_contents", [b"a", b"\xc3\xa9"]),
 }
-STREAM = """
-    @mds.predict
-    def answer(self, data):
-        for number in range(data):
-            yield number
-        if data == 3:
-            raise ValueError("three is too many")
-"""
-HANG = """
-    @mds.predict
-    def answer(self, data):
-        import time
-        while True:
-            time.sleep(0.01)
-"""
 X = np.array([[1, 2], [3, 4]], np.float32)
 
 
@@ -72,22 +44,7 @@ X = np.array([[1, 2], [3, 4]], np.float32)
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.Live]:
     """Serves `p.NAME` for each datatype's identity, `p.stream`, which counts, and `p.hang`."""
     folder = tmp_path_factory.mktemp("appliance")
-    uris = {}
-    for datatype in (*DATATYPES, "BYTES"):
-        uris[datatype.lower()] = f"{datatype.lower()}.onnx"
-        models.identity(folder / f"{datatype.lower()}.onnx", datatype, shape=("N", 2))
-    models.bfloat(folder / "bf16.onnx")
-    models.identity(folder / "wide.onnx", shape=("N", "L"))
-    uris["wide"] = "wide.onnx"
-    uris["bf16"] = "bf16.onnx"
-    for name, methods in (("stream", STREAM), ("hang", HANG)):
-        write_package(folder / name, {"model.py": class_text(methods, name=name.title())})
-        uris[name] = f"./{name}"
-    deployments = [
-        {"project": "p", "model": name, "versions": [{"version": "v1", "spec": {"uri": uri}}]}
-        for name, uri in uris.items()
-    ]
-    (folder / "deployments.json").write_text(json.dumps({"deployments": deployments}))
+    fill(folder)
     with live.up("deployments.json", "--grpc-port", "0", cwd=folder) as found:
         yield found
 
@@ -411,27 +368,3 @@ def test_reflection_tells_enough_to_call_an_operation(channel: Any) -> None:
         call(request(path=path | {"version": "v9"}), timeout=20)
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.NOT_FOUND
-
-
-def test_the_descriptors_are_those_of_the_proto_files() -> None:
-    pytest.importorskip("grpc_tools")
-    assert compile_protos.compile_protos() == compile_protos.DESCRIPTORS.read_bytes()
-
-
-def test_the_descriptors_agree_with_the_clients() -> None:
-    served = message_factory.GetMessages(
-        _files(compile_protos.DESCRIPTORS), pool=descriptor_pool.DescriptorPool()
-    )
-    for name, kind in served.items():
-        if not name.startswith("inference."):
-            continue
-        theirs = service_pb2.DESCRIPTOR.pool.FindMessageTypeByName(name)
-        for field in kind.DESCRIPTOR.fields:
-            other = theirs.fields_by_name[field.name]
-            assert (field.number, field.type) == (other.number, other.type), f"{name}.{field.name}"
-
-
-def _files(path: Path) -> Any:
-    from google.protobuf import descriptor_pb2
-
-    return descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()).file

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import models
 import msgspec
 import pytest
-from box import Box, Caller, Heard, deployments, open_box
+from box import Box, deployments, open_box
+from parties import Party, make, party, settle_in
 
 from mdslite.api.app import make_operations
 from mdslite.api.operations import Operation
@@ -23,24 +23,6 @@ PREDICT = "/projects/{}/models/{}:predict"
 ROW = {"instances": [[1, 2, 3, 4]]}
 # Whether it is alive, and what every mdslite says of itself.
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/v2", "/v2/health/live", "/v2/health/ready"}
-
-
-class Party(Caller):
-    """A caller with a token, or without."""
-
-    token: str | None = None
-
-    async def ask(self, method: str, url: str, body: Any = b"", **options: Any) -> Heard:
-        headers = dict(options.pop("headers", None) or {})
-        if self.token is not None:
-            headers.setdefault("authorization", f"Bearer {self.token}")
-        return await super().ask(method, url, body, headers=headers, **options)
-
-
-def party(box: Box, token: str | None = None) -> Party:
-    found = Party(box.app)
-    found.token = token
-    return found
 
 
 @pytest.fixture
@@ -56,23 +38,6 @@ async def guarded(
     folder = tmp_path_factory.mktemp("guarded")
     async with open_box(folder / "store", prober) as box:
         yield box, await settle_in(box, folder)
-
-
-async def settle_in(box: Box, folder: Path) -> Party:
-    """Who made the first token, and deployed p/m and q/n."""
-    stranger = party(box)
-    models.mlp(folder / "v1.onnx")
-    for project, model in (("p", "m"), ("q", "n")):
-        text = deployments("v1, uri: v1.onnx", project=project, model=model)
-        heard = await stranger.post("/api/v1/apply", {"source": text, "base": str(folder)})
-        assert heard.status == 200
-    return party(box, await make(stranger, "admin", name="root"))
-
-
-async def make(maker: Caller, *scopes: str, **fields: Any) -> str:
-    heard = await maker.post("/api/v1/tokens", {"scopes": scopes, **fields})
-    assert heard.status == 200, heard.body
-    return str(heard.json["token"])
 
 
 def url_of(operation: Operation) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import models
 import numpy as np
+import odd_models
 import onnx
 import pytest
 
@@ -53,7 +54,7 @@ def test_an_output_without_rows_leaves_a_model_without_them(tmp_path: Path) -> N
 
 
 def test_an_optional_tensor_may_be_left_out(tmp_path: Path) -> None:
-    session = open_model(models.optional(tmp_path / "m.onnx"))
+    session = open_model(odd_models.optional(tmp_path / "m.onnx"))
     assert [one.optional for one in session.signature.inputs] == [False, True]
     assert session.signature.rows == "free"
     x = np.ones((2, 2), np.float32)
@@ -62,7 +63,7 @@ def test_an_optional_tensor_may_be_left_out(tmp_path: Path) -> None:
 
 
 def test_an_initializer_among_the_inputs_may_be_left_out(tmp_path: Path) -> None:
-    session = open_model(models.overridable(tmp_path / "m.onnx"))
+    session = open_model(odd_models.overridable(tmp_path / "m.onnx"))
     assert session.signature.inputs[1] == TensorSpec("factor", "FP32", (None, 1), optional=True)
     x = np.ones((2, 2), np.float32)
     np.testing.assert_array_equal(session.run({"x": x})[0], 3 * x)
@@ -71,7 +72,7 @@ def test_an_initializer_among_the_inputs_may_be_left_out(tmp_path: Path) -> None
 
 
 def test_an_optional_input_that_all_rows_share_stands_by_itself(tmp_path: Path) -> None:
-    signature = open_model(models.overridable(tmp_path / "m.onnx", shared=True)).signature
+    signature = open_model(odd_models.overridable(tmp_path / "m.onnx", shared=True)).signature
     assert [one.name for one in signature.inputs] == ["x"]
     assert signature.shared == (TensorSpec("factor", "FP32", (1,), optional=True),)
     assert signature.rows == "free"
@@ -102,13 +103,13 @@ def test_every_datatype_goes_in_and_comes_out(tmp_path: Path, datatype: str) -> 
 
 
 def test_an_input_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
-    path = models.sequence_input(tmp_path / "m.onnx")
+    path = odd_models.sequence_input(tmp_path / "m.onnx")
     with pytest.raises(LoadFailed, match=r'input "parts" is of type seq\(tensor\(float\)\)'):
         open_model(path)
 
 
 def test_an_output_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
-    path = models.optional_output(tmp_path / "m.onnx")
+    path = odd_models.optional_output(tmp_path / "m.onnx")
     with pytest.raises(LoadFailed, match='output "y" is of type optional'):
         open_model(path)
 
@@ -190,7 +191,7 @@ def test_a_model_of_scikit_learn_is_served(tmp_path: Path) -> None:
 
 
 def test_a_sequence_of_tensors_becomes_nested_lists(tmp_path: Path) -> None:
-    session = open_model(models.sequence(tmp_path / "m.onnx"))
+    session = open_model(odd_models.sequence(tmp_path / "m.onnx"))
     assert session.signature.rows == "none"
     assert session.run({"x": np.array([[1, 2], [3, 4]], np.float32)})[0] == [[1.0, 2.0], [3.0, 4.0]]
 

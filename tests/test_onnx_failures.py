@@ -10,6 +10,7 @@ from typing import Any
 
 import models
 import numpy as np
+import odd_models
 import onnx
 import pytest
 
@@ -119,9 +120,9 @@ def test_an_exception_without_words_has_its_class_for_a_reason() -> None:
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (models.truncated, "Protobuf parsing failed"),
-        (models.unknown_operator, "No Op registered for Frobnicate"),
-        (models.unknown_opset, "Opset 999"),
+        (odd_models.truncated, "Protobuf parsing failed"),
+        (odd_models.unknown_operator, "No Op registered for Frobnicate"),
+        (odd_models.unknown_opset, "Opset 999"),
     ],
 )
 def test_a_broken_model_is_refused_with_the_reason_and_no_path(tmp_path: Path, build: Any, said: str) -> None:
@@ -169,7 +170,7 @@ def test_control_flow_and_sizes_in_the_data_leave_a_run_unbounded(tmp_path: Path
     runtime = OnnxRuntime()
     assert runtime.inspect(models.mlp(tmp_path / "a.onnx"))
     assert not runtime.inspect(models.loop(tmp_path / "b.onnx"))
-    assert not runtime.inspect(models.optional(tmp_path / "c.onnx"))
+    assert not runtime.inspect(odd_models.optional(tmp_path / "c.onnx"))
     assert not runtime.inspect(models.hungry(tmp_path / "d.onnx"))
 
 
@@ -198,7 +199,7 @@ def test_only_operators_that_are_known_to_be_timed_by_shapes_are(
 
 def test_operators_in_subgraphs_and_functions_are_found(tmp_path: Path) -> None:
     assert {"Loop", "Less", "Or"} <= read_graph(models.loop(tmp_path / "a.onnx")).operators
-    assert {"f0", "f1", "Identity"} <= read_graph(models.crashing(tmp_path / "b.onnx", depth=3)).operators
+    assert {"f0", "f1", "Identity"} <= read_graph(odd_models.crashing(tmp_path / "b.onnx", depth=3)).operators
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 
 import models
 import numpy as np
+import odd_models
 import psutil
 import pytest
 from waiting import hold_on
@@ -89,8 +90,8 @@ def test_a_model_of_texts_is_reported_as_unbounded(prober: Prober, tmp_path: Pat
 
 
 def test_the_reported_rows_are_those_that_a_run_showed(prober: Prober, tmp_path: Path) -> None:
-    assert probe(prober, models.unranked(tmp_path / "a.onnx")).signature.rows == "free"
-    assert probe(prober, models.collapsing(tmp_path / "b.onnx")).signature.rows == "none"
+    assert probe(prober, odd_models.unranked(tmp_path / "a.onnx")).signature.rows == "free"
+    assert probe(prober, odd_models.collapsing(tmp_path / "b.onnx")).signature.rows == "none"
 
 
 def test_a_model_that_refuses_made_up_inputs_is_accepted(prober: Prober, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_model_that_crashes_the_runtime_is_refused(prober: Prober, tmp_path: P
     with pytest.raises(
         LoadFailed, match=r"m\.onnx crashed the runtime \(SIGSEGV\) while it was opened"
     ) as caught:
-        probe(prober, models.crashing(tmp_path / "m.onnx"))
+        probe(prober, odd_models.crashing(tmp_path / "m.onnx"))
     assert caught.value.hint is not None
     assert probe(prober, models.mlp(tmp_path / "sound.onnx")).bounded
 
@@ -124,9 +125,9 @@ def test_a_model_that_crashes_the_runtime_is_refused(prober: Prober, tmp_path: P
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (models.truncated, "Protobuf parsing failed"),
-        (models.unknown_operator, "No Op registered for Frobnicate"),
-        (models.unknown_opset, "Opset 999"),
+        (odd_models.truncated, "Protobuf parsing failed"),
+        (odd_models.unknown_operator, "No Op registered for Frobnicate"),
+        (odd_models.unknown_opset, "Opset 999"),
     ],
 )
 def test_a_broken_model_is_refused_with_the_reason(

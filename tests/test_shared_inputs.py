@@ -11,6 +11,7 @@ from typing import Any
 
 import models
 import numpy as np
+import odd_models
 import pytest
 from doors import Deployed, Site, open_site, run
 from h1_client import PREDICT, Reply, request
@@ -21,7 +22,7 @@ JSON = [("content-type", "application/json")]
 
 def open_scaling(folder: Path) -> Any:
     """x [N, 2], factor [1] (3.0 where it is left out) → y = x * factor."""
-    return open_site(folder, Deployed(models.overridable(folder / "m.onnx", shared=True)))
+    return open_site(folder, Deployed(odd_models.overridable(folder / "m.onnx", shared=True)))
 
 
 async def ask(site: Site, body: Mapping[str, Any], target: str = PREDICT) -> Reply:

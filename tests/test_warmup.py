@@ -6,6 +6,7 @@ from pathlib import Path
 
 import models
 import numpy as np
+import odd_models
 import pytest
 
 from mdslite.errors import OutOfMemory
@@ -76,13 +77,13 @@ def test_a_model_too_large_for_one_row_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_a_model_whose_rows_do_not_follow_is_not_batched(tmp_path: Path) -> None:
-    session = open_model(models.collapsing(tmp_path / "m.onnx"))
+    session = open_model(odd_models.collapsing(tmp_path / "m.onnx"))
     assert session.signature.rows == "free"
     assert settle_rows(session.signature, warm(session).outputs).rows == "none"
 
 
 def test_a_model_of_unknown_shape_whose_rows_follow_is_batched(tmp_path: Path) -> None:
-    session = open_model(models.unranked(tmp_path / "m.onnx"))
+    session = open_model(odd_models.unranked(tmp_path / "m.onnx"))
     assert session.signature.rows == "none"
     settled = settle_rows(session.signature, warm(session).outputs)
     assert settled.rows == "free"
@@ -90,7 +91,7 @@ def test_a_model_of_unknown_shape_whose_rows_follow_is_batched(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "build", [models.mlp, models.classifier, models.sequence, models.total, models.optional]
+    "build", [models.mlp, models.classifier, odd_models.sequence, models.total, odd_models.optional]
 )
 def test_a_model_that_says_the_truth_keeps_its_signature(tmp_path: Path, build: object) -> None:
     session = open_model(build(tmp_path / "m.onnx"))  # type: ignore[operator]
@@ -98,6 +99,6 @@ def test_a_model_that_says_the_truth_keeps_its_signature(tmp_path: Path, build: 
 
 
 def test_a_model_that_was_not_warmed_keeps_its_signature(tmp_path: Path) -> None:
-    session = open_model(models.unranked(tmp_path / "m.onnx"))
+    session = open_model(odd_models.unranked(tmp_path / "m.onnx"))
     assert settle_rows(session.signature, {}) == session.signature
     assert np.ndim(session.run({"x": np.ones((2, 2), np.float32)})[0]) == 2

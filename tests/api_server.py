@@ -30,6 +30,7 @@ SIGNATURE = {
 
 BACKUP = {
     "path": "/srv/backup.tar",
+    "store": "/srv/the store",
     "size_bytes": 2_500_000,
     "parts": {"registry": 80_000, "artifacts": 2_400_000},
 }

@@ -267,7 +267,11 @@ class TestBackup:
         assert api.last[2] == {"path": str(deployments.parent / "copy.tar"), "log": True}
         printed = capsys.readouterr()
         assert printed.out == "/srv/backup.tar   2.5 MB\n"
-        assert printed.err.startswith("in it: registry 80.0 kB, artifacts 2.4 MB\nrestore it with: ")
+        assert printed.err.splitlines() == [
+            "in it: registry 80.0 kB, artifacts 2.4 MB",
+            "restore it, with the appliance stopped: "
+            "mdslite restore /srv/backup.tar --store '/srv/the store' --force",
+        ]
 
     def test_as_json(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["backup", "--json"]) == 0

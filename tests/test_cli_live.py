@@ -228,10 +228,12 @@ def test_a_backup_restores_the_deployments(live: Live, folder: Path, capsys: Cap
     assert run(["restore", "copy.tar", "--store", ".mdslite", "--force"]) == 1
     assert str(live.process.pid) in capsys.readouterr().err
     assert live.stop()[0] == 0
-    shutil.rmtree(folder / ".mdslite")
-    hint = printed.err.splitlines()[-1].removeprefix("restore it with: ").replace("DIR", ".mdslite")
+    hint = printed.err.splitlines()[-1].removeprefix("restore it, with the appliance stopped: ")
     assert run(shlex.split(hint)[1:]) == 0
-    assert capsys.readouterr().err == "start it with: mdslite up --store .mdslite\n"
+    assert capsys.readouterr().err.startswith("what was there is kept in ")
+    shutil.rmtree(folder / ".mdslite")
+    assert run(shlex.split(hint)[1:]) == 0
+    assert capsys.readouterr().err == f"start it with: mdslite up --store {folder / '.mdslite'}\n"
     with up("--store", ".mdslite", cwd=folder) as again:
         assert run(["predict", "demo/digits", "-d", "@sample.json", "--url", again.url]) == 0
 
@@ -241,6 +243,7 @@ def test_backup_and_restore_work_on_a_store_that_nothing_serves(
 ) -> None:
     live.stop()
     assert run(["backup", "copy.tar", "--store", ".mdslite"]) == 0
+    assert f"copy.tar --store {folder / '.mdslite'} --force" in capsys.readouterr().err
     assert run(["backup", "--store", "nowhere"]) == 1
     capsys.readouterr()
     assert run(["restore", "cpy.tar", "--store", ".mdslite"]) == 1

@@ -315,7 +315,10 @@ def _back_up(store: Path, path: str | None, log: bool) -> BackupReply:
     from mdslite.store.backup import backup, measure  # seldom needed, and tarfile is slow to import
 
     made = backup(store, Path(path) if path is not None else None, log=log)
-    return BackupReply(path=str(made.absolute()), size_bytes=made.stat().st_size, parts=measure(made))
+    size_bytes = made.stat().st_size
+    return BackupReply(
+        path=str(made.absolute()), store=str(store.absolute()), size_bytes=size_bytes, parts=measure(made)
+    )
 
 
 def _examine(store: Path) -> list[FindingInfo]:

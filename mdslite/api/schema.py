@@ -248,6 +248,7 @@ class ModelInfo(Value, frozen=True, kw_only=True):
 
 class BackupReply(Value, frozen=True, kw_only=True):
     path: str
+    store: Annotated[str, Meta(description="the folder that it is a copy of")]
     size_bytes: int
     parts: Annotated[dict[str, int], Meta(description="what each part takes of it, in bytes")]
 

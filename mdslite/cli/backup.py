@@ -45,7 +45,9 @@ def backup(path: str | None, log: bool, store: str | None, as_json: bool, url: s
         output.write(f"{made['path']}   {output.size_text(made['size_bytes'])}")
         sizes = (f"{part} {output.size_text(size)}" for part, size in made["parts"].items())
         output.note(f"in it: {', '.join(sizes)}")
-        output.note(f"restore it with: mdslite restore {shlex.quote(made['path'])} --store DIR")
+        there = f"{shlex.quote(made['path'])} --store {shlex.quote(made['store'])}"
+        # The store is there by then, unless that is what was lost; what --force replaces is kept.
+        output.note(f"restore it, with the appliance stopped: mdslite restore {there} --force")
     return 0
 
 
@@ -53,7 +55,12 @@ def _backup_here(store: Path, target: Path | None, *, log: bool) -> Mapping[str,
     from mdslite.store import backup as backups
 
     made = backups.backup(store, target, log=log)
-    return {"path": str(made), "size_bytes": made.stat().st_size, "parts": backups.measure(made)}
+    return {
+        "path": str(made.absolute()),
+        "store": str(store.absolute()),
+        "size_bytes": made.stat().st_size,
+        "parts": backups.measure(made),
+    }
 
 
 @click.command(

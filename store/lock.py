@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from mdslite.errors import StoreError, StoreLocked
+from mdslite.store.moments import time_text
 
 LOCK_NAME = "lock"
 # How long the writer of an appliance that was killed may go on for, and a little.
@@ -31,7 +32,8 @@ _LOCK_PAUSE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who wrote the lock's file last: the present holder if the lock is held, else the previous one."""
+    """Who wrote the lock's file last: the present holder if the lock is held, else the previous one. `since`
+    is a time as the API writes them."""
 
     pid: int
     host: str
@@ -91,7 +93,8 @@ class StoreLock:
         """Read who signed the lock's file; None when nobody did or it is not readable."""
         try:
             found = json.loads(self.path.read_bytes())
-            return Holder(pid=int(found["pid"]), host=str(found["host"]), since=str(found["since"]))
+            since = time_text(datetime.fromisoformat(found["since"]).timestamp())
+            return Holder(pid=int(found["pid"]), host=str(found["host"]), since=since)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -155,7 +158,7 @@ def _sign(fd: int) -> None:
     name = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "since": time_text(time.time()),
     }
     try:
         os.ftruncate(fd, 0)

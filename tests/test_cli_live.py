@@ -271,6 +271,19 @@ def test_doctor_speaks_for_the_appliance_or_for_itself(live: Live, capsys: Captu
     assert {finding["level"] for finding in json.loads(capsys.readouterr().out)} <= {"ok", "warning"}
 
 
+def test_who_has_the_store_and_since_when_is_told_in_the_time_of_this_machine(
+    live: Live, folder: Path, capsys: Captured
+) -> None:
+    for command, stream in ((["doctor"], "out"), (["up", "--port", "0"], "err")):
+        run(command)
+        told = re.search(r"pid \d+ \(?since ([^\n)]+)", getattr(capsys.readouterr(), stream))
+        assert told is not None
+        since = datetime.strptime(told[1], "%Y-%m-%d %H:%M:%S")
+        assert abs((datetime.now() - since).total_seconds()) < 600
+    run(["doctor", "--json"])
+    assert re.search(r'since \d{4}-\d\d-\d\dT[^"]+Z"', capsys.readouterr().out)
+
+
 def test_doctor_ends_with_1_on_a_damaged_store(live: Live, folder: Path, capsys: Captured) -> None:
     live.stop()
     (stored,) = (folder / ".mdslite" / "artifacts").rglob("v1.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -83,7 +84,9 @@ def test_a_folder_that_is_no_store_yet_is_no_trouble_and_stays_so(tmp_path: Path
 
 def test_who_serves_the_store_is_named(store: Path) -> None:
     with StoreLock(store):
-        assert f"served by pid {os.getpid()} since" in check_store(store)[0].what
+        what = check_store(store)[0].what
+        assert f"served by pid {os.getpid()} since" in what
+        assert re.search(r"since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z$", what)
 
 
 def test_a_damaged_artifact_that_is_deployed_is_an_error(store: Path, artifact: Artifact) -> None:

@@ -38,7 +38,8 @@ def doctor(store: str | None, as_json: bool, url: str) -> int:
         output.write_json(findings)
     else:
         for finding in findings:
-            output.write(f"{_SYMBOLS.get(finding['level'], '?')} {output.escape(finding['what'])}")
+            what = output.with_local_times(output.escape(finding["what"]))
+            output.write(f"{_SYMBOLS.get(finding['level'], '?')} {what}")
             if finding.get("hint") and finding["level"] != "ok":
                 output.write(f"  hint: {output.escape(finding['hint'])}")
     return 1 if any(finding["level"] == "error" for finding in findings) else 0

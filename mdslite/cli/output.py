@@ -99,7 +99,8 @@ def write_error(error: errors.MdsliteError) -> None:
     """Print an error with its place and its hint."""
     place = error if isinstance(error, errors.SpecError) else error.place
     where = f"{place.file}:{place.line}:{place.column}: " if place is not None and place is not error else ""
-    note(f"error: {where}{error.message}")
+    is_local = isinstance(error, errors.StoreError)  # nobody's words but ours, so that every time in it is
+    note(f"error: {where}{with_local_times(error.message) if is_local else error.message}")
     if place is not None and place.excerpt and place.line is not None:
         note(f"{place.line:>3} | {escape(place.excerpt)}")
     if error.hint:

@@ -187,7 +187,20 @@ class SpecError(Unprocessable):
 
 
 class ArtifactError(Unprocessable):
+    """`misnamed` says that there is no model at the path that was named."""
+
     code = "invalid_artifact"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+        misnamed: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
+        self.misnamed = misnamed
 
 
 class LoadFailed(Unprocessable):

@@ -14,7 +14,7 @@ from typing import BinaryIO, NoReturn
 from mdslite.errors import ArtifactError, TooLarge
 from mdslite.store.staging import Limits, is_ignored, read_chunks, split_name
 
-MISSING_HINT = "check the uri"
+_NAME_HINT = "check the uri"
 _DENIED_HINT = "let the user that runs the appliance read it"
 _EMPTY_HINT = "put the model's files there; hidden files and folders do not count"
 _LINK_ERRNOS = {errno.ELOOP, errno.ENOTDIR}
@@ -74,13 +74,15 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
-        hint = MISSING_HINT if exc.errno in (errno.ENOENT, errno.ENOTDIR) else _DENIED_HINT
-        raise ArtifactError(f"{path} cannot be read: {exc.strerror}", hint=hint) from exc
+        missing = exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+        hint = _NAME_HINT if missing else _DENIED_HINT
+        raise ArtifactError(f"{path} cannot be read: {exc.strerror}", hint=hint, misnamed=missing) from exc
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ArtifactError(
                 f"{path} is no ordinary file; expected a model file, an archive or a folder",
-                hint=MISSING_HINT,
+                hint=_NAME_HINT,
+                misnamed=True,
             )
         yield file
 

@@ -190,6 +190,13 @@ async def test_a_missing_model_file_is_a_failed_revision_that_names_the_version(
     assert revision.state == "failed"
 
 
+async def test_of_another_fault_with_a_file_the_hint_stays(box: Box, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(ArtifactError, match="is empty") as caught:
+        await apply(box, folder, "v9, uri: empty")
+    assert "starts at" not in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

@@ -77,7 +77,8 @@ def test_a_named_file_may_have_other_names(artifacts: ArtifactStore, model: Path
 def test_a_missing_file_is_named(artifacts: ArtifactStore, tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match=f"{name} cannot be read") as caught:
         artifacts.add_path(tmp_path / name)
-    assert caught.value.status == 422
+    assert caught.value.status == 422 and caught.value.misnamed
+    assert caught.value.hint == "check the uri"
     assert artifacts.digests() == []
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from mdslite import deployments
 from mdslite.deploy.orders import FileSource, Source
-from mdslite.errors import InvalidRequest, MdsliteError, SpecError
-from mdslite.store.sources import MISSING_HINT
+from mdslite.errors import ArtifactError, InvalidRequest, MdsliteError, SpecError
 
 _ABOUT = re.compile(r"(?P<project>[\w-]+)/(?P<model>[\w-]+) (?P<version>[\w-]+): (?P<what>.*)", re.DOTALL)
 # What a message begins with, and the field of the spec that it is about; any other is about the uri.
@@ -50,7 +49,7 @@ def placing(source: Source) -> Iterator[None]:
                 _name(exc, source.file)
             elif exc.place is None:
                 exc.place = _find(exc.message, source)
-            if exc.hint == MISSING_HINT:
+            if isinstance(exc, ArtifactError) and exc.misnamed:
                 exc.hint = f"check the uri: a relative one starts at {source.base}"
         raise
 

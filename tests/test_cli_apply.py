@@ -41,8 +41,15 @@ class TestHistory:
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].split() == ["REV", "TIME", "AUTHOR", "STATE", "CHANGES", "REASON"]
         assert [line.split()[0] for line in lines[1:]] == ["3", "2", "1"]
-        assert "failed   +1 ~2    v3: no such op" in lines[1]
+        assert "failed   +1 ~2    v2 to a tenth; failed: v3: no such op" in lines[1]
         assert "applied  +1 ~2    v2 to a tenth" in lines[2]
+
+    def test_of_a_failed_revision_without_a_reason_says_why_it_failed(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.revisions[0]["reason"] = ""
+        assert run(["history"]) == 0
+        assert "failed   +1 ~2    v3: no such op" in capsys.readouterr().out.splitlines()[1]
 
     def test_as_json_is_an_array(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["history", "--json", "--limit", "2"]) == 0

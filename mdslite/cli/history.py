@@ -101,11 +101,17 @@ def _write_revisions(revisions: Sequence[Json]) -> None:
             one.get("author") or "-",
             one["state"],
             _summary(one.get("summary") or {}),
-            one.get("error") or one.get("reason") or "",
+            _why(one),
         ]
         for one in revisions
     ]
     output.write_table(_COLUMNS, rows)
+
+
+def _why(revision: Json) -> str:
+    """Why somebody wanted it, and why it came to nothing."""
+    reason, error = revision.get("reason") or "", revision.get("error") or ""
+    return f"{reason}; failed: {error}" if reason and error else reason or error
 
 
 def _summary(counts: Json) -> str:

@@ -21,8 +21,6 @@ from mdslite.http.policing import Limits
 from mdslite.http.tls import server_context
 
 PAIR = Path(__file__).parent / "data" / "tls"
-MAX_STREAMS, INITIAL_WINDOW = 0x3, 0x4  # of SETTINGS
-NO_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 0x0, 0x7, 0x8, 0xB
 
 Address = tuple[str, int]
 Receive = Callable[[], Awaitable[Any]]

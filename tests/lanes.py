@@ -46,6 +46,13 @@ async def entered(session: FakeSession | FakeData) -> None:
     await asyncio.to_thread(session.entered.wait, 10)
 
 
+def hold(is_set: bool) -> threading.Event:
+    found = threading.Event()
+    if is_set:
+        found.set()
+    return found
+
+
 class Known(LatencyCurve):
     """Every run takes as long, or each row of it, whatever is seen of it."""
 
@@ -71,7 +78,7 @@ class FakeHandle:
 class FakeSession:
     """Doubles its input and remembers each batch. A row that starts with POISON fails its batch.
 
-    With `hold` cleared, runs wait until it is set or their handle is terminated.
+    `held`, or with `hold` cleared, runs wait until it is set or their handle is terminated.
     """
 
     signature = DOUBLER
@@ -79,10 +86,11 @@ class FakeSession:
     provider = "Fake"
     threads = 1
 
-    def __init__(self, *, fail: Callable[[np.ndarray[Any, Any]], None] | None = None) -> None:
+    def __init__(
+        self, *, held: bool = False, fail: Callable[[np.ndarray[Any, Any]], None] | None = None
+    ) -> None:
         self.batches: list[np.ndarray[Any, Any]] = []
-        self.hold = threading.Event()
-        self.hold.set()
+        self.hold = hold(not held)
         self.entered = threading.Event()
         self.closed = False
         self._fail = fail
@@ -145,11 +153,10 @@ class FakeData:
     threads = 1
     has_check = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, held: bool = False) -> None:
         self.batches: list[list[Any]] = []
         self.closed = False
-        self.hold = threading.Event()  # cleared, runs and checks wait
-        self.hold.set()
+        self.hold = hold(not held)  # cleared, runs and checks wait
         self.entered = threading.Event()
         self.handles: list[FakeHandle] = []
         self.failure: Exception | None = None  # what checks raise
@@ -179,8 +186,8 @@ class FakeData:
 class FakeGenerator(FakeData):
     """Streams its datum's letters. `closed_by` tells what ended it early; deaf, it does not hear that."""
 
-    def __init__(self, *, deaf: bool = False, failure: Exception | None = None) -> None:
-        super().__init__()
+    def __init__(self, *, held: bool = False, deaf: bool = False, failure: Exception | None = None) -> None:
+        super().__init__(held=held)
         self.failure = failure
         self.emitted = 0
         self.closed_by: BaseException | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hpack
-from hyperframe.frame import DataFrame, Frame, HeadersFrame, SettingsFrame
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame, SettingsFrame
 
 from mdslite.http.policing import PREFACE
 from mdslite.rpc.door import RpcDoor
@@ -169,3 +169,12 @@ def framed(message: bytes, *, compressed: bool = False) -> bytes:
 
 def data(stream_id: int, payload: bytes, *, ends: bool = False) -> DataFrame:
     return DataFrame(stream_id, payload, flags=["END_STREAM"] if ends else [])
+
+
+def bare(kind: int, stream_id: int, payload: bytes, *, flags: int = 0) -> bytes:
+    """A frame that no library would make."""
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream_id.to_bytes(4) + payload
+
+
+def resets(client: RawClient) -> list[int]:
+    return [one.error_code for one in client.frames if isinstance(one, RstStreamFrame)]

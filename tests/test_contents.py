@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import struct
 import zlib
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from h1_client import npy
 
 from mdslite.contents import answers_agree, parse_json, read_content
 from mdslite.pictures import Picture, decode, from_numbers, render
@@ -33,12 +33,6 @@ def text_body(content: str, size_bytes: int | None = None) -> dict[str, Any]:
 def raw_body(content: bytes) -> dict[str, Any]:
     encoded = base64.b64encode(content).decode()
     return {"content": encoded, "encoding": "base64", "size_bytes": len(content), "truncated": False}
-
-
-def npy(array: np.ndarray[Any, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 def png(rows: list[bytes], width: int, kind: int, filters: bytes) -> bytes:

@@ -223,8 +223,7 @@ def test_what_fails_before_the_first_item_is_an_error_and_after_it_an_event(tmp_
 
 def test_a_client_that_leaves_ends_the_generator(tmp_path: Path) -> None:
     async def test() -> None:
-        session = FakeGenerator()
-        session.hold.clear()
+        session = FakeGenerator(held=True)
         async with serving(tmp_path, session, streams=True) as site:
             async with site.connect() as wire:
                 wire.send(post(b"123"))

@@ -6,19 +6,17 @@ import asyncio
 from typing import Any
 
 import pytest
-from grpc_frames import (
+from h2_codes import (
     CANCEL,
     COMPRESSION_ERROR,
     ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
-    INITIAL_WINDOW_SIZE,
+    INITIAL_WINDOW,
     MAX_FRAME_SIZE,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     STREAM_CLOSED,
-    bare,
-    resets,
 )
 from hyperframe.frame import (
     ContinuationFrame,
@@ -31,7 +29,7 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from rpc_doors import data, framed, raw, serving
+from rpc_doors import bare, data, framed, raw, resets, serving
 
 from mdslite.rpc.exchange import Exchange, Message, Method
 
@@ -88,7 +86,7 @@ async def test_a_window_that_cannot_be_ends_its_stream_alone(amount: int, error_
         (lambda client: RstStreamFrame(5), PROTOCOL_ERROR),
         (lambda client: WindowUpdateFrame(0, 2**31 - 1), FLOW_CONTROL_ERROR),
         (lambda client: SettingsFrame(0, settings={MAX_FRAME_SIZE: 5}), PROTOCOL_ERROR),
-        (lambda client: SettingsFrame(0, settings={INITIAL_WINDOW_SIZE: 2**31}), FLOW_CONTROL_ERROR),
+        (lambda client: SettingsFrame(0, settings={INITIAL_WINDOW: 2**31}), FLOW_CONTROL_ERROR),
         (lambda client: data(1, bytes(129 * 1024)), FRAME_SIZE_ERROR),
         (lambda client: client.headers(1, more=[("x", "y" * 17_000)]), ENHANCE_YOUR_CALM),
     ],
@@ -242,7 +240,7 @@ async def test_silence_and_headers_that_do_not_end_are_cut_off() -> None:
 
 async def test_a_client_that_does_not_read_its_answer_loses_it() -> None:
     async with serving(write_s=0.05, sweep_s=0.02) as served:
-        async with raw(served.port, settings={INITIAL_WINDOW_SIZE: 10}) as client:
+        async with raw(served.port, settings={INITIAL_WINDOW: 10}) as client:
             client.ask(1, bytes(1000))
             assert (await client.answer(1)).error_code == CANCEL
             client.ask(3, b"a")

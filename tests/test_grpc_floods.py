@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from h2_codes import CANCEL, ENHANCE_YOUR_CALM
 from hyperframe.frame import RstStreamFrame
 from rpc_doors import data, framed, raw, serving
 from waiting import until
@@ -13,8 +14,6 @@ from waiting import until
 from mdslite.rpc.exchange import Exchange, Message, Method
 
 pytestmark = pytest.mark.anyio
-
-CANCEL, ENHANCE_YOUR_CALM = 8, 11
 
 
 @pytest.mark.parametrize("options", [{"path": "/t/nothing"}, {"flags": ["END_HEADERS", "END_STREAM"]}])

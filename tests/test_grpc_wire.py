@@ -10,7 +10,7 @@ from typing import Any
 import hpack
 import pytest
 import rpc_doors
-from grpc_frames import INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, NO_ERROR, PROTOCOL_ERROR
+from h2_codes import INITIAL_WINDOW, MAX_FRAME_SIZE, NO_ERROR, PROTOCOL_ERROR
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
@@ -98,7 +98,7 @@ async def test_headers_may_go_on_in_other_frames() -> None:
 
 async def test_long_answers_keep_within_the_clients_windows() -> None:
     text = bytes(200_000)
-    async with serving() as served, raw(served.port, settings={INITIAL_WINDOW_SIZE: 1000}) as client:
+    async with serving() as served, raw(served.port, settings={INITIAL_WINDOW: 1000}) as client:
         client.ask(1, text)
         for stream_id, amount in ((1, 9_000), (1, 400_000), (0, 400_000)):
             await asyncio.sleep(0)
@@ -109,7 +109,7 @@ async def test_long_answers_keep_within_the_clients_windows() -> None:
         sizes = [len(one.data) for one in client.frames if isinstance(one, DataFrame)]
         assert max(sizes) <= 16_384
         # The window of later streams is what the settings say by then, of open ones what they change it by.
-        client.send(client.headers(3), SettingsFrame(0, settings={INITIAL_WINDOW_SIZE: 100_000}))
+        client.send(client.headers(3), SettingsFrame(0, settings={INITIAL_WINDOW: 100_000}))
         client.send(WindowUpdateFrame(0, 100_000), data(3, framed(bytes(40_000)), ends=True))
         assert (await client.answer(3)).body == framed(bytes(80_000))
 

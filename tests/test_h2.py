@@ -10,7 +10,8 @@ import subprocess
 import httpx2
 import pytest
 from h2_client import PREFACE, data, reset
-from h2_server import INITIAL_WINDOW, client_tls, on_loop, serving
+from h2_codes import INITIAL_WINDOW
+from h2_server import client_tls, on_loop, serving
 from hyperframe.frame import SettingsFrame
 
 from mdslite.http.policing import Limits

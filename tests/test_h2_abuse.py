@@ -9,16 +9,8 @@ from contextlib import suppress
 
 import pytest
 from h2_client import PREFACE, Client, data, reset, window
-from h2_server import (
-    CANCEL,
-    ENHANCE_YOUR_CALM,
-    INITIAL_WINDOW,
-    MAX_STREAMS,
-    NO_ERROR,
-    REFUSED_STREAM,
-    on_loop,
-    serving,
-)
+from h2_codes import CANCEL, ENHANCE_YOUR_CALM, INITIAL_WINDOW, MAX_STREAMS, NO_ERROR, REFUSED_STREAM
+from h2_server import on_loop, serving
 from hyperframe.frame import ContinuationFrame, Frame, HeadersFrame, PingFrame, PriorityFrame, SettingsFrame
 
 from mdslite.http.policing import Allowance, Limits

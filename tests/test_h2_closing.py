@@ -10,7 +10,8 @@ from contextlib import suppress
 import httpx2
 import pytest
 from h2_client import Answer
-from h2_server import NO_ERROR, REFUSED_STREAM, on_loop, serving
+from h2_codes import NO_ERROR, REFUSED_STREAM
+from h2_server import on_loop, serving
 from hyperframe.frame import PingFrame
 
 from mdslite.http.policing import Allowance, Limits

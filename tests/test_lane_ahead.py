@@ -39,8 +39,7 @@ def test_a_busy_replica_is_handed_the_next_full_batch_and_no_more() -> None:
 
 def test_part_of_a_batch_waits_in_the_queue_where_more_may_join_it() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=2, curve=flat_curve())
         jobs = some_jobs(3)
         submit(lane, *jobs)
@@ -65,8 +64,7 @@ def test_part_of_a_batch_waits_in_the_queue_where_more_may_join_it() -> None:
 )
 def test_no_batch_waits_behind_another_where(options: dict[str, Any]) -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=2, **{"curve": flat_curve(), **options})
         jobs = some_jobs(4)
         submit(lane, *jobs)
@@ -82,8 +80,7 @@ def test_no_batch_waits_behind_another_where(options: dict[str, Any]) -> None:
 
 def test_no_batch_waits_behind_another_while_another_lane_waits_for_the_device() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         gate = Gate(slots=1)
         lane = make_lane(session, gate=gate, batch_size=2, curve=flat_curve())
         first, second = some_jobs(2), some_jobs(2, first=3)
@@ -164,8 +161,7 @@ def test_a_waiting_batch_that_everybody_left_does_not_run_and_does_not_stop_the_
 
 def test_a_job_that_expires_in_a_waiting_batch_is_504_and_never_computed() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=2, curve=flat_curve(0.05))
         jobs = some_jobs(3)
         jobs.append(FakeJob([[4.0]], deadline=perf_counter() + 0.2))
@@ -182,8 +178,7 @@ def test_a_job_that_expires_in_a_waiting_batch_is_504_and_never_computed() -> No
 
 def test_rows_that_a_waiting_batch_could_not_answer_in_time_are_refused_at_once() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=2, curve=flat_curve(20.0))
         jobs = some_jobs(2)
         submit(lane, *jobs)

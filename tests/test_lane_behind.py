@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane, run, submit
+from lanes import POISON, FakeJob, FakeSession, entered, make_lane, run, submit
 from waiting import until
 
 from mdslite.errors import ModelError, Overloaded
@@ -32,11 +32,10 @@ def test_what_is_behind_runs_when_nothing_else_waits() -> None:
 
 def test_a_request_that_comes_later_goes_first_and_in_a_batch_without_what_is_behind() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session)
         submit(lane, FakeJob([[0]]))
-        await asyncio.to_thread(session.entered.wait, 10)
+        await entered(session)
         behind, live = [BehindJob([[n]]) for n in (1, 2)], [FakeJob([[n]]) for n in (3, 4)]
         submit(lane, *behind, *live)
         session.hold.set()
@@ -73,7 +72,7 @@ def test_at_the_device_it_comes_after_other_lanes_primary_work() -> None:
         first = make_lane(holder, gate=gate)
         replayed, primary = make_lane(note("behind"), gate=gate), make_lane(note("primary"), gate=gate)
         submit(first, FakeJob([[1]]))
-        await asyncio.to_thread(holder.entered.wait, 10)
+        await entered(holder)
         later, sooner = BehindJob([[1]]), FakeJob([[1]])
         submit(replayed, later)
         await until(lambda: gate.waiting == 1)
@@ -95,7 +94,7 @@ def test_a_live_request_makes_its_lane_primary_at_the_gate() -> None:
         holder.hold.clear()
         first, lane = make_lane(holder, gate=gate), make_lane(session, gate=gate)
         submit(first, FakeJob([[1]]))
-        await asyncio.to_thread(holder.entered.wait, 10)
+        await entered(holder)
         seen: list[Priority] = []
         enter = gate.enter
 
@@ -157,11 +156,10 @@ def test_inline_work_does_not_leave_what_is_behind_waiting_for_ever() -> None:
 
 def test_what_is_behind_takes_no_room_from_requests_and_finds_none_where_they_find_none() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, queue_rows=2)
         submit(lane, FakeJob([[0]]))
-        await asyncio.to_thread(session.entered.wait, 10)
+        await entered(session)
         behind = [BehindJob([[1]]) for _ in range(5)]
         submit(lane, *behind)
         assert lane.queue_rows == 0
@@ -179,11 +177,10 @@ def test_what_is_behind_takes_no_room_from_requests_and_finds_none_where_they_fi
 
 def test_poison_behind_fails_alone_and_after_the_others() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session)
         submit(lane, FakeJob([[0]]))
-        await asyncio.to_thread(session.entered.wait, 10)
+        await entered(session)
         bad, good, live = BehindJob([[POISON]]), BehindJob([[1]]), FakeJob([[2]])
         submit(lane, bad, good, live)
         session.hold.set()
@@ -199,11 +196,10 @@ def test_poison_behind_fails_alone_and_after_the_others() -> None:
 
 def test_it_can_be_cancelled_and_a_lane_that_drains_waits_for_it() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session)
         submit(lane, FakeJob([[0]]))
-        await asyncio.to_thread(session.entered.wait, 10)
+        await entered(session)
         kept, left = BehindJob([[1]]), BehindJob([[2]])
         submit(lane, kept, left)
         lane.cancel(left)

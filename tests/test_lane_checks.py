@@ -39,8 +39,7 @@ def test_a_check_tells_on_the_event_loop_how_a_session_is() -> None:
 
 def test_a_check_waits_for_the_running_batch_and_the_next_batch_for_the_check() -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         lane = data_lane(session, batch_size=1)
         jobs = [DataJob(b"1"), DataJob(b"2")]
         told: list[MdsliteError | None] = []
@@ -80,8 +79,7 @@ def test_while_one_replica_is_checked_the_others_take_the_work() -> None:
 
 def test_a_check_that_does_not_end_is_told_once_and_its_replica_is_lost() -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         lost: list[str] = []
         told: list[MdsliteError | None] = []
         lane = data_lane(session, on_lost=lambda replica, reason: lost.append(reason))
@@ -104,8 +102,7 @@ def test_a_check_that_does_not_end_is_told_once_and_its_replica_is_lost() -> Non
 
 def test_the_time_of_a_check_counts_from_its_beginning() -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         lane = data_lane(session)
         submit(lane, job := DataJob(b"1"))
         await entered(session)
@@ -150,8 +147,7 @@ def test_a_resting_replica_gets_no_work_and_the_others_go_on() -> None:
 
 def test_with_no_replica_in_rotation_requests_are_refused_and_the_queue_waits() -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         lane = data_lane(session, batch_size=1)
         running, queued = DataJob(b"1"), DataJob(b"2")
         submit(lane, running)
@@ -188,8 +184,7 @@ def test_what_waits_for_a_resting_replica_keeps_its_deadline() -> None:
 
 def test_a_replica_that_comes_back_while_its_batch_runs_is_not_given_a_second_turn_early() -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         lane = data_lane(session, batch_size=1)
         jobs = [DataJob(b"%d" % number) for number in range(3)]
         submit(lane, *jobs)
@@ -235,8 +230,7 @@ def test_closing_a_lane_closes_the_sessions_that_rest() -> None:
 
 def test_a_caller_that_leaves_does_not_end_a_session_that_is_costly_to_stop() -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         lane = data_lane(session, costly_stop=True)
         submit(lane, gone := DataJob(b"1"))
         await entered(session)
@@ -252,8 +246,7 @@ def test_a_caller_that_leaves_does_not_end_a_session_that_is_costly_to_stop() ->
 
 def test_a_run_that_everybody_left_is_stopped_when_its_time_is_up() -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         lane = data_lane(session, costly_stop=True)
         submit(lane, gone := DataJob(b"1", deadline=perf_counter() + 0.02))
         await entered(session)
@@ -267,8 +260,7 @@ def test_a_run_that_everybody_left_is_stopped_when_its_time_is_up() -> None:
 
 def test_closing_stops_at_once_what_is_costly_to_stop() -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         lane = data_lane(session, costly_stop=True)
         submit(lane, job := DataJob(b"1"))
         await entered(session)

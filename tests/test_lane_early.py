@@ -30,8 +30,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 
 def test_an_idle_replica_begins_with_half_a_batch_while_the_loop_still_reads() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=32, curve=linear_curve(1e-3))
         jobs = some_jobs(32)
         submit(lane, *jobs[:16])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import FakeJob, FakeSession, Known, make_lane, submit
+from lanes import FakeJob, FakeSession, Known, entered, make_lane, submit
 
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.lane import Lane
@@ -94,12 +94,11 @@ def test_a_busy_device_is_not_waited_for_with_what_is_quicker_than_a_hand_over(
 ) -> None:
     async def test() -> None:
         gate = Gate(slots=CORES)
-        other_session = FakeSession()
-        other_session.hold.clear()
+        other_session = FakeSession(held=True)
         other = make_lane(other_session, gate=gate)
         held = FakeJob([[1.0]])
         submit(other, held)
-        await asyncio.to_thread(other_session.entered.wait, 10)
+        await entered(other_session)
         lane = run_of(seconds, width=CORES - 1, gate=gate, batch_size=4)
         assert await answered(lane, 12) == inline
         other_session.hold.set()
@@ -126,7 +125,7 @@ def test_what_comes_while_a_batch_is_out_goes_with_the_next_one_unless_it_costs_
         lane = make_lane(session, gate=Gate(slots=CORES), curve=curve, inline=True)
         jobs = [FakeJob([[number]]) for number in (1.0, 2.0, 3.0)]
         submit(lane, jobs[0])
-        await asyncio.to_thread(session.entered.wait, 10)
+        await entered(session)
         curve.seconds = seconds
         submit(lane, *jobs[1:])
         for _ in range(5):

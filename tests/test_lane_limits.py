@@ -17,8 +17,7 @@ from mdslite.serving.curve import LatencyCurve
 
 def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=1, queue_rows=3)
         running = FakeJob([[1.0]])
         submit(lane, running)
@@ -41,8 +40,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
 
 def test_a_finished_batch_makes_room_before_anybody_is_refused() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=2, queue_rows=2)
         submit(lane, FakeJob([[1.0]]), FakeJob([[2.0]]))
         await entered(session)
@@ -62,8 +60,7 @@ def test_a_finished_batch_makes_room_before_anybody_is_refused() -> None:
 
 def test_a_cancelled_job_frees_its_rows_and_harms_no_neighbour() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=4, queue_rows=4)
         first = FakeJob([[9.0]])
         submit(lane, first)
@@ -86,8 +83,7 @@ def test_a_cancelled_job_frees_its_rows_and_harms_no_neighbour() -> None:
 
 def test_ten_thousand_cancelled_jobs_leave_nothing_behind() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, queue_rows=4)
         submit(lane, FakeJob([[1.0]]))
         await entered(session)
@@ -110,8 +106,7 @@ def test_ten_thousand_cancelled_jobs_leave_nothing_behind() -> None:
 
 def test_the_run_stops_when_everybody_in_it_has_left() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session)
         job = FakeJob([[1.0]])
         submit(lane, job)
@@ -129,8 +124,7 @@ def test_the_run_stops_when_everybody_in_it_has_left() -> None:
 
 def test_a_job_that_expires_in_the_queue_is_504_and_never_computed() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session)
         running = FakeJob([[1.0]])
         submit(lane, running)
@@ -150,8 +144,7 @@ def test_a_job_that_expires_in_the_queue_is_504_and_never_computed() -> None:
 
 def test_a_run_past_its_deadline_is_answered_504_and_stopped() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session)
         job = FakeJob([[1.0]], deadline=perf_counter() + 0.02)
         submit(lane, job)
@@ -220,8 +213,7 @@ def test_draining_does_not_overlook_the_rows_that_a_batch_is_being_formed_of() -
 
 def test_draining_waits_for_what_is_queued_and_running() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=1)
         jobs = [FakeJob([[1.0]]) for _ in range(3)]
         submit(lane, *jobs)
@@ -238,8 +230,7 @@ def test_draining_waits_for_what_is_queued_and_running() -> None:
 
 def test_draining_does_not_wait_for_what_no_replica_is_left_for() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=1)
         running, queued = FakeJob([[1.0]]), FakeJob([[1.0]])
         submit(lane, running, queued)
@@ -256,8 +247,7 @@ def test_draining_does_not_wait_for_what_no_replica_is_left_for() -> None:
 
 def test_closing_answers_what_is_left_and_closes_the_session() -> None:
     async def test() -> None:
-        session = FakeSession()
-        session.hold.clear()
+        session = FakeSession(held=True)
         lane = make_lane(session, batch_size=1)
         jobs = [FakeJob([[1.0]]) for _ in range(2)]
         submit(lane, *jobs)

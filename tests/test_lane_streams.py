@@ -42,8 +42,7 @@ def test_pieces_come_in_order_and_before_the_end() -> None:
 
 def test_the_first_piece_comes_while_the_rest_is_computed() -> None:
     async def test() -> None:
-        session = FakeGenerator()
-        session.hold.clear()
+        session = FakeGenerator(held=True)
         lane = stream_lane(session)
         submit(lane, job := DataJob(b"ab"))
         await until(lambda: job.heard == [b"a"])
@@ -129,8 +128,7 @@ def test_each_piece_gives_the_next_one_as_long_again() -> None:
 
 def test_a_generator_that_falls_silent_is_a_504_and_is_stopped() -> None:
     async def test() -> None:
-        session = FakeGenerator()
-        session.hold.clear()
+        session = FakeGenerator(held=True)
         lane = stream_lane(session, prediction_s=0.3)
         submit(lane, job := DataJob(b"ab", deadline=perf_counter() + 0.3))
         with pytest.raises(DeadlineExceeded):
@@ -181,8 +179,7 @@ def test_a_generator_that_does_not_hear_of_it_is_stopped_after_a_grace(
 
 def test_closing_the_lane_ends_what_streams() -> None:
     async def test() -> None:
-        session = FakeGenerator()
-        session.hold.clear()
+        session = FakeGenerator(held=True)
         lane = stream_lane(session)
         submit(lane, job := DataJob(b"ab"))
         await until(lambda: job.heard == [b"a"])
@@ -196,8 +193,7 @@ def test_closing_the_lane_ends_what_streams() -> None:
 
 def test_how_long_a_stream_lasts_does_not_count_against_the_next_ones_deadline() -> None:
     async def test() -> None:
-        session = FakeGenerator()
-        session.hold.clear()
+        session = FakeGenerator(held=True)
         lane = stream_lane(session)
         submit(lane, job := DataJob(b"ab"))
         await until(lambda: job.heard == [b"a"])

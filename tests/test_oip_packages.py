@@ -14,6 +14,7 @@ from typing import Any
 import live
 import numpy as np
 import pytest
+from h1_client import npy
 from packages import class_text, write_package
 
 METHODS = """
@@ -141,12 +142,6 @@ def test_a_model_tells_of_its_one_input_and_output(url: str) -> None:
 
 PREDICT = "/projects/p/models/double:predict"
 OCTETS = "application/octet-stream"
-
-
-def npy(array: Any) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
 
 
 def test_rows_of_an_array_go_in_and_come_out_as_one(url: str) -> None:

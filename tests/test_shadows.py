@@ -141,8 +141,7 @@ def test_a_shadow_that_fails_is_logged_and_nobody_hears_of_it(tmp_path: Path, fa
 
 def test_a_shadow_that_hangs_loses_copies_and_holds_nothing_up(tmp_path: Path) -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         async with shadowed(tmp_path, session) as (site, served, _):
             async with site.connect() as wire:
                 asked = 0
@@ -161,8 +160,7 @@ def test_a_shadow_that_hangs_loses_copies_and_holds_nothing_up(tmp_path: Path) -
 
 def test_a_shadow_that_hangs_keeps_no_other_from_its_copies(tmp_path: Path) -> None:
     async def test() -> None:
-        session = FakeData()
-        session.hold.clear()
+        session = FakeData(held=True)
         async with shadowed(tmp_path, session) as (site, served, _):
             info = ServiceInfo(weight=0, shadow=True)
             other = await site.load(Deployed(tmp_path / "identity.onnx", version="v3"))

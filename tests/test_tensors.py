@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import io
 import json
 import math
 from contextlib import suppress
 
 import numpy as np
 import pytest
+from h1_client import npy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -294,12 +294,6 @@ def test_an_empty_batch_has_no_rows_and_an_empty_answer() -> None:
     assert codec.encode_empty("inputs") == b'{"outputs":{"y":[]}}'
 
 
-def npy(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=allow_pickle)
-    return stream.getvalue()
-
-
 def test_a_big_endian_or_fortran_array_is_converted() -> None:
     codec = make_codec(X4)
     for array in (
@@ -312,7 +306,7 @@ def test_a_big_endian_or_fortran_array_is_converted() -> None:
 
 def test_a_pickled_array_is_never_loaded() -> None:
     with pytest.raises(UnsupportedMedia) as caught:
-        make_codec(X4).decode_npy(npy(np.array([{"a": 1}], dtype=object), allow_pickle=True))
+        make_codec(X4).decode_npy(npy(np.array([{"a": 1}], dtype=object), pickled=True))
     assert caught.value.status == 415
 
 

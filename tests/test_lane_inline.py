@@ -75,6 +75,32 @@ def test_what_has_others_waiting_behind_it_is_handed_over_unless_it_is_quick(
     asyncio.run(test())
 
 
+@pytest.mark.parametrize(
+    ("slots", "width", "with_loop", "inline"),
+    [(2, 2, True, 3), (1, 1, True, 3), (2, 1, True, 0), (3, 3, True, 0), (1, 1, False, 0)],
+)
+def test_full_batches_that_would_take_the_loops_core_run_on_it(
+    slots: int, width: int, with_loop: bool, inline: int
+) -> None:
+    async def test() -> None:
+        gate = Gate(slots=slots, with_loop=with_loop)
+        lane = run_of(LONG, width=width, gate=gate, batch_size=4)
+        assert await answered(lane, 12) == inline
+        lane.close()
+
+    asyncio.run(test())
+
+
+def test_a_batch_that_is_not_full_leaves_the_loop_to_the_callers_who_are_not_there_yet() -> None:
+    async def test() -> None:
+        lane = run_of(LONG, width=CORES, gate=Gate(slots=CORES, with_loop=True), batch_size=8)
+        assert await answered(lane, 16) == 2
+        assert await answered(lane, 7) == 0
+        lane.close()
+
+    asyncio.run(test())
+
+
 def test_a_few_of_many_callers_do_not_hold_up_the_loop_that_reads_the_others() -> None:
     async def test() -> None:
         lane = run_of(LONG, width=CORES)

@@ -31,10 +31,14 @@ class Seat:
 
 
 class Gate:
-    """Admission to one device. Used from the event loop's thread only."""
+    """Admission to one device. Used from the event loop's thread only.
 
-    def __init__(self, *, slots: int = 1) -> None:
+    `with_loop`: its slots are the cores that the event loop runs on too.
+    """
+
+    def __init__(self, *, slots: int = 1, with_loop: bool = False) -> None:
         self.slots = max(1, slots)
+        self.with_loop = with_loop
         self._free = self.slots
         self._waiting: dict[Seat, Priority] = {}
         self._floor_s = 0.0

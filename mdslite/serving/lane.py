@@ -183,13 +183,13 @@ class Lane:
                 assert oldest is not None
                 key, job = oldest
                 rows = min(self._queue.waiting(key), self.knobs.batch_size)
-                if self._tempo.runs_inline(key, rows, queued=self._queue.rows, crew=self._crew):
+                full = rows >= self.knobs.batch_size
+                if self._tempo.runs_inline(key, rows, full=full, queued=self._queue.rows, crew=self._crew):
                     self._run_inline()
                     if self._queue:
                         self._wake()  # the sockets' turn first
                     self._settle()
                     return
-                full = rows >= self.knobs.batch_size
                 limit = job.queued_at + self.knobs.batch_timeout_s
                 if not full and self._crew.rotation.idle and self._tempo.holds_back(key, rows, limit=limit):
                     return

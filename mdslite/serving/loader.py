@@ -270,7 +270,8 @@ class Loader:
         """The gate that batches on this device pass."""
         gate = self.gates.get(device.label)
         if gate is None:
-            gate = self.gates[device.label] = Gate(slots=self.cores if device.kind == "cpu" else 1)
+            cpu = device.kind == "cpu"
+            gate = self.gates[device.label] = Gate(slots=self.cores if cpu else 1, with_loop=cpu)
         return gate
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LOOP_S = 60e-6  # about what the loop itself spends on a request
 # A run on the loop takes no longer than this by its floor: while a batch of its lane is with a replica,
 # beside others that wait, while the loop has nothing else to read for its lane, and then with a session that
-# computes on all cores.
+# computes on all cores; of few cores, full batches too.
 BESIDE_S = 60e-6
 QUICK_S = 200e-6
 ALONE_S = 500e-6
@@ -69,8 +69,9 @@ class Tempo:
         self._arrived += rows
         self._until = 0.0
 
-    def runs_inline(self, key: Key, rows: int, *, queued: int, crew: Crew) -> bool:
-        """Whether the event loop itself is to run `rows` of the `queued` rows now.
+    def runs_inline(self, key: Key, rows: int, *, full: bool, queued: int, crew: Crew) -> bool:
+        """Whether the event loop itself is to run `rows` of the `queued` rows now; `full`: no batch may have
+        more.
 
         It is where that is known to take no longer than handing them over (QUICK_S), or than the loop would
         have to wait for them with nothing else to read for the lane (ALONE_S), or to do it on (WIDE_S). While
@@ -80,18 +81,18 @@ class Tempo:
         present = queued + crew.flight.rows
         self._crowd = max(present, self._crowd * _CROWD_DECAY)
         is_most = rows == present and 2 * rows >= self._crowd
-        return self._within(key, rows, self._inline_s(crew, is_most=is_most))
+        return self._within(key, rows, self._inline_s(crew, best=is_most or (full and crew.is_in_the_way)))
 
-    def _inline_s(self, crew: Crew, *, is_most: bool) -> float:
-        """How long the loop may run rows itself; `is_most`: they are all that the lane has, and most of its
-        latest crowd."""
+    def _inline_s(self, crew: Crew, *, best: bool) -> float:
+        """How long the loop may run rows itself; `best`: it can do nothing better meanwhile, be it that they
+        are all that the lane has, and most of its latest crowd, or that it would take their cores."""
         if crew.priority is not Priority.PRIMARY or not crew.rotation.working:
             return 0.0
         if crew.flight:
             return BESIDE_S
         if crew.is_device_busy:
             return ALONE_S  # how long the others take, nobody knows
-        if is_most:
+        if best:
             return WIDE_S if crew.is_wide else ALONE_S
         return QUICK_S
 
@@ -106,7 +107,7 @@ class Tempo:
         the loop will run the whole: as much as came together lately, `most` rows at most.
         """
         whole = max(rows, min(most, round(self._crowd)))
-        if self._within(key, whole, self._inline_s(crew, is_most=True)):
+        if self._within(key, whole, self._inline_s(crew, best=True)):
             return False
         shape = self.shape(key)[1]
         half_s, whole_s = self._curve.floor(shape, rows), self._curve.floor(shape, 2 * rows)

@@ -72,7 +72,10 @@ class DataCodec:
         if kind == NPY:
             array = read_npy(body)
             if not array.ndim:
-                raise InvalidRequest("the .npy body holds a scalar: expected an array of rows")
+                raise InvalidRequest(
+                    "the .npy body holds a scalar: expected an array of rows",
+                    hint="numpy.atleast_1d makes one",
+                )
             native = array.astype(array.dtype.newbyteorder("="), copy=False)
             return self._columns([np.asarray(row) for row in native], "instances")
         if kind != b"text/plain" and is_json(kind):
@@ -96,7 +99,10 @@ class DataCodec:
 
     def _columns(self, data: list[Datum], form: Form) -> Columns:
         if self.streams and len(data) != 1:
-            raise InvalidRequest(f"this model streams its answer: expected one instance, got {len(data)}")
+            raise InvalidRequest(
+                f"this model streams its answer: expected one instance, got {len(data)}",
+                hint="send each in a request of its own",
+            )
         return Columns(len(data), (data,), _KEY, form)
 
     def empty(self, form: Form) -> Columns:

@@ -10,6 +10,7 @@ import orjson
 
 from mdslite.errors import InvalidJson
 
+OCTETS = b"application/octet-stream"
 # curl -d says the second without meaning it, and many clients say nothing at all.
 _JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded", b"text/plain"})
 

@@ -12,6 +12,7 @@ import numpy as np
 from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
 
 NPY = b"application/x-npy"
+MAGIC = b"\x93NUMPY"  # what such a body begins with
 MAX_RANK = 32
 _HEAD_BYTES = 16 * 1024  # NumPy refuses a header of more than 10,000
 # NumPy reads the header with `ast.literal_eval`, and what that raises on hostile text passes through.
@@ -39,7 +40,9 @@ def read_npy(body: bytes | memoryview) -> np.ndarray[Any, Any]:
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran, dtype = reader[version](stream)
     except _HEADER_ERRORS as exc:
-        raise InvalidRequest("the body is no .npy array of format 1.0 or 2.0") from exc
+        raise InvalidRequest(
+            "the body is no .npy array of format 1.0 or 2.0", hint="numpy.save writes one"
+        ) from exc
     if dtype.hasobject:
         raise UnsupportedMedia("the .npy array holds pickled Python objects, which are never loaded")
     if len(shape) > MAX_RANK or any(type(size) is not int for size in shape):

@@ -85,7 +85,8 @@ def _share(spec: TensorSpec, values: Sequence[Any]) -> Shared:
     if packed != first * len(values):  # compared as bytes: NaN is itself there
         differs = next(at for at in range(len(values)) if packed[at * size : (at + 1) * size] != first)
         raise InvalidRequest(
-            f'instance {differs}: another "{spec.name}" than instance 0: all instances of a request share it'
+            f'instance {differs}: another "{spec.name}" than instance 0: all instances of a request share it',
+            hint="send it in another request",
         )
     return Shared(spec.name, spec.datatype, shape[1:], first)
 

@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 
 from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
-from mdslite.media import is_json, parse_json, plain_type
+from mdslite.media import OCTETS, is_json, parse_json, plain_type
 from mdslite.npy import NPY, read_npy
 from mdslite.packing import (
     Column,
@@ -128,7 +128,9 @@ class Codec:
             )
         name = message.get("signature_name")
         if name is not None and not isinstance(name, str):
-            raise InvalidRequest(f'"signature_name": expected a text, got {kind_of(name)}')
+            raise InvalidRequest(
+                f'"signature_name": expected a text, got {kind_of(name)}', hint="leave it out: there is one"
+            )
         if ("instances" in message) == ("inputs" in message):
             raise InvalidRequest('expected exactly one of "instances" and "inputs" in the body')
         if "instances" in message:
@@ -217,9 +219,11 @@ class Codec:
             return self.decode_npy(body)
         if is_json(kind):
             return self.decode(body)
+        # The caller reads octets itself: they are one tensor, as an array is.
+        arrays = f", {NPY.decode()} or {OCTETS.decode()}" if len(self._inputs) == 1 else ""
         raise UnsupportedMedia(
-            f"content-type {kind.decode('latin-1')!r} is not served: expected application/json or "
-            f"{NPY.decode()}"
+            f"content-type {kind.decode('latin-1')!r} is not served: expected application/json{arrays}",
+            hint=None if arrays else "/v2/models/PROJECT.MODEL/infer takes the bytes of several inputs",
         )
 
     def decode_npy(self, body: bytes) -> Columns:

@@ -142,7 +142,7 @@ def test_data_with_a_key_twice_is_refused(api: ApiServer, capsys: Captured) -> N
 def test_a_body_that_the_model_refuses_is_told_where_one_is_that_it_takes(
     api: ApiServer, code: str, capsys: Captured
 ) -> None:
-    looked_up = "GET /v2/models/demo.digits says what it takes"
+    looked_up = "GET /v2/models/demo.digits says what it takes and gives"
     api.error = (400, {"error": "no", "code": code, "request_id": "r", "hint": looked_up})
     line = "predict demo/digits@v1 -d '{\"instances\": [[1]]}'"
     hint = "mdslite predict demo/digits@v1 --curl prints a request that it takes"

@@ -168,7 +168,7 @@ def test_outputs_and_classes_can_be_asked_for(client: Any) -> None:
         (
             {"raw_input_contents": [b"12345678"]},
             "INVALID_ARGUMENT",
-            "(ModelMetadata of p.fp32 says what it takes)",
+            "(ModelMetadata of p.fp32 says what it takes and gives)",
         ),
         ({"raw_input_contents": [b"12345678"]}, "INVALID_ARGUMENT", "got both"),
     ],

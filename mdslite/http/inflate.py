@@ -6,6 +6,8 @@ import zlib
 
 from mdslite.errors import InvalidRequest, TooLarge, UnsupportedMedia
 
+_HINT = "compress all of it at once, or send it as it is"
+
 
 def decompress(body: bytes, encoding: bytes, *, limit: int) -> bytes:
     """Inflate a gzip or deflate body without ever holding more than `limit` bytes of it.
@@ -24,11 +26,11 @@ def decompress(body: bytes, encoding: bytes, *, limit: int) -> bytes:
     try:
         plain = engine.decompress(body, limit + 1)
     except zlib.error as exc:
-        raise InvalidRequest(f"the body is no valid {encoding.decode('latin-1')} data") from exc
+        raise InvalidRequest(f"the body is no valid {encoding.decode('latin-1')} data", hint=_HINT) from exc
     if len(plain) > limit:
         raise TooLarge(f"the body is longer than {limit} bytes when decompressed")
     if not engine.eof:
-        raise InvalidRequest("the compressed body is cut short")
+        raise InvalidRequest("the compressed body is cut short", hint=_HINT)
     if engine.unused_data:
-        raise InvalidRequest("something follows the compressed body; expected one stream")
+        raise InvalidRequest("something follows the compressed body; expected one stream", hint=_HINT)
     return plain

@@ -16,7 +16,7 @@ import orjson
 from mdslite.data import DataCodec
 from mdslite.errors import InvalidRequest, InvalidTensor, ModelError
 from mdslite.oip.inputs import InputTensor, check_rank, read_column
-from mdslite.oip.message import Messages
+from mdslite.oip.message import PREDICT_HINT, Messages
 from mdslite.oip.outputs import OutputTensor
 from mdslite.oip.wire import Buffer
 from mdslite.packing import check_shape, clip, show_shape
@@ -39,7 +39,9 @@ class DeclaredMessages(Messages):
 
     def take(self, tensors: Sequence[InputTensor]) -> Columns:
         if self._codec.streams:
-            raise InvalidRequest("this model streams its answer: expected a request to its predict URL")
+            raise InvalidRequest(
+                "this model streams its answer: expected a request to its predict URL", hint=PREDICT_HINT
+            )
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for tensor in tensors:
             if tensor.name in arrays:

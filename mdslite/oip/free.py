@@ -17,7 +17,7 @@ from mdslite.data import DataCodec, read_text
 from mdslite.errors import InvalidRequest, InvalidTensor
 from mdslite.npy import MAX_RANK
 from mdslite.oip.inputs import InputTensor, check_rank, read_column
-from mdslite.oip.message import Messages
+from mdslite.oip.message import PREDICT_HINT, Messages
 from mdslite.oip.outputs import OutputTensor
 from mdslite.oip.wire import Buffer
 from mdslite.packing import clip, from_bfloat16
@@ -58,7 +58,9 @@ def take_data(codec: DataCodec, tensors: Sequence[InputTensor], *, streamed: boo
     :raises InvalidTensor: there is another input, or its elements are no JSON or do not fit its shape
     """
     if codec.streams and not streamed:
-        raise InvalidRequest("this model streams its answer: expected a request to its predict URL")
+        raise InvalidRequest(
+            "this model streams its answer: expected a request to its predict URL", hint=PREDICT_HINT
+        )
     if [tensor.name for tensor in tensors] != [INPUT]:
         came = ", ".join(f'"{clip(tensor.name)}"' for tensor in tensors[:5]) or "none"
         raise InvalidTensor(f'expected one input "{INPUT}", got {came}')

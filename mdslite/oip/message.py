@@ -26,6 +26,8 @@ from mdslite.runtimes.protocol import Outputs, Signature, TensorSpec
 from mdslite.tensors import SHARED_BYTES, Columns, Key
 
 PLANS_MAX = 256
+HEAD_HINT = "it counts the bytes of the JSON, which the tensors follow"
+PREDICT_HINT = "that is /projects/PROJECT/models/MODEL:predict"
 PLAN_BYTES_MAX = 4096  # of JSON that is worth remembering
 _NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY
 
@@ -123,7 +125,8 @@ class Messages:
         elif head_bytes > len(body):
             raise InvalidRequest(
                 f"Inference-Header-Content-Length is {clip(str(head_bytes))}, but the body has "
-                f"{len(body)} bytes"
+                f"{len(body)} bytes",
+                hint=HEAD_HINT,
             )
         elif not head_bytes:
             return self._read_bare(body)

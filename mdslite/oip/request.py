@@ -12,6 +12,7 @@ from mdslite.media import parse_json
 from mdslite.packing import clip, kind_of
 
 _SHARED = "shared_memory_region"
+_LEAVE_OUT = "leave it out, or write it as the Open Inference Protocol has it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def parse_request(text: bytes) -> InferRequest:
         raise InvalidRequest(f'expected an object with "inputs", got {kind_of(message)}')
     identity = message.get("id")
     if identity is not None and not isinstance(identity, str):
-        raise InvalidRequest(f'"id": expected a text, got {kind_of(identity)}')
+        raise InvalidRequest(f'"id": expected a text, got {kind_of(identity)}', hint=_LEAVE_OUT)
     parameters = _parameters(message, "")
     binary = _flag(parameters, "binary_data_output", "", default=False)
     inputs = message.get("inputs")
@@ -78,7 +79,9 @@ def read_timeout(value: Any) -> float:
     if value is None or value is False or value == 0:
         return math.inf
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidRequest(f'parameter "timeout": expected whole microseconds, got {kind_of(value)}')
+        raise InvalidRequest(
+            f'parameter "timeout": expected whole microseconds, got {kind_of(value)}', hint=_LEAVE_OUT
+        )
     return value / 1e6
 
 
@@ -123,7 +126,7 @@ def read_outputs(outputs: Any, *, binary: bool) -> dict[str, Wanted] | None:
             raise InvalidRequest(f"output {number}: expected an object with a text as its name")
         where = f'output "{clip(name)}": '
         if name in found:
-            raise InvalidRequest(f"{where}asked for twice, expected once")
+            raise InvalidRequest(f"{where}asked for twice, expected once", hint=_LEAVE_OUT)
         parameters = _parameters(output, where)
         check_place(parameters, where)
         found[name] = Wanted(
@@ -138,21 +141,27 @@ def _parameters(of: dict[str, Any], where: str) -> dict[str, Any]:
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):
-        raise InvalidRequest(f'{where}expected "parameters" as an object, got {kind_of(parameters)}')
+        raise InvalidRequest(
+            f'{where}expected "parameters" as an object, got {kind_of(parameters)}', hint=_LEAVE_OUT
+        )
     return parameters
 
 
 def _flag(parameters: dict[str, Any], name: str, where: str, *, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise InvalidRequest(f'{where}parameter "{name}": expected true or false, got {kind_of(value)}')
+        raise InvalidRequest(
+            f'{where}parameter "{name}": expected true or false, got {kind_of(value)}', hint=_LEAVE_OUT
+        )
     return value
 
 
 def _count(parameters: dict[str, Any], name: str, where: str) -> int | None:
     value = parameters.get(name)
     if value is not None and (type(value) is not int or value < 0):
-        raise InvalidRequest(f'{where}parameter "{name}": expected a number from 0 on, got {kind_of(value)}')
+        raise InvalidRequest(
+            f'{where}parameter "{name}": expected a number from 0 on, got {kind_of(value)}', hint=_LEAVE_OUT
+        )
     return value
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mdslite.errors import InvalidRequest, TooLarge
 from mdslite.http.deflate import choose_coding
+from mdslite.oip.message import HEAD_HINT
 from mdslite.packing import clip
 from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.fleet import Served
@@ -61,6 +62,7 @@ def read_length(value: bytes | None) -> int | None:
     if not text.isdigit() or len(text) > 18:
         raise InvalidRequest(
             "Inference-Header-Content-Length: expected a number of bytes, "
-            f"got {clip(text.decode('latin-1'))!r}"
+            f"got {clip(text.decode('latin-1'))!r}",
+            hint=HEAD_HINT,
         )
     return int(text)

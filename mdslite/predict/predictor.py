@@ -14,11 +14,12 @@ import logging
 from time import perf_counter
 
 from mdslite.data import DataCodec
-from mdslite.errors import InvalidRequest, MdsliteError, NotFound, Unauthorized, without_frames
+from mdslite.errors import InvalidJson, InvalidRequest, MdsliteError, NotFound, Unauthorized, without_frames
 from mdslite.http.access import ANYBODY, Access, Grant
 from mdslite.http.deflate import INLINE_BYTES, LEAST_BYTES, compress
 from mdslite.http.guard import error_body
 from mdslite.http.paths import is_infer, parse_infer_path, parse_predict_path
+from mdslite.npy import MAGIC, NPY
 from mdslite.predict.answers import encode, encode_empty, gather
 from mdslite.predict.books import Books
 from mdslite.predict.call import EVENT_LINES, JSON_LINES, Call, Headers, Reply, reply_headers
@@ -103,7 +104,7 @@ class Predictor:
             call.deadline = call.arrived_at + (allowed_s if allowed_s < call.timeout_s else call.timeout_s)
             lane.submit(call, now)
         except MdsliteError as exc:
-            self._send_error(call, exc)
+            self._send_error(call, exc, of_model=exc is not error)
         except Exception:
             logger.exception("request %s failed", call.request_id)
             self._send_error(call, MdsliteError("internal error"))
@@ -252,16 +253,23 @@ class Predictor:
         if call.route is not None and call.route.shadows:
             self.shadows.copy(call, status)
 
-    def _send_error(self, call: Call, error: MdsliteError) -> None:
+    def _send_error(self, call: Call, error: MdsliteError, *, of_model: bool = True) -> None:
         call.finished = True
         # Else a refusal would leave a circle for the collector.
         call.error = without_frames(error)
         call.reply_lines = JSON_LINES
         route = call.route
-        if error.hint is None and route is not None and isinstance(error, InvalidRequest):
-            error.hint = f"{call.describe.format(f'{route.project}.{route.model}')} says what it takes"
+        if of_model and error.hint is None and route is not None and isinstance(error, InvalidRequest):
+            error.hint = _hint(error, call, f"{route.project}.{route.model}")
         self._send(call, error.status, error_body(error, call.request_id), error.code)
         call.body = b""  # whoever still needs it has taken it
+
+
+def _hint(error: InvalidRequest, call: Call, model: str) -> str | None:
+    """Where to look up what a request was to be like. That is no help with JSON which is none."""
+    if isinstance(error, InvalidJson) and len(call.body):
+        return f"an array's content-type is {NPY.decode()}" if call.body[: len(MAGIC)] == MAGIC else None
+    return f"{call.describe.format(model)} says what it takes and gives"
 
 
 class _Asker:

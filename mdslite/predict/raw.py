@@ -12,6 +12,7 @@ import numpy as np
 
 from mdslite.data import DataCodec
 from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.media import OCTETS
 from mdslite.npy import NPY
 from mdslite.oip.free import INPUT, take_data
 from mdslite.oip.inputs import InputTensor, infer_shape, take_inputs
@@ -27,7 +28,6 @@ from mdslite.tensors import Codec, Columns
 if TYPE_CHECKING:
     from mdslite.predict.call import Call
 
-OCTETS = b"application/octet-stream"
 DTYPE, SHAPE, OUTPUT = b"mdslite-dtype", b"mdslite-shape", b"mdslite-output"
 
 # NumPy's names and the Open Inference Protocol's; bytes are in little-endian order, rows outermost.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from mdslite.errors import TooLarge
 from mdslite.http.inflate import decompress
-from mdslite.media import is_json, plain_type
+from mdslite.media import OCTETS, is_json, plain_type
 from mdslite.npy import NPY
 from mdslite.predict.infer import HEAD_BYTES, InferForm
-from mdslite.predict.raw import OCTETS, read_tensor, says_tensor
+from mdslite.predict.raw import read_tensor, says_tensor
 from mdslite.serving.fleet import Served
 from mdslite.tensors import Columns
 

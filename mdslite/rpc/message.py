@@ -150,7 +150,10 @@ class RpcForm(InferForm):
         elif self._streamed:
             columns = take_data(codec, tensors, streamed=True)
         else:
-            raise InvalidRequest("this model streams its answer: expected ModelStreamInfer")
+            raise InvalidRequest(
+                "this model streams its answer: expected ModelStreamInfer",
+                hint="it gives one answer a piece",
+            )
         if memorable and columns.rows:
             places = served.messages.places(tensors, [len(tensors[0].raw or b"")])
             if places is not None and places.plain:
@@ -258,7 +261,9 @@ def read_tensors(message: Any) -> list[InputTensor]:
     if not raws:
         return [_spelled_out(one) for one in inputs]
     if any(one.HasField("contents") for one in inputs):
-        raise InvalidRequest("expected the tensors in raw_input_contents or in contents, got both")
+        raise InvalidRequest(
+            "expected the tensors in raw_input_contents or in contents, got both", hint="leave one out"
+        )
     if len(raws) != len(inputs):
         raise InvalidTensor(
             f"{len(raws)} raw_input_contents, expected one for each of the {len(inputs)} inputs"

@@ -36,7 +36,10 @@ def join_pieces(codec: Codec | DataCodec, pieces: Pieces) -> Outputs:
             for parts in zip(*ordered, strict=True)
         ]
     except ValueError as exc:
-        raise InvalidRequest("the answers differ in shape: expected Accept: application/json") from exc
+        raise InvalidRequest(
+            "the answers differ in shape: expected Accept: application/json",
+            hint="or send each instance in a request of its own",
+        ) from exc
 
 
 def _start(piece: tuple[int, Outputs]) -> int:

@@ -25,12 +25,6 @@ SIZES = ((80, 24), (100, 30), (140, 45))
 DIGIT = [0, 0, 5, 13, 9, 1, 0, 0, 0, 0, 13, 15, 10, 15, 5, 0, 0, 3, 15, 2, 0, 11, 8, 0, 0, 4, 12, 0, 0, 8, 8, 0, 0, 5, 8, 0, 0, 9, 8, 0, 0, 4, 11, 0, 1, 12, 7, 0, 0, 2, 14, 5, 10, 12, 0, 0, 0, 0, 6, 13, 10, 0, 0, 0]  # fmt: skip  # noqa: E501
 
 
-def screen_text(app: DashApp) -> str:
-    """What is on the screen, blanks at the ends of lines left out."""
-    strips = app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
-
-
 @asynccontextmanager
 async def opened(
     feed: LiveFeed | StillFeed,

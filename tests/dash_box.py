@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import models
+from piloting import piloted
+from textual.pilot import Pilot
 
-from mdslite.client import Client
+from mdslite.client import AsyncClient, Client, Retries
+from mdslite.tui.app import DashApp
+from mdslite.tui.feed import LiveFeed
+from mdslite.tui.snapshot import View
 
-WAIT_S = 20.0
 ROW = b'{"instances": [[1, 2, 3, 4]]}'
 
 
@@ -41,3 +47,14 @@ def send(url: str, count: int) -> None:
     with Client(url) as client:
         for _ in range(count):
             client.predict("p", "m", ROW)
+
+
+@asynccontextmanager
+async def watching(
+    url: str, token: str | None = None, *, pane: str = "deploy", read_only: bool = False
+) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
+    """A dashboard on the appliance."""
+    async with AsyncClient(url, token, retries=Retries(count=0)) as client:
+        app = DashApp(LiveFeed(client, view=View(pane=pane)), read_only=read_only)
+        async with piloted(app, (120, 36)) as pilot:
+            yield app, pilot

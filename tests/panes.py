@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from dash import NOW, opened, screen_text, small_recording, still
+from dash import NOW, opened, small_recording, still
 from feeds import StillFeed
+from piloting import text_of, until
 from textual.pilot import Pilot
 
 from mdslite.tui.app import DashApp
@@ -30,7 +31,7 @@ def play(
         async with opened(feed or await still(pane), size) as (app, pilot):
             await scene(app, pilot)
             await pilot.pause()
-            return screen_text(app)
+            return text_of(app)
 
     return asyncio.run(run())
 
@@ -41,14 +42,6 @@ def recorded_feed(pane: str = "requests") -> LiveFeed:
 
 async def nothing(app: DashApp, pilot: Pilot[None]) -> None:
     """Only look."""
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
-    """Wait for what a feed brings."""
-    async with asyncio.timeout(20):
-        while not holds():
-            await pilot.pause()
-            await asyncio.sleep(0.01)
 
 
 def pane_of(app: DashApp) -> Requests:

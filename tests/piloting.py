@@ -7,7 +7,7 @@ Here it is idle when its loop has nothing left to do, which is both sooner and s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from unittest.mock import patch
 
@@ -15,6 +15,7 @@ from textual.pilot import Pilot
 
 from mdslite.tui.app import DashApp
 
+WAIT_S = 20.0
 _TURNS = 3  # of the loop, in a row, with nothing to do
 _ROUNDS = 2  # of what timers of Textual's do within a few milliseconds: fit it to its size, draw what changed
 
@@ -32,6 +33,29 @@ async def piloted(app: DashApp, size: tuple[int, int]) -> AsyncIterator[Pilot[No
     with patch("textual.app.wait_for_idle", settle), patch("textual.pilot.wait_for_idle", settle):
         async with app.run_test(size=size) as pilot:
             yield pilot
+
+
+def text_of(app: DashApp) -> str:
+    """What the terminal shows, without its colours and the blanks at the ends of lines."""
+    strips = app.screen._compositor.render_strips()
+    return "\n".join(strip.text.rstrip() for strip in strips)
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], object]) -> None:
+    """Wait for what a feed or an appliance brings."""
+    assert isinstance(pilot.app, DashApp)
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not holds():
+                await pilot.pause(0.01)
+    except TimeoutError:
+        raise AssertionError(text_of(pilot.app)) from None
+
+
+async def until_said(pilot: Pilot[None], text: str) -> None:
+    app = pilot.app
+    assert isinstance(app, DashApp)
+    await until(pilot, lambda: text in text_of(app))
 
 
 async def _settle() -> None:

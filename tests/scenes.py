@@ -177,12 +177,6 @@ async def showing(
         yield app, pilot
 
 
-def text_of(app: DashApp) -> str:
-    """What the terminal shows, without its colours."""
-    strips = app.screen._compositor.render_strips()
-    return "\n".join(strip.text.rstrip() for strip in strips)
-
-
 def agree(name: str, text: str) -> None:
     """The text is the one that is kept under the name."""
     file = SNAPSHOTS / f"{name}.txt"

@@ -7,19 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from scenes import (
-    EVIL,
-    NOW,
-    SIZES,
-    URL,
-    agree,
-    fit_scene,
-    make_rows,
-    make_scene,
-    make_version,
-    showing,
-    text_of,
-)
+from piloting import text_of
+from scenes import EVIL, NOW, SIZES, URL, agree, fit_scene, make_rows, make_scene, make_version, showing
 from textual.pilot import Pilot
 from textual.widgets import Input
 

@@ -6,26 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import live
 import models
 import pytest
-from dash import screen_text
-from piloting import piloted
+from dash_box import send, watching
+from piloting import text_of, until, until_said
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from mdslite.client import AsyncClient, Client, Retries
+from mdslite.client import AsyncClient, Client
 from mdslite.tui.app import DashApp
-from mdslite.tui.feed import LiveFeed
 from mdslite.tui.replaying import Counts, count_filter, count_line
 from mdslite.tui.requests import Requests
-from mdslite.tui.snapshot import View
-
-ROW = b'{"instances": [[1, 2, 3, 4]]}'
 
 
 def fill(folder: Path) -> Path:
@@ -52,68 +47,39 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield box.url
 
 
-@asynccontextmanager
-async def watching(
-    url: str, *, pane: str = "requests", read_only: bool = False
-) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
-    async with AsyncClient(url, retries=Retries(count=0)) as client:
-        app = DashApp(LiveFeed(client, view=View(pane=pane)), read_only=read_only)
-        async with piloted(app, (120, 36)) as pilot:
-            yield app, pilot
-
-
-async def until(app: DashApp, pilot: Pilot[None], holds: Callable[[], object]) -> None:
-    try:
-        async with asyncio.timeout(20):
-            while not holds():
-                await pilot.pause(0.02)
-    except TimeoutError:
-        raise AssertionError(screen_text(app)) from None
-
-
-async def until_said(app: DashApp, pilot: Pilot[None], text: str) -> None:
-    await until(app, pilot, lambda: text in screen_text(app))
-
-
 async def choose_first(app: DashApp, pilot: Pilot[None], count: int) -> Requests:
     """Wait for rows and what belongs to the newest."""
     pane = app.pane
     assert isinstance(pane, Requests)
-    await until(app, pilot, lambda: len(pane.book) >= count)
+    await until(pilot, lambda: len(pane.book) >= count)
     await pilot.press("down")
-    await until(app, pilot, lambda: pane.found is not None and pane.found.related is not None)
+    await until(pilot, lambda: pane.found is not None and pane.found.related is not None)
     return pane
-
-
-def send(url: str, count: int) -> None:
-    with Client(url) as client:
-        for _ in range(count):
-            client.predict("p", "m", ROW)
 
 
 def test_a_request_is_labelled_and_the_label_taken_back(folder: Path) -> None:
     async def scene(url: str) -> None:
-        async with watching(url) as (app, pilot):
+        async with watching(url, pane="requests") as (app, pilot):
             pane = await choose_first(app, pilot, 1)
             row = pane.book.row()
             assert row is not None
             await pilot.press("l")
-            await until_said(app, pilot, "What should the answer have been?")
+            await until_said(pilot, "What should the answer have been?")
             app.screen.query_one(Input).value = "fraud"
-            await until_said(app, pilot, "keeps “fraud”")
+            await until_said(pilot, "keeps “fraud”")
             await pilot.press("enter")
-            await until_said(app, pilot, "1 labelled")
+            await until_said(pilot, "1 labelled")
             assert not app.screen.query_one(Input).display
             async with AsyncClient(url) as client:
                 assert (await client.label(row["id"]))["label"] == "fraud"
                 await pilot.press("ctrl+z")
-                await until_said(app, pilot, "taken back")
+                await until_said(pilot, "taken back")
                 assert (await client.label(row["id"]))["label"] is None
             app.screen.query_one(Input).value = "ham"
             await pilot.press("enter")
-            await until_said(app, pilot, "1 labelled")
+            await until_said(pilot, "1 labelled")
             await pilot.press("escape")
-            await until(app, pilot, lambda: pane.found is not None and pane.found.label is not None)
+            await until(pilot, lambda: pane.found is not None and pane.found.label is not None)
 
     with live.up("deployments.yaml", cwd=folder) as box:
         send(box.url, 1)
@@ -122,15 +88,15 @@ def test_a_request_is_labelled_and_the_label_taken_back(folder: Path) -> None:
 
 def test_a_request_is_sent_to_another_version(shared: str) -> None:
     async def scene(url: str) -> None:
-        async with watching(url) as (app, pilot):
+        async with watching(url, pane="requests") as (app, pilot):
             await choose_first(app, pilot, 1)
             await pilot.press("r")
-            await until_said(app, pilot, "sends this one request to v2")
+            await until_said(pilot, "sends this one request to v2")
             await pilot.press("enter")
-            await until_said(app, pilot, "before and now")
-            await until(app, pilot, lambda: "answer" in screen_text(app))
+            await until_said(pilot, "before and now")
+            await until(pilot, lambda: "answer" in text_of(app))
             await pilot.press("escape")
-            await until(app, pilot, lambda: any(row["version"] == "v2" for row in app.snapshot.rows or ()))
+            await until(pilot, lambda: any(row["version"] == "v2" for row in app.snapshot.rows or ()))
 
     send(shared, 1)
     asyncio.run(scene(shared))
@@ -138,20 +104,20 @@ def test_a_request_is_sent_to_another_version(shared: str) -> None:
 
 def test_all_that_a_filter_finds_is_replayed(folder: Path) -> None:
     async def scene(url: str) -> None:
-        async with watching(url) as (app, pilot):
+        async with watching(url, pane="requests") as (app, pilot):
             await choose_first(app, pilot, 5)
             await pilot.press("r")
-            await until(app, pilot, lambda: len(app.screen.query(Input)) > 0)
+            await until(pilot, lambda: len(app.screen.query(Input)) > 0)
             app.screen.query_one(Input).value = "v2 all"
-            await until_said(app, pilot, "sends what the log kept of project=p model=m")
+            await until_said(pilot, "sends what the log kept of project=p model=m")
             await pilot.press("enter")
-            await until_said(app, pilot, "begins")
-            await until_said(app, pilot, "5 logged requests, up to 5 of them with a body")
+            await until_said(pilot, "begins")
+            await until_said(pilot, "5 logged requests, up to 5 of them with a body")
             await pilot.press("enter")
-            await until_said(app, pilot, "5 of 5 sent")
-            await until_said(app, pilot, "done")
-            await until_said(app, pilot, " % of 5")
-            await until_said(app, pilot, "v2: p50 ")
+            await until_said(pilot, "5 of 5 sent")
+            await until_said(pilot, "done")
+            await until_said(pilot, " % of 5")
+            await until_said(pilot, "v2: p50 ")
 
     with live.up("deployments.yaml", cwd=folder) as box:
         send(box.url, 5)
@@ -173,13 +139,13 @@ def test_what_a_replay_would_send_is_told_as_far_as_it_is_known() -> None:
 @pytest.mark.parametrize(("typed", "said"), [("v9", "there are v1, v2"), ("v2 some", "expected VERSION")])
 def test_a_replay_that_makes_no_sense_says_why(shared: str, typed: str, said: str) -> None:
     async def scene(url: str) -> None:
-        async with watching(url) as (app, pilot):
+        async with watching(url, pane="requests") as (app, pilot):
             await choose_first(app, pilot, 1)
             await pilot.press("r")
-            await until(app, pilot, lambda: len(app.screen.query(Input)) > 0)
+            await until(pilot, lambda: len(app.screen.query(Input)) > 0)
             app.screen.query_one(Input).value = typed
             await pilot.press("enter")
-            await until_said(app, pilot, said)
+            await until_said(pilot, said)
 
     send(shared, 1)
     asyncio.run(scene(shared))
@@ -187,20 +153,20 @@ def test_a_replay_that_makes_no_sense_says_why(shared: str, typed: str, said: st
 
 def test_the_log_is_written_to_a_file_that_is_not_there_yet(folder: Path) -> None:
     async def scene(url: str) -> None:
-        async with watching(url) as (app, pilot):
+        async with watching(url, pane="requests") as (app, pilot):
             await choose_first(app, pilot, 3)
             for name, said in (("rows.txt", "expected a file that ends in"), ("rows.jsonl", "✓")):
                 await pilot.press("x")
-                await until(app, pilot, lambda: len(app.screen.query(Input)) > 0)
+                await until(pilot, lambda: len(app.screen.query(Input)) > 0)
                 app.screen.query_one(Input).value = name
                 await pilot.press("enter")
-                await until_said(app, pilot, said)
+                await until_said(pilot, said)
                 await pilot.press("escape")
             await pilot.press("x")
-            await until(app, pilot, lambda: len(app.screen.query(Input)) > 0)
+            await until(pilot, lambda: len(app.screen.query(Input)) > 0)
             app.screen.query_one(Input).value = "rows.jsonl"
             await pilot.press("enter")
-            await until_said(app, pilot, "is there already")
+            await until_said(pilot, "is there already")
 
     with live.up("deployments.yaml", cwd=folder) as box:
         send(box.url, 3)
@@ -211,12 +177,12 @@ def test_the_log_is_written_to_a_file_that_is_not_there_yet(folder: Path) -> Non
 
 def test_read_only_opens_nothing_that_changes_something(shared: str) -> None:
     async def scene(url: str) -> None:
-        async with watching(url, read_only=True) as (app, pilot):
+        async with watching(url, pane="requests", read_only=True) as (app, pilot):
             await choose_first(app, pilot, 1)
             for key in ("l", "L", "r"):
                 app.say("")
                 await pilot.press(key)
-                await until(app, pilot, lambda: app.said[0].startswith("read-only"))
+                await until(pilot, lambda: app.said[0].startswith("read-only"))
                 assert len(app.screen_stack) == 1, key
 
     send(shared, 1)
@@ -226,12 +192,12 @@ def test_read_only_opens_nothing_that_changes_something(shared: str) -> None:
 def test_the_changes_lead_back_to_an_earlier_revision(folder: Path) -> None:
     async def scene(url: str) -> None:
         async with watching(url, pane="changes") as (app, pilot):
-            await until(app, pilot, lambda: len(app.snapshot.revisions or ()) == 3)
+            await until(pilot, lambda: len(app.snapshot.revisions or ()) == 3)
             await pilot.press("down", "down", "u")
-            await until_said(app, pilot, "Go back to the state after revision 1")
-            await until_said(app, pilot, "applies")
+            await until_said(pilot, "Go back to the state after revision 1")
+            await until_said(pilot, "applies")
             await pilot.press("enter")
-            await until_said(app, pilot, "✓ revision 4")
+            await until_said(pilot, "✓ revision 4")
 
     with live.up("deployments.yaml", cwd=folder) as box:
         with Client(box.url) as client:
@@ -242,11 +208,11 @@ def test_the_changes_lead_back_to_an_earlier_revision(folder: Path) -> None:
 
 def test_fields_of_bodies_are_completed_from_the_log(shared: str) -> None:
     async def scene(url: str) -> None:
-        async with watching(url) as (app, pilot):
+        async with watching(url, pane="requests") as (app, pilot):
             await choose_first(app, pilot, 2)
             await pilot.press("slash", *"vers", "tab", "tab")
             await pilot.press("tab", "enter")
-            await until(app, pilot, lambda: app.view.filter.startswith("version=v"))
+            await until(pilot, lambda: app.view.filter.startswith("version=v"))
 
     send(shared, 2)
     asyncio.run(scene(shared))

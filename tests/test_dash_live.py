@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import live
 import pytest
-from dash_box import WAIT_S, fill, free_port, send, write_file
-from piloting import piloted
-from scenes import text_of
+from dash_box import fill, free_port, send, watching, write_file
+from piloting import text_of, until, until_said
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from mdslite.client import AsyncClient, Client, Retries
+from mdslite.client import Client
 from mdslite.tui.app import DashApp
-from mdslite.tui.feed import LiveFeed
 from mdslite.tui.moments import unix
 
 
@@ -30,29 +26,6 @@ def folder(tmp_path: Path) -> Path:
 
 def weights_in(app: DashApp) -> dict[str, float]:
     return {one["version"]: one["weight"] for model in app.snapshot.models or [] for one in model["versions"]}
-
-
-@asynccontextmanager
-async def watching(url: str, token: str | None = None) -> AsyncIterator[tuple[DashApp, Pilot[None]]]:
-    async with AsyncClient(url, token, retries=Retries(count=0)) as client:
-        app = DashApp(LiveFeed(client))
-        async with piloted(app, (100, 30)) as pilot:
-            yield app, pilot
-
-
-async def until(pilot: Pilot[None], holds: Callable[[], object]) -> None:
-    """Wait for something to come true."""
-    deadline = time.monotonic() + WAIT_S
-    while not holds():
-        assert isinstance(pilot.app, DashApp)
-        assert time.monotonic() < deadline, text_of(pilot.app)
-        await pilot.pause(0.02)
-
-
-async def until_said(pilot: Pilot[None], text: str) -> None:
-    app = pilot.app
-    assert isinstance(app, DashApp)
-    await until(pilot, lambda: text in text_of(app))
 
 
 def tell(

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from dash import opened, still
-from scenes import fit_scene, showing, text_of
+from piloting import text_of
+from scenes import fit_scene, showing
 from textual import events
 from textual.pilot import Pilot
 from textual.widget import Widget

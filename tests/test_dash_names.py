@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import pytest
 from feeds import StillFeed
-from piloting import piloted
-from scenes import make_scene, make_version, showing, text_of
+from piloting import piloted, text_of
+from scenes import make_scene, make_version, showing
 from textual.widgets import Input
 
 from mdslite.asks import Lines

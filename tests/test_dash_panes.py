@@ -7,8 +7,9 @@ import asyncio
 import re
 
 import pytest
-from dash import SIZES, opened, screen_text, still
-from panes import Scene, choose_and_open, nothing, play, recorded_feed, until
+from dash import SIZES, opened, still
+from panes import Scene, choose_and_open, nothing, play, recorded_feed
+from piloting import text_of, until
 from scenes import SNAPSHOTS, agree
 from textual.binding import Binding
 from textual.pilot import Pilot
@@ -61,7 +62,7 @@ def test_ascii_draws_with_ascii_alone(pane: str) -> None:
         async with opened(await still(pane), (140, 45), ascii=True) as (app, pilot):
             if pane == "requests":
                 await pilot.press("down")
-            return screen_text(app)
+            return text_of(app)
 
     assert asyncio.run(run()).isascii()
 
@@ -101,9 +102,9 @@ def test_the_file_of_a_revision_is_shown_and_left() -> None:
     async def scene(app: DashApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: bool(app.snapshot.revisions))
         await pilot.press("down", "enter")
-        await until(pilot, lambda: "the file that was applied" in screen_text(app))
+        await until(pilot, lambda: "the file that was applied" in text_of(app))
         await pilot.press("escape")
-        assert "the file that was applied" not in screen_text(app)
+        assert "the file that was applied" not in text_of(app)
 
     play(scene, recorded_feed("changes"))
 
@@ -112,7 +113,7 @@ def test_undo_of_a_recording_says_that_it_is_one() -> None:
     async def scene(app: DashApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: bool(app.snapshot.revisions))
         await pilot.press("u")
-        await until(pilot, lambda: "nothing can be changed" in screen_text(app))
+        await until(pilot, lambda: "nothing can be changed" in text_of(app))
 
     assert "this is a recording" in play(scene, recorded_feed("changes"))
 
@@ -149,7 +150,7 @@ def test_commands_open_what_keys_open(typed: str, heading: str) -> None:
         await pilot.press("colon")
         app.screen.query_one(Input).value = typed
         await pilot.press("enter")
-        await until(pilot, lambda: heading in screen_text(app))
+        await until(pilot, lambda: heading in text_of(app))
 
     play(scene, recorded_feed())
 
@@ -219,7 +220,7 @@ def test_keys_without_a_likeness_in_ascii_are_named() -> None:
     async def run() -> str:
         async with opened(await still("deploy"), (140, 45), ascii=True) as (app, pilot):
             await pilot.press("f1")
-            return screen_text(app)
+            return text_of(app)
 
     text = asyncio.run(run())
     assert text.isascii() and re.search(r"\benter\b", text)

@@ -6,9 +6,10 @@ import asyncio
 
 import msgspec
 import pytest
-from dash import body, look, make_row, opened, screen_text
+from dash import body, look, make_row, opened
 from feeds import StillFeed
-from panes import pane_of, play, recorded_feed, until
+from panes import pane_of, play, recorded_feed
+from piloting import text_of, until
 from textual.pilot import Pilot
 
 from mdslite.tui.app import DashApp
@@ -84,10 +85,10 @@ def test_a_wrong_filter_stays_in_the_line_with_what_is_wrong() -> None:
     async def scene(app: DashApp, pilot: Pilot[None]) -> None:
         await pilot.press("slash", *"latency_ms>fast", "enter")
         said = "latency_ms: expected a number, got 'fast'"
-        await until(pilot, lambda: said in screen_text(app))
-        assert screen_text(app).count(said) == 1 and app.view.filter == ""
+        await until(pilot, lambda: said in text_of(app))
+        assert text_of(app).count(said) == 1 and app.view.filter == ""
         await pilot.press(*["backspace"] * 4, *"2")
-        assert said not in screen_text(app)
+        assert said not in text_of(app)
         await pilot.press("enter")
         await until(pilot, lambda: app.view.filter == "latency_ms>2")
         await pilot.press("colon", *"filter confidence<abc", "enter")
@@ -196,10 +197,10 @@ def test_a_picture_becomes_numbers_and_another_instance_is_shown() -> None:
         assert isinstance(app.feed, StillFeed)
         app.feed.snapshot = msgspec.structs.replace(app.snapshot, rows=[row])
         await pilot.press("down")
-        assert "picture 8 by 8  1 of 2" in screen_text(app)
+        assert "picture 8 by 8  1 of 2" in text_of(app)
         await pilot.press("n", "i")
         await pilot.pause()
-        assert "2 of 2" in screen_text(app)
+        assert "2 of 2" in text_of(app)
 
     async def run() -> None:
         await_feed = StillFeed(msgspec.structs.replace(await look(View(pane="requests")), rows=[row]))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import live
 import pytest
-from dash_box import WAIT_S, fill, free_port, send
+from dash_box import fill, free_port, send
+from piloting import WAIT_S
 
 REVERSED = "\x1b[7m"
 

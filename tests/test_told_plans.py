@@ -15,8 +15,8 @@ import pytest
 from box import Box, Caller, Heard, deployments, open_box
 from feeds import StillFeed
 from file_server import WAIT_S, FileServer, Request, reply, serving_files
-from piloting import piloted
-from scenes import make_scene, text_of
+from piloting import piloted, text_of
+from scenes import make_scene
 from waiting import until
 
 from mdslite.api.admin import make_operations

@@ -26,8 +26,15 @@ SIGNATURE = {
     "outputs": [{"name": "y", "datatype": "FP32", "shape": [None, 3], "optional": False}],
     "rows": "free",
 }
-
-
+NAMED = {
+    "inputs": [
+        {"name": "age", "datatype": "INT64", "shape": [None]},
+        {"name": "text", "datatype": "BYTES", "shape": [None, 1]},
+        {"name": "bias", "datatype": "FP32", "shape": [None], "optional": True},
+    ],
+    "outputs": [],
+    "rows": "free",
+}
 BACKUP = {
     "path": "/srv/backup.tar",
     "store": "/srv/the store",

@@ -44,3 +44,12 @@ def left_behind(artifacts: ArtifactStore) -> list[str]:
     """What is in the store beside whole artifacts."""
     staging = artifacts.root / ".staging"
     return sorted(os.listdir(staging)) if staging.exists() else []
+
+
+def damage(path: Path, content: bytes | None = None) -> None:
+    """Write something else into a stored file, or flip its last bit."""
+    path.chmod(0o644)
+    if content is None:
+        before = path.read_bytes()
+        content = before[:-1] + bytes([before[-1] ^ 1])
+    path.write_bytes(content)

@@ -14,6 +14,7 @@ import pytest
 from api_server import ApiServer, serving
 from box import Box, Caller, open_box
 from clocks import Clock
+from file_server import FileServer, serving_files
 from isolation import opened
 from models import mlp
 from obedient import write_package
@@ -110,6 +111,13 @@ def registry(tmp_path: Path, clock: Clock) -> Iterator[Registry]:
 def model(tmp_path: Path) -> Path:
     """A model to deploy there."""
     return mlp(tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def web() -> Iterator[FileServer]:
+    """A server elsewhere that has what it is told."""
+    with serving_files() as server:
+        yield server
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from box import Box, Caller, Heard, deployments, open_box
 from waiting import answered
 
@@ -27,6 +28,11 @@ def held_out() -> tuple[list[list[float]], list[int]]:
     """Digits that no version was trained on, and what they are."""
     told = json.loads((DIGITS / "held_out.json").read_text())
     return told["instances"], told["labels"]
+
+
+def held_out_arrays() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    rows, truth = held_out()
+    return np.asarray(rows, np.float32), np.asarray(truth)
 
 
 @asynccontextmanager

@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mdslite.runtimes.protocol import NUMPY_DTYPES
+
 OPSET = 17
 IR_VERSION = 9
 
@@ -31,6 +33,8 @@ ONNX_TYPES: dict[str, int] = {
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,
 }
+
+NUMBERS = [name for name in NUMPY_DTYPES if name not in ("BF16", "BYTES")]
 
 Shape = Sequence["int | str | None"]
 

@@ -140,3 +140,11 @@ def unknown_opset(path: Path) -> Path:
     """The identity in a version of the standard that does not exist yet."""
     node = helper.make_node("Identity", ["x"], ["y"])
     return save(path, [node], [tensor("x", "FP32", ["N", 1])], [tensor("y", "FP32", ["N", 1])], opset=999)
+
+
+# Those that are refused when they are opened, and what is said of each.
+BROKEN = [
+    (truncated, "Protobuf parsing failed"),
+    (unknown_operator, "No Op registered for Frobnicate"),
+    (unknown_opset, "Opset 999"),
+]

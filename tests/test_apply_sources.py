@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 from applying import V1, V2, apply
 from box import Box, deployments, file_order, open_box, undo_order
 from doors import Deployed, open_site
+from file_server import FileServer
 
 from mdslite.deploy import intake
 from mdslite.errors import ArtifactError, LoadFailed, StorageFull
@@ -94,36 +92,22 @@ async def test_the_process_that_tries_models_is_ended_when_nothing_is_tried_for_
             await apply(box, folder, V2)  # and started again
 
 
-@pytest.fixture
-def web(folder: Path) -> Iterator[str]:
-    """An HTTP server on the loopback that gives out the folder; its address."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
 async def test_a_model_behind_an_internal_address_is_refused_with_the_way_to_allow_it(
-    box: Box, folder: Path, web: str
+    box: Box, folder: Path, web: FileServer
 ) -> None:
+    web.say("/v1.onnx", (folder / "v1.onnx").read_bytes())
     with pytest.raises(ArtifactError) as caught:
-        await apply(box, folder, f"v1, uri: 'http://{web}/v1.onnx'")
+        await apply(box, folder, f"v1, uri: '{web.url}/v1.onnx'")
     assert "p/m v1: " in caught.value.message
-    assert f"--allow-internal {web}" in f"{caught.value.message} {caught.value.hint}"
+    assert f"--allow-internal {web.host}" in f"{caught.value.message} {caught.value.hint}"
 
 
 async def test_a_model_behind_an_allowed_address_is_downloaded_and_served(
-    tmp_path: Path, folder: Path, web: str, prober: Prober
+    tmp_path: Path, folder: Path, web: FileServer, prober: Prober
 ) -> None:
-    async with open_box(tmp_path / "store", prober, allow_internal=(web,)) as box:
-        await apply(box, folder, f"v1, uri: 'http://{web}/v1.onnx'", "v2, uri: v1.onnx")
+    web.say("/v1.onnx", (folder / "v1.onnx").read_bytes())
+    async with open_box(tmp_path / "store", prober, allow_internal=(web.host,)) as box:
+        await apply(box, folder, f"v1, uri: '{web.url}/v1.onnx'", "v2, uri: v1.onnx")
         first, second = box.fleet.all()
         assert first.digest == second.digest  # the same bytes, wherever they come from
         assert first.state == "ready"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from artifact_files import left_behind, make_folder
+from artifact_files import damage, left_behind, make_folder
 from models import mlp
 
 from mdslite.errors import ArtifactError, StorageFull, StoreError
@@ -19,17 +19,9 @@ from mdslite.store.staging import Limits
 # Proof
 
 
-def tamper(path: Path, content: bytes | None = None) -> None:
-    path.chmod(0o644)
-    if content is None:
-        before = path.read_bytes()
-        content = before[:-1] + bytes([before[-1] ^ 1])
-    path.write_bytes(content)
-
-
 def test_a_changed_file_is_refused_and_named(artifacts: ArtifactStore, model: Path) -> None:
     artifact = artifacts.add_path(model)
-    tamper(artifact.path)
+    damage(artifact.path)
     with pytest.raises(
         ArtifactError, match=r"no longer matches its digest: model.onnx was changed"
     ) as caught:
@@ -44,7 +36,7 @@ def test_a_flipped_bit_is_found_even_if_the_inode_looks_unchanged(
     artifact = artifacts.add_path(model)
     artifacts.verify(artifact.digest)
     before = artifact.path.stat()
-    tamper(artifact.path)
+    damage(artifact.path)
     os.utime(artifact.path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(ArtifactError, match="was changed"):
         artifacts.verify(artifact.digest)
@@ -52,16 +44,16 @@ def test_a_flipped_bit_is_found_even_if_the_inode_looks_unchanged(
 
 def test_any_change_in_a_folder_is_refused(artifacts: ArtifactStore, tmp_path: Path) -> None:
     artifact = artifacts.add_path(make_folder(tmp_path / "m", **{"model.onnx": b"m", "sub__x": b"x"}))
-    tamper(artifact.path / "sub" / "x", b"y")
+    damage(artifact.path / "sub" / "x", b"y")
     with pytest.raises(ArtifactError, match="sub/x was changed"):
         artifacts.open(artifact.digest)
-    tamper(artifact.path / "sub" / "x", b"x")
+    damage(artifact.path / "sub" / "x", b"x")
     artifacts.open(artifact.digest)
     (artifact.path / "new").write_bytes(b"n")
     with pytest.raises(ArtifactError, match="came to or went from"):
         artifacts.open(artifact.digest)
     (artifact.path / "new").unlink()
-    tamper(artifact.path.parent / "manifest.json")
+    damage(artifact.path.parent / "manifest.json")
     with pytest.raises(ArtifactError, match=r"damaged|manifest\.json was changed"):
         artifacts.open(artifact.digest)
 
@@ -93,7 +85,7 @@ def test_a_missing_artifact_and_a_strange_digest_are_refused(artifacts: Artifact
 
 def test_bringing_the_bytes_again_mends_a_damaged_artifact(artifacts: ArtifactStore, model: Path) -> None:
     artifact = artifacts.add_path(model)
-    tamper(artifact.path)
+    damage(artifact.path)
     assert artifacts.add_path(model) == artifact
     assert artifacts.open(artifact.digest).read_bytes() == model.read_bytes()
     assert left_behind(artifacts) == []

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import time
 
 import pytest
+from artifact_files import damage
 from models import mlp
 from stores import Store, count_rows, deployed, entries, log_hour
 
@@ -303,7 +304,7 @@ def test_a_copy_for_which_there_is_no_room_is_an_error(small_disk: Path, tmp_pat
 
 def test_a_damaged_artifact_that_is_deployed_fails_the_backup(store: Store, model: Path) -> None:
     (digest,) = store.deploy(model)
-    damage(store, digest)
+    damage(store.artifacts.open(digest))
     with pytest.raises(ArtifactError, match=f"{digest} no longer matches"):
         backup(store.path)
     assert entries(store.path / "backups") == set()
@@ -314,17 +315,10 @@ def test_a_damaged_artifact_of_the_past_is_left_out_and_listed(
 ) -> None:
     (old,) = store.deploy(model)
     (new,) = store.deploy(mlp(tmp_path / "other.onnx", seed=1))
-    damage(store, old)
+    damage(store.artifacts.open(old))
     contents = read_contents(backup(store.path))
     assert contents.artifacts == (new,)
     assert contents.left_out == (old,)
-
-
-def damage(store: Store, digest: str) -> None:
-    artifact = store.artifacts.get(digest)
-    assert artifact is not None
-    artifact.path.chmod(0o644)
-    artifact.path.write_bytes(b"damaged")
 
 
 def test_a_corrupt_registry_is_not_backed_up(store: Store) -> None:

@@ -9,20 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import ApiServer
+from api_server import NAMED, ApiServer
 
 from mdslite.cli import run
 from mdslite.cli.examples import example_body, example_curl
-
-NAMED = {
-    "inputs": [
-        {"name": "age", "datatype": "INT64", "shape": [None]},
-        {"name": "text", "datatype": "BYTES", "shape": [None, 1]},
-        {"name": "bias", "datatype": "FP32", "shape": [None], "optional": True},
-    ],
-    "outputs": [],
-    "rows": "free",
-}
 
 
 class TestPredict:

@@ -7,21 +7,11 @@ from pathlib import Path
 
 import click
 import pytest
-from api_server import ApiServer, version
+from api_server import NAMED, ApiServer, version
 
 from mdslite.cli import run
 from mdslite.cli.suggestions import find_sample, suggest
 from mdslite.cli.up import read_size, up
-
-NAMED = {
-    "inputs": [
-        {"name": "age", "datatype": "INT64", "shape": [None]},
-        {"name": "text", "datatype": "BYTES", "shape": [None, 1]},
-        {"name": "bias", "datatype": "FP32", "shape": [None], "optional": True},
-    ],
-    "outputs": [],
-    "rows": "free",
-}
 
 
 class TestUp:

@@ -7,10 +7,10 @@ import runpy
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from labelled import held_out_arrays
 from live import up
 
 from mdslite.runtimes.protocol import LoadOptions, Signature, TensorSpec
@@ -22,11 +22,6 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FILE = EXAMPLES / "pytorch" / "digits.pt2"
 
 
-def read_held_out() -> tuple[Any, Any]:
-    held_out = json.loads((EXAMPLES / "digits" / "held_out.json").read_text())
-    return np.asarray(held_out["instances"], np.float32), np.asarray(held_out["labels"])
-
-
 def test_the_exported_model_reads_the_held_out_digits() -> None:
     session = TorchRuntime().open(FILE, LoadOptions())
     assert session.bounded
@@ -35,7 +30,7 @@ def test_the_exported_model_reads_the_held_out_digits() -> None:
         (TensorSpec("label", "INT64", (None,)), TensorSpec("probabilities", "FP32", (None, 10))),
         "free",
     )
-    pixels, labels = read_held_out()
+    pixels, labels = held_out_arrays()
     label, probabilities = session.run({"pixels": pixels})
     assert np.mean(label == labels) > 0.99
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -51,7 +46,7 @@ def test_the_committed_file_says_nothing_of_the_machine_that_made_it() -> None:
 def test_the_script_trains_and_exports(tmp_path: Path) -> None:
     script = runpy.run_path(str(EXAMPLES / "pytorch" / "train.py"))
     model = script["Digits"]()
-    pixels, labels = read_held_out()
+    pixels, labels = held_out_arrays()
     script["train"].__globals__["EPOCHS"] = 1
     script["train"](model, torch.from_numpy(pixels), torch.from_numpy(labels))
     script["export"](model, tmp_path / "m.pt2")
@@ -60,7 +55,7 @@ def test_the_script_trains_and_exports(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(120)
 def test_both_frameworks_share_the_traffic(tmp_path: Path) -> None:
-    pixels, labels = read_held_out()
+    pixels, labels = held_out_arrays()
     right = {"onnx": 0, "torch": 0}
     with up(str(EXAMPLES / "pytorch" / "deployments.yaml"), cwd=tmp_path) as live:
         for number in range(20):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from labelled import held_out_arrays
 
 from mdslite import deployments
 
@@ -16,17 +16,12 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DIGITS = EXAMPLES / "digits"
 
 
-def read_held_out() -> tuple[Any, Any]:
-    held_out = json.loads((DIGITS / "held_out.json").read_text())
-    return np.asarray(held_out["instances"], np.float32), np.asarray(held_out["labels"])
-
-
 def open_version(version: str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(DIGITS / f"{version}.onnx"), providers=["CPUExecutionProvider"])
 
 
 def measure_accuracy(version: str) -> float:
-    pixels, labels = read_held_out()
+    pixels, labels = held_out_arrays()
     (found,) = open_version(version).run(["label"], {"pixels": pixels})
     return float(np.mean(found == labels))
 
@@ -49,7 +44,7 @@ def test_both_versions_take_and_answer_the_same_tensors(version: str) -> None:
         ("label", "tensor(int64)"),
         ("probabilities", "tensor(float)"),
     ]
-    pixels, _ = read_held_out()
+    pixels, _ = held_out_arrays()
     label, probabilities = session.run(None, {"pixels": pixels[:7]})
     assert label.shape == (7,)
     assert probabilities.shape == (7, 10)

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpcore2
@@ -23,40 +23,31 @@ from mdslite.store.artifacts import ArtifactStore
 from mdslite.store.fetch import Network, Waits, open_url
 from mdslite.store.staging import Limits
 
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with serving_files() as server:
-        yield server
-
-
 # Content
 
 
-def test_a_file_is_downloaded_and_stored(
-    server: FileServer, artifacts: ArtifactStore, tmp_path: Path
-) -> None:
+def test_a_file_is_downloaded_and_stored(web: FileServer, artifacts: ArtifactStore, tmp_path: Path) -> None:
     model = mlp(tmp_path / "m.onnx")
-    server.say("/models/digits.onnx?token=secret", model.read_bytes())
+    web.say("/models/digits.onnx?token=secret", model.read_bytes())
     seen: list[tuple[int, int | None]] = []
-    url = f"{server.url}/models/digits.onnx?token=secret"
-    artifact = artifacts.add(url, allow=[server.host], progress=lambda *progress: seen.append(progress))
+    url = f"{web.url}/models/digits.onnx?token=secret"
+    artifact = artifacts.add(url, allow=[web.host], progress=lambda *progress: seen.append(progress))
     assert artifact.digest == f"sha256:{hashlib.sha256(model.read_bytes()).hexdigest()}"
     assert (artifact.kind, artifact.path.name) == ("file", "digits.onnx")
     assert seen[-1] == (artifact.size_bytes, artifact.size_bytes)
     artifacts.open(artifact.digest)
-    (request,) = server.requests
-    assert request.headers["host"] == server.host
+    (request,) = web.requests
+    assert request.headers["host"] == web.host
     assert request.headers["accept-encoding"] == "identity"
     assert artifacts.add_path(model) == artifact
 
 
 @pytest.mark.parametrize(("name", "pack"), [("m.zip", pack_zip), ("m.tar.gz", pack_tar_gz)])
 def test_an_archive_is_downloaded_and_unpacked(
-    server: FileServer, artifacts: ArtifactStore, tmp_path: Path, name: str, pack: Callable[[], bytes]
+    web: FileServer, artifacts: ArtifactStore, tmp_path: Path, name: str, pack: Callable[[], bytes]
 ) -> None:
-    server.say(f"/{name}", pack())
-    artifact = artifacts.add_url(f"{server.url}/{name}", allow=[server.host])
+    web.say(f"/{name}", pack())
+    artifact = artifacts.add_url(f"{web.url}/{name}", allow=[web.host])
     (tmp_path / name).write_bytes(pack())
     assert artifact.kind == "folder"
     assert artifact == artifacts.add_path(tmp_path / name)
@@ -64,11 +55,11 @@ def test_an_archive_is_downloaded_and_unpacked(
 
 
 def test_a_model_without_its_data_is_refused(
-    server: FileServer, artifacts: ArtifactStore, tmp_path: Path
+    web: FileServer, artifacts: ArtifactStore, tmp_path: Path
 ) -> None:
-    server.say("/model.onnx", split_model(tmp_path / "model.onnx", "model.data").read_bytes())
+    web.say("/model.onnx", split_model(tmp_path / "model.onnx", "model.data").read_bytes())
     with pytest.raises(ArtifactError, match=r"keeps data in model\.data, which did not come along") as caught:
-        artifacts.add_url(f"{server.url}/model.onnx", allow=[server.host])
+        artifacts.add_url(f"{web.url}/model.onnx", allow=[web.host])
     assert ".tar.gz" in (caught.value.hint or "")
     assert artifacts.digests() == []
 
@@ -88,42 +79,42 @@ def test_a_model_without_its_data_is_refused(
     ],
 )
 def test_the_file_is_named_by_the_uri_or_else_by_the_server(
-    server: FileServer, target: str, headers: dict[str, str], name: str
+    web: FileServer, target: str, headers: dict[str, str], name: str
 ) -> None:
-    server.say(target, b"x", **headers)
-    with open_url(server.url + target, allow=[server.host]) as download:
+    web.say(target, b"x", **headers)
+    with open_url(web.url + target, allow=[web.host]) as download:
         assert download is not None and download.name == name
 
 
-def test_a_body_of_unknown_length_is_read_to_its_end(server: FileServer, artifacts: ArtifactStore) -> None:
+def test_a_body_of_unknown_length_is_read_to_its_end(web: FileServer, artifacts: ArtifactStore) -> None:
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (BODY, b"end")) + b"0\r\n\r\n"
-    server.send("/chunked.onnx", reply(chunked, headers={"transfer-encoding": "chunked"}))
-    server.send("/close.onnx", reply(BODY))
-    assert artifacts.add_url(f"{server.url}/chunked.onnx", allow=[server.host]).size_bytes == len(BODY) + 3
-    assert artifacts.add_url(f"{server.url}/close.onnx", allow=[server.host]).size_bytes == len(BODY)
+    web.send("/chunked.onnx", reply(chunked, headers={"transfer-encoding": "chunked"}))
+    web.send("/close.onnx", reply(BODY))
+    assert artifacts.add_url(f"{web.url}/chunked.onnx", allow=[web.host]).size_bytes == len(BODY) + 3
+    assert artifacts.add_url(f"{web.url}/close.onnx", allow=[web.host]).size_bytes == len(BODY)
 
 
-def test_content_that_the_server_packed_is_refused_unless_it_names_an_archive(server: FileServer) -> None:
+def test_content_that_the_server_packed_is_refused_unless_it_names_an_archive(web: FileServer) -> None:
     packed = gzip.compress(BODY)
-    server.say("/model.onnx", packed, content_encoding="gzip")
-    server.say("/model.tar.gz", packed, content_encoding="x-gzip")
-    assert "gzip-encoded" in refusal(f"{server.url}/model.onnx").message
-    assert read(f"{server.url}/model.tar.gz") == packed
+    web.say("/model.onnx", packed, content_encoding="gzip")
+    web.say("/model.tar.gz", packed, content_encoding="x-gzip")
+    assert "gzip-encoded" in refusal(f"{web.url}/model.onnx").message
+    assert read(f"{web.url}/model.tar.gz") == packed
 
 
 # Limits
 
 
-def test_too_large_a_download_is_refused_before_it_begins(server: FileServer, tmp_path: Path) -> None:
+def test_too_large_a_download_is_refused_before_it_begins(web: FileServer, tmp_path: Path) -> None:
     artifacts = ArtifactStore(tmp_path / "artifacts", limits=Limits(max_bytes=1000))
-    server.send("/m.onnx", reply(b"", headers={"content-length": "1001"}))
+    web.send("/m.onnx", reply(b"", headers={"content-length": "1001"}))
     with pytest.raises(TooLarge) as caught:
-        artifacts.add_url(f"{server.url}/m.onnx", allow=[server.host])
+        artifacts.add_url(f"{web.url}/m.onnx", allow=[web.host])
     assert caught.value.status == 413
     assert artifacts.digests() == []
 
 
-def test_too_large_a_download_that_does_not_say_so_is_broken_off(server: FileServer, tmp_path: Path) -> None:
+def test_too_large_a_download_that_does_not_say_so_is_broken_off(web: FileServer, tmp_path: Path) -> None:
     artifacts = ArtifactStore(tmp_path / "artifacts", limits=Limits(max_bytes=100_000))
 
     def pour(_: Request, send: Callable[[bytes], None]) -> None:
@@ -131,42 +122,40 @@ def test_too_large_a_download_that_does_not_say_so_is_broken_off(server: FileSer
         while True:  # until the other side closes
             send(BODY)
 
-    server.pages["/m.onnx"] = pour
+    web.pages["/m.onnx"] = pour
     with pytest.raises(TooLarge):
-        artifacts.add_url(f"{server.url}/m.onnx", allow=[server.host])
+        artifacts.add_url(f"{web.url}/m.onnx", allow=[web.host])
     assert artifacts.digests() == []
     assert list((artifacts.root / ".staging").iterdir()) == []
 
 
-def test_a_download_that_breaks_off_leaves_nothing(server: FileServer, artifacts: ArtifactStore) -> None:
-    server.send("/m.onnx", reply(BODY[:-1], headers={"content-length": str(len(BODY))}))
+def test_a_download_that_breaks_off_leaves_nothing(web: FileServer, artifacts: ArtifactStore) -> None:
+    web.send("/m.onnx", reply(BODY[:-1], headers={"content-length": str(len(BODY))}))
     with pytest.raises(ArtifactError, match="could not be downloaded"):
-        artifacts.add_url(f"{server.url}/m.onnx", allow=[server.host])
+        artifacts.add_url(f"{web.url}/m.onnx", allow=[web.host])
     assert artifacts.digests() == []
     assert list((artifacts.root / ".staging").iterdir()) == []
 
 
-def test_a_server_that_falls_silent_is_given_up(server: FileServer) -> None:
+def test_a_server_that_falls_silent_is_given_up(web: FileServer) -> None:
     done = threading.Event()
     silent = Network(waits=Waits(read_s=0.05))
-    server.pages["/nothing"] = lambda _, send: _wait(done)
-    server.pages["/half"] = lambda _, send: (send(reply(b"x", headers={"content-length": "9"})), _wait(done))[
-        1
-    ]
+    web.pages["/nothing"] = lambda _, send: _wait(done)
+    web.pages["/half"] = lambda _, send: (send(reply(b"x", headers={"content-length": "9"})), _wait(done))[1]
     try:
         for target in ("/nothing", "/half"):
-            assert "no answer in time" in refusal(server.url + target, network=silent).message
+            assert "no answer in time" in refusal(web.url + target, network=silent).message
             done.set()
             done.clear()
     finally:
         done.set()
 
 
-def test_a_server_that_drips_is_given_up(server: FileServer) -> None:
+def test_a_server_that_drips_is_given_up(web: FileServer) -> None:
     ticks = iter(range(0, 10_000, 100))
-    server.say("/m.onnx", BODY)
+    web.say("/m.onnx", BODY)
     network = Network(waits=Waits(total_s=150), clock=lambda: float(next(ticks)))
-    assert "too slowly" in refusal(f"{server.url}/m.onnx", network=network).message
+    assert "too slowly" in refusal(f"{web.url}/m.onnx", network=network).message
 
 
 def _wait(done: threading.Event) -> None:
@@ -179,22 +168,22 @@ def _wait(done: threading.Event) -> None:
 @pytest.mark.parametrize(
     "status", ["404 Not Found", "500 Internal Server Error", "204 No Content", "206 Partial"]
 )
-def test_any_status_but_200_is_refused(server: FileServer, status: str) -> None:
-    server.say("/m.onnx?sig=secret", status=status)
-    error = refusal(f"{server.url}/m.onnx?sig=secret")
-    assert f"{server.url}/m.onnx answered {status[:3]}" in error.message
+def test_any_status_but_200_is_refused(web: FileServer, status: str) -> None:
+    web.say("/m.onnx?sig=secret", status=status)
+    error = refusal(f"{web.url}/m.onnx?sig=secret")
+    assert f"{web.url}/m.onnx answered {status[:3]}" in error.message
     assert "secret" not in error.message
 
 
-def test_a_url_that_needs_credentials_says_what_to_do(server: FileServer) -> None:
+def test_a_url_that_needs_credentials_says_what_to_do(web: FileServer) -> None:
     for status in ("401 Unauthorized", "403 Forbidden"):
-        server.say("/m.onnx", status=status)
-        assert "signed URL" in (refusal(f"{server.url}/m.onnx").hint or "")
+        web.say("/m.onnx", status=status)
+        assert "signed URL" in (refusal(f"{web.url}/m.onnx").hint or "")
 
 
-def test_what_is_not_http_is_refused(server: FileServer) -> None:
-    server.send("/m.onnx", b"SSH-2.0-OpenSSH_9.6\r\n")
-    assert "could not be downloaded" in refusal(f"{server.url}/m.onnx").message
+def test_what_is_not_http_is_refused(web: FileServer) -> None:
+    web.send("/m.onnx", b"SSH-2.0-OpenSSH_9.6\r\n")
+    assert "could not be downloaded" in refusal(f"{web.url}/m.onnx").message
 
 
 def test_a_refused_connection_is_named() -> None:
@@ -237,28 +226,28 @@ def conditional(content: bytes, tag: str) -> Callable[[Request, Callable[[bytes]
     return handle
 
 
-def test_an_unchanged_file_is_not_downloaded_again(server: FileServer, artifacts: ArtifactStore) -> None:
-    url = f"{server.url}/m.onnx"
-    server.pages["/m.onnx"] = conditional(BODY, '"1"')
-    first = artifacts.add_url(url, allow=[server.host])
-    assert artifacts.add_url(url, allow=[server.host]) == first
-    assert [request.headers.get("if-none-match") for request in server.requests] == [None, '"1"']
-    server.pages["/m.onnx"] = conditional(BODY + b"!", '"2"')
-    changed = artifacts.add_url(url, allow=[server.host])
+def test_an_unchanged_file_is_not_downloaded_again(web: FileServer, artifacts: ArtifactStore) -> None:
+    url = f"{web.url}/m.onnx"
+    web.pages["/m.onnx"] = conditional(BODY, '"1"')
+    first = artifacts.add_url(url, allow=[web.host])
+    assert artifacts.add_url(url, allow=[web.host]) == first
+    assert [request.headers.get("if-none-match") for request in web.requests] == [None, '"1"']
+    web.pages["/m.onnx"] = conditional(BODY + b"!", '"2"')
+    changed = artifacts.add_url(url, allow=[web.host])
     assert changed.digest != first.digest
 
 
 def test_a_file_that_is_gone_or_damaged_here_is_downloaded_again(
-    server: FileServer, artifacts: ArtifactStore
+    web: FileServer, artifacts: ArtifactStore
 ) -> None:
-    url = f"{server.url}/m.onnx"
-    server.pages["/m.onnx"] = conditional(BODY, '"1"')
-    first = artifacts.add_url(url, allow=[server.host])
+    url = f"{web.url}/m.onnx"
+    web.pages["/m.onnx"] = conditional(BODY, '"1"')
+    first = artifacts.add_url(url, allow=[web.host])
     first.path.chmod(0o644)
     first.path.write_bytes(b"damaged")
-    assert artifacts.open(artifacts.add_url(url, allow=[server.host]).digest).read_bytes() == BODY
+    assert artifacts.open(artifacts.add_url(url, allow=[web.host]).digest).read_bytes() == BODY
     artifacts.remove_unreferenced(())
-    assert artifacts.add_url(url, allow=[server.host]) == first
+    assert artifacts.add_url(url, allow=[web.host]) == first
 
 
 @pytest.mark.parametrize(
@@ -276,18 +265,18 @@ def test_a_file_that_is_gone_or_damaged_here_is_downloaded_again(
     ],
 )
 def test_only_what_tells_every_byte_apart_is_asked_with(
-    server: FileServer, artifacts: ArtifactStore, headers: dict[str, str], asked: dict[str, str]
+    web: FileServer, artifacts: ArtifactStore, headers: dict[str, str], asked: dict[str, str]
 ) -> None:
-    server.say("/m.onnx", BODY, **headers)
+    web.say("/m.onnx", BODY, **headers)
     for _ in range(2):
-        artifacts.add_url(f"{server.url}/m.onnx", allow=[server.host])
-    sent = server.requests[1].headers
+        artifacts.add_url(f"{web.url}/m.onnx", allow=[web.host])
+    sent = web.requests[1].headers
     assert {name: sent[name] for name in ("if-none-match", "if-modified-since") if name in sent} == asked
 
 
-def test_a_304_that_nobody_asked_for_is_refused(server: FileServer) -> None:
-    server.say("/m.onnx", status="304 Not Modified")
-    assert "answered 304" in refusal(f"{server.url}/m.onnx").message
+def test_a_304_that_nobody_asked_for_is_refused(web: FileServer) -> None:
+    web.say("/m.onnx", status="304 Not Modified")
+    assert "answered 304" in refusal(f"{web.url}/m.onnx").message
 
 
 # Foreign errors

@@ -15,36 +15,29 @@ from mdslite.store import fetch
 from mdslite.store.addresses import AllowList, is_internal
 from mdslite.store.fetch import Network
 
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with serving_files() as server:
-        yield server
-
-
 # Redirects
 
 
 @pytest.mark.parametrize(
     "status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"]
 )
-def test_redirects_are_followed(server: FileServer, status: str) -> None:
-    server.say("/start", status=status, location="/a/../next?x=1")
-    server.say("/next?x=1", status=status, location=f"{server.url}/end")
-    server.say("/end", BODY)
-    assert read(f"{server.url}/start") == BODY
+def test_redirects_are_followed(web: FileServer, status: str) -> None:
+    web.say("/start", status=status, location="/a/../next?x=1")
+    web.say("/next?x=1", status=status, location=f"{web.url}/end")
+    web.say("/end", BODY)
+    assert read(f"{web.url}/start") == BODY
 
 
-def test_redirects_end_somewhere(server: FileServer) -> None:
-    server.say("/loop", status="302 Found", location="/loop")
-    server.say("/blank", status="302 Found")
-    server.say("/ftp", status="302 Found", location="ftp://host/x")
-    server.say("/odd", status="302 Found", location="http://[::1")
-    assert "redirects more than" in refusal(f"{server.url}/loop").message
-    assert len(server.requests) == fetch.MAX_HOPS
-    assert "redirects to nowhere" in refusal(f"{server.url}/blank").message
-    assert "expected http" in refusal(f"{server.url}/ftp").message
-    refusal(f"{server.url}/odd")
+def test_redirects_end_somewhere(web: FileServer) -> None:
+    web.say("/loop", status="302 Found", location="/loop")
+    web.say("/blank", status="302 Found")
+    web.say("/ftp", status="302 Found", location="ftp://host/x")
+    web.say("/odd", status="302 Found", location="http://[::1")
+    assert "redirects more than" in refusal(f"{web.url}/loop").message
+    assert len(web.requests) == fetch.MAX_HOPS
+    assert "redirects to nowhere" in refusal(f"{web.url}/blank").message
+    assert "expected http" in refusal(f"{web.url}/ftp").message
+    refusal(f"{web.url}/odd")
 
 
 # Addresses
@@ -84,11 +77,11 @@ def test_a_public_address_is_known(address: str) -> None:
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "127.1", "0x7f.1", "2130706433", "[::1]", "[::ffff:7f00:1]"]
 )
-def test_this_machine_is_refused_however_it_is_spelled(server: FileServer, host: str) -> None:
-    error = refusal(f"http://{host}:{server.port}/m.onnx", allow=())
+def test_this_machine_is_refused_however_it_is_spelled(web: FileServer, host: str) -> None:
+    error = refusal(f"http://{host}:{web.port}/m.onnx", allow=())
     assert "internal address" in error.message
-    assert f"mdslite up --allow-internal {host}:{server.port}" in (error.hint or "")
-    assert server.connections == 0
+    assert f"mdslite up --allow-internal {host}:{web.port}" in (error.hint or "")
+    assert web.connections == 0
 
 
 @pytest.mark.parametrize("addresses", ["10.1.2.3", "93.184.216.34 10.1.2.3"])
@@ -97,51 +90,49 @@ def test_a_name_is_judged_by_all_its_addresses(addresses: str) -> None:
     assert "models.test:80 at the internal address 10.1.2.3" in error.message
 
 
-def test_a_redirect_to_an_internal_address_is_refused(server: FileServer) -> None:
+def test_a_redirect_to_an_internal_address_is_refused(web: FileServer) -> None:
     with serving_files() as internal:
         internal.say("/secret", b"secret")
-        server.say("/m.onnx", status="302 Found", location=f"{internal.url}/secret")
-        error = refusal(f"{server.url}/m.onnx", allow=[server.host])
+        web.say("/m.onnx", status="302 Found", location=f"{internal.url}/secret")
+        error = refusal(f"{web.url}/m.onnx", allow=[web.host])
         assert f"--allow-internal {internal.host}" in (error.hint or "")
         assert internal.connections == 0
-        assert read(f"{server.url}/m.onnx", allow=[server.host, internal.host]) == b"secret"
+        assert read(f"{web.url}/m.onnx", allow=[web.host, internal.host]) == b"secret"
 
 
-def test_what_was_checked_is_what_is_connected_to(server: FileServer) -> None:
+def test_what_was_checked_is_what_is_connected_to(web: FileServer) -> None:
     """A name that answers with another address the second time is never asked a second time."""
-    server.say("/m.onnx", BODY)
+    web.say("/m.onnx", BODY)
     answers = iter([["127.0.0.1"], ["203.0.113.1"]])
     network = Network(resolve=lambda host, port: next(answers))
-    url = f"http://rebinding.test:{server.port}/m.onnx"
+    url = f"http://rebinding.test:{web.port}/m.onnx"
     assert read(url, allow=["rebinding.test"], network=network) == BODY
-    assert server.requests[0].headers["host"] == f"rebinding.test:{server.port}"
+    assert web.requests[0].headers["host"] == f"rebinding.test:{web.port}"
     assert next(answers) == ["203.0.113.1"]
 
 
-def test_every_hop_is_checked_anew(server: FileServer) -> None:
-    server.say("/m.onnx", status="302 Found", location="/again")
-    server.say("/again", BODY)
+def test_every_hop_is_checked_anew(web: FileServer) -> None:
+    web.say("/m.onnx", status="302 Found", location="/again")
+    web.say("/again", BODY)
     answers = iter([["127.0.0.1"], ["10.9.9.9"]])
     network = Network(resolve=lambda host, port: next(answers))
-    allow = [f"first.test:{server.port}"]
-    server.say("/m.onnx", status="302 Found", location=f"http://second.test:{server.port}/again")
-    error = refusal(f"http://first.test:{server.port}/m.onnx", allow=allow, network=network)
+    allow = [f"first.test:{web.port}"]
+    web.say("/m.onnx", status="302 Found", location=f"http://second.test:{web.port}/again")
+    error = refusal(f"http://first.test:{web.port}/m.onnx", allow=allow, network=network)
     assert "10.9.9.9" in error.message
 
 
-def test_the_next_address_is_tried_when_one_does_not_answer(server: FileServer) -> None:
-    server.say("/m.onnx", BODY)
+def test_the_next_address_is_tried_when_one_does_not_answer(web: FileServer) -> None:
+    web.say("/m.onnx", BODY)
     network = resolving(models_test="127.0.0.2 127.0.0.1")
-    assert read(f"http://models.test:{server.port}/m.onnx", allow=["models.test"], network=network) == BODY
+    assert read(f"http://models.test:{web.port}/m.onnx", allow=["models.test"], network=network) == BODY
 
 
-def test_a_proxy_from_the_environment_is_not_used(
-    server: FileServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.say("/m.onnx", BODY)
+def test_a_proxy_from_the_environment_is_not_used(web: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.say("/m.onnx", BODY)
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert read(f"{server.url}/m.onnx") == BODY
+    assert read(f"{web.url}/m.onnx") == BODY
 
 
 def test_the_allow_list_is_read() -> None:
@@ -177,9 +168,9 @@ def test_addresses_are_compared_by_value() -> None:
 def tls_server() -> Iterator[FileServer]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(TLS / "localhost.pem", TLS / "localhost.key")
-    with serving_files(tls=context) as server:
-        server.say("/m.onnx", BODY)
-        yield server
+    with serving_files(tls=context) as web:
+        web.say("/m.onnx", BODY)
+        yield web
 
 
 def test_the_certificate_is_checked_against_the_name_and_not_the_address(tls_server: FileServer) -> None:
@@ -196,12 +187,12 @@ def test_an_untrusted_certificate_is_refused(tls_server: FileServer) -> None:
     assert "certificate" in error.message.lower()
 
 
-def test_a_redirect_away_from_https_is_refused(tls_server: FileServer, server: FileServer) -> None:
+def test_a_redirect_away_from_https_is_refused(tls_server: FileServer, web: FileServer) -> None:
     trust = ssl.create_default_context(cafile=TLS / "localhost.pem")
-    tls_server.say("/away", status="302 Found", location=f"{server.url}/m.onnx")
+    tls_server.say("/away", status="302 Found", location=f"{web.url}/m.onnx")
     network = Network(tls=trust)
     error = refusal(
         f"https://localhost:{tls_server.port}/away", allow=["localhost", "127.0.0.1"], network=network
     )
     assert "from https to http" in error.message
-    assert server.connections == 0
+    assert web.connections == 0

@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from handlers import CONFIDENCE, Serving, request_for, serving
+from labelled import held_out_arrays
 from live import up
 
 from mdslite import deployments, pipelines, spec
@@ -39,11 +40,6 @@ def draw_digit(squares: Any) -> list[str]:
     """A classifier's 64 counts of ink as a drawing of 32x32 pixels that has them."""
     ink = np.kron(np.reshape(squares, (8, 8)), np.ones((4, 4))) > np.tile(ORDER, (8, 8))
     return ["".join("#" if pixel else "." for pixel in row) for row in ink]
-
-
-def read_held_out() -> tuple[Any, list[int]]:
-    held_out = json.loads((EXAMPLES / "digits" / "held_out.json").read_text())
-    return np.asarray(held_out["instances"], np.float32), held_out["labels"]
 
 
 def classify(version: str, squares: Any) -> tuple[Any, Any]:
@@ -156,7 +152,7 @@ def logged(url: str) -> str:
 
 
 def test_drawings_of_real_digits_get_the_opinions_of_both_versions() -> None:
-    squares, _ = read_held_out()
+    squares, _ = held_out_arrays()
     linear, linear_says = classify("v1", squares)
     network, network_says = classify("v2", squares)
     together = (linear_says + network_says) / 2

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import live
 import models
 import pytest
+from applying import apply_body
 from box import Box, Caller, deployments, open_box
-from file_server import FileServer, serving_files
+from file_server import FileServer
 
 from mdslite.cli import output, run
 from mdslite.planning import as_planned
@@ -28,19 +29,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def web() -> Iterator[FileServer]:
-    with serving_files() as server:
-        yield server
-
-
-@pytest.fixture
 async def box(tmp_path: Path, prober: Prober, web: FileServer) -> AsyncIterator[Box]:
     async with open_box(tmp_path / "store", prober, allow_internal=(web.host,)) as box:
         yield box
-
-
-def body(folder: Path, *versions: str) -> dict[str, Any]:
-    return {"source": deployments(*versions), "base": str(folder)}
 
 
 async def plan(caller: Caller, wish: dict[str, Any]) -> dict[str, Any]:
@@ -62,19 +53,19 @@ async def test_a_model_that_was_replaced_after_the_plan_is_refused_with_both_dig
 ) -> None:
     caller = Caller(box.app)
     if before is not None:
-        assert (await caller.post("/api/v1/apply", body(folder, before))).status == 200
+        assert (await caller.post("/api/v1/apply", apply_body(folder, before))).status == 200
     served, revisions = box.versions(), len(await box.revisions())
-    planned = await plan(caller, body(folder, HALVED))
+    planned = await plan(caller, apply_body(folder, HALVED))
     shutil.copy(folder / "other.onnx", folder / "v1.onnx")
     heard = await caller.post("/api/v1/apply", planned, accept=accept)
     said = heard.lines[-1] if accept.endswith("ndjson") else {"status": heard.status, **heard.json}
     assert (said["status"], said["code"]) == (409, "conflict")
-    now = digest_of(await plan(caller, body(folder, HALVED)))
+    now = digest_of(await plan(caller, apply_body(folder, HALVED)))
     assert now != digest_of(planned)
     assert said["error"].startswith("p/m@v1: ") and digest_of(planned) in said["error"]
     assert now in said["error"] and "plan again" in said["hint"]
     assert box.versions() == served and len(await box.revisions()) == revisions
-    again = await caller.post("/api/v1/apply", await plan(caller, body(folder, HALVED)))
+    again = await caller.post("/api/v1/apply", await plan(caller, apply_body(folder, HALVED)))
     assert again.status == 200
     assert {one.digest for one in box.fleet.all()} == {now}
 
@@ -82,8 +73,8 @@ async def test_a_model_that_was_replaced_after_the_plan_is_refused_with_both_dig
 @pytest.mark.anyio
 async def test_a_version_that_is_no_part_of_the_apply_was_not_planned_with_it(box: Box, folder: Path) -> None:
     caller = Caller(box.app)
-    planned = await plan(caller, body(folder, HALVED))
-    heard = await caller.post("/api/v1/apply", {**planned, **body(folder, "v2, uri: v1.onnx")})
+    planned = await plan(caller, apply_body(folder, HALVED))
+    heard = await caller.post("/api/v1/apply", {**planned, **apply_body(folder, "v2, uri: v1.onnx")})
     assert heard.status == 409 and "p/m@v1" in heard.json["error"]
 
 
@@ -93,7 +84,7 @@ async def test_what_a_plan_downloaded_is_not_downloaded_again_by_its_apply(
 ) -> None:
     caller = Caller(box.app)
     web.say("/m.onnx", (folder / "v1.onnx").read_bytes())
-    planned = await plan(caller, body(folder, f"v1, uri: '{web.url}/m.onnx'"))
+    planned = await plan(caller, apply_body(folder, f"v1, uri: '{web.url}/m.onnx'"))
     web.say("/m.onnx", (folder / "other.onnx").read_bytes())  # what was shown is what is applied
     assert (await caller.post("/api/v1/apply", planned)).status == 200
     assert len(web.requests) == 1
@@ -106,7 +97,7 @@ async def test_a_download_that_is_another_one_by_now_is_refused(
 ) -> None:
     caller = Caller(box.app)
     web.say("/m.onnx", (folder / "v1.onnx").read_bytes())
-    planned = await plan(caller, body(folder, f"v1, uri: '{web.url}/m.onnx'"))
+    planned = await plan(caller, apply_body(folder, f"v1, uri: '{web.url}/m.onnx'"))
     web.say("/m.onnx", (folder / "other.onnx").read_bytes())
     box.deployer._intake.artifacts.remove_unreferenced(())  # as a restart between the two does
     heard = await caller.post("/api/v1/apply", planned)
@@ -119,10 +110,10 @@ async def test_a_digest_does_not_stand_in_for_a_download_that_never_had_it(
     box: Box, folder: Path, web: FileServer
 ) -> None:
     caller = Caller(box.app)
-    assert (await caller.post("/api/v1/apply", body(folder, "v1, uri: other.onnx"))).status == 200
+    assert (await caller.post("/api/v1/apply", apply_body(folder, "v1, uri: other.onnx"))).status == 200
     web.say("/m.onnx", (folder / "v1.onnx").read_bytes())
     stored = box.fleet.all()[0].digest
-    wish = {**body(folder, f"v1, uri: '{web.url}/m.onnx'"), "expect_digests": {"p/m@v1": stored}}
+    wish = {**apply_body(folder, f"v1, uri: '{web.url}/m.onnx'"), "expect_digests": {"p/m@v1": stored}}
     assert (await caller.post("/api/v1/apply", wish)).status == 409
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from models import NUMBERS
 from torch_sessions import floats, open_model
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError, OutOfMemory, Unavailable
@@ -31,20 +32,7 @@ DEADLINE_S = 30.0
 
 @pytest.mark.parametrize(
     "datatype",
-    [
-        "BOOL",
-        "UINT8",
-        "UINT16",
-        "UINT32",
-        "UINT64",
-        "INT8",
-        "INT16",
-        "INT32",
-        "INT64",
-        "FP16",
-        "FP32",
-        "FP64",
-    ],
+    NUMBERS,
 )
 def test_every_datatype_goes_in_and_comes_out(tmp_path: Path, datatype: str) -> None:
     given = np.arange(6).reshape(2, 3).astype(NUMPY_DTYPES[datatype])

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from artifact_files import damage
 from models import mlp
 
 from mdslite.findings import Finding
@@ -46,11 +47,6 @@ def deploy(registry: Registry, tmp_path: Path, *, seed: int) -> Artifact:
     row = VersionRow("mail", "spam", "v1", {}, artifact.digest, artifact.size_bytes)
     registry.commit(author="ada", reason="", source="", diff=[], versions=[row])
     return artifact
-
-
-def damage(path: Path) -> None:
-    path.chmod(0o644)
-    path.write_bytes(b"damaged" * 1000)
 
 
 def find(findings: list[Finding], text: str) -> Finding:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
+from models import NUMBERS
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError, OutOfMemory, Unavailable
 from mdslite.packing import to_bfloat16
@@ -119,20 +120,7 @@ def test_a_saved_model_computes_what_the_function_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "datatype",
-    [
-        "BOOL",
-        "UINT8",
-        "UINT16",
-        "UINT32",
-        "UINT64",
-        "INT8",
-        "INT16",
-        "INT32",
-        "INT64",
-        "FP16",
-        "FP32",
-        "FP64",
-    ],
+    NUMBERS,
 )
 def test_every_datatype_goes_in_and_comes_out(tmp_path: Path, datatype: str) -> None:
     given = np.arange(6).reshape(2, 3).astype(NUMPY_DTYPES[datatype])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import live
 import models
 import pytest
-from box import Box, Caller, Heard, deployments, open_box
+from applying import apply_body
+from box import Box, Caller, Heard, open_box
 from feeds import StillFeed
-from file_server import WAIT_S, FileServer, Request, reply, serving_files
+from file_server import WAIT_S, FileServer, Request, reply
 from piloting import piloted, text_of
 from scenes import make_scene
 from waiting import until
@@ -55,19 +56,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def web() -> Iterator[FileServer]:
-    with serving_files() as server:
-        yield server
-
-
-@pytest.fixture
 async def box(tmp_path: Path, prober: Prober, web: FileServer) -> AsyncIterator[Box]:
     async with open_box(tmp_path / "store", prober, allow_internal=(web.host,), turn_wait_s=20) as box:
         yield box
-
-
-def body(folder: Path, *versions: str) -> dict[str, Any]:
-    return {"source": deployments(*versions), "base": str(folder)}
 
 
 async def plan(box: Box, wish: dict[str, Any], accept: str = NDJSON) -> Heard:
@@ -90,7 +81,7 @@ def slow(folder: Path, web: FileServer) -> SlowFile:
 
 @pytest.fixture
 def wish(folder: Path, web: FileServer) -> dict[str, Any]:
-    return body(folder, f"v1, uri: '{web.url}/far.onnx'")
+    return apply_body(folder, f"v1, uri: '{web.url}/far.onnx'")
 
 
 @pytest.mark.anyio
@@ -124,18 +115,18 @@ async def test_a_plan_ends_when_its_reader_leaves_and_others_need_not_wait_for_i
     caller.leaving.set()
     assert not (await asking).complete
     await until(lambda: not box.deployer.busy)
-    assert (await plan(box, body(folder, "v1, uri: v1.onnx"))).lines[-1]["changed"]
+    assert (await plan(box, apply_body(folder, "v1, uri: v1.onnx"))).lines[-1]["changed"]
     slow.go_on.set()
 
 
 @pytest.mark.anyio
 async def test_a_plan_that_fails_says_why_beside_what_it_knew(box: Box, folder: Path) -> None:
-    heard = await plan(box, body(folder, "v2, uri: gone.onnx", "v1, uri: v1.onnx"))
+    heard = await plan(box, apply_body(folder, "v2, uri: gone.onnx", "v1, uri: v1.onnx"))
     last = heard.lines[-1]
     assert (heard.status, last["event"], last["state"], last["revision"]) == (200, "result", "failed", None)
     assert (last["code"], last["status"], last["line"]) == ("invalid_artifact", 422, 6)
     assert [step["version"] for step in last["diff"]["models"][0]["steps"]] == ["v2", "v1"]
-    assert (await plan(box, body(folder, "v2, uri: gone.onnx"), "application/json")).status == 422
+    assert (await plan(box, apply_body(folder, "v2, uri: gone.onnx"), "application/json")).status == 422
     assert not await box.revisions()
 
 
@@ -157,14 +148,14 @@ def test_over_grpc_a_plan_is_one_reply_and_an_apply_a_stream() -> None:
 
 
 def test_both_clients_yield_what_a_plan_tells(folder: Path) -> None:
-    wrong = {**body(folder, "v1, uri: v1.onnx"), "source": "deployments: 1"}
+    wrong = {**apply_body(folder, "v1, uri: v1.onnx"), "source": "deployments: 1"}
 
     async def ask(url: str, wish: dict[str, Any]) -> list[dict[str, Any]]:
         async with AsyncClient(url) as client:
             return [one async for one in client.follow_plan(wish)]
 
     with live.up(cwd=folder) as running, Client(running.url) as client:
-        wish = body(folder, "v1, uri: v1.onnx")
+        wish = apply_body(folder, "v1, uri: v1.onnx")
         told = list(client.follow_plan(wish))
         assert told[-1] == {"event": "plan", **client.plan(wish)}
         assert asyncio.run(ask(running.url, wish))[-1] == told[-1]

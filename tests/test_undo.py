@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from applying import V1, V2, apply
+from artifact_files import damage
 from box import Box, GatedRuntime, deployments, open_box, undo_order
 
 from mdslite.deploy.orders import Order, WeightsSource
@@ -14,15 +15,6 @@ from mdslite.errors import ArtifactError, MdsliteError, NotFound
 from mdslite.runtimes.prober import Prober
 
 pytestmark = pytest.mark.anyio
-
-
-def damage(box: Box, digest: str) -> None:
-    """Flip a byte of a stored artifact."""
-    path = box.artifacts.open(digest)
-    path.chmod(0o644)
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 # Undo
@@ -74,7 +66,7 @@ async def test_undo_to_a_damaged_artifact_says_so_at_the_plan(box: Box, folder: 
     await apply(box, folder, V1)
     digest = box.fleet.all()[0].digest
     await apply(box, folder, V2)
-    damage(box, digest)
+    damage(box.artifacts.open(digest))
     with pytest.raises(ArtifactError, match="p/m v1: "):
         await box.deployer.plan(undo_order().source)
     with pytest.raises(ArtifactError, match="p/m v1: "):
@@ -107,7 +99,7 @@ async def test_a_version_that_cannot_be_loaded_at_start_is_listed_and_the_others
 ) -> None:
     async with open_box(tmp_path / "store", prober) as box:
         await apply(box, folder, V1, V2)
-        damage(box, box.fleet.all()[0].digest)
+        damage(box.artifacts.open(box.fleet.all()[0].digest))
     async with open_box(tmp_path / "store", prober) as box:
         assert box.versions() == {"p/m v1": "failed", "p/m v2": "ready"}
         reason = box.fleet.all()[0].reason or ""

@@ -166,11 +166,11 @@ def test_outputs_and_classes_can_be_asked_for(client: Any) -> None:
         ({"model_name": "p.a/../b"}, "INVALID_ARGUMENT", "is no name"),
         ({"model_version": "v9"}, "NOT_FOUND", "no version v9"),
         (
-            {"raw_input_contents": [b"12345678"]},
+            {"inputs": [{"name": "z", "datatype": "FP32", "shape": [1, 1]}]},
             "INVALID_ARGUMENT",
             "(ModelMetadata of p.fp32 says what it takes and gives)",
         ),
-        ({"raw_input_contents": [b"12345678"]}, "INVALID_ARGUMENT", "got both"),
+        ({"raw_input_contents": [b"12345678"]}, "INVALID_ARGUMENT", "got both (leave one out)"),
     ],
 )
 def test_what_is_wrong_with_a_request_is_said(

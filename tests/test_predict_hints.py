@@ -107,6 +107,6 @@ def test_a_model_of_several_inputs_takes_no_bare_arrays_and_names_none(
 ) -> None:
     said = runner.run(ask(site, f"{TWO}:predict", b"x", content_type="image/png"))
     assert said["status"] == 415 and said["error"].endswith("expected application/json")
-    assert said["hint"] == "a model of 2 inputs takes bytes at its infer URL"
+    assert said["hint"] == "/v2/models/PROJECT.MODEL/infer takes the bytes of several inputs"
     for kind in ("application/x-npy", "application/octet-stream"):
         assert runner.run(ask(site, f"{TWO}:predict", bytes(8), content_type=kind))["status"] == 400

@@ -18,6 +18,7 @@ from file_server import FileServer, serving_files
 from isolation import opened
 from models import mlp
 from obedient import write_package
+from parties import Party, settle_in
 from stores import Store, open_store
 
 from mdslite.runtimes.prober import Prober
@@ -139,6 +140,12 @@ async def box(tmp_path: Path, prober: Prober) -> AsyncIterator[Box]:
 def caller(box: Box) -> Caller:
     """Somebody who asks it over HTTP."""
     return Caller(box.app)
+
+
+@pytest.fixture
+async def admin(box: Box, tmp_path: Path) -> Party:
+    """Who made the first token, and deployed p/m and q/n."""
+    return await settle_in(box, tmp_path)
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def rpcs(site: Site, schema: Any) -> dict[str, Method]:
     return {"/t/infer": Method(begin=service.infer), "/t/stream": Method(service.stream, reads=True)}
 
 
+@asynccontextmanager
+async def calling(folder: Path, schema: Any) -> AsyncIterator[tuple[RawClient, Witness]]:
+    """A client of what serves `wide`, and who watches."""
+    async with (
+        open_site(folder, wide(folder), books=(books := Witness())) as site,
+        serving(rpcs(site, schema), max_message_bytes=4 * MIB) as rpc,
+        raw(rpc.port) as client,
+    ):
+        yield client, books
+
+
 def pieces_of(message: bytes, stream_id: int, *, ends: bool) -> Iterator[Any]:
     whole = framed(message)
     for at in range(0, len(whole), 100_000):
@@ -74,11 +86,7 @@ def test_each_message_of_a_stream_is_let_go_while_the_stream_goes_on(
     tmp_path: Path, schema: Any, missing_bytes: int
 ) -> None:
     async def test() -> None:
-        async with (
-            open_site(tmp_path, wide(tmp_path), books=(books := Witness())) as site,
-            serving(rpcs(site, schema), max_message_bytes=4 * MIB) as rpc,
-            raw(rpc.port) as client,
-        ):
+        async with calling(tmp_path, schema) as (client, books):
             client.send(client.headers(1, "/t/stream"))
             for count in range(1, 7):
                 client.send(*pieces_of(question(schema, missing_bytes=missing_bytes), 1, ends=False))
@@ -94,11 +102,7 @@ def test_a_stream_that_is_reset_lets_go_of_what_came_whole(
     tmp_path: Path, schema: Any, ends_later: bool
 ) -> None:
     async def test() -> None:
-        async with (
-            open_site(tmp_path, wide(tmp_path), books=(books := Witness())) as site,
-            serving(rpcs(site, schema), max_message_bytes=4 * MIB) as rpc,
-            raw(rpc.port) as client,
-        ):
+        async with calling(tmp_path, schema) as (client, books):
             for stream_id, path in ((1, "/t/stream"), (3, "/t/infer"), (5, "/t/stream")):
                 client.send(client.headers(stream_id, path))
                 client.send(*pieces_of(question(schema), stream_id, ends=path == "/t/infer"))
@@ -117,11 +121,7 @@ def test_a_stream_that_is_reset_lets_go_of_what_came_whole(
 @pytest.mark.parametrize("missing_bytes", [0, 4])
 def test_a_call_of_one_message_lets_go_of_it(tmp_path: Path, schema: Any, missing_bytes: int) -> None:
     async def test() -> None:
-        async with (
-            open_site(tmp_path, wide(tmp_path), books=(books := Witness())) as site,
-            serving(rpcs(site, schema), max_message_bytes=4 * MIB) as rpc,
-            raw(rpc.port) as client,
-        ):
+        async with calling(tmp_path, schema) as (client, books):
             for stream_id in range(1, 13, 2):
                 asked = question(schema, missing_bytes=missing_bytes)
                 client.send(client.headers(stream_id, "/t/infer"), *pieces_of(asked, stream_id, ends=True))
@@ -134,11 +134,7 @@ def test_a_call_of_one_message_lets_go_of_it(tmp_path: Path, schema: Any, missin
 
 def test_what_is_no_message_of_the_protocol_is_let_go(tmp_path: Path, schema: Any) -> None:
     async def test() -> None:
-        async with (
-            open_site(tmp_path, wide(tmp_path), books=(books := Witness())) as site,
-            serving(rpcs(site, schema), max_message_bytes=4 * MIB) as rpc,
-            raw(rpc.port) as client,
-        ):
+        async with calling(tmp_path, schema) as (client, books):
             for stream_id, path in zip(range(1, 13, 2), ("/t/infer", "/t/stream") * 3, strict=True):
                 client.send(
                     client.headers(stream_id, path), *pieces_of(b"\xff" * (2 * MIB), stream_id, ends=True)

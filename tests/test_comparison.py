@@ -317,6 +317,28 @@ def side(version: str, *, shadow: bool = False) -> Side:
     )
 
 
+def make_agreement(
+    compared: int,
+    agreed: int,
+    *,
+    rate: Figure | None = None,
+    compute_ms: Figure | None = None,
+    **dropped: int,
+) -> Agreement:
+    """How far v2, a shadow, agrees with v1."""
+    return Agreement(
+        primary="v1",
+        shadow="v2",
+        pairs=compared,
+        compared=compared,
+        agreed=agreed,
+        dropped=Dropped(**{"busy": 0, "slow": 0, "late": 0, "refused": 0, "unjudged": 0, **dropped}),
+        rate=rate,
+        compute_ms=compute_ms,
+        confidence=None,
+    )
+
+
 def test_the_verdict_calls_a_difference_what_the_interval_shows_to_be_one() -> None:
     difference = Differences(
         error_rate=Figure(value=0.1, low=0.05, high=0.2),
@@ -325,17 +347,8 @@ def test_the_verdict_calls_a_difference_what_the_interval_shows_to_be_one() -> N
         p99_ratio=None,
         confidence=None,
     )
-    agreement = Agreement(
-        primary="v1",
-        shadow="v2",
-        pairs=10,
-        compared=10,
-        agreed=9,
-        dropped=Dropped(busy=88, slow=1, late=0, refused=0, unjudged=1),
-        rate=Figure(value=0.9, low=0.5959, high=0.98),
-        compute_ms=None,
-        confidence=None,
-    )
+    rate = Figure(value=0.9, low=0.5959, high=0.98)
+    agreement = make_agreement(10, 9, busy=88, slow=1, unjudged=1, rate=rate)
     assert judge((side("v1"), side("v2")), difference, agreement) == [
         "error rate: v2 fails more often than v1",
         "mean latency: no difference that these requests could show",
@@ -353,17 +366,7 @@ def test_a_shadow_that_waits_behind_all_others_is_not_called_slower_for_it() -> 
     )
 
     def told(compute: Figure | None, *, turned: bool = False) -> str:
-        agreement = Agreement(
-            primary="v1",
-            shadow="v2",
-            pairs=9,
-            compared=9,
-            agreed=9,
-            dropped=Dropped(busy=0, slow=0, late=0, refused=0, unjudged=0),
-            rate=None,
-            compute_ms=compute,
-            confidence=None,
-        )
+        agreement = make_agreement(9, 9, compute_ms=compute)
         sides = side("v1"), side("v2", shadow=True)
         return judge(sides[::-1] if turned else sides, difference, agreement)[1]
 

@@ -25,11 +25,6 @@ ROW = {"instances": [[1, 2, 3, 4]]}
 OPEN = {"/healthz", "/readyz", "/openapi.json", "/docs", "/v2", "/v2/health/live", "/v2/health/ready"}
 
 
-@pytest.fixture
-async def admin(box: Box, tmp_path: Path) -> Party:
-    return await settle_in(box, tmp_path)
-
-
 @pytest.fixture(scope="module")
 async def guarded(
     tmp_path_factory: pytest.TempPathFactory, prober: Prober

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -184,3 +186,11 @@ def test_settings_are_read_from_the_librarys_key() -> None:
     assert kinds.runtime_settings("PYTORCH", parameter) == {"threads": 2}
     assert kinds.runtime_settings("ONNXRUNTIME", parameter) == {}
     assert kinds.runtime_settings("PYTHON", parameter) == {}
+
+
+def test_no_framework_is_imported_before_a_model_needs_it() -> None:
+    code = (
+        "import sys, mdslite.appliance, mdslite.runtimes.probe\n"
+        "assert not {'tensorflow', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)

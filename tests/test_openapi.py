@@ -73,6 +73,15 @@ def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
             yield method.upper(), url, operation
 
 
+def place_of(url: str, logged: int) -> str:
+    """A URL of something that is there."""
+    names = {
+        "project": "p", "model": "m", "version": "v1", "revision": "1", "prediction": PREDICTION,
+        "name": "p.m", "id": 1 if "/replays/" in url else logged,
+    }  # fmt: skip
+    return url.format(**names) + QUERIES.get(url, "")
+
+
 def references(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if isinstance(value.get("$ref"), str):
@@ -137,37 +146,19 @@ async def test_what_a_name_was_expected_to_be_is_said_in_words(
 
 
 async def test_every_get_answers_with_a_documented_status_and_type(document: Json, caller: Caller) -> None:
-    values = {
-        "project": "p",
-        "model": "m",
-        "version": "v1",
-        "revision": "1",
-        "prediction": PREDICTION,
-        "name": "p.m",
-    }
-    row = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
+    logged = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
     for method, url, operation in operations(document):
         if method == "GET" and "text/event-stream" not in operation["responses"]["200"]["content"]:
-            values["id"] = "1" if "/replays/" in url else row
-            heard = await caller.get(url.format(**values) + QUERIES.get(url, ""))
+            heard = await caller.get(place_of(url, logged))
             assert heard.status == 200, (url, heard.body)
             assert heard.headers["content-type"] in operation["responses"]["200"]["content"], url
 
 
 async def test_replies_hold_what_their_schemas_say(caller: Caller) -> None:
-    values = {
-        "project": "p",
-        "model": "m",
-        "version": "v1",
-        "revision": "1",
-        "prediction": PREDICTION,
-        "name": "p.m",
-    }
-    row = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
+    logged = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]
     for operation in make_operations():
         if operation.method == "GET" and operation.media_type == "application/json":
-            values["id"] = "1" if "/replays/" in operation.url else row
-            heard = await caller.get(operation.url.format(**values) + QUERIES.get(operation.url, ""))
+            heard = await caller.get(place_of(operation.url, logged))
             reply = msgspec.json.decode(heard.body, type=operation.reply)
             assert msgspec.json.decode(msgspec.json.encode(reply)) == heard.json, operation.url
 

@@ -51,11 +51,17 @@ def percentiles(filter: str = "") -> Ask[Json]:
     return get("/api/v1/logs/percentiles", filter=filter or None)
 
 
-def follow_logs(filter: str = "", *, bodies: bool = True) -> Lines[Json]:
+def follow_logs(filter: str = "", *, bodies: bool = True, skipped: bool = False) -> Lines[Json]:
     """Rows of the request log that are written from now on, for as long as the block runs.
 
     They are collected from the moment the block is entered, so that a page asked for inside it and the
-    rows that follow leave no gap; they may overlap, which the rows' `id` tells.
+    rows that follow leave no gap; they may overlap, which the rows' `id` tells. With `skipped` there are,
+    between them, objects that have nothing but `skipped`: names of files of the log that cannot be read.
     """
-    params = {"filter": filter or None, "follow": "true", "bodies": None if bodies else "false"}
+    params = {
+        "filter": filter or None,
+        "follow": "true",
+        "bodies": None if bodies else "false",
+        "skipped": "true" if skipped else None,
+    }
     return get_lines("GET", "/api/v1/logs", params, wait_s=None)

@@ -59,6 +59,22 @@ class TestLogs:
         assert "follow=true" in api.requests[0][1]
         assert "filter=shadow" in api.requests[0][1]
 
+    def test_following_names_a_file_that_becomes_unreadable_once(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.skipped = ["2026-11-23T03.db"]
+        new = {**api.rows[0], "id": 101, "request_id": "r-new"}
+        api.coming = [{"skipped": ["2026-11-23T03.db"]}, new, {"skipped": ["2026-11-23T04.db"]}]
+        assert run(["logs", "-f", "--limit", "1"]) == 0
+        said = capsys.readouterr()
+        assert [line.split()[-1] for line in said.out.splitlines()[1:]] == ["r-0", "r-new"]
+        assert said.err.count("2026-11-23T03.db") == said.err.count("2026-11-23T04.db could not be read") == 1
+        assert run(["logs", "-f", "--limit", "1", "--json"]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["skipped"] for line in lines if "skipped" in line] == [
+            [name] for name in ("2026-11-23T03.db", "2026-11-23T04.db")
+        ]
+
     def test_sorts_rows_by_arrival_whatever_the_order_of_their_ids(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]
     ) -> None:

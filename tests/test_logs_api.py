@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 from box import Box, Caller, open_box
 from log_rows import NOON, row
+from waiting import until
 
 from mdslite.errors import ClientClosed
 from mdslite.runtimes.prober import Prober
@@ -156,6 +157,27 @@ async def test_a_file_that_cannot_be_read_is_named_whatever_is_asked(tmp_path: P
     heard = await caller.get("/api/v1/logs/export?filter=status%3D500")
     assert (heard.headers["mdslite-rows"], heard.headers["mdslite-skipped"]) == ("6", ", ".join(broken))
     assert len(heard.body.splitlines()) == 6
+
+
+async def test_a_follower_that_asks_hears_once_of_each_file_that_becomes_unreadable(
+    tmp_path: Path, box: Box
+) -> None:
+    caller, quiet = Caller(box.app), Caller(box.app)
+    following = [
+        asyncio.create_task(caller.get("/api/v1/logs?follow=true&skipped=true")),
+        asyncio.create_task(quiet.get("/api/v1/logs?follow=true")),
+    ]
+    await asyncio.gather(caller.began.wait(), quiet.began.wait())
+    for name in ("2026-11-22T10.db", "2026-11-22T11.db"):
+        (tmp_path / "store" / "log" / name).write_bytes(b"damaged " * 512)
+        await until(lambda name=name: caller.heard.body.endswith(name.encode() + b'"]}\n'))
+    box.journal.append(row(time=NOON + 3600, request_id="late"))
+    await until(lambda: b"late" in caller.heard.body and b"late" in quiet.heard.body)
+    told = [line["skipped"] for line in caller.heard.lines if "skipped" in line]
+    assert told == [["2026-11-22T10.db"], ["2026-11-22T11.db"]]
+    assert [line["request_id"] for line in quiet.heard.lines] == ["late"]
+    box.draining = True
+    await asyncio.gather(*following)
 
 
 async def test_a_wrong_filter_is_400_whatever_is_asked(caller: Caller) -> None:

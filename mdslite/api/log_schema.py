@@ -39,6 +39,12 @@ class LogsQuery(FilterQuery, frozen=True, kw_only=True):
         bool, Meta(description="false leaves `request` and `reply` out, as null: what a list needs")
     ] = True
     follow: Annotated[bool, Meta(description="stream rows as they are logged, as NDJSON")] = False
+    skipped: Annotated[
+        bool,
+        Meta(
+            description="of a stream: lines {skipped: [names]} as well, of files of the log that could not be read"
+        ),
+    ] = False
 
 
 class HistogramQuery(FilterQuery, frozen=True, kw_only=True):
@@ -77,6 +83,12 @@ class LogsReply(Value, frozen=True, kw_only=True):
 
     rows: tuple[Entry, ...]
     next: int | None
+    skipped: tuple[str, ...]
+
+
+class SkippedLine(Value, frozen=True, kw_only=True):
+    """In a stream of rows: names of files of the log that could not be read, which were not told before."""
+
     skipped: tuple[str, ...]
 
 

@@ -24,6 +24,7 @@ from mdslite.api.log_schema import (
     LogsReply,
     RowPath,
     RowReply,
+    SkippedLine,
     TopQuery,
 )
 from mdslite.api.ndjson import Lines, until_left
@@ -50,7 +51,7 @@ async def list_requests(parts: Parts, call: Call[Nothing, LogsQuery, Nothing]) -
     if query.follow:
         wanted = parse(_within(call.caller.grant, query), now=time())
         end = await asyncio.to_thread(parts.request_log.tail, wanted)
-        coming = _follow(parts, call.caller.grant, wanted, end.next, bodies=query.bodies)
+        coming = _follow(parts, call.caller.grant, wanted, end.next, query)
         return Lines(coming, call.receive)
     return await _ask(
         parts, call, "page", limit=query.limit, before=query.before, after=query.after, bodies=query.bodies
@@ -173,12 +174,16 @@ def _covers(grant: Grant, row: Entry) -> bool:
 
 
 async def _follow(
-    parts: Parts, grant: Grant, wanted: Filter, cursor: int | None, *, bodies: bool
-) -> AsyncGenerator[Entry, None]:
+    parts: Parts, grant: Grant, wanted: Filter, cursor: int | None, query: LogsQuery
+) -> AsyncGenerator[Entry | SkippedLine, None]:
     """Rows as they are written, until the appliance drains or the reader's token ends."""
+    told: set[str] = set()
     while not parts.draining and parts.issuer.access.holds(grant):
-        page = await asyncio.to_thread(parts.request_log.tail, wanted, after=cursor, bodies=bodies)
+        page = await asyncio.to_thread(parts.request_log.tail, wanted, after=cursor, bodies=query.bodies)
         cursor = page.next
+        if query.skipped and (new := tuple(name for name in page.skipped if name not in told)):
+            told.update(new)
+            yield SkippedLine(skipped=new)
         for row in page.rows:
             yield row
         if not page.rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -109,13 +108,13 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
         if most and not found:
             refuse_unknown(client, wanted)
         rows = sorted(found, key=lambda row: row["time"])  # ids follow the answers
-    tell_skipped(skipped)
     if as_json:
         for row in rows:
-            output.write_json(row, indent=None)
-        if skipped:
-            output.write_json({"skipped": skipped}, indent=None)
-    elif rows:
+            _write_row(row, as_json=True)
+    _tell_skipped(skipped, as_json=as_json)
+    if as_json:
+        return 0
+    if rows:
         output.write_table(_COLUMNS, [_cells(row) for row in rows])
     elif most and not skipped:
         output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
@@ -211,18 +210,34 @@ def _newest(client: Client, filter: str, limit: int, *, bodies: bool) -> tuple[l
 def _follow(client: Client, filter: str, limit: int, *, as_json: bool) -> None:
     if not as_json:
         output.write(_line([column.title for column in _COLUMNS]))
-    with client.follow_logs(filter, bodies=as_json) as coming:
+    with client.follow_logs(filter, bodies=as_json, skipped=True) as coming:
         there, skipped = _newest(client, filter, limit, bodies=as_json)
-        tell_skipped(skipped)
+        _tell_skipped(skipped, as_json=as_json)
         if not there and (absence := find_absence(client, filter)) is not None:
             output.note(f"{absence.message}\nhint: {absence.hint}")  # and yet it may come
-        newest = there[-1]["id"] if there else 0
+        for row in there:
+            _write_row(row, as_json=as_json)
         # What came between the two questions is in both answers.
-        for row in chain(there, (row for row in coming if row["id"] > newest)):
-            if as_json:
-                output.write_json(row, indent=None)
-            else:
-                output.write(_line(_cells(row)))
+        newest, told = there[-1]["id"] if there else 0, set(skipped)
+        for line in coming:
+            if "skipped" in line:
+                _tell_skipped([name for name in line["skipped"] if name not in told], as_json=as_json)
+                told.update(line["skipped"])
+            elif line["id"] > newest:
+                _write_row(line, as_json=as_json)
+
+
+def _write_row(row: Row, *, as_json: bool) -> None:
+    if as_json:
+        output.write_json(row, indent=None)
+    else:
+        output.write(_line(_cells(row)))
+
+
+def _tell_skipped(skipped: Sequence[str], *, as_json: bool) -> None:
+    tell_skipped(skipped)
+    if as_json and skipped:
+        output.write_json({"skipped": skipped}, indent=None)
 
 
 def _cells(row: Row) -> list[str]:

@@ -42,7 +42,7 @@ class LogsQuery(FilterQuery, frozen=True, kw_only=True):
     skipped: Annotated[
         bool,
         Meta(
-            description="of a stream: lines {skipped: [names]} as well, of files of the log that could not be read"
+            description="of a stream: lines {skipped: [names]} too, of files of the log that cannot be read"
         ),
     ] = False
 

@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from mdslite import deployments
 from mdslite import spec as specs
 from mdslite.deploy.intake import refuse_unsupported
 from mdslite.deploy.orders import Source, VersionSource
 from mdslite.deploy.plan import State, Wanted
-from mdslite.deployments import Deployment, Deployments
+from mdslite.deployments import Deployment, Deployments, Version
 from mdslite.errors import NotFound, SpecError
 from mdslite.fields import UNKNOWN_DIGEST
 
@@ -57,7 +59,25 @@ def rewrite(current: State, source: VersionSource) -> Deployments:
         # Lines and columns of a text that nobody wrote would lead nowhere: the field's name is the place.
         raise SpecError(_PREFIX.sub("", exc.message, count=1), file=_FILE, hint=exc.hint) from exc
     refuse_unsupported(found)
-    return found
+    return _with_others_as_they_are(found, source, before)
+
+
+def _with_others_as_they_are(
+    found: Deployments, source: VersionSource, before: Mapping[str, Wanted]
+) -> Deployments:
+    """The model with the endpoints that its other versions have: a path of an old release's, which starts
+    nowhere, starts nowhere still."""
+
+    def kept(one: Version) -> Version:
+        if one.version == source.version:
+            return one
+        endpoints = before[one.version].spec.service_info.endpoints_infos
+        info = structs.replace(one.spec.service_info, endpoints_infos=endpoints)
+        return structs.replace(one, spec=structs.replace(one.spec, service_info=info))
+
+    (deployment,) = found.deployments
+    versions = tuple(kept(one) for one in deployment.versions)
+    return Deployments((structs.replace(deployment, versions=versions),))
 
 
 async def complete(parsed: Deployments | None, current: State, source: Source) -> Deployments | None:

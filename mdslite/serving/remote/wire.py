@@ -128,9 +128,16 @@ class Wires:
 def read_trust(options: Mapping[str, Any], *, more: Path | None = None) -> ssl.SSLContext | None:
     """Who is trusted: the authorities in the file of option `ca` and in `more`; None, the system's, without.
 
-    :raises LoadFailed: a file cannot be read
+    :raises LoadFailed: a file cannot be read; or its path starts nowhere, as in a store that has it as it was
+        written
     """
-    files = [file for file in (options.get("ca"), more) if file is not None]
+    ca = options.get("ca")
+    if ca is not None and not os.path.isabs(ca):
+        raise LoadFailed(
+            f"endpoints_infos: option ca: expected an absolute path, got {ca!r}",
+            hint="apply its deployments file again: it says where that starts",
+        )
+    files = [file for file in (ca, more) if file is not None]
     if not files:
         return None
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from mdslite.door.replies import reply_head
 from mdslite.errors import MdsliteError
 from mdslite.http.tls import tls_extension
 
@@ -103,7 +104,7 @@ class Exchange:
             await self.writable.wait()
         else:
             self._complete = True
-            self._connection.finish_exchange(keep_alive=self._keep_alive)
+            self._connection.finish(keep_alive=self._keep_alive)
 
     def _write_first(self, body: bytes, more: bool) -> None:
         """The head, with the field that frames the body, and what there is of the body."""
@@ -119,7 +120,8 @@ class Exchange:
         # Where neither frames the body, the end of the connection is its end.
         framed = length is not None or self._chunked or self._bodiless
         self._keep_alive = framed and self._connection.keeps_alive(self._request)
-        head = self._connection.head(self._request, status, headers, keep_alive=self._keep_alive)
+        date = self._connection.date
+        head = reply_head(self._request, status, headers, date=date, keep_alive=self._keep_alive)
         if length is not None:
             head += b"content-length: %b\r\n" % length
         elif self._chunked:

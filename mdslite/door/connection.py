@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from collections import deque
 from contextlib import suppress
-from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, cast
 
 from mdslite.door.asgi import Exchange
+from mdslite.door.backlog import Backlog
 from mdslite.door.events import EventWriter
 from mdslite.door.heads import KnownHead
 from mdslite.door.receiver import Receiver
+from mdslite.door.replies import STATUS_LINES, reply_head
 from mdslite.errors import MdsliteError, Overloaded, RequestTimeout, Unavailable
 from mdslite.http.guard import error_body, error_headers, error_lines, make_request_id
 from mdslite.http.paths import is_prediction
@@ -32,12 +32,7 @@ if TYPE_CHECKING:
     from mdslite.door.door import Door
 
 _NEVER = math.inf
-_PENDING_MAX = 64
-_PENDING_BYTES = 256 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-# Fields that frame a reply or belong to the connection: the door writes its own.
-_OURS = frozenset({b"date", b"connection", b"keep-alive", b"transfer-encoding", b"content-length"})
 
 # What the connection is waiting for, and so what its deadline means.
 State = Literal["idle", "head", "body", "answer", "held", "reader", "farewell"]
@@ -55,7 +50,6 @@ class Connection(Receiver):
         "_loop",
         "_paused",
         "_pending",
-        "_pending_bytes",
         "_request",
         "_seen_bytes",
         "_writable",
@@ -78,8 +72,7 @@ class Connection(Receiver):
         self._paused = False
         self._writable = True
         self._request: Request | None = None
-        self._pending: deque[Request] = deque()
-        self._pending_bytes = 0  # of bodies, since it was empty
+        self._pending = Backlog()
         self._call: Call | None = None
         self._exchange: Exchange | None = None
         self._events: EventWriter | None = None  # of the call, once it has begun to answer in pieces
@@ -98,9 +91,6 @@ class Connection(Receiver):
         elif len(door.connections) > door.limits.connections:
             door.count_closed("too_many")
             self._refuse(Unavailable("too many connections are open", retry_after_s=1))
-
-    def eof_received(self) -> bool:
-        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.connections.discard(self)
@@ -145,12 +135,7 @@ class Connection(Receiver):
         if self._request is None and not self._pending and self._writable and self.state != "held":
             self._begin(request)
             return
-        self._pending.append(request)
-        if len(self._pending) == 1:
-            self._pending_bytes = 0
-        self._pending_bytes += len(request.body)
-        is_much = len(self._pending) >= _PENDING_MAX or self._pending_bytes > _PENDING_BYTES
-        if is_much and not self._paused:
+        if self._pending.add(request) and not self._paused:
             self._paused = True
             self.transport.pause_reading()
 
@@ -267,7 +252,7 @@ class Connection(Receiver):
             if request.version != "1.1":
                 more += "connection: keep-alive\r\n"
             head = (
-                f"{_STATUS_LINES[status]}{self._door.date}{call.reply_lines}"
+                f"{STATUS_LINES[status]}{self._door.date}{call.reply_lines}"
                 f"mdslite-request-id: {call.request_id}\r\n{version}"
                 f"server-timing: {call.timing(now)}\r\n{more}content-length: {len(body)}\r\n\r\n"
             )
@@ -290,33 +275,24 @@ class Connection(Receiver):
     def _respond(self, request: Request, status: int, headers: Headers, body: bytes) -> None:
         """Write a whole reply and go on to the next request."""
         keep_alive = self.keeps_alive(request)
-        head = self.head(request, status, headers, keep_alive=keep_alive)
+        head = reply_head(request, status, headers, date=self._door.date, keep_alive=keep_alive)
         length = b"content-length: %d\r\n\r\n" % len(body)
         self.transport.write(head + length + (b"" if request.method == b"HEAD" else body))
-        self._finished(keep_alive)
+        self.finish(keep_alive=keep_alive)
 
     def keeps_alive(self, request: Request) -> bool:
         """Whether the connection goes on after this request; while the door closes, for what has arrived."""
         received = bool(self._pending) or self._phase != "none"
         return request.keep_alive and (received or not self._door.closing)
 
-    def head(self, request: Request, status: int, headers: Headers, *, keep_alive: bool) -> bytes:
-        """Status line and fields, without the one that frames the body."""
-        lines = [_status_line(status), self._door.date.encode()]
-        lines += [b"%b: %b\r\n" % (name, value) for name, value in headers if name not in _OURS]
-        if not keep_alive:
-            lines.append(b"connection: close\r\n")
-        elif request.version == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
-        return b"".join(lines)
+    @property
+    def date(self) -> str:
+        """The field of a reply that is written now."""
+        return self._door.date
 
-    def finish_exchange(self, *, keep_alive: bool) -> None:
-        """The application's answer, whose head announced `keep_alive`, is written."""
-        self._exchange = None
-        self._finished(keep_alive)
-
-    def _finished(self, keep_alive: bool) -> None:
-        self._request = None
+    def finish(self, *, keep_alive: bool) -> None:
+        """The answer in progress, whose head announced `keep_alive`, is written."""
+        self._request = self._exchange = None
         if keep_alive:
             self._advance(perf_counter())
         else:
@@ -421,8 +397,3 @@ class Connection(Receiver):
     def _wait_for(self, state: State, seconds: float) -> None:
         self.state = state
         self.deadline = perf_counter() + seconds
-
-
-def _status_line(status: int) -> bytes:
-    line = _STATUS_LINES.get(status)
-    return b"HTTP/1.1 %d Unknown\r\n" % status if line is None else line.encode()

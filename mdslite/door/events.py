@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mdslite.door.replies import reply_head
+
 if TYPE_CHECKING:
     from mdslite.door.connection import Connection
     from mdslite.http.request import Headers, Request
@@ -16,7 +18,7 @@ class EventWriter:
         self._connection = connection
         self._chunked = request.version == "1.1"
         self._keep_alive = self._chunked and connection.keeps_alive(request)
-        head = connection.head(request, 200, headers, keep_alive=self._keep_alive)
+        head = reply_head(request, 200, headers, date=connection.date, keep_alive=self._keep_alive)
         framing = b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n"
         connection.transport.write(head + framing)
 
@@ -29,4 +31,4 @@ class EventWriter:
         """The last piece is written."""
         if self._chunked:
             self._connection.transport.write(b"0\r\n\r\n")
-        self._connection.finish_exchange(keep_alive=self._keep_alive)
+        self._connection.finish(keep_alive=self._keep_alive)

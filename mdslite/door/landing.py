@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mdslite.errors import MdsliteError, Unavailable
-from mdslite.http.budget import bind, claim_body, make_space
+from mdslite.http.budget import Claim, bind, claim_body, make_space
 
 if TYPE_CHECKING:
     from mdslite.door.receiver import Receiver
@@ -99,3 +101,17 @@ class Landing(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._receiver.connection_lost(exc)
+
+
+def whole_body(
+    landing: Landing | None, pieces: bytes | bytearray, claim: Claim | None, *, is_tensor: bool
+) -> bytes | memoryview:
+    """A large body that landed, or came in pieces and has a claim. Only tensors stay where they came down."""
+    if landing is not None:
+        view = landing.take()
+        return view if is_tensor else bytes(view)
+    if not is_tensor:
+        return bytes(pieces)
+    space = np.frombuffer(pieces, np.uint8)
+    bind(claim, space)
+    return space.data

@@ -11,12 +11,11 @@ from time import perf_counter
 from typing import Any, Literal
 
 import httptools
-import numpy as np
 
 from mdslite.door.heads import KnownHead, learn_head
-from mdslite.door.landing import Landing
+from mdslite.door.landing import Landing, whole_body
 from mdslite.errors import InvalidRequest, MdsliteError, TooLarge
-from mdslite.http.budget import COUNTED_BYTES, LEAST_BYTES, Claim, bind, claim_body
+from mdslite.http.budget import COUNTED_BYTES, LEAST_BYTES, Claim, claim_body
 from mdslite.http.paths import is_prediction
 from mdslite.http.request import (
     HEAD_BYTES,
@@ -355,7 +354,12 @@ class Receiver(asyncio.Protocol):
         body: Any = self._body
         fields = self._fields
         if body.__class__ is not bytes or self._landing is not None:
-            body = self._whole_body()
+            landing, self._landing = self._landing, None
+            if landing is None and len(body) < LEAST_BYTES:
+                body = bytes(body)
+            else:
+                is_tensor = self._predictor.reader.is_binary(self._target, fields)
+                body = whole_body(landing, body, self._claim, is_tensor=is_tensor)
         keep_alive = parser.should_keep_alive()
         # Who stays without being asked speaks HTTP/1.1: to know that is ten times as quick as to ask.
         version = "1.1" if keep_alive and b"connection" not in fields else parser.get_http_version()
@@ -373,21 +377,6 @@ class Receiver(asyncio.Protocol):
         self._phase = "none"
         self.take(request)
         return request
-
-    def _whole_body(self) -> bytes | memoryview:
-        """A body that came in pieces, or landed. Only tensors stay where they came down."""
-        landing, self._landing = self._landing, None
-        if landing is None and len(self._body) < LEAST_BYTES:
-            return bytes(self._body)
-        is_tensor = self._predictor.reader.is_binary(self._target, self._fields)
-        if landing is not None:
-            view = landing.take()
-            return view if is_tensor else bytes(view)
-        if is_tensor:
-            space = np.frombuffer(self._body, np.uint8)
-            bind(self._claim, space)
-            return space.data
-        return bytes(self._body)
 
     def _too_large(self) -> MdsliteError:
         if self._stranger is not None:

@@ -57,11 +57,11 @@ from mdslite.http.access import NOBODY
 from mdslite.http.budget import BODIES, Claim
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
 from mdslite.http.paths import is_prediction
+from mdslite.media import OCTETS
 from mdslite.npy import NPY
 from mdslite.predict.deferred import Deferrals, wants_later
 from mdslite.predict.events import EVENTS
 from mdslite.predict.predictor import Predictor
-from mdslite.predict.raw import OCTETS
 
 HTML = "text/html; charset=utf-8"
 _MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,62})/([A-Za-z0-9][A-Za-z0-9_-]{0,62})")

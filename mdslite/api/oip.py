@@ -34,7 +34,7 @@ from mdslite.api.parts import Parts
 from mdslite.deploy.residence import load_model, unload_model
 from mdslite.errors import NotFound
 from mdslite.http.paths import split_model
-from mdslite.predict.raw import OCTETS
+from mdslite.media import OCTETS
 
 EXTENSIONS = (
     "binary_tensor_data",

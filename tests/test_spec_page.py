@@ -7,25 +7,17 @@ import json
 import re
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from spec_page import PAGE, ROOT, ROWS
 
 from mdslite import deployments
 from mdslite.errors import SpecError
 from mdslite.fields import DEFAULT_BATCH_SIZE, DEFAULT_BATCH_TIMEOUT_MS, DEFAULT_PREDICTION_TIME_MS
 from mdslite.settings import ContainerParameter
 from mdslite.spec import Spec
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "spec.md").read_text()
-ROWS = [
-    (name, row.split(" | "))
-    for row in re.findall(r"^\| (`[a-z].*) \|$", PAGE, re.M)
-    for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])
-]
 
 
 def structs_in(kind: Any, mark: str = "") -> Iterator[tuple[type[msgspec.Struct], str]]:
@@ -73,9 +65,9 @@ def test_the_defaults_are_those_that_hold() -> None:
             assert said == json.dumps(default), path
         else:
             assert said == ("needed" if default is ... else "none"), path
-    assert f"none is {DEFAULT_BATCH_SIZE} where" in cells["batch.batch_size"][3]
-    assert cells["batch.batch_timeout_ms"][3].endswith(f"none is {DEFAULT_BATCH_TIMEOUT_MS}")
-    assert cells["batch.prediction_time_ms"][3].endswith(f"none is {DEFAULT_PREDICTION_TIME_MS}")
+    assert f"none is {DEFAULT_BATCH_SIZE} where" in cells["batch.batch_size"][4]
+    assert cells["batch.batch_timeout_ms"][4].endswith(f"none is {DEFAULT_BATCH_TIMEOUT_MS}")
+    assert cells["batch.prediction_time_ms"][4].endswith(f"none is {DEFAULT_PREDICTION_TIME_MS}")
 
 
 @pytest.mark.parametrize(

@@ -258,3 +258,8 @@ def on_a_terminal(args: list[str], answer: bytes = b"", **env: str) -> tuple[int
         code = process.wait(20)
     os.close(ours)
     return code, printed.decode().replace("\r\n", "\n")
+
+
+def left_on_screen(printed: str) -> str:
+    """What stays there, where some lines were written over others."""
+    return "\n".join(line.rpartition("\r")[2].removeprefix("\x1b[K") for line in printed.split("\n"))

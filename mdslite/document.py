@@ -92,7 +92,9 @@ class Document:
         """A mistake in the value at `path`, or in the key that leads to it."""
         node = self._node(path, at_key=at_key)
         index = 0 if node is None else node.start_mark.index
-        return self.error_at(index, f"{label(path)}: {message}" if path else message, hint=hint)
+        error = self.error_at(index, f"{label(path)}: {message}" if path else message, hint=hint)
+        error.path, error.wrong = path, message
+        return error
 
     def error_at(self, index: int, message: str, *, hint: str | None = None) -> SpecError:
         """A mistake at a character of the text."""
@@ -161,9 +163,17 @@ def label(path: Path) -> str:
     if not path:
         return "the file"
     last = path[-1]
-    if isinstance(last, int):
-        return f"{label(path[:-1])}[{last}]"
-    return last if last.isprintable() and len(last) <= 60 else quote(last)
+    return f"{label(path[:-1])}[{last}]" if isinstance(last, int) else _name(last)
+
+
+def place_text(path: Path) -> str:
+    """All of a path, for who has no text to look it up in: `steps[0].action`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{_name(part)}" for part in path)
+    return "".join(parts).removeprefix(".")
+
+
+def _name(part: str) -> str:
+    return part if part.isprintable() and len(part) <= 60 else quote(part)
 
 
 def quote(value: Any, *, limit: int = 60) -> str:

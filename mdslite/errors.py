@@ -160,7 +160,8 @@ class Unprocessable(MdsliteError):
 
 
 class SpecError(Unprocessable):
-    """A mistake in a deployments.yaml, with the place where it stands."""
+    """A mistake in a deployments.yaml, with the place where it stands. To a value's, `path` leads from the
+    top, and `wrong` is the message without any place."""
 
     code = "invalid_spec"
 
@@ -180,6 +181,8 @@ class SpecError(Unprocessable):
         self.line = line
         self.column = column
         self.excerpt = excerpt
+        self.path: tuple[str | int, ...] = ()
+        self.wrong = message
 
     def details(self) -> dict[str, Any]:
         found = {"file": self.file, "line": self.line, "column": self.column, "excerpt": self.excerpt}

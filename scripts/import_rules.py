@@ -60,8 +60,9 @@ ROOMS: dict[str, frozenset[str]] = {
         "http": "errors store",
         "predict": "errors media npy packing tensors data oip runtimes.protocol store serving http",
         "door": "errors hosts http predict",
-        "api": "errors mistakes intervals hosts fields logrules spec deployments graph drawing npy data oip "
-        "runtimes.protocol runtimes drift store exposition history metrics serving deploy http predict",
+        "api": "errors mistakes document media intervals hosts fields logrules spec deployments graph "
+        "drawing npy data oip runtimes.protocol runtimes drift store exposition history metrics serving "
+        "deploy http predict",
         "rpc": "errors data packing tensors oip runtimes.protocol serving http predict door api",
         "history": "runtimes",
         "spans": "",

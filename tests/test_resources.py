@@ -80,8 +80,15 @@ async def test_a_version_is_deleted_and_with_the_last_one_its_model(
     ("body", "status", "words"),
     [
         ({}, 400, "spec"),
-        ({"spec": {"uri": "/m.onnx", "batch": {"batch_size": 0}}}, 400, "spec.batch.batch_size: "),
-        ({"spec": {"uri": "/m.onnx", "wieght": 3}}, 400, "wieght"),
+        ({"spec": []}, 400, "spec: expected an object"),
+        ({"spec": {}}, 422, "spec: uri is missing"),
+        (
+            {"spec": {"uri": "/m.onnx", "service_info": {"weight": -1}}},
+            422,
+            "spec.service_info.weight: expected a number of 0 or more, got -1",
+        ),
+        ({"spec": {"uri": "/m.onnx", "batch": {"batch_size": 0}}}, 422, "spec.batch.batch_size: "),
+        ({"spec": {"uri": "/m.onnx", "wieght": 3}}, 422, "spec.wieght: unknown key"),
         ({"spec": {"uri": "/m.onnx"}, "version": "v7"}, 400, "version: expected 'v3' as in the URL"),
         ({"spec": {"uri": "m.onnx"}}, 422, "spec.uri: expected an absolute path"),
         (

@@ -112,10 +112,10 @@ class Raw:
 class Operation:
     """One entry of the API. `errors` are the statuses that it answers beside those that any request can get;
     `same` those that come with the reply of a 200; `stream` is what each line is when NDJSON is asked for,
-    which gRPC always does but for what is `unary`;
-    `consumes` what a body may be beside JSON, `produces` what a reply may be when that is asked for; `wishes`
-    are headers of the request and `headers` those of the reply, with what they say. Without a handler it is
-    answered by an ASGI application that whoever lists it provides.
+    which gRPC always does but for what is `unary`; `reads` is what a body is read as where the operation
+    itself judges whether it is a `body`; `consumes` what a body may be beside JSON, `produces` what a reply
+    may be when that is asked for; `wishes` are headers of the request and `headers` those of the reply, with
+    what they say. Without a handler it is answered by an ASGI application that whoever lists it provides.
 
     `tagged` says that it heeds If-Match and If-None-Match and that its replies have an ETag, `once` that a
     key can keep it from being done twice.
@@ -139,6 +139,7 @@ class Operation:
     stream: Any = None
     unary: bool = False
     media_type: str = JSON
+    reads: Any = None
     consumes: tuple[str, ...] = ()
     produces: tuple[str, ...] = ()
     wishes: tuple[tuple[str, str], ...] = ()
@@ -241,6 +242,7 @@ class Endpoint:
             caller.grant.require_all()
         query = parse_query(scope["query_string"], operation.query)
         content = await read_body(scope, receive, limit_bytes=MAX_BODY_BYTES)
+        kind = operation.reads or operation.body
         call = Call(
             caller=caller,
             method=operation.method,
@@ -248,7 +250,7 @@ class Endpoint:
             path=path,
             query=query,
             headers=headers_of(scope),
-            body=Nothing() if operation.body is Nothing else parse_json(content, operation.body),
+            body=Nothing() if kind is Nothing else parse_json(content, kind),
             content=content,
             request_id=scope["request_id"],
             receive=receive,

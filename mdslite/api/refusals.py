@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from mdslite.document import place_text
 from mdslite.mistakes import choices_of, locate, word_of
 
 _LENGTH = re.compile(r"`?str`? of length (<=|>=) (\d+)")
@@ -41,7 +42,9 @@ def explain(exc: msgspec.ValidationError, read: Callable[[], Any], kind: Any) ->
     what = _LENGTH.sub(_length_words, what).replace("`", "")
     if not (enum or pattern):
         what = _KIND.sub(lambda found: _KINDS[found[0]], what)
-    return _place_text(path) or None, f"{what[:1].lower()}{what[1:]}"
+    if "..." in path:  # by what holds it: its own key is not known
+        path = path[: path.index("...")]
+    return place_text(path) or None, f"{what[:1].lower()}{what[1:]}"
 
 
 def _read(read: Callable[[], Any]) -> Any:
@@ -49,12 +52,6 @@ def _read(read: Callable[[], Any]) -> Any:
         return read()
     except (ValueError, RecursionError):  # msgspec refuses before it has seen all of it
         return None
-
-
-def _place_text(path: tuple[str | int, ...]) -> str:
-    """`steps[0].action`; what holds it, where its own key is not known."""
-    path = path[: path.index("...")] if "..." in path else path
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def _length_words(found: re.Match[str]) -> str:

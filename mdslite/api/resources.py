@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 import msgspec
@@ -38,6 +39,15 @@ class VersionBody(Given, frozen=True, kw_only=True):
     version: Name | None = None
 
 
+class VersionWish(Given, frozen=True, kw_only=True):
+    """The same, with a spec that is still to be judged: as one in a file is, in the same words."""
+
+    spec: dict[str, Any]
+    project: Name | None = None
+    name: Name | None = None
+    version: Name | None = None
+
+
 class VersionResource(VersionInfo, frozen=True, kw_only=True):
     """A version as it serves, with its spec as a PUT takes it."""
 
@@ -55,14 +65,12 @@ async def get_version(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) -
 
 
 async def put_version(
-    parts: Parts, call: Call[VersionPath, ChangeQuery, VersionBody]
+    parts: Parts, call: Call[VersionPath, ChangeQuery, VersionWish]
 ) -> VersionResource | Answer:
     """Add or change one version; the model's others stay as they are. What a file that adds it would do"""
     path = call.path
     _refuse_other_names(path, call.body)
-    # As it was written: a weight of 100 and none are not the same beside a shadow.
-    spec = msgspec.json.decode(call.content)["spec"]
-    source = VersionSource(path.project, path.model, path.version, spec)
+    source = VersionSource(path.project, path.model, path.version, call.body.spec)
     before = _mine(await parts.worker.call(parts.registry.current), path)
 
     async def show() -> Raw:
@@ -105,11 +113,12 @@ def make_operations() -> list[Operation]:
     model = "/api/v1/projects/{project}/models/{model}"
     version, weights = f"{model}/versions/{{version}}", f"{model}/weights"
     group = "deployments"
+    put = declare(
+        "PUT", version, put_version, group=group, errors=_ERRORS, same=(201,), tagged=True, once=True
+    )
     return [
         declare("GET", version, get_version, group="models", errors=(404,), also="predict", tagged=True),
-        declare(
-            "PUT", version, put_version, group=group, errors=_ERRORS, same=(201,), tagged=True, once=True
-        ),
+        dataclasses.replace(put, body=VersionBody, reads=VersionWish),
         declare("DELETE", version, delete_version, group=group, errors=_ERRORS, tagged=True, once=True),
         declare("GET", weights, get_weights, group="models", errors=(404,), tagged=True),
         declare("PUT", weights, put_weights, group=group, errors=_ERRORS, tagged=True, once=True),
@@ -152,7 +161,7 @@ def _mine(rows: list[VersionRow], path: VersionPath) -> list[VersionRow]:
     return rows_of(rows, path.project, path.model, path.version)
 
 
-def _refuse_other_names(path: VersionPath, body: VersionBody) -> None:
+def _refuse_other_names(path: VersionPath, body: VersionWish) -> None:
     for field, said, wanted in (
         ("project", body.project, path.project),
         ("name", body.name, path.model),

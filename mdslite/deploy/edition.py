@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mdslite.deploy.intake import refuse_unsupported
 from mdslite.deploy.orders import Source, VersionSource
 from mdslite.deploy.plan import State, Wanted
 from mdslite.deployments import Deployment, Deployments, Version
+from mdslite.document import place_text
 from mdslite.errors import NotFound, SpecError
 from mdslite.fields import UNKNOWN_DIGEST
 
@@ -56,10 +57,18 @@ def rewrite(current: State, source: VersionSource) -> Deployments:
     try:
         found = deployments.load(json.dumps({"deployments": [entry]}, indent=1), file=_FILE, base=Path("/"))
     except SpecError as exc:
-        # Lines and columns of a text that nobody wrote would lead nowhere: the field's name is the place.
-        raise SpecError(_PREFIX.sub("", exc.message, count=1), file=_FILE, hint=exc.hint) from exc
+        raise SpecError(_in_the_request(exc, list(versions), source), file=_FILE, hint=exc.hint) from exc
     refuse_unsupported(found)
     return _with_others_as_they_are(found, source, before)
+
+
+def _in_the_request(error: SpecError, versions: Sequence[str], source: VersionSource) -> str:
+    """A mistake by the place that it has in the version that came: lines and columns of a text that nobody
+    wrote would lead nowhere."""
+    mine = [("deployments", 0, "versions", at) for at, one in enumerate(versions) if one == source.version]
+    if error.path[:4] in mine:
+        return f"{place_text(error.path[4:])}: {error.wrong}"
+    return _PREFIX.sub("", error.message, count=1)
 
 
 def _with_others_as_they_are(

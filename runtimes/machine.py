@@ -1,10 +1,12 @@
-"""Host facts that the runtimes share: how many cores this process may use, and its memory."""
+"""Host facts that the runtimes share: how many cores this process may use, and how long they idled."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 
 def cores(*, limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -15,3 +17,10 @@ def cores(*, limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     except (OSError, ValueError):
         return allowed
     return allowed if quota == "max" else max(1, min(allowed, math.ceil(int(quota) / int(period))))
+
+
+def idle_s() -> float:
+    """Seconds that the cores of this process's affinity have idled since the machine started, all together."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    times = enumerate(psutil.cpu_times(percpu=True))
+    return float(sum(core.idle for number, core in times if allowed is None or number in allowed))

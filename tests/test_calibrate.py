@@ -22,7 +22,15 @@ BUCKET = Codec.bucket(((1,),))
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(0.0)  # passes only when a session computes
     monkeypatch.setattr(calibrate, "perf_counter", clock)
+    others_take(monkeypatch, clock, 0.0)
     return clock
+
+
+def others_take(monkeypatch: pytest.MonkeyPatch, clock: Clock, taken: float, *, cores: int = 16) -> None:
+    """Have so many cores, and others keep some of them busy; of the rest a session and its rival take 1.5."""
+    monkeypatch.setattr(calibrate, "cores", lambda: cores)
+    monkeypatch.setattr(calibrate, "idle_s", lambda: clock.now * max(0.0, cores - 1.5 - taken))
+    monkeypatch.setattr(calibrate, "process_time", lambda: clock.now * 1.5)
 
 
 class TimedSession(FakeSession):
@@ -117,6 +125,18 @@ def test_a_quick_model_gets_as_many_threads_as_pay(
     assert warm.curve.estimate(BUCKET, 16 if tries == 2 else 1) == pytest.approx(
         used * (16 if tries == 2 else 1)
     )
+
+
+@pytest.mark.parametrize(
+    ("taken", "cores", "threads"),
+    [(0.0, 2, 1), (0.4, 2, 1), (0.9, 2, 2), (0.9, 16, 1), (13.5, 16, 1), (14.9, 16, 2)],
+)
+def test_more_threads_are_not_given_up_while_others_take_their_cores(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, taken: float, cores: int, threads: int
+) -> None:
+    others_take(monkeypatch, clock, taken, cores=cores)
+    opener = Threads(clock, row_s=25e-6, speed_up=1.0)
+    assert open_fitting(opener, signature=DOUBLER, rows_max=32).session.threads == threads
 
 
 @pytest.mark.parametrize(("busy_s", "threads"), [(0.25, 2), (10.0, 1)])

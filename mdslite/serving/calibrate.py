@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError
 from mdslite.runtimes.kinds import runtime_settings
+from mdslite.runtimes.machine import cores, idle_s
 from mdslite.runtimes.protocol import Device, LoadOptions, Outputs, Session, Signature
 from mdslite.runtimes.warmup import make_inputs
 from mdslite.serving.curve import LatencyCurve
@@ -30,8 +31,9 @@ _QUICK_S = 0.005
 _DOUBLING = 1.25  # twice the threads must be so many times as quick
 _DUELS = 10  # at least
 # More threads need more idle cores to show what they bring, and a machine is busy while it starts: so long
-# they may try.
+# they may try; and where others took more of their cores than this, they are kept all the same.
 _DUEL_S = 0.3
+_TAKEN = 0.5  # of a core
 _SHORT_S = 100e-6  # a run that is over before a second thread is awake
 
 
@@ -107,21 +109,30 @@ def open_fitting(
 
 
 def _pay(many: Warm, one: Warm, signature: Signature) -> bool:
-    """Whether the threads of the first make it quick enough, at the most rows both were measured with."""
+    """Whether the threads of the first make it quick enough, at the most rows both were measured with, or had
+    no cores to show that."""
     rows = max(many.seconds.keys() & one.seconds.keys(), default=0)
     if not rows or one.seconds[rows] < _SHORT_S:
         return False
     wanted: float = _DOUBLING ** math.log2(many.session.threads)
     feeds = make_inputs(signature, rows)
     many_s = one_s = math.inf
-    begun = perf_counter()
+    threads, used_s = many.session.threads, 0.0
+    begun, idle_before_s, own_before_s = perf_counter(), idle_s(), process_time()
     for turn in itertools.count(1):
-        many_s = min(many_s, _timed(many.session, feeds))
-        one_s = min(one_s, _timed(one.session, feeds))
-        pays = one_s / many_s >= wanted
-        if turn >= _DUELS and (pays or perf_counter() - begun >= _DUEL_S):
-            break
-    return pays
+        this_s, that_s = _timed(many.session, feeds), _timed(one.session, feeds)
+        used_s += threads * this_s + that_s
+        many_s, one_s = min(many_s, this_s), min(one_s, that_s)
+        if turn >= _DUELS:
+            if one_s / many_s >= wanted:
+                return True
+            if perf_counter() - begun >= _DUEL_S:
+                break
+    seconds = perf_counter() - begun
+    # What waited for a core did not use it, and what else this process does takes cores as others do.
+    used_s = min(used_s, process_time() - own_before_s)
+    others = cores() - (used_s + idle_s() - idle_before_s) / seconds  # cores that they kept busy
+    return others > max(0, cores() - threads) + _TAKEN
 
 
 def _measure(session: Session, signature: Signature, rows_max: int) -> Warm:

@@ -20,7 +20,7 @@ def cores(*, limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def idle_s() -> float:
-    """Seconds that the cores of this process's affinity have idled since the machine started, all together."""
+    """Seconds that the cores this process may use have idled since the machine started, all together."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     times = enumerate(psutil.cpu_times(percpu=True))
     return float(sum(core.idle for number, core in times if allowed is None or number in allowed))

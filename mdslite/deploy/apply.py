@@ -53,7 +53,6 @@ TURN_WAIT_S = 5.0  # how long an apply waits for the one before it
 LOAD_TIMEOUT_S = 600.0
 LOADS_AT_START = 4
 REST_S = 60.0  # after so long without a plan or an apply, the process that tries models is ended
-SOURCE_PAGE = 50
 
 T = TypeVar("T")
 
@@ -149,13 +148,7 @@ class Deployer:
 
     async def last_file(self) -> str | None:
         """The text of the deployments file that was applied last, undone or not; None before the first."""
-        before = None
-        while page := await self._worker.call(self._registry.revisions, SOURCE_PAGE, before):
-            for revision in page:
-                if revision.state == "applied" and revision.source:
-                    return revision.source
-            before = page[-1].id
-        return None
+        return await self._worker.call(self._registry.last_source)
 
     @property
     def busy(self) -> bool:

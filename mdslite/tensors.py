@@ -74,19 +74,19 @@ class Codec:
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self._inputs = signature.inputs
-        self._counted = signature.rows != "none"
+        self.counted = signature.rows != "none"  # the first dimension of what it takes and gives counts rows
         self._names = {spec.name: index for index, spec in enumerate(signature.inputs)}
         self._shared = {spec.name: spec for spec in signature.shared}
         self._fast = self._fast_pack()
         self._plain_output = (
             len(signature.outputs) == 1
-            and self._counted
+            and self.counted
             and signature.outputs[0].datatype not in ("BYTES", "BF16", "OBJECT")
         )
 
     def _fast_pack(self) -> tuple[Any, Key] | None:
         """The `struct` packer of one row and its key, where the signature allows it."""
-        if len(self._inputs) != 1 or not self._counted:
+        if len(self._inputs) != 1 or not self.counted:
             return None
         spec = self._inputs[0]
         code = _STRUCT_CODES.get(spec.datatype)
@@ -149,7 +149,7 @@ class Codec:
         values = self._gather(instances) if named else [instances]
         shared = pack_shared(self._shared, instances) if named else ()
         for spec, value in zip(self._inputs, values, strict=True):
-            shape = (None, *spec.shape[1:]) if self._counted else (None, *spec.shape)
+            shape = (None, *spec.shape[1:]) if self.counted else (None, *spec.shape)
             packed = None if value is None else pack_column(spec, value, shape, each="an instance of ")
             columns.append(packed or (None, None))
         return self._columns(len(instances), columns, "instances", shared)
@@ -191,7 +191,7 @@ class Codec:
                 columns.append((None, None))
                 continue
             value = inputs[spec.name]
-            if not self._counted:
+            if not self.counted:
                 columns.append(pack_column(spec, [value], (None, *spec.shape), each=""))
                 rows = 1
                 continue
@@ -267,7 +267,7 @@ class Codec:
 
     def shape_of(self, spec: TensorSpec) -> tuple[int | None, ...]:
         """The shape of an input in a request: its first dimension counts rows where there are any."""
-        return (None, *spec.shape[1:]) if self._counted and spec.name in self._names else spec.shape
+        return (None, *spec.shape[1:]) if self.counted and spec.name in self._names else spec.shape
 
     def assemble(self, named: Mapping[str, tuple[Column, tuple[int, ...]]]) -> Columns:
         """Take columns by input, each with its tensor's whole shape, which is known to be the signature's.
@@ -282,11 +282,11 @@ class Codec:
                 columns.append((None, None))
                 continue
             column, shape = named[spec.name]
-            count = shape[0] if self._counted else 1
+            count = shape[0] if self.counted else 1
             if rows is not None and rows != count:
                 raise InvalidTensor(f'input "{spec.name}": {count} rows, expected {rows}')
             rows = count
-            columns.append((column, shape[1:] if self._counted else shape))
+            columns.append((column, shape[1:] if self.counted else shape))
         if not rows:
             return self.empty("inputs")
         given = [(spec, *named[name]) for name, spec in self._shared.items() if name in named]
@@ -348,7 +348,7 @@ class Codec:
         for spec, column, shape in zip(self._inputs, columns, self._shapes(key), strict=True):
             if column is None or shape is None:
                 continue
-            full = (rows, *shape) if self._counted else shape
+            full = (rows, *shape) if self.counted else shape
             if isinstance(column, list):
                 array = np.empty(len(column), dtype=object)
                 array[:] = column

@@ -67,10 +67,9 @@ class Books:
             return
         now = perf_counter()
         served = call.served
-        begun = call.started_at
         of_a_batch = (
             status == 200
-            and begun
+            and call.started_at
             and call.spans is None
             and call.upstream_ms is None
             and self._append_run is not None

@@ -102,7 +102,7 @@ class Predictor:
             now = perf_counter()
             allowed_s = lane.knobs.prediction_s
             call.deadline = call.arrived_at + (allowed_s if allowed_s < call.timeout_s else call.timeout_s)
-            lane.submit(call, now)
+            lane.submit(call, now, room=1)
         except MdsliteError as exc:
             self._send_error(call, exc, of_model=exc is not error)
         except Exception:

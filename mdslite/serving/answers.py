@@ -16,9 +16,9 @@ Pieces = Sequence[tuple[int, Outputs]]  # the first row of each, and its outputs
 
 def encode_answer(codec: Codec | DataCodec, pieces: Pieces, form: Form) -> bytes:
     """The body of a reply to a request of `form`."""
-    if isinstance(codec, Codec) and codec.signature.rows == "none":
+    if isinstance(codec, Codec) and not codec.counted:
         return codec.encode_whole([outputs for _, outputs in sorted(pieces, key=_start)], form)
-    return codec.encode(join_pieces(codec, pieces), form)
+    return codec.encode(pieces[0][1] if len(pieces) == 1 else join_pieces(codec, pieces), form)
 
 
 def join_pieces(codec: Codec | DataCodec, pieces: Pieces) -> Outputs:

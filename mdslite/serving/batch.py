@@ -151,20 +151,28 @@ class Batch:
         counted = self.codec.signature.rows != "none"
         confidences = self.confidences
         errors = self.row_errors
+        only = self.outputs[0] if counted and len(self.outputs) == 1 else None
         at = 0
         for job, start, stop in self.slices:
-            after = at + stop - start
+            rows = stop - start
+            after = at + rows
             if not job.finished:
                 self.note(job, replica)
                 error = _first(errors, at, after) if errors else None
                 if error is not None:
                     fail(job, error)
                 else:
-                    outputs = [output[at:after] for output in self.outputs] if counted else self.outputs
-                    job.pieces = [*job.pieces, (start, outputs)]
+                    if only is not None:  # the common case, without a list of one
+                        outputs: Outputs = (only[at:after],)
+                    else:
+                        outputs = [output[at:after] for output in self.outputs] if counted else self.outputs
+                    job.pieces = (*job.pieces, (start, outputs)) if job.pieces else ((start, outputs),)
                     if confidences is not None:
-                        job.confidence = _least(job.confidence, confidences[at:after])
-                    job.left -= stop - start
+                        if rows == 1 and job.confidence is None:
+                            job.confidence = confidences[at]
+                        else:
+                            job.confidence = _least(job.confidence, confidences[at:after])
+                    job.left -= rows
                     if not job.left:
                         job.finished = True
                         job.resolved()

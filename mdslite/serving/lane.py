@@ -87,6 +87,7 @@ class Lane:
         )
         self._done = self._crew.done
         self._pumping = False
+        self._half = max(_MANY_ROWS, knobs.batch_size // 2)
         self._ripe = False  # half a batch has come together since the last look
         self._tempo = Tempo(curve, codec, inline=inline, wake=self._wake, loop=self._loop)
         self._expiry = Deadline(self._loop, self._sweep)
@@ -94,8 +95,9 @@ class Lane:
 
     # Receive
 
-    def submit(self, job: Job, now: float) -> None:
-        """Queue a job; `job.resolved()` is called later, never from in here.
+    def submit(self, job: Job, now: float, *, room: int = 0) -> None:
+        """Queue a job; `job.resolved()` is called later, never from in here. `room`: for so many rows it was
+        made a moment ago.
 
         :raises Overloaded: the queue is full
         :raises TooLarge: the job could not fit into an empty queue
@@ -106,7 +108,8 @@ class Lane:
             self.collect()
         if self._ripe:
             self._start_early()
-        self.make_room(rows)
+        if rows > room:
+            self.make_room(rows)
         rotation = self._crew.rotation
         if not rotation.working:
             raise out_of_rotation(self.name, rotation.reason)
@@ -115,8 +118,8 @@ class Lane:
         job.queued_at = now
         self._queue.push(job)
         if not job.behind:
-            waiting, half = self._queue.rows, max(_MANY_ROWS, self.knobs.batch_size // 2)
-            if waiting - rows < half <= waiting:
+            waiting = self._queue.rows
+            if waiting - rows < self._half <= waiting:
                 self._ripe = True
             self._tempo.arrived(rows)
         if job.deadline < self._expiry.at:

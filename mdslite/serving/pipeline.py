@@ -49,8 +49,9 @@ class PipelineLane:
         self._seconds = 0.0  # that a request takes, smoothed
         self._empty: asyncio.Event | None = None
 
-    def submit(self, job: Job, now: float) -> None:
-        """Take a request in; `job.resolved()` is called later, never from in here.
+    def submit(self, job: Job, now: float, *, room: int = 0) -> None:
+        """Take a request in; `job.resolved()` is called later, never from in here. `room`: for so many rows
+        it was made a moment ago.
 
         :raises Overloaded: the pipeline is full, or the model of its first node is
         :raises TooLarge: the job could not fit into an empty one
@@ -58,7 +59,8 @@ class PipelineLane:
         :raises ModelError: pipelines call each other in a circle
         """
         rows = job.columns.rows
-        self.make_room(rows)
+        if rows > room:
+            self.make_room(rows)
         self._check_nesting(job)
         course = Course(job, self._network, name=self.name, ended=self._ended)
         job.lane = self

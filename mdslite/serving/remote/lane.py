@@ -90,14 +90,16 @@ class RemoteLane:
 
     # Requests
 
-    def submit(self, job: Job, now: float) -> None:
-        """Send a job on; `job.resolved()` is called later, never from in here.
+    def submit(self, job: Job, now: float, *, room: int = 0) -> None:
+        """Send a job on; `job.resolved()` is called later, never from in here. `room`: for so many rows it
+        was made a moment ago.
 
         :raises Overloaded: as many rows are under way as may be
         :raises TooLarge: the job alone has more
         """
         rows = job.columns.rows
-        self.make_room(rows)
+        if rows > room:
+            self.make_room(rows)
         job.lane = self
         job.left = rows
         job.queued_at = now

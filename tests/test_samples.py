@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from mdslite.logrules import Log
 from mdslite.serving.samples import Samples
 
@@ -35,3 +37,17 @@ def test_what_is_passed_over_in_a_hurry_is_a_part_of_the_same_sample() -> None:
 
 def test_a_rule_passes_nothing_over() -> None:
     assert not any(Samples(Log(bodies="errors")).passes(10.0) for _ in range(100))
+
+
+@pytest.mark.parametrize("pause_s", [0.5, 2.0, 13.0, 300.0])
+def test_a_burst_says_nothing_of_the_little_that_comes_after_it(pause_s: float) -> None:
+    samples = Samples()
+    for at in range(5 * 18_000):
+        now = 100 + at / 18_000
+        if not samples.passes(now):
+            samples.due(now, failed=False)
+    start = 105 + pause_s
+    calm = [start + at for at in range(30)]  # one request a second
+    taken = [not samples.passes(now) and samples.due(now, failed=False) for now in calm]
+    settled = 2 if pause_s < 2 else 0  # the first may still belong to the burst's second
+    assert all(taken[settled:])

@@ -104,11 +104,13 @@ class Samples:
         return random() < rule.share if request_id is None else is_drawn(request_id, rule.share)
 
     def _turn(self, now: float) -> None:
-        """A new second: so many are passed over as the last one's rate asks for."""
-        seen = self._seen - self._skip
-        rate = seen / min(now - self._since, 60.0) if self._since else 0.0
+        """A new second: so many are passed over as the last one's rate asks for. One that ended a second ago
+        or longer says nothing of what comes now."""
+        seen, seconds = self._seen - self._skip, now - self._since
+        rate = seen / seconds if seconds < 2.0 else 0.0
         self._gap = max(0.0, rate / self._good - 1.0) if self._good else 0.0
         self._since, self._until = now, now + 1.0
+        self._skip = min(self._skip, int(self._gap * 2 + 0.5))  # what a busier second wished to pass over
         self._seen = self._skip  # of which none has come yet
         self._good_left, self._failed_left = self._good, self._failed
 

@@ -16,6 +16,7 @@ from datetime import datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import unquote
 
 import httpcore2
@@ -38,14 +39,16 @@ _HTTP_FAULTS = (
 )
 # RFC 9110, 8.8.2.2: a modification time this much older than the reply tells one content from the next.
 _SETTLED_S = 60.0
+_LOOK_S = 0.5  # how often a wait looks whether it goes on
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long a download may take: to connect, for the next bytes, and in all."""
+    """How long a download may take: to connect, for the next bytes, until a reply's body begins, in all."""
 
     connect_s: float = 10.0
     read_s: float = 30.0
+    head_s: float = 60.0
     total_s: float = 3600.0
 
 
@@ -69,6 +72,10 @@ class Network:
     clock: Callable[[], float] = time.monotonic
 
 
+def _never() -> bool:
+    return False
+
+
 @contextmanager
 def open_url(
     url: str,
@@ -76,19 +83,25 @@ def open_url(
     allow: Collection[str] = (),
     validators: Mapping[str, str] | None = None,
     network: Network | None = None,
+    stopped: Callable[[], bool] = _never,
 ) -> Iterator[Download | None]:
     """Follow a URL to its content. None when `validators` were given and the content is still the same.
+    `stopped` is asked while bytes are waited for, and ends that.
 
-    :raises ArtifactError: not found, refused, broken off, too slow, or at an address that is not allowed
+    :raises ArtifactError: not found, refused, broken off, too slow, at an address that is not allowed, or
+        stopped
     """
     network = network or Network()
     start = target = _parse_url(url)
     known = validators or {}
-    backend = CheckedBackend(AllowList.parse(allow), network.resolve)
     deadline = network.clock() + network.waits.total_s
+    watch = _Watch(network.clock, stopped)
+    backend = _WatchedBackend(AllowList.parse(allow), network.resolve, watch)
     with httpcore2.ConnectionPool(ssl_context=network.tls, network_backend=backend) as pool:
         for _ in range(MAX_HOPS):
+            watch.begin(target, network.clock() + network.waits.head_s)
             with _exchange(pool, target, known, network.waits) as response:
+                watch.begin(target, deadline)
                 headers = httpx2.Headers(response.headers)
                 if response.status == 304 and known:
                     yield None
@@ -96,11 +109,71 @@ def open_url(
                 if response.status not in _REDIRECTS:
                     name = _choose_name(start, headers, target)
                     _check_reply(response.status, headers, target, name)
-                    chunks = _read(response, target, lambda: network.clock() > deadline)
+                    chunks = response.iter_stream()
                     yield Download(name, _content_length(headers), _validators(headers), chunks)
                     return
                 target = _next_hop(target, headers)
         raise ArtifactError(f"{_shown(start)} redirects more than {MAX_HOPS} times", hint="use the final URL")
+
+
+class _Watch:
+    """Ends what takes too long though bytes come, and what nobody waits for any more."""
+
+    def __init__(self, clock: Callable[[], float], stopped: Callable[[], bool]) -> None:
+        self._clock = clock
+        self._stopped = stopped
+        self._shown = ""
+        self._until = 0.0
+
+    def begin(self, target: httpx2.URL, until: float) -> None:
+        """Wait for `target` from now on, until that second of the clock."""
+        self._shown, self._until = _shown(target), until
+
+    def look(self) -> None:
+        if self._stopped():
+            raise ArtifactError(f"{self._shown}: its fetching was stopped", hint="apply it again")
+        if self._clock() > self._until:
+            raise ArtifactError(f"{self._shown} sends too slowly", hint=_FETCH_HINT)
+
+
+class _WatchedStream(httpcore2.NetworkStream):
+    def __init__(self, stream: httpcore2.NetworkStream, watch: _Watch) -> None:
+        self._stream = stream
+        self._watch = watch
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        until = time.monotonic() + (timeout or 0.0)
+        while True:
+            self._watch.look()
+            left_s = until - time.monotonic()
+            try:
+                return self._stream.read(max_bytes, max(0.001, min(left_s, _LOOK_S)))
+            except httpcore2.ReadTimeout:
+                if left_s <= _LOOK_S:
+                    raise
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        return _WatchedStream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._watch)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _WatchedBackend(CheckedBackend):
+    def __init__(self, allowed: AllowList, resolve: Resolve, watch: _Watch) -> None:
+        super().__init__(allowed, resolve)
+        self._watch = watch
+
+    def connect_tcp(self, *args: Any, **options: Any) -> httpcore2.NetworkStream:
+        return _WatchedStream(super().connect_tcp(*args, **options), self._watch)
 
 
 @contextmanager
@@ -138,13 +211,6 @@ def _http_errors(target: httpx2.URL) -> Iterator[None]:
     except _HTTP_FAULTS as exc:
         reason = str(exc) or "the connection broke off"
         raise ArtifactError(f"{_shown(target)} could not be downloaded: {reason}", hint="try again") from exc
-
-
-def _read(response: httpcore2.Response, target: httpx2.URL, late: Callable[[], bool]) -> Iterator[bytes]:
-    for chunk in response.iter_stream():
-        if late():
-            raise ArtifactError(f"{_shown(target)} sends too slowly", hint=_FETCH_HINT)
-        yield chunk
 
 
 def _parse_url(text: str) -> httpx2.URL:

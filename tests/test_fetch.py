@@ -158,6 +158,37 @@ def test_a_server_that_drips_is_given_up(web: FileServer) -> None:
     assert "too slowly" in refusal(f"{web.url}/m.onnx", network=network).message
 
 
+def test_a_server_that_never_comes_to_its_answer_is_given_up(web: FileServer) -> None:
+    def promise(_: Request, send: Callable[[bytes], None]) -> None:
+        while True:  # until the other side closes
+            send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+    web.pages["/m.onnx"] = promise
+    message = refusal(f"{web.url}/m.onnx", network=Network(waits=Waits(head_s=0.2))).message
+    assert "too slowly" in message
+
+
+@pytest.mark.parametrize("part", [b"", reply(b"x", headers={"content-length": "9"})], ids=["head", "body"])
+def test_nobody_goes_on_waiting_for_a_silent_server_once_that_is_stopped(
+    web: FileServer, artifacts: ArtifactStore, part: bytes
+) -> None:
+    asked, done = threading.Event(), threading.Event()
+
+    def fall_silent(_: Request, send: Callable[[bytes], None]) -> None:
+        send(part)
+        asked.set()
+        _wait(done)
+
+    web.pages["/m.onnx"] = fall_silent
+    try:
+        with pytest.raises(ArtifactError, match="was stopped"):
+            artifacts.add(f"{web.url}/m.onnx", allow=[web.host], stopped=asked.is_set)
+        assert asked.is_set()
+    finally:
+        done.set()
+    assert list(artifacts.root.glob(".staging/*")) == []
+
+
 def _wait(done: threading.Event) -> None:
     done.wait(20.0)
 

@@ -173,7 +173,7 @@ def test_control_flow_and_sizes_in_the_data_leave_a_run_unbounded(tmp_path: Path
         ("Relu", "", True), ("TreeEnsembleRegressor", "ai.onnx.ml", True),
         ("QGemm", "com.microsoft", True),
         ("DFT", "", False), ("HannWindow", "", False), ("CenterCropPad", "", False),
-        ("ImageDecoder", "", False),
+        ("ImageDecoder", "", False), ("RoiAlign", "", False), ("NonZero", "", False), ("Unique", "", False),
         ("Whatever", "com.example", False),
     ],
 )  # fmt: skip

@@ -200,7 +200,12 @@ class Intake:
         report = _Report(uri, progress, asyncio.get_running_loop())
         try:
             artifact = await asyncio.to_thread(
-                self.artifacts.add, uri, allow=self.allow_internal, planned=planned, progress=report
+                self.artifacts.add,
+                uri,
+                allow=self.allow_internal,
+                planned=planned,
+                progress=report,
+                stopped=lambda: report.stopped,
             )
         except asyncio.CancelledError:
             report.stopped = True

@@ -120,6 +120,11 @@ class Registry:
         during = "since_revision <= ? and (until_revision is null or until_revision > ?)"
         return self._versions(during, (number, number))
 
+    def in_force(self, number: int) -> int:
+        """The revision that was in force after revision `number`, which may have failed; 0 before any was."""
+        newest = "select max(id) as id from revisions where state = 'applied' and id <= ?"
+        return int(self.read(newest, number)[0]["id"] or 0)
+
     def at_time(self, unix_s: float) -> list[VersionRow]:
         """Read what was deployed at a time; nothing before the first revision."""
         newest = "select max(id) as id from revisions where state = 'applied' and time <= ?"

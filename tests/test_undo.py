@@ -32,6 +32,20 @@ async def test_undo_goes_back_to_the_state_before_the_last_revision(box: Box, fo
     assert box.versions() == {"p/m v2": "ready"}
 
 
+async def test_undo_names_the_revision_that_was_in_force_and_not_one_that_failed(
+    box: Box, folder: Path
+) -> None:
+    await apply(box, folder, V1)
+    (folder / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(MdsliteError, match="refused the model"):
+        await apply(box, folder, V1.replace("v1.onnx", "bad.onnx"))
+    assert (await box.revisions())[-1].state == "failed"
+    await apply(box, folder, V2)
+    await box.deployer.apply(undo_order())
+    assert box.versions() == {"p/m v1": "ready"}
+    assert (await box.revisions())[-1].reason == "back to revision 1"
+
+
 async def test_undo_goes_back_to_any_revision(box: Box, folder: Path) -> None:
     await apply(box, folder, V1)
     await apply(box, folder, V1, V2)

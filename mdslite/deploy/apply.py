@@ -256,7 +256,8 @@ class Deployer:
     async def _commit(self, order: Order, draft: Draft) -> int:
         reason = order.reason
         if not reason and isinstance(order.source, RevisionSource):
-            reason = f"back to revision {revision_number(order.source, draft.base_revision)}"
+            asked = revision_number(order.source, draft.base_revision)
+            reason = f"back to revision {await self._worker.call(self._registry.in_force, asked)}"
         # No deadline: whether it was committed has to be known before anything is switched or discarded.
         return await asyncio.wrap_future(
             self._worker.submit(

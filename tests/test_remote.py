@@ -18,6 +18,7 @@ from h1_client import ROW, npy, predict, request
 from waiting import until
 
 from mdslite.errors import LoadFailed, Overloaded
+from mdslite.serving.remote import wire
 from mdslite.spec import Confidence, EndpointInfo
 
 
@@ -221,6 +222,46 @@ def test_what_is_under_way_is_bounded_and_ends_in_time(tmp_path: Path) -> None:
                 assert (reply.status, reply.code) == (504, "deadline_exceeded")
                 assert lane.running == lane.queue_rows == 0
             hold.set()
+
+    run(test())
+
+
+def test_want_of_a_connection_of_our_own_is_not_the_endpoints_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(wire, "CONNECT_S", 0.5)
+
+    async def test() -> None:
+        hold = asyncio.Event()
+        heard = {"GET": 0, "POST": 0}
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            method = (await reader.readuntil(b"\r\n\r\n")).split()[0].decode()
+            heard[method] += 1
+            if method == "POST":
+                await hold.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(GOOD), GOOD))
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            info = EndpointInfo(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            async with gateway(tmp_path / "near", info, health_s=0.01) as (near, served):
+                lane = lane_of(served)
+                asked = [asyncio.create_task(near.ask(predict(["x"], target=GATEWAY))) for _ in range(6)]
+                await until(lambda: lane.running == 6 and heard["POST"] == 2)
+                checked = heard["GET"]
+                await until(lambda: heard["GET"] > checked + 3)
+                assert lane.running == 6  # all still wait
+                knobs, lane.knobs = lane.knobs, replace(lane.knobs, prediction_s=1.0)
+                late = await near.ask(predict(["x"], target=GATEWAY))
+                assert (late.status, late.code) == (504, "deadline_exceeded")
+                lane.knobs = knobs
+                assert heard["POST"] == 2
+                assert lane.pool.endpoints[0].failures == 0
+                hold.set()
+                assert [reply.status for reply in await asyncio.gather(*asked)] == [200] * 6
+                assert heard["POST"] == 6
 
     run(test())
 

@@ -27,7 +27,7 @@ _FAULTS = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutExc
 # OpenSSL's numbers of what is wrong with a certificate (X509_V_ERR_...).
 _OTHER_TIME = frozenset({9, 10})
 _OTHER_NAME = frozenset({62, 64})
-_NEVER_SENT = (httpcore2.ConnectError, httpcore2.ConnectTimeout, httpcore2.PoolTimeout)
+_NEVER_SENT = (httpcore2.ConnectError, httpcore2.ConnectTimeout)
 
 
 class Unanswered(Exception):
@@ -46,12 +46,9 @@ class Wires:
     def __init__(
         self, *, tls: ssl.SSLContext | None = None, token: str | None = None, token_env: str | None = None
     ) -> None:
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=CONNECTIONS_MAX,
-            max_keepalive_connections=KEPT_MAX,
-            keepalive_expiry=KEPT_S,
-        )
+        self._requests = _connections(tls, at_most=CONNECTIONS_MAX)
+        # How an endpoint is must be heard while requests hold all of theirs. Each is asked one thing at once.
+        self._checks = _connections(tls, at_most=None)
         token = token or (os.environ.get(token_env) if token_env else None)
         self._headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
         self._token_env = token_env
@@ -67,20 +64,25 @@ class Wires:
     async def post(
         self, address: Address, question: Question, *, more: Sequence[tuple[bytes, bytes]] = ()
     ) -> Answer:
-        """`more` are header fields beside the question's own.
+        """`more` are header fields beside the question's own. Waits for a free connection as long as the
+        caller does: that there is none says nothing of the endpoint.
 
         :raises Unanswered: no answer came, or one that is too long
         """
         length = (b"content-length", b"%d" % len(question.body))
         headers = [*question.headers, *more, length]
-        return await self._ask("POST", address, question.path, headers, question.body)
+        return await self._ask(self._requests, "POST", address, question.path, headers, question.body)
 
     async def get(self, address: Address, path: str) -> Answer:
-        """:raises Unanswered: as `post`"""
-        return await self._ask("GET", address, path, [], None)
+        """Waits for no request's connection.
+
+        :raises Unanswered: as `post`
+        """
+        return await self._ask(self._checks, "GET", address, path, [], None)
 
     async def _ask(
         self,
+        pool: httpcore2.AsyncConnectionPool,
         method: str,
         address: Address,
         path: str,
@@ -98,12 +100,12 @@ class Wires:
         )
         host = address.host or parts.netloc
         fields = [(b"host", host.encode("idna")), (b"user-agent", b"mdslite"), *self._headers, *headers]
-        waits = {"connect": CONNECT_S, "read": READ_S, "write": READ_S, "pool": CONNECT_S}
+        waits = {"connect": CONNECT_S, "read": READ_S, "write": READ_S}
         extensions = {"timeout": waits}
         if address.host is not None and secure:
             extensions["sni_hostname"] = address.host.partition(":")[0]  # type: ignore[assignment]
         try:
-            async with self._pool.stream(
+            async with pool.stream(
                 method, url, headers=fields, content=body, extensions=extensions
             ) as response:
                 chunks, size = [], 0
@@ -122,7 +124,20 @@ class Wires:
 
     def close(self) -> None:
         """Close all connections, in the background."""
-        self._closing = asyncio.get_running_loop().create_task(self._pool.aclose(), name="close endpoints")
+        self._closing = asyncio.get_running_loop().create_task(self._close(), name="close endpoints")
+
+    async def _close(self) -> None:
+        await self._requests.aclose()
+        await self._checks.aclose()
+
+
+def _connections(tls: ssl.SSLContext | None, *, at_most: int | None) -> httpcore2.AsyncConnectionPool:
+    return httpcore2.AsyncConnectionPool(
+        ssl_context=tls,
+        max_connections=at_most,
+        max_keepalive_connections=KEPT_MAX,
+        keepalive_expiry=KEPT_S,
+    )
 
 
 def read_trust(options: Mapping[str, Any], *, more: Path | None = None) -> ssl.SSLContext | None:

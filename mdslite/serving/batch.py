@@ -248,8 +248,6 @@ def _first(errors: dict[int, MdsliteError], start: int, stop: int) -> MdsliteErr
 
 
 def _least(known: float | None, values: Sequence[float | None]) -> float | None:
-    if known is None and len(values) == 1:
-        return values[0]
     found = [value for value in values if value is not None]
     if known is not None:
         found.append(known)

@@ -25,7 +25,7 @@ from mdslite.serving.rotation import Rotation
 
 AHEAD_S = 0.02  # longer runs gain nothing from a batch that waits behind them
 BEGIN_WAIT_S = 200e-6  # a hand-over takes about half of it
-FEW = 2  # cores
+CROWDED = 2  # cores: on so few, a batch that takes them all and the loop only take turns
 
 
 class Crew:
@@ -55,8 +55,7 @@ class Crew:
         gates = {one.gate for one in replicas}
         self._seats = {gate: Seat(width=width, start=partial(self._start_on, gate)) for gate in gates}
         self.is_wide = all(width >= gate.slots for gate in gates)  # a batch takes all of its device's slots
-        # A batch takes the loop's core, and the loop half of what the batch has, or more.
-        self.is_in_the_way = self.is_wide and all(gate.with_loop and gate.slots <= FEW for gate in gates)
+        self.is_in_the_way = self.is_wide and all(gate.with_loop and gate.slots <= CROWDED for gate in gates)
         self._form = form
         self._give_back = give_back
         self._collect = collect

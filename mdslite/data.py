@@ -78,7 +78,7 @@ class DataCodec:
                 )
             native = array.astype(array.dtype.newbyteorder("="), copy=False)
             return self._columns([np.asarray(row) for row in native], "instances")
-        if kind != b"text/plain" and is_json(kind):
+        if is_json(kind):
             return self.decode(body)
         return self._columns([mds.Body(body, kind.decode("latin-1"))], "value")
 

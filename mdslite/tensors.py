@@ -223,7 +223,9 @@ class Codec:
         arrays = f", {NPY.decode()} or {OCTETS.decode()}" if len(self._inputs) == 1 else ""
         raise UnsupportedMedia(
             f"content-type {kind.decode('latin-1')!r} is not served: expected application/json{arrays}",
-            hint=None if arrays else "/v2/models/PROJECT.MODEL/infer takes the bytes of several inputs",
+            hint="JSON goes as application/json, or without a content-type"
+            if arrays
+            else "/v2/models/PROJECT.MODEL/infer takes the bytes of several inputs",
         )
 
     def decode_npy(self, body: bytes) -> Columns:

@@ -17,7 +17,7 @@ from mdslite.door.door import Limits
     ("target", "media_type", "limit", "hint"),
     [
         (PREDICT, "application/json", 1000, "application/x-npy"),
-        (PREDICT, "text/plain", 1000, "application/x-npy"),
+        (PREDICT, "application/x-www-form-urlencoded", 1000, "application/x-npy"),
         (PREDICT, "application/x-npy", 300_000, None),
         ("/api/v1/plan", "application/json", 4 << 20, None),
     ],

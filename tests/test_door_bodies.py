@@ -21,7 +21,6 @@ from waiting import until
         "application/json",
         "application/json; charset=utf-8",
         "Application/JSON ",
-        "text/plain",
         "application/x-www-form-urlencoded",  # what curl -d says
         "",
     ],
@@ -39,6 +38,7 @@ def test_json_is_read_whatever_a_careless_client_calls_it(tmp_path: Path, media_
     ("media_type", "body"),
     [
         ("application/xml", b"<x/>"),
+        ("text/plain;charset=UTF-8", b'{"instances": [[1, 2, 3]]}'),
         ("multipart/form-data; boundary=x", b"--x--"),
         ("application/python-pickle", b"\x80\x04N."),
         ("application/x-npy", npy(np.array([{"a": 1}], dtype=object), pickled=True)),
@@ -52,6 +52,9 @@ def test_what_is_not_read_is_said_to_be_of_the_wrong_type(
             reply = await site.ask(predict(body=body, headers=[("Content-Type", media_type)]))
             assert reply.status == 415
             assert reply.code == "unsupported_media_type"
+            if media_type != "application/x-npy":
+                assert "expected application/json" in reply.json["error"]
+                assert reply.json["hint"] == "JSON goes as application/json, or without a content-type"
 
     run(test())
 

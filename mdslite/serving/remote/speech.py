@@ -101,8 +101,7 @@ class PassingCodec(DataCodec):
         return super().take(texts)
 
     def decode_typed(self, body: bytes, media_type: bytes) -> Columns:
-        kind = plain_type(media_type)
-        if kind != b"text/plain" and is_json(kind):
+        if is_json(plain_type(media_type)):
             return self.decode(body)
         return Columns(1, ([mds.Body(body, media_type.decode("latin-1"))],), ((),), "value")
 

@@ -18,7 +18,8 @@ from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import measure_limit
 from benchmarks.load import Load
 from benchmarks.models import TINY, WIDE, Workload, make_body, write_model
-from benchmarks.packages import UNRELATED, LaneCost, Neighbour, Restart
+from benchmarks.package_cost import LaneCost, Restart
+from benchmarks.packages import UNRELATED, Neighbour
 from benchmarks.report import Results, find_targets, render, to_plain
 from benchmarks.routing import RoutingCost, ShadowCost, time_picks
 from benchmarks.rpc_cost import RpcCost, RpcTurn

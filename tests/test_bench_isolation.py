@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.isolation import Crossing, LaneCost, Restart, render
+from benchmarks.isolation import Crossing, render
+from benchmarks.package_cost import LaneCost, Restart
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmarks" / "isolation.py"
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes of their own are for Linux")
 def test_the_cost_of_isolation_is_measured() -> None:
-    command = [sys.executable, "-P", str(SCRIPT), "--seconds", "0.05", "--restarts", "1", "--json"]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "benchmarks.isolation",
+        "--seconds",
+        "0.05",
+        "--restarts",
+        "1",
+        "--json",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
     assert [one["data"] for one in found["crossings"]] == [
         "64 floats, JSON",
         "64 floats, array",

@@ -1,6 +1,6 @@
 """What it costs to run a Python class in a process of its own: time a datum at batch 32, and a restart.
 
-Runs in mdslite's own environment: `python scripts/benchmarks/isolation.py [--json] [--seconds S]`. A turn
+Runs in mdslite's own environment: `PYTHONPATH=scripts python -m benchmarks.isolation [--json]`. A turn
 calls the class's method in a plain loop, then the same class inline, then isolated, on the same 32 data, and
 copies these data twice, as they are on their way to a process and back; the middle of all turns counts.
 Inline and isolated sessions take JSON texts and give JSON texts, or arrays for arrays. Then the same through
@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.package_cost import LaneCost, Restart
 from mdslite.data import DataCodec
 from mdslite.errors import MdsliteError
 from mdslite.runtimes.devices import Devices
@@ -76,26 +77,6 @@ class Crossing:
     @property
     def added_us(self) -> float:
         return self.isolated_us - self.loop_us
-
-
-@dataclass(frozen=True, slots=True)
-class LaneCost:
-    """Microseconds a datum of 32 requests that come at once; `rows` is how many shared a batch."""
-
-    data: str
-    loop_us: float
-    inline_us: float
-    inline_rows: float
-    isolated_us: float
-    isolated_rows: float
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """Seconds from a crash to the first answer of the new process, and how long a load took before."""
-
-    serving_s: float
-    load_s: float
 
 
 def measure_crossings(package: Path, *, seconds: float) -> list[Crossing]:

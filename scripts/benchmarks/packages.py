@@ -17,9 +17,10 @@ from typing import Any
 from benchmarks.contenders import Bench, Contender, Running, predict_path
 from benchmarks.load import Load, run_load
 from benchmarks.models import TINY
+from benchmarks.package_cost import LaneCost, Restart
 from benchmarks.turns import WARM_S, Effort, Say
 
-ISOLATION = Path(__file__).parent / "isolation.py"
+ISOLATION = "benchmarks.isolation"
 CONNECTIONS = 32
 SETTLE_S = 0.25  # what burns begins so long before the load, and ends as long after it
 MARGIN_S = 120.0
@@ -51,27 +52,6 @@ UNRELATED = BURN + "\nimport sys\n\nprint(burn(float(sys.argv[1])))\n"
 
 
 @dataclass(frozen=True, slots=True)
-class LaneCost:
-    """Microseconds a datum of 32 that come at once, for a plain loop and through a lane; `rows` is how many
-    shared a batch."""
-
-    data: str
-    loop_us: float
-    inline_us: float
-    inline_rows: float
-    isolated_us: float
-    isolated_rows: float
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """Seconds from a crash to the next answer, and how long a load took before."""
-
-    serving_s: float
-    load_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Neighbour:
     """Requests a second that an ONNX model answers: with nothing beside it, while an unrelated process burns
     a core, and while a package of the same appliance does. `ratio` is the last by the one before: the median
@@ -90,12 +70,12 @@ def measure_lanes(bench: Bench, effort: Effort, say: Say) -> tuple[list[LaneCost
     """Runs in mdslite's environment, whose lanes it takes without the rest."""
     say("a lane's cost at batch 32, and restarts")
     seconds, restarts = effort.seconds * min(effort.rounds, 3) / 2, min(effort.rounds, 5)
-    command = [str(bench.mdslite.with_name("python")), "-P", str(ISOLATION), "--json"]
+    command = [str(bench.mdslite.with_name("python")), "-P", "-m", ISOLATION, "--json"]
     command += ["--seconds", str(seconds), "--restarts", str(restarts)]
     limit_s = 5 * seconds + MARGIN_S
     found = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
     if found.returncode:
-        raise RuntimeError(f"{ISOLATION.name} failed: {found.stderr[-2000:]}")
+        raise RuntimeError(f"{ISOLATION} failed: {found.stderr[-2000:]}")
     figures = json.loads(found.stdout)
     return [LaneCost(**one) for one in figures["lanes"]], Restart(**figures["restart"])
 

@@ -13,7 +13,8 @@ from benchmarks.journal import LogCost, LogCount
 from benchmarks.limit import Limit
 from benchmarks.models import TINY, WIDE, Workload
 from benchmarks.overload import TIMES, Overload
-from benchmarks.packages import LaneCost, Neighbour, Restart
+from benchmarks.package_cost import LaneCost, Restart
+from benchmarks.packages import Neighbour
 from benchmarks.queries import QueryCost
 from benchmarks.routing import RoutingCost, ShadowCost
 from benchmarks.rpc_cost import RpcCost

@@ -58,6 +58,16 @@ class TestEveryCommand:
         hint = err.splitlines()[-1].removeprefix("hint: ")
         assert run(shlex.split(hint)[1:]) == 0
 
+    @pytest.mark.parametrize("name", [*COMMANDS, "nothing-like-it"])
+    def test_fails_in_json_too_where_that_was_asked_for(
+        self, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run([name, "--json", "--surplus"]) == 1
+        printed = capsys.readouterr()
+        told = json.loads(printed.out)
+        assert told.keys() == {"error", "code", "hint"}
+        assert printed.err == f"error: {told['error']}\nhint: {told['hint']}\n"
+
     @pytest.mark.parametrize(
         ("typed", "question", "hint"),
         [

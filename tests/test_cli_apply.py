@@ -181,6 +181,35 @@ class TestApply:
         assert found["result"] == FAILED
         assert "error: demo/digits v2: no such op" in printed.err
 
+    @pytest.mark.parametrize(
+        ("data", "code", "error"),
+        [
+            (None, "invalid_request", "cannot read d.yaml: No such file"),
+            (b"\xff", "invalid_request", "d.yaml is no UTF-8 text"),
+            (b"deployments: [", "invalid_spec", "d.yaml:1:14: expected ]"),
+        ],
+    )
+    def test_as_json_a_file_that_cannot_be_read_is_one_object_too(
+        self, api: ApiServer, deployments: Path, data: bytes | None, code: str, error: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        if data is not None:
+            Path("d.yaml").write_bytes(data)
+        if code == "invalid_spec":  # which the appliance says
+            place = {"file": "d.yaml", "line": 1, "column": 14, "hint": "write it"}
+            api.error = (422, {"error": f"{error}", "code": code, **place})
+        assert run(["apply", "-f", "d.yaml", "--json", "--yes"]) == 1
+        told = json.loads(capsys.readouterr().out)
+        assert told["error"].startswith(error)
+        assert told["code"] == code
+        assert told["hint"]
+
+    def test_as_json_a_plan_that_is_declined_is_printed(self, api: ApiServer, deployments: Path) -> None:
+        code, screen = on_a_terminal(["apply", "-f", "deployments.yaml", "--json", "--url", api.url], b"n\n")
+        assert code == 1
+        told, _ = json.JSONDecoder().raw_decode(screen[screen.index("{") :])
+        assert told == {"plan": PLAN, "steps": [], "result": None}
+
     @pytest.mark.parametrize("options", [["--yes"], ["--dry-run"], []])
     def test_a_plan_that_could_not_be_made_is_shown_as_far_as_it_is_known_before_its_error(
         self, api: ApiServer, deployments: Path, options: list[str], capsys: pytest.CaptureFixture[str]

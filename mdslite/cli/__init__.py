@@ -127,7 +127,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. Errors become `error:` and `hint:` lines on stderr."""
+    """Run one command; its exit code. Errors become `error:` and `hint:` lines on stderr, and an object on
+    stdout where JSON was asked for."""
+    as_json = "--json" in (sys.argv[1:] if args is None else args)  # whatever else was wrong with them
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(
@@ -140,9 +142,9 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.ClickException as exc:
         from mdslite.cli.usage import explain
 
-        return _fail(explain(exc))
+        return _fail(explain(exc), as_json=as_json)
     except errors.MdsliteError as exc:
-        return _fail(exc)
+        return _fail(exc, as_json=as_json)
     return code if isinstance(code, int) else 0
 
 
@@ -157,8 +159,11 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _fail(error: errors.MdsliteError) -> int:
-    from mdslite.cli.output import write_error
+def _fail(error: errors.MdsliteError, *, as_json: bool) -> int:
+    from mdslite.cli.output import write_error, write_json
 
+    if as_json:
+        plain = {"error": error.message, "code": error.code} | error.details()
+        write_json(plain, indent=None)  # a line of its own below those of `logs`
     write_error(error)
     return 1

@@ -99,7 +99,6 @@ def change(
     `otherwise` is the command that does the same without asking.
     """
     from mdslite.planning import as_planned
-    from mdslite.replies import error_from
 
     wanted = {**body, "reason": reason, "author": author()}
     with showing(several=True) as progress:
@@ -109,7 +108,7 @@ def change(
         if yes and not dry_run and made["code"] in _KEPT:
             return _carry_out(client, wanted, None, as_json=as_json)
         _write_told(made, made.get("diff"), [], as_json=as_json)
-        raise error_from(made)
+        return _tell_failure(made, client.url)
     plan = {name: value for name, value in made.items() if name != "event"}
     if not as_json:
         write_plan(plan)
@@ -118,6 +117,8 @@ def change(
             output.write_json({"plan": plan, "steps": [], "result": None})
         return CHANGED if dry_run and plan["changed"] else 0
     if not yes and not output.confirm("Apply?", otherwise=otherwise):
+        if as_json:
+            output.write_json({"plan": plan, "steps": [], "result": None})
         output.note("nothing was applied")
         return 1
     return _carry_out(client, as_planned(wanted, plan), plan, as_json=as_json)
@@ -165,18 +166,23 @@ def _write_told(
         write_plan(plan)
 
 
+def _tell_failure(result: Mapping[str, Any], url: str) -> int:
+    from mdslite.replies import error_from
+
+    error = error_from(result)
+    if error.hint is not None:
+        error.hint = addressed_to(url, error.hint)
+    output.write_error(error)
+    return 1
+
+
 def _models_changed(plan: Mapping[str, Any]) -> int:
     return sum(any(step["action"] != "RETAIN" for step in model["steps"]) for model in plan["models"])
 
 
 def _conclude(result: Mapping[str, Any], url: str, *, as_json: bool) -> int:
-    from mdslite.replies import error_from
-
     if result["state"] == "failed":
-        error = error_from(result)
-        if error.hint is not None:
-            error.hint = addressed_to(url, error.hint)
-        output.write_error(error)
+        _tell_failure(result, url)
         number = result.get("revision")
         failed = (
             "nothing was switched" if number is None else f"revision {number} failed, nothing was switched"

@@ -298,8 +298,7 @@ def plan_reply(draft: Draft) -> PlanReply:
 
 def plan_event(draft: Draft) -> PlanEvent:
     """The last line of a plan that was told of while it was made."""
-    reply = plan_reply(draft)
-    return PlanEvent(base_revision=reply.base_revision, changed=reply.changed, models=reply.models)
+    return PlanEvent(**msgspec.structs.asdict(plan_reply(draft)))
 
 
 def summary_of(diff: DiffInfo) -> Summary:

@@ -56,11 +56,11 @@ class ArtifactStore:
         allow: Collection[str] = (),
         planned: str | None = None,
         progress: Progress | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] = lambda: None,
     ) -> Artifact:
         """Store what a version's `uri` names: a URL, or an absolute path."""
         if uri.lower().startswith(("http://", "https://")):
-            return self.add_url(uri, allow=allow, planned=planned, progress=progress, stopped=stopped)
+            return self.add_url(uri, allow=allow, planned=planned, progress=progress, check=check)
         return self.add_path(Path(uri), progress=progress)
 
     def add_path(self, path: Path, *, progress: Progress | None = None) -> Artifact:
@@ -91,13 +91,13 @@ class ArtifactStore:
         allow: Collection[str] = (),
         planned: str | None = None,
         progress: Progress | None = None,
-        stopped: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] = lambda: None,
     ) -> Artifact:
         """Download and store a file or an archive's content; what the server calls unchanged is not sent.
 
         :param allow: HOST or HOST:PORT whose addresses may be internal ones
         :param planned: the digest that will do if it is what came from there last: nobody is asked then
-        :param stopped: asked while bytes are waited for: whether nobody waits for the whole any more
+        :param check: called while bytes are waited for; what it raises ends the download, as with `progress`
         :raises ArtifactError: not to be had, or as `add_path`
         :raises TooLarge: as `add_path`
         :raises StorageFull: as `add_path`
@@ -110,7 +110,7 @@ class ArtifactStore:
         if stored is not None and stored.digest == planned:
             return stored
         with (
-            open_url(url, allow=allow, validators=known if stored else {}, stopped=stopped) as download,
+            open_url(url, allow=allow, validators=known if stored else {}, check=check) as download,
             self._shelf.workplace() as work,
         ):
             if download is None:

@@ -39,7 +39,7 @@ _HTTP_FAULTS = (
 )
 # RFC 9110, 8.8.2.2: a modification time this much older than the reply tells one content from the next.
 _SETTLED_S = 60.0
-_LOOK_S = 0.5  # how often a wait looks whether it goes on
+_LOOK_S = 0.5  # how often a wait looks whether to go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class Network:
     clock: Callable[[], float] = time.monotonic
 
 
-def _never() -> bool:
-    return False
+def _go_on() -> None:
+    return
 
 
 @contextmanager
@@ -83,19 +83,18 @@ def open_url(
     allow: Collection[str] = (),
     validators: Mapping[str, str] | None = None,
     network: Network | None = None,
-    stopped: Callable[[], bool] = _never,
+    check: Callable[[], None] = _go_on,
 ) -> Iterator[Download | None]:
     """Follow a URL to its content. None when `validators` were given and the content is still the same.
-    `stopped` is asked while bytes are waited for, and ends that.
+    `check` is called again and again while bytes are waited for; what it raises ends that.
 
-    :raises ArtifactError: not found, refused, broken off, too slow, at an address that is not allowed, or
-        stopped
+    :raises ArtifactError: not found, refused, broken off, too slow, or at an address that is not allowed
     """
     network = network or Network()
     start = target = _parse_url(url)
     known = validators or {}
     deadline = network.clock() + network.waits.total_s
-    watch = _Watch(network.clock, stopped)
+    watch = _Watch(network.clock, check)
     backend = _WatchedBackend(AllowList.parse(allow), network.resolve, watch)
     with httpcore2.ConnectionPool(ssl_context=network.tls, network_backend=backend) as pool:
         for _ in range(MAX_HOPS):
@@ -119,9 +118,9 @@ def open_url(
 class _Watch:
     """Ends what takes too long though bytes come, and what nobody waits for any more."""
 
-    def __init__(self, clock: Callable[[], float], stopped: Callable[[], bool]) -> None:
+    def __init__(self, clock: Callable[[], float], check: Callable[[], None]) -> None:
         self._clock = clock
-        self._stopped = stopped
+        self._check = check
         self._shown = ""
         self._until = 0.0
 
@@ -130,8 +129,7 @@ class _Watch:
         self._shown, self._until = _shown(target), until
 
     def look(self) -> None:
-        if self._stopped():
-            raise ArtifactError(f"{self._shown}: its fetching was stopped", hint="apply it again")
+        self._check()
         if self._clock() > self._until:
             raise ArtifactError(f"{self._shown} sends too slowly", hint=_FETCH_HINT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 from applying import V1, V2, apply
 from box import Box, deployments, file_order, open_box, undo_order
 from doors import Deployed, open_site
-from file_server import FileServer
+from file_server import FileServer, Request, reply
+from waiting import until
 
 from mdslite.deploy import intake
 from mdslite.errors import ArtifactError, LoadFailed, StorageFull
@@ -111,6 +113,27 @@ async def test_a_model_behind_an_allowed_address_is_downloaded_and_served(
         first, second = box.fleet.all()
         assert first.digest == second.digest  # the same bytes, wherever they come from
         assert first.state == "ready"
+
+
+async def test_a_plan_that_nobody_waits_for_any_more_is_not_downloaded_for(
+    tmp_path: Path, folder: Path, web: FileServer, prober: Prober
+) -> None:
+    gone = threading.Event()
+
+    def stall(_: Request, send: Callable[[bytes], None]) -> None:
+        send(reply(b"the first bytes", headers={"content-length": "1000000"}))
+        gone.wait(20)
+
+    web.pages["/v1.onnx"] = stall
+    async with open_box(tmp_path / "store", prober, allow_internal=(web.host,)) as box:
+        source = file_order(deployments(f"v1, uri: '{web.url}/v1.onnx'"), folder).source
+        planning = asyncio.create_task(box.deployer.plan(source))
+        await until(lambda: list(box.artifacts.root.glob(".staging/*")))
+        planning.cancel()
+        try:
+            await until(lambda: not list(box.artifacts.root.glob(".staging/*")), limit_s=10)
+        finally:
+            gone.set()
 
 
 # The store

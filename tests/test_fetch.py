@@ -179,10 +179,14 @@ def test_nobody_goes_on_waiting_for_a_silent_server_once_that_is_stopped(
         asked.set()
         _wait(done)
 
+    def check() -> None:
+        if asked.is_set():
+            raise ArtifactError("its fetching was stopped")
+
     web.pages["/m.onnx"] = fall_silent
     try:
         with pytest.raises(ArtifactError, match="was stopped"):
-            artifacts.add(f"{web.url}/m.onnx", allow=[web.host], stopped=asked.is_set)
+            artifacts.add(f"{web.url}/m.onnx", allow=[web.host], check=check)
         assert asked.is_set()
     finally:
         done.set()

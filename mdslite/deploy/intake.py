@@ -205,7 +205,7 @@ class Intake:
                 allow=self.allow_internal,
                 planned=planned,
                 progress=report,
-                stopped=lambda: report.stopped,
+                check=report.check,
             )
         except asyncio.CancelledError:
             report.stopped = True
@@ -231,9 +231,13 @@ class _Report:
         self._loop = loop
         self._next_s = 0.0
 
-    def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
+    def check(self) -> None:
+        """:raises ArtifactError: nobody waits for the artifact any more"""
         if self.stopped:
             raise ArtifactError(f"{self._uri}: its fetching was stopped", hint="apply it again")
+
+    def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
+        self.check()
         now = monotonic()
         if now < self._next_s and done_bytes != total_bytes:
             return

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import sleep, time
 
+from mdslite.api.trouble import Trouble
 from mdslite.errors import MdsliteError, Unavailable
 from mdslite.logrules import Log
 from mdslite.predict.answers import encode, gather
@@ -239,13 +240,12 @@ class Comparisons:
         self._disagreements.clear()
 
     async def _flush_often(self) -> None:
+        trouble = Trouble("comparisons are not written", "comparisons are written again")
         while True:
             await asyncio.sleep(self._flush_s)
             self._give_missed()
-            try:
+            with trouble.told():  # a full disk: the sums grow no further than their minutes
                 await self._worker.call(self._flush)
-            except MdsliteError as exc:  # a full disk: the sums grow no further than their minutes
-                logger.warning("comparisons could not be written: %s", exc.message)
 
 
 def _pair(primary: Served, shadow: Served) -> Pair:

@@ -8,7 +8,6 @@ share holds counts as random whatever else could have chosen it: so that share t
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from time import monotonic, time
 from mdslite.api.comparing import Comparisons
 from mdslite.api.inputs import content_of
 from mdslite.api.logged_items import LoggedItems, is_whole
+from mdslite.api.trouble import Trouble
 from mdslite.errors import MdsliteError
 from mdslite.serving.classes import count_classes
 from mdslite.serving.fleet import Fleet
@@ -28,8 +28,6 @@ from mdslite.store.labels import CLASSES_MAX, Count, Item, Label, LabelStore, Re
 from mdslite.store.registry import Registry
 from mdslite.store.requests import Entry, RequestLog
 from mdslite.store.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 SETTLE_S = 1.0  # after an answer, until its shadows have answered too and all is written
@@ -164,12 +162,11 @@ class Labeling:
             await self._worker.call(self._candidates.add, taken, cursors=dict(self._cursors))
 
     async def _look_often(self) -> None:
+        trouble = Trouble("requests to label are not looked for", "requests to label are looked for again")
         while True:
             await asyncio.sleep(self._look_s)
-            try:
+            with trouble.told():  # a full disk, a slow query: the next look goes on from here
                 await self.look()
-            except MdsliteError as exc:  # a full disk, a slow query: the next look goes on from here
-                logger.warning("no look for requests to label: %s", exc.message)
 
     async def _pick(self, now: float) -> list[tuple[Entry, Reason]]:
         """Answers of the log that rules choose by themselves."""

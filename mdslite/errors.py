@@ -79,10 +79,15 @@ class InvalidRequest(MdsliteError):
         hint: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(
-            message if field is None else f"{field}: {message}", hint=hint, retry_after_s=retry_after_s
-        )
-        self.field = field
+        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
+        self.field: str | None = None
+        if field is not None:
+            self.locate(field)
+
+    def locate(self, field: str) -> None:
+        """Say what was wrong, for who did not know where that came from."""
+        self.field, self.message = field, f"{field}: {self.message}"
+        self.args = (self.message,)
 
     def details(self) -> dict[str, Any]:
         return super().details() | ({"field": self.field} if self.field else {})
@@ -93,7 +98,21 @@ class InvalidJson(InvalidRequest):
 
 
 class InvalidTensor(InvalidRequest):
+    """`at` are the indices of the value that was wrong, in the lists that were to be a tensor."""
+
     code = "invalid_tensor"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+        at: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(message, field=field, hint=hint, retry_after_s=retry_after_s)
+        self.at = at
 
 
 class Unauthorized(MdsliteError):

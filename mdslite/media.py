@@ -11,8 +11,8 @@ import orjson
 from mdslite.errors import InvalidJson
 
 OCTETS = b"application/octet-stream"
-# curl -d says the second without meaning it, and many clients say nothing at all. Who says text/plain may well
-# mean text: a package gets it as such.
+# curl -d says the last without meaning it, and many clients say nothing at all. Who says text/plain may well
+# mean text, which a package gets as such.
 _JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded"})
 
 

@@ -44,48 +44,72 @@ _FLOATS = {
 
 
 def pack_column(
-    spec: TensorSpec, values: list[Any], shape: Sequence[int | None], *, each: str | None = None
+    spec: TensorSpec,
+    values: list[Any],
+    shape: Sequence[int | None],
+    head: str,
+    tail: str | None = "",
+    *,
+    each: str | None = None,
 ) -> tuple[Column, RowShape]:
     """Pack nested lists, outermost axis rows, into a column of `spec`'s dtype; returns it and its row shape.
     Who gave the values one by one knows nothing of that axis: `each` is what one of them is to be called.
+    They came from `head`, and of each row what stands there at `tail`; None where `head` is the only one.
 
     :raises InvalidTensor: ragged, of another shape, or with elements of another type
     """
-    if each is None:
-        found, flat = flatten(spec, values, spec.shape)
-        check_shape(spec, found, shape)
-    else:
-        found, flat = flatten(spec, values, shape[1:])
-        check_shape(spec, found[1:], shape[1:], of=each)
-    return pack_flat(spec, flat), found[1:]
+    try:
+        found, flat = flatten(spec, values, shape)
+        if each is None:
+            check_shape(spec, found, shape)
+        else:
+            check_shape(spec, found[1:], shape[1:], of=each)
+        return pack_flat(spec, flat, found), found[1:]
+    except InvalidTensor as exc:
+        if exc.at:
+            exc.locate(_place(head, tail, exc.at))
+        raise
+
+
+def _place(head: str, tail: str | None, at: Sequence[int]) -> str:
+    row = "" if tail is None else f"[{at[0]}]{tail}"
+    return f"{head}{row}{show_place(at[1:])}"
 
 
 def pack_shared(
-    specs: Mapping[str, TensorSpec], instances: Sequence[Mapping[str, Any]]
+    specs: Mapping[str, TensorSpec], instances: Sequence[Mapping[str, Any]], head: str, tail: str | None = ""
 ) -> tuple[Shared, ...]:
     """Pack what is given of those inputs that all rows of a request share: lists, or a bare number where one
-    is all there is. All instances name the same inputs.
+    is all there is. All instances name the same inputs; `head` and `tail` as for `pack_column`.
 
     :raises InvalidTensor: as `pack_column`
     :raises InvalidRequest: an instance gives another value than the first
     """
-    return tuple(
-        _share(spec, [instance[name] for instance in instances])
-        for name, spec in specs.items()
-        if name in instances[0]
-    )
+    found = []
+    for name, spec in specs.items():
+        if name not in instances[0]:
+            continue
+        try:
+            found.append(_share(spec, [instance[name] for instance in instances]))
+        except InvalidTensor as exc:
+            if exc.at:  # a bare number has no place of its own
+                exc.locate(f"{_place(head, tail, exc.at[:1])}.{name}")
+            raise
+    return tuple(found)
 
 
 def _share(spec: TensorSpec, values: Sequence[Any]) -> Shared:
-    shape, flat = flatten(spec, [_as_nested(value, len(spec.shape)) for value in values], spec.shape)
+    nested = [_as_nested(value, len(spec.shape)) for value in values]
+    shape, flat = flatten(spec, nested, (None, *spec.shape))
     check_shape(spec, shape[1:], spec.shape)
-    packed = as_bytes(pack_flat(spec, flat))
+    packed = as_bytes(pack_flat(spec, flat, shape))
     size = len(packed) // len(values)
     first = packed[:size]
     if packed != first * len(values):  # compared as bytes: NaN is itself there
         differs = next(at for at in range(len(values)) if packed[at * size : (at + 1) * size] != first)
         raise InvalidRequest(
-            f'instance {differs}: another "{spec.name}" than instance 0: all instances of a request share it',
+            f'another "{spec.name}" than in the first instance: all instances of a request share it',
+            field=f"instances[{differs}]",
             hint="send it in another request",
         )
     return Shared(spec.name, spec.datatype, shape[1:], first)
@@ -106,20 +130,32 @@ def as_bytes(column: Column) -> bytes:
     return bytes(column)
 
 
-def pack_flat(spec: TensorSpec, flat: list[Any]) -> Column:
-    """Pack values in row-major order into a column of `spec`'s dtype.
+def pack_flat(spec: TensorSpec, flat: list[Any], shape: Sequence[int]) -> Column:
+    """Pack values in row-major order into a column of `spec`'s dtype; they came in lists of that shape.
 
     :raises InvalidTensor: a value is of another type, or does not fit into the dtype
     """
-    if spec.datatype == "BYTES":
-        return flat if set(map(type, flat)) <= {str} else [_string(spec, value) for value in flat]
-    if spec.datatype == "BOOL":
-        _check_types(spec, flat, {bool})
-    elif spec.datatype in _FLOATS:
-        _check_types(spec, flat, {int, float})
-    else:
-        _check_types(spec, flat, {int})
-    return _to_bytes(spec, flat)
+    try:
+        if spec.datatype == "BYTES":
+            if set(map(type, flat)) <= {str}:
+                return flat
+            return [_string(spec, value, number) for number, value in enumerate(flat)]
+        if spec.datatype == "BOOL":
+            _check_types(spec, flat, {bool})
+        elif spec.datatype in _FLOATS:
+            _check_types(spec, flat, {int, float})
+        else:
+            _check_types(spec, flat, {int})
+        return _to_bytes(spec, flat)
+    except InvalidTensor as exc:
+        if exc.at:
+            exc.at = _indices(exc.at[0], shape)
+        raise
+
+
+def _indices(number: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """Where an element stands that is counted in row-major order."""
+    return tuple(map(int, np.unravel_index(number, shape)))
 
 
 def is_base64(value: Any) -> bool:
@@ -127,7 +163,7 @@ def is_base64(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"b64"}
 
 
-def as_string(spec: TensorSpec, data: bytes, number: int | None = None) -> str | bytes:
+def as_string(spec: TensorSpec, data: bytes, number: int) -> str | bytes:
     """A string that came as bytes, as `spec`'s columns hold it; `number` counts strings from 0.
 
     :raises InvalidTensor: it is no UTF-8, and the model takes texts
@@ -137,9 +173,9 @@ def as_string(spec: TensorSpec, data: bytes, number: int | None = None) -> str |
     try:
         return data.decode()
     except UnicodeDecodeError as exc:
-        which = "a string" if number is None else f"string {number}"
         raise InvalidTensor(
-            f'input "{spec.name}": {which} is not valid UTF-8, and this model takes texts'
+            f'input "{spec.name}": string {number} is not valid UTF-8, and this model takes texts',
+            at=(number,),
         ) from exc
 
 
@@ -151,16 +187,18 @@ def show_bytes(data: bytes) -> str | dict[str, str]:
         return {"b64": base64.b64encode(data).decode()}
 
 
-def _string(spec: TensorSpec, value: Any) -> str | bytes:
+def _string(spec: TensorSpec, value: Any, number: int) -> str | bytes:
     if isinstance(value, str):
         return value
     if not is_base64(value):
-        raise InvalidTensor(f'input "{spec.name}": expected BYTES values, got {kind_of(value)}')
+        raise InvalidTensor(f'input "{spec.name}": expected BYTES values, got {kind_of(value)}', at=(number,))
     text = value["b64"]
     try:
-        return as_string(spec, base64.b64decode(text, validate=True))
+        return as_string(spec, base64.b64decode(text, validate=True), number)
     except (binascii.Error, TypeError, ValueError) as exc:
-        raise InvalidTensor(f'input "{spec.name}": expected base64 in "b64", got {kind_of(text)}') from exc
+        raise InvalidTensor(
+            f'input "{spec.name}": expected base64 in "b64", got {kind_of(text)}', at=(number,)
+        ) from exc
 
 
 def check_shape(
@@ -179,7 +217,8 @@ def check_shape(
 
 
 def flatten(spec: TensorSpec, values: list[Any], wanted: Sequence[int | None]) -> tuple[RowShape, list[Any]]:
-    """The shape of nested lists, and their values in row-major order. `wanted` is what to say was expected.
+    """The shape of nested lists, and their values in row-major order. `wanted`, with what the outermost list
+    counts, tells which of lists that differ is the odd one.
 
     :raises InvalidTensor: ragged, or nested too deep
     """
@@ -191,14 +230,30 @@ def flatten(spec: TensorSpec, values: list[Any], wanted: Sequence[int | None]) -
         size = len(level[0])
         for item in level:
             if not isinstance(item, list) or len(item) != size:
-                got = f"a list of {len(item)}" if isinstance(item, list) else kind_of(item)
-                raise InvalidTensor(
-                    f'input "{spec.name}": ragged: a list of {size} stands beside {got}; '
-                    f"expected shape {show_shape(wanted)}"
-                )
+                raise _ragged(spec, level, shape, wanted)
         shape.append(size)
         level = list(chain.from_iterable(level))
+    if len(shape) < len(wanted) and any(isinstance(item, list) for item in level):
+        raise _ragged(spec, level, shape, wanted)
     return tuple(shape), level
+
+
+def _ragged(
+    spec: TensorSpec, level: list[Any], shape: Sequence[int], wanted: Sequence[int | None]
+) -> InvalidTensor:
+    """What is wrong at one depth, `shape` being that above it: the first that is not as the others or, where
+    that is known, not as it should be."""
+    lengths = [len(item) if isinstance(item, list) else None for item in level]
+    if len(shape) < len(wanted):
+        known = wanted[len(shape)]
+        size = known if known is not None else next(one for one in lengths if one is not None)
+        expected = f"a list of {size}" if known is not None else f"a list of {size}, as another has"
+    else:
+        size, expected = None, f"{spec.datatype} values"
+    number = next(at for at, length in enumerate(lengths) if length != size)
+    length = lengths[number]
+    got = kind_of(level[number]) if length is None else f"a list of {length}"
+    return InvalidTensor(f'input "{spec.name}": expected {expected}, got {got}', at=_indices(number, shape))
 
 
 def plain_values(spec: TensorSpec, output: Any) -> Any:
@@ -230,8 +285,10 @@ def plain_rows(value: Any) -> Any:
 def _check_types(spec: TensorSpec, flat: list[Any], allowed: set[type]) -> None:
     if set(map(type, flat)) <= allowed:
         return
-    wrong = next(value for value in flat if type(value) not in allowed)
-    raise InvalidTensor(f'input "{spec.name}": expected {spec.datatype} values, got {kind_of(wrong)}')
+    number = next(at for at, value in enumerate(flat) if type(value) not in allowed)
+    raise InvalidTensor(
+        f'input "{spec.name}": expected {spec.datatype} values, got {kind_of(flat[number])}', at=(number,)
+    )
 
 
 def _to_bytes(spec: TensorSpec, flat: list[Any]) -> bytes:
@@ -241,14 +298,14 @@ def _to_bytes(spec: TensorSpec, flat: list[Any]) -> bytes:
                 return np.array(flat, dtype=NUMPY_DTYPES[spec.datatype]).tobytes()
             wide = np.array(flat, dtype=np.float32)
     except (OverflowError, FloatingPointError) as exc:
-        raise InvalidTensor(_misfit(spec, flat)) from exc
+        raise _misfit(spec, flat) from exc
     found = to_bfloat16(wide)
     if np.count_nonzero(found & 0x7FFF == 0x7F80) != np.count_nonzero(np.isinf(wide)):
-        raise InvalidTensor(_misfit(spec, flat))
+        raise _misfit(spec, flat)
     return found.tobytes()
 
 
-def _misfit(spec: TensorSpec, flat: list[Any]) -> str:
+def _misfit(spec: TensorSpec, flat: list[Any]) -> InvalidTensor:
     """Which of the values is too large or too small for a dtype."""
     if spec.datatype in _FLOATS:
         most: float = _FLOATS[spec.datatype] - 1
@@ -258,8 +315,11 @@ def _misfit(spec: TensorSpec, flat: list[Any]) -> str:
         least, most = limits.min, limits.max
     beyond = (at for at, one in enumerate(flat) if most < one < math.inf or -math.inf < one < least)
     number = next(beyond, None)
-    what = "a value" if number is None else f"{kind_of(flat[number])} (element {number}, from 0)"
-    return f'input "{spec.name}": {what} does not fit into {spec.datatype}'
+    what = "a value" if number is None else kind_of(flat[number])
+    return InvalidTensor(
+        f'input "{spec.name}": {what} does not fit into {spec.datatype}',
+        at=() if number is None else (number,),
+    )
 
 
 def to_bfloat16(array: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.uint16]]:
@@ -272,6 +332,11 @@ def to_bfloat16(array: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any,
 def from_bfloat16(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Widen bfloat16 bit patterns to float32."""
     return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def show_place(at: Sequence[int]) -> str:
+    """Indices as they are written behind a list's name."""
+    return "".join(f"[{index}]" for index in at)
 
 
 def show_shape(shape: Sequence[int | None]) -> str:

@@ -121,8 +121,7 @@ class Codec:
     def _decode_message(self, message: Any) -> Columns:
         if not isinstance(message, dict):
             raise InvalidRequest(f'expected an object with "instances" or "inputs", got {kind_of(message)}')
-        unknown = message.keys() - {"instances", "inputs", "signature_name"}
-        if unknown:
+        if unknown := message.keys() - {"instances", "inputs", "signature_name"}:
             raise InvalidRequest(
                 f'unknown key "{clip(min(unknown))}" in the body: expected "instances" or "inputs"'
             )
@@ -132,14 +131,15 @@ class Codec:
                 f'"signature_name": expected a text, got {kind_of(name)}', hint="leave it out: there is one"
             )
         if ("instances" in message) == ("inputs" in message):
-            raise InvalidRequest('expected exactly one of "instances" and "inputs" in the body')
+            got = "both" if "inputs" in message else "neither"
+            raise InvalidRequest(f'expected one of the keys "instances" and "inputs" in the body, got {got}')
         if "instances" in message:
             return self._decode_instances(message["instances"])
         return self._decode_inputs(message["inputs"])
 
     def _decode_instances(self, instances: Any) -> Columns:
         if not isinstance(instances, list):
-            raise InvalidRequest(f'"instances": expected a list, got {kind_of(instances)}')
+            raise InvalidRequest(f"expected a list, got {kind_of(instances)}", field="instances")
         if not instances:
             return self.empty("instances")
         columns: list[tuple[Column | None, RowShape | None]] = []
@@ -147,11 +147,14 @@ class Codec:
             isinstance(instances[0], dict) and not self._is_bytes(instances[0])
         )
         values = self._gather(instances) if named else [instances]
-        shared = pack_shared(self._shared, instances) if named else ()
+        shared = pack_shared(self._shared, instances, "instances") if named else ()
         for spec, value in zip(self._inputs, values, strict=True):
             shape = (None, *spec.shape[1:]) if self.counted else (None, *spec.shape)
-            packed = None if value is None else pack_column(spec, value, shape, each="an instance of ")
-            columns.append(packed or (None, None))
+            if value is None:
+                columns.append((None, None))
+                continue
+            tail = f".{spec.name}" if named else ""
+            columns.append(pack_column(spec, value, shape, "instances", tail, each="an instance of "))
         return self._columns(len(instances), columns, "instances", shared)
 
     def _is_bytes(self, value: Any) -> bool:
@@ -160,53 +163,51 @@ class Codec:
 
     def _gather(self, instances: list[Any]) -> list[list[Any] | None]:
         """Turn `[{input: value}, ...]` into one list of values an input."""
-        present = None
+        first = instances[0]
         for number, instance in enumerate(instances):
+            if number and isinstance(instance, dict) and instance.keys() == first.keys():
+                continue
+            field = f"instances[{number}]"
             if not isinstance(instance, dict):
-                raise InvalidRequest(
-                    f"instance {number}: expected an object with {self._wanted()}, got {kind_of(instance)}"
-                )
-            if present is None:
-                present = instance.keys()
-                self._check_names(present, f"instance {number}: ")
-            elif instance.keys() != present:
-                self._check_names(instance.keys(), f"instance {number}: ")
-                raise InvalidRequest(f"instance {number}: names other inputs than instance 0 does")
-        assert present is not None
+                wrong = f"expected an object with {self._wanted()}, got {kind_of(instance)}"
+                raise InvalidRequest(wrong, field=field)
+            self._check_names(instance.keys(), field)
+            if number:
+                raise InvalidRequest("it names other inputs than the first instance does", field=field)
         return [
-            [instance[spec.name] for instance in instances] if spec.name in present else None
+            [instance[spec.name] for instance in instances] if spec.name in first else None
             for spec in self._inputs
         ]
 
     def _decode_inputs(self, inputs: Any) -> Columns:
-        if not isinstance(inputs, dict) or (len(self._inputs) == 1 and self._is_bytes(inputs)):
+        named = isinstance(inputs, dict) and not (len(self._inputs) == 1 and self._is_bytes(inputs))
+        if not named:
             if len(self._inputs) != 1:
-                raise InvalidRequest(f'"inputs": expected an object with {self._wanted()}')
+                wrong = f"expected an object with {self._wanted()}, got {kind_of(inputs)}"
+                raise InvalidRequest(wrong, field="inputs")
             inputs = {self._inputs[0].name: inputs}
-        self._check_names(inputs.keys(), "")
+        self._check_names(inputs.keys())
         columns: list[tuple[Column | None, RowShape | None]] = []
         rows: int | None = None
         for spec in self._inputs:
             if spec.name not in inputs:
                 columns.append((None, None))
                 continue
-            value = inputs[spec.name]
+            value, place = inputs[spec.name], f"inputs.{spec.name}" if named else "inputs"
             if not self.counted:
-                columns.append(pack_column(spec, [value], (None, *spec.shape), each=""))
+                columns.append(pack_column(spec, [value], (None, *spec.shape), place, None, each=""))
                 rows = 1
                 continue
             if not isinstance(value, list):
-                raise InvalidTensor(
-                    f'input "{spec.name}": expected a list of rows of shape {show_shape(spec.shape)}, '
-                    f"got {kind_of(value)}"
-                )
+                wrong = f"expected a list of rows of shape {show_shape(spec.shape)}, got {kind_of(value)}"
+                raise InvalidTensor(f'input "{spec.name}": {wrong}', field=place)
             if rows is not None and len(value) != rows:
                 raise InvalidTensor(
                     f'input "{spec.name}": {len(value)} rows, but "{self._inputs[0].name}" has {rows}'
                 )
             rows = len(value)
-            columns.append(pack_column(spec, value, (None, *spec.shape[1:])) if value else (None, None))
-        shared = pack_shared(self._shared, [inputs])
+            columns.append(pack_column(spec, value, self.shape_of(spec), place) if value else (None, None))
+        shared = pack_shared(self._shared, [inputs], "inputs", None)
         return self._columns(rows, columns, "inputs", shared) if rows else self.empty("inputs")
 
     def decode_typed(self, body: bytes, media_type: bytes) -> Columns:
@@ -276,7 +277,7 @@ class Codec:
 
         :raises InvalidTensor: an input is unknown or missing, or one has more rows than another
         """
-        self._check_names(named.keys(), "")
+        self._check_names(named.keys())
         columns: list[tuple[Column | None, RowShape | None]] = []
         rows: int | None = None
         for spec in self._inputs:
@@ -308,14 +309,14 @@ class Codec:
         key = (*(shape for _, shape in columns), *shared)
         return Columns(rows, tuple(column for column, _ in columns), key, form)
 
-    def _check_names(self, names: Any, where: str) -> None:
+    def _check_names(self, names: Any, field: str | None = None) -> None:
         for name in names:
             if name not in self._names and name not in self._shared:
-                raise InvalidTensor(f'{where}unknown input "{clip(name)}": expected {self._wanted()}')
+                raise InvalidTensor(f'unknown input "{clip(name)}": expected {self._wanted()}', field=field)
         for spec in self._inputs:
             if not spec.optional and spec.name not in names:
                 raise InvalidTensor(
-                    f'{where}missing input "{spec.name}" ({spec.datatype} {show_shape(spec.shape)})'
+                    f'missing input "{spec.name}" ({spec.datatype} {show_shape(spec.shape)})', field=field
                 )
 
     def _wanted(self) -> str:

@@ -68,8 +68,12 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(data=[1]), "1 values, but its shape"),
         (changed(data=[1, 2, 3]), "3 values, but its shape"),
         (changed(data=[[1], [2]]), r"data nested as \[2,1\], but its shape is \[1,2\]"),
-        (changed(data=[[1, 2], 3]), "ragged"),
-        (changed(data=[1, None]), 'input "x": expected FP32 values, got null'),
+        (
+            changed(data=[[1, 2], 3]),
+            r'inputs\[0\].data\[1\]: input "x": expected a list of 2, got the number 3',
+        ),
+        (changed(shape=[2, 2], data=[[1, 2], [3, None]]), r"inputs\[0\].data\[1\]\[1\]: .* got null"),
+        (changed(data=[1, None]), r'inputs\[0\].data\[1\]: input "x": expected FP32 values, got null'),
         (changed(data=[1, True]), "got true"),
     ],
 )

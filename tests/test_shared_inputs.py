@@ -54,19 +54,28 @@ def test_it_may_be_given_or_left_out(tmp_path: Path, body: Any, reply: Any) -> N
     ("body", "says"),
     [
         ({"instances": [{"x": [1, 2], "factor": 5}, {"x": [1, 2], "factor": 6}]}, "share it"),
-        ({"instances": [{"x": [1, 2], "factor": 5}, {"x": [1, 2]}]}, "other inputs than instance 0"),
+        (
+            {"instances": [{"x": [1, 2], "factor": 5}, {"x": [1, 2]}]},
+            "instances[1]: it names other inputs than the first",
+        ),
         ({"instances": [{"x": [1, 2], "factor": [5, 6]}]}, "shape [2], expected [1]"),
-        ({"inputs": {"x": [[1, 2]], "factor": "5"}}, "expected FP32 values"),
+        ({"inputs": {"x": [[1, 2]], "factor": "5"}}, 'inputs.factor: input "factor": expected FP32 values'),
         ({"inputs": {"x": [[1, 2]], "factor": 1e39}}, "does not fit into FP32"),
         ({"inputs": {"factor": [5]}}, 'missing input "x"'),
         ({"inputs": {"x": [], "factor": [5, 6]}}, "shape [2], expected [1]"),
         ({"inputs": {"x": [], "factor": "5"}}, "expected FP32 values"),
-        ({"instances": [{"x": [1, 2], "factor": 1}, {"x": [1, 2], "factor": True}]}, "got true"),
+        (
+            {"instances": [{"x": [1, 2], "factor": 1}, {"x": [1, 2], "factor": True}]},
+            "instances[1].factor: input",
+        ),
         ({"instances": [{"x": [1, 2], "factor": 5}, {"x": [1, 2], "factor": [[5]]}]}, "got a list"),
-        ({"instances": [{"x": [1, 2], "factor": 0.0}, {"x": [1, 2], "factor": -0.0}]}, "instance 1: another"),
+        (
+            {"instances": [{"x": [1, 2], "factor": 0.0}, {"x": [1, 2], "factor": -0.0}]},
+            'instances[1]: another "factor"',
+        ),
         (
             {"instances": [{"x": [1, 2], "factor": math.nan}, {"x": [1, 2], "factor": 1}]},
-            "instance 1: another",
+            'instances[1]: another "factor"',
         ),
         ({"inputs": {"x": [[1, 2]], "facto": [5]}}, 'expected "x", "factor"'),
     ],

@@ -43,10 +43,10 @@ class DeclaredMessages(Messages):
                 "this model streams its answer: expected a request to its predict URL", hint=PREDICT_HINT
             )
         arrays: dict[str, np.ndarray[Any, Any]] = {}
-        for tensor in tensors:
+        for number, tensor in enumerate(tensors):
             if tensor.name in arrays:
                 raise InvalidTensor(f'input "{clip(tensor.name)}" is given twice, expected it once')
-            arrays[tensor.name] = self._read(tensor)
+            arrays[tensor.name] = self._read(tensor, number)
         for spec in self._inputs.values():
             if spec.name not in arrays and not spec.optional:
                 raise InvalidTensor(f'missing input "{spec.name}"')
@@ -60,7 +60,7 @@ class DeclaredMessages(Messages):
     def bare(self, body: Buffer) -> InputTensor:
         raise InvalidRequest("expected the JSON that says what the bytes are")
 
-    def _read(self, tensor: InputTensor) -> np.ndarray[Any, Any]:
+    def _read(self, tensor: InputTensor, number: int) -> np.ndarray[Any, Any]:
         spec = self._inputs.get(tensor.name)
         if spec is None:
             known = ", ".join(f'"{name}"' for name in self._inputs)
@@ -71,7 +71,7 @@ class DeclaredMessages(Messages):
             )
         check_rank(spec, tensor.shape)
         check_shape(spec, tensor.shape, spec.shape)
-        column = read_column(spec, tensor)
+        column = read_column(spec, tensor, number)
         if isinstance(column, list):
             found = np.empty(len(column), object)
             found[:] = column

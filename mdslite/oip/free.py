@@ -67,7 +67,7 @@ def take_data(codec: DataCodec, tensors: Sequence[InputTensor], *, streamed: boo
     tensor = tensors[0]
     spec = _spec_of(tensor)
     check_rank(spec, tensor.shape)
-    column = read_column(spec, tensor)
+    column = read_column(spec, tensor, 0)
     if isinstance(column, list):
         return codec.take([_read(text, number) for number, text in enumerate(column)])
     array: Any = np.frombuffer(column, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)

@@ -12,7 +12,7 @@ import numpy as np
 from mdslite.errors import InvalidTensor
 from mdslite.npy import MAX_RANK
 from mdslite.oip.wire import ITEM_BYTES, Buffer, unpack_strings
-from mdslite.packing import Column, as_string, check_shape, clip, flatten, pack_flat, show_shape
+from mdslite.packing import Column, as_string, check_shape, clip, flatten, pack_flat, show_place, show_shape
 from mdslite.runtimes.protocol import NUMPY_DTYPES, TensorSpec
 from mdslite.tensors import SHARED_BYTES, Codec, Columns
 
@@ -34,11 +34,11 @@ def take_inputs(codec: Codec, tensors: Sequence[InputTensor]) -> Columns:
     :raises InvalidTensor: naming the input, what came and what was expected
     """
     named: dict[str, tuple[Column, tuple[int, ...]]] = {}
-    for tensor in tensors:
+    for number, tensor in enumerate(tensors):
         spec = expect(codec, tensor)
         if tensor.name in named:
             raise InvalidTensor(f'input "{tensor.name}" is given twice, expected it once')
-        column = read_column(spec, tensor)
+        column = read_column(spec, tensor, number)
         named[tensor.name] = column, tensor.shape
     return codec.assemble(named)
 
@@ -85,13 +85,19 @@ def check_size(spec: TensorSpec, shape: Sequence[int], size_bytes: int) -> None:
         )
 
 
-def read_column(spec: TensorSpec, tensor: InputTensor) -> Column:
-    """An input's elements, however they came; its rank is known to be fine.
+def read_column(spec: TensorSpec, tensor: InputTensor, number: int) -> Column:
+    """An input's elements, however they came; its rank is known to be fine. `number` counts the request's
+    inputs.
 
     :raises InvalidTensor: as many as its shape asks for are not there, or are no such values
     """
     if tensor.raw is None:
-        return pack_flat(spec, check_flat(spec, tensor.data or [], tensor.shape))
+        try:
+            return _pack(spec, tensor.data or [], tensor.shape)
+        except InvalidTensor as exc:
+            if exc.at:
+                exc.locate(f"inputs[{number}].data{show_place(exc.at)}")
+            raise
     check_size(spec, tensor.shape, len(tensor.raw))
     return read_raw(spec, tensor.raw, math.prod(tensor.shape))
 
@@ -138,22 +144,22 @@ def infer_shape(codec: Codec, spec: TensorSpec, size_bytes: int) -> tuple[int, .
     return tuple(count if size is None else size for size in wanted)
 
 
-def check_flat(spec: TensorSpec, data: list[Any], shape: tuple[int, ...]) -> list[Any]:
-    """JSON values, flat or nested as `shape` says, in row-major order.
+def _pack(spec: TensorSpec, data: list[Any], shape: tuple[int, ...]) -> Column:
+    """Pack JSON values, flat in row-major order or nested as `shape` says.
 
-    :raises InvalidTensor: they are fewer or more, or nested otherwise
+    :raises InvalidTensor: they are fewer or more, nested otherwise, or no such values
     """
     if any(isinstance(value, list) for value in data):
-        found, flat = flatten(spec, data, spec.shape)
+        found, flat = flatten(spec, data, shape)
         if found != shape:
             raise InvalidTensor(
                 f'input "{spec.name}": data nested as {show_shape(found)}, '
                 f"but its shape is {clip(show_shape(shape))}"
             )
-        return flat
+        return pack_flat(spec, flat, shape)
     if len(data) != math.prod(shape):
         raise InvalidTensor(
             f'input "{spec.name}": {len(data)} values, but its shape {clip(show_shape(shape))} takes '
             f"{clip(str(math.prod(shape)))}"
         )
-    return data
+    return pack_flat(spec, data, (len(data),))

@@ -153,6 +153,7 @@ class Answers(list["bytes | np.ndarray[Any, Any] | MdsliteError"]):
 # One batch's answer, one entry an output in the signature's order: an array whose first axis is rows
 # (when the signature has rows), or a list with one JSON-able object a row.
 Outputs = Sequence["np.ndarray[Any, Any] | list[Any]"]
+Arrays = list["np.ndarray[Any, Any]"]  # the same of a runtime that knows no other values than tensors
 
 
 class RunHandle(Protocol):

@@ -24,7 +24,7 @@ import numpy as np
 from mdslite.errors import LoadFailed, ModelError, OutOfMemory, Unavailable
 from mdslite.runtimes import pytorch_engine as engine
 from mdslite.runtimes.machine import cores
-from mdslite.runtimes.protocol import Device, LoadOptions, Outputs, RunHandle
+from mdslite.runtimes.protocol import Arrays, Device, LoadOptions, RunHandle
 from mdslite.runtimes.pytorch_archive import check_file, find_model
 from mdslite.runtimes.pytorch_export import Program, Size, read_exported
 from mdslite.runtimes.pytorch_script import read_script
@@ -129,7 +129,7 @@ class TorchSession:
     def handle(self) -> TorchHandle:
         return TorchHandle()
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], handle: RunHandle | None = None) -> Outputs:
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], handle: RunHandle | None = None) -> Arrays:
         if self._sizes:
             check_sizes(self._sizes, feeds)
         most = self._rows_most
@@ -153,14 +153,14 @@ class TorchSession:
         if self._gpu is not None:
             self._gpu.release()
 
-    def _run_cpu(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Outputs:
+    def _run_cpu(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         torch, datatypes = self._torch, self._datatypes
         tensors = {name: engine.to_tensor(torch, array, datatypes[name]) for name, array in feeds.items()}
         if self._copies:
             tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         return [engine.to_array(torch, one) for one in self._compute(tensors)]
 
-    def _run_gpu(self, feeds: Mapping[str, np.ndarray[Any, Any]], device: Any) -> Outputs:
+    def _run_gpu(self, feeds: Mapping[str, np.ndarray[Any, Any]], device: Any) -> Arrays:
         tensors = {}
         for name, array in feeds.items():
             tensor = engine.to_tensor(self._torch, array, self._datatypes[name])
@@ -171,7 +171,7 @@ class TorchSession:
 
     def _run_parts(
         self, feeds: Mapping[str, np.ndarray[Any, Any]], most: int, handle: RunHandle | None
-    ) -> Outputs:
+    ) -> Arrays:
         """Run no more rows at a time than the model was exported for."""
         rows = next(iter(feeds.values())).shape[0]
         parts = [
@@ -195,7 +195,7 @@ class _Gpu:
         self._device = torch.device(device.label)
         self._stream = torch.cuda.Stream(self._device)
 
-    def run(self, work: Callable[..., Outputs], feeds: Mapping[str, np.ndarray[Any, Any]]) -> Outputs:
+    def run(self, work: Callable[..., Arrays], feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Do `work` on the stream. Its results are copied back before it returns, which waits for them."""
         with ExitStack() as stack:
             stack.enter_context(self._torch.cuda.device(self._device))

@@ -25,9 +25,9 @@ from mdslite.runtimes import tensorflow_engine as engine
 from mdslite.runtimes.kinds import SAVED_MODEL_FILE
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.protocol import (
+    Arrays,
     Device,
     LoadOptions,
-    Outputs,
     RunHandle,
     Signature,
     TensorSpec,
@@ -210,7 +210,7 @@ class TensorflowSession:
     def handle(self) -> TensorflowHandle:
         return TensorflowHandle()
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], handle: RunHandle | None = None) -> Outputs:
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], handle: RunHandle | None = None) -> Arrays:
         opened = self._open()
         if isinstance(handle, TensorflowHandle):
             handle.opened = opened

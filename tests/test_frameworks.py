@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import urllib.error
 import urllib.request
@@ -19,10 +18,11 @@ from live import Live, up
 
 from mdslite.cli import run
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("tensorflow")
-tm = importlib.import_module("torch_models")
-tfm = importlib.import_module("tensorflow_models")
+import tensorflow_models as tfm
+import torch
+import torch_models as tm
 
 # The libraries take seconds to import, in the appliance and in the process that tries models.
 pytestmark = pytest.mark.timeout(180)

@@ -14,6 +14,7 @@ import numpy as np
 import odd_models
 import onnx
 import pytest
+from computed import array_of, arrays_of
 
 from mdslite.errors import LoadFailed, ModelError
 from mdslite.runtimes import engine
@@ -97,7 +98,7 @@ def test_every_datatype_goes_in_and_comes_out(tmp_path: Path, datatype: str) -> 
         "BYTES": np.array([["a", "é", ""], ["b\0c", "語", " "]], object),
         "BOOL": np.array([[True, False, True], [False, False, True]]),
     }.get(datatype, np.arange(6).reshape(2, 3).astype(NUMPY_DTYPES[datatype]))
-    (answer,) = session.run({"x": given})
+    (answer,) = arrays_of(session.run({"x": given}))
     assert answer.dtype == NUMPY_DTYPES[datatype]
     np.testing.assert_array_equal(answer, given)
 
@@ -144,14 +145,14 @@ def test_a_big_endian_array_is_converted(tmp_path: Path, datatype: str) -> None:
 @pytest.mark.parametrize("datatype", ["FP32", "BF16", "BYTES"])
 def test_no_rows_give_no_rows(tmp_path: Path, datatype: str) -> None:
     session = open_model(models.identity(tmp_path / "m.onnx", datatype))
-    (answer,) = session.run({"x": np.zeros((0, 3), NUMPY_DTYPES[datatype])})
+    (answer,) = arrays_of(session.run({"x": np.zeros((0, 3), NUMPY_DTYPES[datatype])}))
     assert answer.shape == (0, 3)
 
 
 def test_bfloat16_is_computed_as_bit_patterns(tmp_path: Path) -> None:
     session = open_model(models.bfloat(tmp_path / "m.onnx"))
     one, two, four = 0x3F80, 0x4000, 0x4080
-    narrow, wide = session.run({"x": np.array([[one, two]], np.uint16)})
+    narrow, wide = arrays_of(session.run({"x": np.array([[one, two]], np.uint16)}))
     assert narrow.dtype == np.uint16
     np.testing.assert_array_equal(narrow, [[two, four]])
     np.testing.assert_array_equal(wide, np.array([[2, 4]], np.float32))
@@ -169,7 +170,7 @@ def test_maps_become_one_object_a_row(tmp_path: Path, labels: tuple[Any, ...]) -
     assert session.signature.rows == "free"
     assert session.signature.outputs[1] == TensorSpec("probabilities", "OBJECT", (None,))
     names, probabilities = session.run({"x": np.array([[0, 9], [9, 0]], np.float32)})
-    assert names.tolist() == [labels[1], labels[0]]
+    assert array_of(names).tolist() == [labels[1], labels[0]]
     assert [set(row) for row in probabilities] == [{str(label) for label in labels}] * 2
     assert probabilities[0][str(labels[1])] > 0.99
     assert isinstance(probabilities[0][str(labels[1])], float)
@@ -185,7 +186,7 @@ def test_a_model_of_scikit_learn_is_served(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(to_onnx(fitted, data[:1]).SerializeToString())
     labels, probabilities = open_model(path).run({"X": data[:5]})
-    assert labels.tolist() == fitted.predict(data[:5]).tolist()
+    assert array_of(labels).tolist() == fitted.predict(data[:5]).tolist()
     for row, expected in zip(probabilities, fitted.predict_proba(data[:5]), strict=True):
         assert [row["no"], row["yes"]] == pytest.approx(expected.tolist(), abs=1e-5)
 
@@ -223,11 +224,12 @@ def test_threads_spin_for_a_moment_where_it_can_be_bounded(
     opened = []
     monkeypatch.setattr(engine.load(), "__version__", version)
     open_session = engine.open_session
-    monkeypatch.setattr(
-        engine,
-        "open_session",
-        lambda path, made, *rest: opened.append(made) or open_session(path, made, *rest),
-    )
+
+    def noting(model: str | bytes, made: Any, providers: list[engine.Provider]) -> Any:
+        opened.append(made)
+        return open_session(model, made, providers)
+
+    monkeypatch.setattr(engine, "open_session", noting)
     OnnxRuntime().open(models.mlp(tmp_path / "m.onnx"), LoadOptions(threads=2))
     (made,) = opened
     assert made.get_session_config_entry("session.intra_op.allow_spinning") == spins
@@ -243,7 +245,7 @@ def test_every_setting_is_taken(tmp_path: Path) -> None:
     }  # fmt: skip
     session = open_model(models.mlp(tmp_path / "m.onnx"), **settings)
     assert session.provider == engine.CPU_PROVIDER
-    assert session.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
+    assert array_of(session.run({"x": np.zeros((1, 4), np.float32)})[0]).shape == (1, 3)
 
 
 @pytest.mark.parametrize("settings", [{"intra_threads": 2}, {"graph_optimization": "most"}])
@@ -253,7 +255,9 @@ def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any]) -> N
 
 
 def test_cuda_is_asked_for_by_its_index_with_a_frugal_arena() -> None:
-    (name, options), last = engine.providers_for(Device("cuda", 1), {"gpu_mem_limit_mb": 2})
+    first, last = engine.providers_for(Device("cuda", 1), {"gpu_mem_limit_mb": 2})
+    assert isinstance(first, tuple)
+    name, options = first
     assert (name, last) == (engine.CUDA_PROVIDER, engine.CPU_PROVIDER)
     assert options["device_id"] == "1"
     assert options["gpu_mem_limit"] == str(2 << 20)

@@ -13,6 +13,7 @@ import numpy as np
 import odd_models
 import onnx
 import pytest
+from computed import array_of
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, MdsliteError, ModelError, OutOfMemory, Unavailable
 from mdslite.runtimes import engine
@@ -137,7 +138,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> N
 
 def test_a_folder_with_one_model_is_opened(tmp_path: Path) -> None:
     models.external(tmp_path / "any.onnx")
-    assert open_model(tmp_path).run({"x": np.ones((1, 2), np.float32)})[0].tolist() == [[4, 6]]
+    assert array_of(open_model(tmp_path).run({"x": np.ones((1, 2), np.float32)})[0]).tolist() == [[4, 6]]
 
 
 def test_a_folder_with_several_models_needs_a_main_one(tmp_path: Path) -> None:

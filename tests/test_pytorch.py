@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from mdslite.deployments import load
 from mdslite.errors import LoadFailed, ModelError, SpecError
 from mdslite.runtimes.protocol import Signature, TensorSpec
 
-torch = pytest.importorskip("torch")
-tm = importlib.import_module("torch_models")
-Dim = torch.export.Dim
+pytest.importorskip("torch")
+import torch
+import torch_models as tm
+from torch.export import Dim
 
 
 def only_input(signature: Signature) -> TensorSpec:

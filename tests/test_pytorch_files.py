@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -20,8 +19,9 @@ from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport
 from mdslite.runtimes.pytorch import TorchRuntime
 
-torch = pytest.importorskip("torch")
-tm = importlib.import_module("torch_models")
+pytest.importorskip("torch")
+import torch
+import torch_models as tm
 
 DEADLINE_S = 50.0
 

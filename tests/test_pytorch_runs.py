@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +20,10 @@ from mdslite.runtimes.protocol import NUMPY_DTYPES, Device, LoadOptions
 from mdslite.runtimes.pytorch import TorchRuntime
 from mdslite.runtimes.pytorch_engine import reason, run_error
 
-torch = pytest.importorskip("torch")
-tm = importlib.import_module("torch_models")
+pytest.importorskip("torch")
+import torch
+import torch_models as tm
+
 DEADLINE_S = 30.0
 
 

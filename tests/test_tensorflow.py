@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import subprocess
 import sys
 import threading
@@ -27,8 +26,9 @@ from mdslite.runtimes.tensorflow import TensorflowRuntime, TensorflowSession
 from mdslite.runtimes.tensorflow_engine import run_error
 from mdslite.runtimes.warmup import warm
 
-tf = pytest.importorskip("tensorflow")
-tfm = importlib.import_module("tensorflow_models")
+pytest.importorskip("tensorflow")
+import tensorflow as tf
+import tensorflow_models as tfm
 
 DEADLINE_S = 30.0
 

@@ -66,7 +66,8 @@ BODY_HINT = "/docs lists what it takes"  # to who wrote a body by hand
 
 
 class InvalidRequest(MdsliteError):
-    """`field` is the parameter, or the place in the body, that was wrong; the message begins with it."""
+    """`field` is the parameter, the header, or the place in the body that was wrong; the message begins with
+    it."""
 
     code = "invalid_request"
     status = 400

@@ -162,6 +162,7 @@ async def test_a_page_of_another_host_may_not(caller: Caller, origin: str) -> No
 async def test_a_body_that_is_no_json_is_400(caller: Caller, wrong: bytes) -> None:
     heard = await caller.post("/api/v1/plan", wrong)
     assert (heard.status, heard.json["code"]) == (400, "invalid_json")
+    assert heard.json["hint"] == "/docs lists what it takes"
 
 
 @pytest.mark.parametrize(

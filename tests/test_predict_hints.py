@@ -22,6 +22,14 @@ ROW = b'{"instances": [[1, 2]]}'
 LOOKED_UP = "GET /v2/models/p.one says what it takes and gives"
 PARTS = "leave it out, or write it as the Open Inference Protocol has it"
 WHOLE = "compress all of it at once, or send it as it is"
+PRINTED = "mdslite predict p/one --curl prints a request that it takes"
+JSON_ENDS = "where bytes follow the JSON, Inference-Header-Content-Length says where it ends"
+BYTES = {"content_type": "application/octet-stream"}
+DTYPES = (
+    "one of bool, uint8, uint16, uint32, uint64, int8, int16, int32, int64, "
+    "float16, float32, float64, bfloat16"
+)
+SIZES = "rows come first: 8,3,224,224 is eight images"
 INPUT = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 
 
@@ -57,7 +65,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, runner: asyncio.Runner) -> It
         (f"{ONE}:predict", b'{"rows": []}', {}, LOOKED_UP),
         (f"{ONE}:predict", b"", {}, LOOKED_UP),
         (f"{ONE}:predict", ROW, {"accept": "application/x-npy", "mdslite_output": "z"}, LOOKED_UP),
-        (f"{ONE}:predict", b'{"instances": [[1, 2}', {}, None),
+        (f"{ONE}:predict", b'{"instances": [[1, 2}', {}, PRINTED),
+        (f"{ONE}/versions/v1:predict", b"{'instances': [[1, 2]]}", {}, PRINTED),
+        (f"{ONE}:predict", gzip.compress(ROW, mtime=0), {}, "a compressed body says content-encoding: gzip"),
         (
             f"{ONE}:predict",
             npy(np.zeros((1, 2), np.float32)),
@@ -68,6 +78,10 @@ def site(tmp_path_factory: pytest.TempPathFactory, runner: asyncio.Runner) -> It
         (f"{ONE}:predict", gzip.compress(ROW, mtime=0)[:-3], {"content_encoding": "gzip"}, WHOLE),
         (f"{ONE}:predict", ROW, {"content_encoding": "gzip"}, WHOLE),
         (f"{ONE}:predict", b'{"signature_name": 1, "instances": []}', {}, "leave it out: there is one"),
+        (f"{ONE}:predict", bytes(8), {**BYTES, "mdslite_dtype": "float33"}, DTYPES),
+        (f"{ONE}:predict", bytes(8), {**BYTES, "mdslite_shape": "1x2"}, SIZES),
+        (f"{ONE}:predict", bytes(8), {**BYTES, "mdslite_shape": "1,3"}, LOOKED_UP),
+        ("/v2/models/p.one/infer", infer() + bytes(8), {}, JSON_ENDS),
         ("/v2/models/p.one/infer", infer(inputs=[]), {}, LOOKED_UP),
         ("/v2/models/p.one/infer", infer(outputs=[{"name": "z"}]), {}, LOOKED_UP),
         ("/v2/models/p.one/infer", infer(id=1), {}, PARTS),
@@ -86,6 +100,22 @@ def test_a_refusal_names_what_helps(
 ) -> None:
     said = runner.run(ask(site, url, body, **headers))
     assert (said["status"], said.get("hint")) == (400, hint), said["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "field"),
+    [
+        ({**BYTES, "mdslite_dtype": "float33"}, "mdslite-dtype"),
+        ({**BYTES, "mdslite_shape": "1x2"}, "mdslite-shape"),
+        ({**BYTES, "accept": "application/x-npy", "mdslite_output": "z"}, "mdslite-output"),
+    ],
+)
+def test_a_wrong_header_is_the_field_of_its_refusal(
+    site: Site, runner: asyncio.Runner, headers: dict[str, str], field: str
+) -> None:
+    said = runner.run(ask(site, f"{ONE}:predict", bytes(8), **headers))
+    assert (said["status"], said["field"]) == (400, field)
+    assert said["error"].startswith(f"{field}: ")
 
 
 def test_a_body_that_could_not_be_read_is_no_matter_of_the_model(site: Site, runner: asyncio.Runner) -> None:

@@ -49,7 +49,7 @@ from mdslite.api.schema import (
 from mdslite.deploy.events import Event, Feed
 from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
 from mdslite.deploy.plan import Plan
-from mdslite.errors import Conflict, InvalidRequest, MdsliteError, NotFound
+from mdslite.errors import BODY_HINT, Conflict, InvalidRequest, MdsliteError, NotFound
 from mdslite.http.access import Grant
 from mdslite.store.registry import Revision, VersionRow
 
@@ -273,7 +273,7 @@ def _source(body: PlanBody) -> Source:
     given = [name for name in _WISHES if getattr(body, name) is not None]
     if len(given) != 1:
         got = " and ".join(given) or "none of them"
-        raise InvalidRequest(f"expected one of {', '.join(_WISHES)}; got {got}")
+        raise InvalidRequest(f"expected one of {', '.join(_WISHES)}; got {got}", hint=BODY_HINT)
     if body.revision is not None:
         return RevisionSource(body.revision)
     if body.weights is not None:

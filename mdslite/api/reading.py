@@ -130,9 +130,10 @@ def parse_json(body: bytes, into: type[T]) -> T:
         words = words if place else f"the body does not fit: {words}"
         raise InvalidRequest(words, field=place, hint=BODY_HINT) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidJson(f"the body is not JSON: {exc}; expected one JSON object") from exc
+        raise InvalidJson(f"the body is no JSON: {exc}; expected one JSON object", hint=BODY_HINT) from exc
     except RecursionError as exc:
-        raise InvalidJson("the body is JSON nested too deep; expected one flat JSON object") from exc
+        message = "the body is JSON nested too deep; expected one flat JSON object"
+        raise InvalidJson(message, hint=BODY_HINT) from exc
 
 
 def _float_or_text(text: str) -> float | str:

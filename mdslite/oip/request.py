@@ -61,7 +61,7 @@ def parse_request(text: bytes) -> InferRequest:
     binary = _flag(parameters, "binary_data_output", "", default=False)
     inputs = message.get("inputs")
     if not isinstance(inputs, list):
-        raise InvalidRequest(f'"inputs": expected a list of tensors, got {kind_of(inputs)}')
+        raise InvalidRequest(f"expected a list of tensors, got {_came(message, 'inputs')}", field="inputs")
     return InferRequest(
         identity,
         tuple(_input(one, number) for number, one in enumerate(inputs)),
@@ -86,17 +86,21 @@ def read_timeout(value: Any) -> float:
 
 
 def _input(tensor: Any, number: int) -> Given:
+    field = f"inputs[{number}]"
     if not isinstance(tensor, dict):
-        raise InvalidTensor(f"input {number}: expected an object with name, shape and datatype")
+        wrong = f"expected an object with name, shape and datatype, got {kind_of(tensor)}"
+        raise InvalidTensor(wrong, field=field)
     name = tensor.get("name")
     if not isinstance(name, str):
-        raise InvalidTensor(f"input {number}: expected a text as its name, got {kind_of(name)}")
+        raise InvalidTensor(f"expected a text as its name, got {_came(tensor, 'name')}", field=field)
     where = f'input "{clip(name)}": '
     datatype, shape, data = tensor.get("datatype"), tensor.get("shape"), tensor.get("data")
     if not isinstance(datatype, str):
-        raise InvalidTensor(f"{where}expected a datatype such as FP32, got {kind_of(datatype)}")
+        wrong = f"{where}expected a datatype such as FP32, got {_came(tensor, 'datatype')}"
+        raise InvalidTensor(wrong, field=field)
     if not isinstance(shape, list) or any(type(size) is not int for size in shape):
-        raise InvalidTensor(f"{where}expected its shape as a list of integers")
+        wrong = f"{where}expected its shape as a list of integers, got {_came(tensor, 'shape')}"
+        raise InvalidTensor(wrong, field=field)
     parameters = _parameters(tensor, where)
     check_place(parameters, where)
     size_bytes = _count(parameters, "binary_data_size", where)
@@ -134,6 +138,11 @@ def read_outputs(outputs: Any, *, binary: bool) -> dict[str, Wanted] | None:
             _count(parameters, "classification", where) or 0,
         )
     return found
+
+
+def _came(of: dict[str, Any], key: str) -> str:
+    """What there is of a key that has to be there."""
+    return kind_of(of[key]) if key in of else f'no key "{key}"'
 
 
 def _parameters(of: dict[str, Any], where: str) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from mdslite.tensors import Columns
 
 logger = logging.getLogger(__name__)
 
+_GZIP = b"\x1f\x8b"
+
 
 class Predictor:
     """Routes, decodes, submits and answers. Used from the event loop's thread only."""
@@ -260,16 +262,22 @@ class Predictor:
         call.reply_lines = JSON_LINES
         route = call.route
         if of_model and error.hint is None and route is not None and isinstance(error, InvalidRequest):
-            error.hint = _hint(error, call, f"{route.project}.{route.model}")
+            error.hint = _hint(error, call, route.project, route.model)
         self._send(call, error.status, error_body(error, call.request_id), error.code)
         call.body = b""  # whoever still needs it has taken it
 
 
-def _hint(error: InvalidRequest, call: Call, model: str) -> str | None:
+def _hint(error: InvalidRequest, call: Call, project: str, model: str) -> str:
     """Where to look up what a request was to be like. That is no help with JSON which is none."""
-    if isinstance(error, InvalidJson) and len(call.body):
-        return f"an array's content-type is {NPY.decode()}" if call.body[: len(MAGIC)] == MAGIC else None
-    return f"{call.describe.format(model)} says what it takes and gives"
+    if not isinstance(error, InvalidJson) or not len(call.body):
+        return f"{call.describe.format(f'{project}.{model}')} says what it takes and gives"
+    if call.body[: len(MAGIC)] == MAGIC:
+        return f"an array's content-type is {NPY.decode()}"
+    if call.body[: len(_GZIP)] == _GZIP:
+        return "a compressed body says content-encoding: gzip"
+    if is_infer(call.target):
+        return "where bytes follow the JSON, Inference-Header-Content-Length says where it ends"
+    return f"mdslite predict {project}/{model} --curl prints a request that it takes"
 
 
 class _Asker:

@@ -60,7 +60,11 @@ def read_tensor(served: Served, body: Buffer, fields: Mapping[bytes, bytes]) -> 
     datatype, shape = _read_dtype(key[0]), _read_shape(key[1])
     if isinstance(codec, DataCodec):
         if datatype is None or shape is None:
-            raise InvalidTensor("expected mdslite-shape beside mdslite-dtype, such as 8,64")
+            raise InvalidTensor(
+                "expected it beside mdslite-dtype, such as 8,64",
+                field=SHAPE.decode(),
+                hint="without mdslite-dtype the body is one datum",
+            )
         return take_data(codec, [InputTensor(INPUT, datatype, shape, raw=body)])
     inputs = codec.signature.inputs
     if len(inputs) != 1:
@@ -166,13 +170,13 @@ def _choose_output(codec: AnyCodec, name: bytes | None) -> int:
     known = ", ".join(f'"{spec.name}"' for spec in outputs)
     if name is None:
         if len(outputs) != 1:
-            raise InvalidRequest(f"expected one output in mdslite-output, of {known}: a tensor goes alone")
+            raise InvalidRequest(f"expected one of {known}: a tensor goes alone", field=OUTPUT.decode())
         at = 0
     else:
         names = [spec.name for spec in outputs]
         text = name.decode("utf-8", "replace").strip()
         if text not in names:
-            raise InvalidRequest(f'unknown output "{clip(text)}": expected {known}')
+            raise InvalidRequest(f'unknown output "{clip(text)}": expected {known}', field=OUTPUT.decode())
         at = names.index(text)
     spec = outputs[at]
     if isinstance(codec, Codec) and spec.datatype in ("BYTES", "OBJECT"):
@@ -188,7 +192,11 @@ def _read_dtype(value: bytes | None) -> str | None:
     name = value.decode("latin-1").strip()
     datatype = _DATATYPES.get(name.lower(), name)
     if datatype not in _DATATYPES.values():
-        raise InvalidTensor(f"mdslite-dtype: expected a dtype of numbers such as float32, got {clip(name)!r}")
+        raise InvalidTensor(
+            f"expected a dtype of numbers, got {clip(name)!r}",
+            field=DTYPE.decode(),
+            hint=f"one of {', '.join(_DATATYPES)}",
+        )
     return datatype
 
 
@@ -200,5 +208,9 @@ def _read_shape(value: bytes | None) -> tuple[int, ...] | None:
         return ()
     sizes = [size.strip() for size in text.split(",")]
     if not all(size.isascii() and size.isdigit() and len(size) <= 18 for size in sizes):
-        raise InvalidTensor(f"mdslite-shape: expected sizes such as 8,3,224,224, got {clip(text)!r}")
+        raise InvalidTensor(
+            f"expected sizes with commas between them, got {clip(text)!r}",
+            field=SHAPE.decode(),
+            hint="rows come first: 8,3,224,224 is eight images",
+        )
     return tuple(map(int, sizes))

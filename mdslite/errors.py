@@ -181,7 +181,7 @@ class Unprocessable(MdsliteError):
 
 class SpecError(Unprocessable):
     """A mistake in a deployments.yaml, with the place where it stands. To a value's, `path` leads from the
-    top, and `wrong` is the message without any place."""
+    top, and `wrong` is the message without any place; `field` is its place in a request that holds no file."""
 
     code = "invalid_spec"
 
@@ -194,18 +194,22 @@ class SpecError(Unprocessable):
         column: int | None = None,
         excerpt: str | None = None,
         hint: str | None = None,
+        field: str | None = None,
     ) -> None:
+        message = message if field is None else f"{field}: {message}"
         place = file if line is None else f"{file}:{line}:{column or 1}"
         super().__init__(f"{place}: {message}", hint=hint)
         self.file = file
         self.line = line
         self.column = column
         self.excerpt = excerpt
+        self.field = field
         self.path: tuple[str | int, ...] = ()
         self.wrong = message
 
     def details(self) -> dict[str, Any]:
-        found = {"file": self.file, "line": self.line, "column": self.column, "excerpt": self.excerpt}
+        names = ("file", "line", "column", "excerpt", "field")
+        found = {name: getattr(self, name) for name in names}
         return super().details() | {key: value for key, value in found.items() if value is not None}
 
 

@@ -33,12 +33,14 @@ def error_from(reply: Mapping[str, Any], *, retry_after_s: float | None = None) 
 def _spec_error(message: str, reply: Mapping[str, Any]) -> errors.SpecError:
     file, line, column = reply.get("file", "deployments.yaml"), reply.get("line"), reply.get("column")
     place = f"{file}:{line}:{column or 1}: " if line is not None else f"{file}: "
+    field = reply.get("field")
     return errors.SpecError(
-        message.removeprefix(place),  # SpecError writes the place itself
+        message.removeprefix(place).removeprefix(f"{field}: "),  # SpecError writes the place itself
         file=str(file),
         line=line,
         column=column,
         excerpt=reply.get("excerpt"),
+        field=field,
         hint=reply.get("hint"),
     )
 

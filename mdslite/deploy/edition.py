@@ -57,18 +57,18 @@ def rewrite(current: State, source: VersionSource) -> Deployments:
     try:
         found = deployments.load(json.dumps({"deployments": [entry]}, indent=1), file=_FILE, base=Path("/"))
     except SpecError as exc:
-        raise SpecError(_in_the_request(exc, list(versions), source), file=_FILE, hint=exc.hint) from exc
+        raise _in_the_request(exc, list(versions), source) from exc
     refuse_unsupported(found)
     return _with_others_as_they_are(found, source, before)
 
 
-def _in_the_request(error: SpecError, versions: Sequence[str], source: VersionSource) -> str:
+def _in_the_request(error: SpecError, versions: Sequence[str], source: VersionSource) -> SpecError:
     """A mistake by the place that it has in the version that came: lines and columns of a text that nobody
     wrote would lead nowhere."""
     mine = [("deployments", 0, "versions", at) for at, one in enumerate(versions) if one == source.version]
     if error.path[:4] in mine:
-        return f"{place_text(error.path[4:])}: {error.wrong}"
-    return _PREFIX.sub("", error.message, count=1)
+        return SpecError(error.wrong, field=place_text(error.path[4:]), file=_FILE, hint=error.hint)
+    return SpecError(_PREFIX.sub("", error.message, count=1), file=_FILE, hint=error.hint)
 
 
 def _with_others_as_they_are(
@@ -153,7 +153,7 @@ def _refuse_relative(spec: Mapping[str, Any]) -> None:
 
 def _relative(place: str, expected: str, got: str) -> SpecError:
     hint = "a path is one of the appliance's machine"
-    return SpecError(f"{place}: expected {expected}, got {got!r}", file=_FILE, hint=hint)
+    return SpecError(f"expected {expected}, got {got!r}", field=place, file=_FILE, hint=hint)
 
 
 def _sticky(spec: Mapping[str, Any]) -> Any:

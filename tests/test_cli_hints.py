@@ -115,6 +115,43 @@ def test_what_was_typed_is_told_in_one_line_with_what_was_expected(
     assert way.startswith(hint)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("logs --interval 1m", "--interval would be ignored without --histogram"),
+        ("logs --by code --interval 1m", "--interval and --by would be ignored without --histogram"),
+        ("logs --format csv", "--format would be ignored without --export"),
+        ("logs --force --limit 1", "--force would be ignored without --export"),
+        ("logs --limit 3 --percentiles", "--limit would be ignored beside --percentiles"),
+        ("logs --top code --histogram", "--top would be ignored beside --histogram"),
+        ("logs -f --export rows.csv", "--follow would be ignored beside --export"),
+        ("history 1 --limit 3", "--limit would be ignored beside REV"),
+        ("label a/b --note why", "--note would be ignored without LABEL"),
+        ("label a/b 1 --note why", "--note would be ignored beside ID"),
+        ("label a/b 1 x --undo", "LABEL would be ignored beside --undo"),
+        ("label a/b --accuracy --rule random", "--rule would be ignored beside --accuracy"),
+        ("label a/b --share 1% --export set.csv", "--export would be ignored beside --share"),
+        ("label a/b --yes", "--yes would be ignored without --forget"),
+        ("replay --list --to a/b@v1", "--to would be ignored beside --list"),
+        ("replay --show 7 since=1h", "FILTER would be ignored beside --show"),
+        ("drift a/b --until 1h --of v1", "--until and --of would be ignored without --baseline"),
+        ("drift a/b --baseline 24h --no-baseline", "--no-baseline would be ignored beside --baseline"),
+        ("drift a/b@v1 --baseline 24h", "a baseline is for all versions of a model: expected a/b"),
+        ("alerts a --webhook http://x", "PROJECT[/MODEL] would be ignored beside --webhook"),
+        ("rollout a/b --gate 'p99<2x'", "--gate would be ignored without a VERSION"),
+        ("rollout a/b pause --reason slow", "--reason would be ignored beside pause"),
+        ("up --trace-share 0.5", "--trace-share would be ignored without --traces"),
+        ("up --no-log --log-days 3", "--log-days would be ignored beside --no-log"),
+        ("doctor --store s --url http://x", "--url would be ignored beside --store"),
+        ("audit --store s --url http://x", "--url would be ignored beside --store"),
+        ("backup --store s --url http://x", "--url would be ignored beside --store"),
+        ("dash --demo --url http://x", "--url would be ignored beside --demo"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(line: str, said: str, capsys: Captured) -> None:
+    assert told(line, capsys) == (said, f"mdslite {line.split()[0]} --help")
+
+
 def test_a_file_is_written_once_without_a_word_of_replacing_it(
     folder: Path, api: ApiServer, capsys: Captured
 ) -> None:

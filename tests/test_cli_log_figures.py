@@ -175,10 +175,7 @@ def test_an_export_to_stdout_names_its_format(
     ("arguments", "says"),
     [
         (["--export", "rows.txt"], "which format"),
-        (["--percentiles", "--limit", "5"], "--percentiles is of all that match"),
         (["--export", "/no/such/folder/rows.csv"], "cannot be written"),
-        (["--histogram", "--top", "code"], "--histogram and --top"),
-        (["--percentiles", "-f"], "--percentiles and --follow"),
         (["--histogram", "--interval", "soon"], "no interval"),
     ],
 )

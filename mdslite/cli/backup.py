@@ -11,6 +11,7 @@ import click
 
 from mdslite.cli import output
 from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.usage import refuse_typed
 from mdslite.errors import InvalidRequest
 
 
@@ -35,6 +36,7 @@ def backup(path: str | None, log: bool, store: str | None, as_json: bool, url: s
     """
     target = str(Path(path).resolve()) if path else None
     if store is not None:
+        refuse_typed("beside --store", "url")
         made = _backup_here(Path(store), Path(target) if target else None, log=log)
     else:
         with connect(url) as client:

@@ -14,6 +14,7 @@ import click
 
 from mdslite.cli import output
 from mdslite.cli.options import json_option, read_token, url_option
+from mdslite.cli.usage import refuse_typed
 from mdslite.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def dash(
     """Watch and drive an appliance from this terminal."""
     import asyncio
 
+    if demo:
+        refuse_typed("beside --demo", "url")
     where = None if demo else url
     if as_json:
         output.write_json(asyncio.run(_look(where)))

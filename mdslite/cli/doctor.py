@@ -11,6 +11,7 @@ import click
 from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.usage import refuse_typed
 
 DEFAULT_STORE = "./.mdslite"
 
@@ -33,6 +34,8 @@ Exits 1 when something is broken; warnings alone exit 0."""
 @url_option
 def doctor(store: str | None, as_json: bool, url: str) -> int:
     """Say what is wrong with this machine's GPU, drivers and store, and how to mend it."""
+    if store is not None:
+        refuse_typed("beside --store", "url")
     findings = [*_check_machine(), *_check_store(Path(store))] if store is not None else _ask_or_check(url)
     if as_json:
         output.write_json(findings)

@@ -11,6 +11,7 @@ from mdslite.cli import output
 from mdslite.cli.logs import local_moment
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.cli.target import Scope, Target, parse_scope, parse_target, require_scope
+from mdslite.cli.usage import refuse_ignored
 
 Json = Mapping[str, Any]
 
@@ -77,10 +78,11 @@ def drift(
     url: str,
 ) -> int:
     """Show whether a model's versions get and give what they used to, or choose what that is."""
-    if since is None and (until is not None or version is not None):
-        raise click.UsageError("--until and --of go with --baseline")
-    if since is not None and no_baseline:
-        raise click.UsageError("--baseline and --no-baseline exclude each other")
+    refuse_ignored({"since": ("until", "version"), "no_baseline": (), "": ()}, always=("target",))
+    if target.version is not None and (since is not None or no_baseline):
+        raise click.UsageError(
+            f"a baseline is for all versions of a model: expected {target.project}/{target.model}"
+        )
     with connect(url) as client:
         if since is not None:
             chosen = client.put_baseline(
@@ -132,8 +134,7 @@ def alerts(
     url: str,
 ) -> int:
     """List what has drifted and what was resolved, newest first, or choose who is told."""
-    if webhook is not None and no_webhook:
-        raise click.UsageError("--webhook and --no-webhook exclude each other")
+    refuse_ignored({"webhook": (), "no_webhook": (), "": ("scope", "since", "limit")})
     with connect(url) as client:
         if webhook is not None or no_webhook:
             told = client.put_alert_webhook(webhook)

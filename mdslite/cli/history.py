@@ -11,6 +11,7 @@ import click
 from mdslite.cli import output
 from mdslite.cli.apply import change
 from mdslite.cli.options import addressed_to, connect, json_option, url_option, yes_option
+from mdslite.cli.usage import refuse_ignored
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -40,6 +41,7 @@ Examples:
 @url_option
 def history(revision: int | None, limit: int, as_json: bool, url: str) -> int:
     """List revisions, newest first, or show one in full."""
+    refuse_ignored({"revision": (), "": ("limit",)})
     with connect(url) as client:
         if revision is not None:
             found = client.revision(revision)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import click
 
 from mdslite.cli.options import F, connect
+from mdslite.cli.usage import refuse_typed
 
 Json = dict[str, Any]
 
@@ -46,6 +47,7 @@ def keeper_of(url: str, store: str | None) -> Iterator[Keeper]:
         with connect(url) as client:
             yield client
         return
+    refuse_typed("beside --store", "url")
     from mdslite.store.keeper import keeping
     from mdslite.store.lock import is_locked
 

@@ -15,6 +15,7 @@ from mdslite.cli import output
 from mdslite.cli.files import new_file
 from mdslite.cli.options import connect, json_option, url_option, yes_option
 from mdslite.cli.target import Target, parse_model
+from mdslite.cli.usage import refuse_ignored
 from mdslite.hosts import author
 
 if TYPE_CHECKING:
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
 Json = Mapping[str, Any]
 
 _RULES = ("confidence", "disagreement", "random")
+_LIMIT = 50
+_CHANGES = ("below_confidence", "disagreements", "share", "classes")
+_MODES = {
+    "undo": ("id",),
+    "label": ("id", "note"),
+    "id": (),
+    "accuracy": (),
+    "rules": _CHANGES,
+    **dict.fromkeys(_CHANGES, _CHANGES),
+    "target_file": ("force",),
+    "forget": ("yes",),
+    "": ("rule", "limit"),
+}
 _COLUMNS = (
     output.Column("ID"),
     output.Column("TIME"),
@@ -87,7 +101,7 @@ several rows takes none."""
 @click.option("--note", default="", metavar="TEXT", help="Kept with the label.")
 @click.option("--undo", is_flag=True, help="Take the last label of ID back.")
 @click.option("--rule", type=click.Choice(_RULES), default=None, help="Only what this rule chose.")
-@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="How many to list.")
+@click.option("--limit", type=click.IntRange(1, 200), help="List so many, on a terminal too; else 50.")
 @click.option("--accuracy", is_flag=True, help="How right each version was.")
 @click.option("--rules", is_flag=True, help="Show which requests are chosen.")
 @click.option("--below-confidence", callback=parse_threshold, metavar="X|off", help="Choose the less sure.")
@@ -111,7 +125,7 @@ def label(
     note: str,
     undo: bool,
     rule: str | None,
-    limit: int,
+    limit: int | None,
     accuracy: bool,
     rules: bool,
     below_confidence: float | None,
@@ -126,6 +140,7 @@ def label(
     url: str,
 ) -> int:
     """Say what answers should have been, and see how right versions are."""
+    refuse_ignored(_MODES, always=("target",))
     changes = {
         "below_confidence": below_confidence,
         "disagreements": disagreements,
@@ -148,8 +163,8 @@ def label(
             _export(client, target, target_file, force=force)
         elif forget:
             _forget(client, target, yes=yes, as_json=as_json)
-        elif as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            _list(client, target, rule=rule, limit=limit, as_json=as_json)
+        elif as_json or limit is not None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            _list(client, target, rule=rule, limit=limit or _LIMIT, as_json=as_json)
         else:
             _sit_down(client, target, rule=rule)
     return 0
@@ -249,8 +264,7 @@ def _rules(client: Client, target: Target, changes: Mapping[str, Any]) -> Json:
     now = client.labeling(target.project, target.model)
     if not changes:
         return now
-    names = ("below_confidence", "disagreements", "share", "classes")
-    wanted = {name: changes.get(name, now[name]) for name in names}
+    wanted = {name: changes.get(name, now[name]) for name in _CHANGES}
     wanted["below_confidence"] = wanted["below_confidence"] or None
     return client.put_labeling(target.project, target.model, **wanted)
 

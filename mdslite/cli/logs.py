@@ -12,6 +12,7 @@ import click
 from mdslite.cli import output
 from mdslite.cli.absence import find_absence, refuse_unknown, tell_skipped
 from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.usage import refuse_ignored
 from mdslite.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ _COLUMNS = (
 )
 # Lines that follow one by one cannot be aligned to each other: these widths fit most.
 _WIDTHS = (12, 20, 6, 4, 8, 5, 1, 0)
+# What each way to see the log reads of the other options.
+_MODES = {
+    "histogram": ("interval", "by"),
+    "top": ("limit",),
+    "percentiles": (),
+    "export": ("format", "limit", "force"),
+    "follow": ("limit",),
+    "": ("limit",),
+}
 _VIEWS = ("histogram", "top", "percentiles", "export")
 _LIMIT = 20  # rows, or values, where nobody says how many
 _CLOCK = re.compile(r"\d\d?:\d\d(:\d\d)?")
@@ -83,22 +93,13 @@ zone: 14:03, 2026-11-17T14:03).""",
 @url_option
 def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, **shown: Any) -> int:
     """Search the request log, or follow it. Oldest row first; --json prints one object a line."""
+    refuse_ignored(_MODES, always=("filter",))
     wanted, most = in_local_time(filter), _LIMIT if limit is None else limit
-    views = [name for name in _VIEWS if shown[name]]
-    if len(views) + follow > 1:
-        names = [f"--{name}" for name in views] + ["--follow"] * follow
-        raise InvalidRequest(f"{' and '.join(names)} cannot be shown at once", hint="choose one of them")
-    if limit is not None and (shown["histogram"] or shown["percentiles"]):
-        raise InvalidRequest(
-            f"--limit bounds rows, --top and --export; --{views[0]} is of all that match",
-            hint="narrow it by time, such as since=15m",
-        )
-    if limit == 0 and views:
-        raise InvalidRequest(
-            f"--limit 0 leaves --{views[0]} nothing", hint="give it 1 or more, or leave it out"
-        )
+    view = next((name for name in _VIEWS if shown[name] not in (None, False)), None)
+    if limit == 0 and view is not None:
+        raise InvalidRequest(f"--limit 0 leaves --{view} nothing", hint="give it 1 or more, or leave it out")
     with connect(url) as client:
-        if views:
+        if view is not None:
             _show(client, wanted, limit, as_json=as_json, **shown)
             return 0
         if follow:
@@ -141,13 +142,13 @@ def _show(
 
     if histogram:
         log_figures.show_histogram(client, filter, interval=interval, by=by, as_json=as_json)
-    elif top:
+    elif top is not None:
         log_figures.show_top(
             client, filter, field=top, limit=_LIMIT if limit is None else limit, as_json=as_json
         )
     elif percentiles:
         log_figures.show_percentiles(client, filter, as_json=as_json)
-    elif export:
+    elif export is not None:
         log_figures.export(client, filter, target=export, format=format, limit=limit, force=force)
 
 

@@ -14,6 +14,7 @@ from mdslite.cli.compare import write_comparison
 from mdslite.cli.logs import in_local_time
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.target import Target, parse_target
+from mdslite.cli.usage import refuse_ignored
 from mdslite.hosts import author
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 
+_MODES = {
+    "as_list": (),
+    "shown": (),
+    "cancelled": (),
+    "": ("filter", "target", "rate", "compare", "limit", "detach"),
+}
 _LOOK_S = 0.25
 _COLUMNS = (
     output.Column("ID", "right"),
@@ -83,6 +90,7 @@ def replay(
     url: str,
 ) -> int:
     """Send logged requests to another version, behind everybody else's."""
+    refuse_ignored(_MODES)
     with connect(url) as client:
         if as_list:
             _list(client.replays(), as_json=as_json)

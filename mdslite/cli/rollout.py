@@ -12,11 +12,13 @@ import click
 from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.target import Target, parse_model
+from mdslite.cli.usage import refuse_typed
 from mdslite.hosts import author
 
 Json = Mapping[str, Any]
 
 _ACTIONS = ("pause", "resume", "promote", "abort")
+_WISH = ("steps", "every_s", "gates", "ungated", "reason")  # what a rollout is begun with
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SIGNS = {"pass": "✓", "fail": "✖", "open": "◌"}
@@ -80,6 +82,8 @@ def rollout(
     url: str,
 ) -> int:
     """Step a version up while its gates hold, and back where one fails."""
+    if version is None or version in _ACTIONS:
+        refuse_typed("without a VERSION" if version is None else f"beside {version}", *_WISH)
     with connect(url) as client:
         if version is None:
             found = client.rollout(target.project, target.model)

@@ -22,6 +22,7 @@ from mdslite.cli import output
 from mdslite.cli.files import similar
 from mdslite.cli.options import json_option
 from mdslite.cli.suggestions import suggest
+from mdslite.cli.usage import refuse_typed
 from mdslite.fields import parse_memory
 
 if TYPE_CHECKING:
@@ -138,6 +139,10 @@ def up(
 ) -> int:
     """Start the appliance on its store and serve. FILE is a deployments.yaml or a model."""
     _check(file, tls_cert, tls_key, tls_client_ca, self_signed=tls_self_signed)
+    if no_log:
+        refuse_typed("beside --no-log", "log_age_s", "log_bytes", "log_sample_bytes")
+    if options["traces"] is None:
+        refuse_typed("without --traces", "trace_share")
     companion = None
     if dash:
         from mdslite.cli import beside

@@ -1,11 +1,14 @@
-"""What click says of a command line that makes no sense, in our words, and what to type instead."""
+"""What click says of a command line that makes no sense, in our words, and what to type instead; and what
+click does not see: options that would change nothing."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 
 import click
+from click.core import ParameterSource
 
 from mdslite.errors import InvalidRequest
 
@@ -23,6 +26,48 @@ def explain(error: click.ClickException) -> InvalidRequest:
         words = f"expected {_number_words(wanted)}, got {no['value'].strip(chr(39))}"
         message = message.replace(error.message, words)
     return InvalidRequest(_on_one_line(message), hint=_hint(error))
+
+
+def refuse_ignored(modes: Mapping[str, Sequence[str]], *, always: Sequence[str] = ()) -> None:
+    """Refuse what would be ignored. `modes` has, by the parameter that chooses what a command does (the first
+    that was typed; "" where none was), the parameters that it reads beside; `always` are read anyhow.
+
+    :raises UsageError: naming them, and what they do not go without or beside
+    """
+    labels = _typed()
+    mode = next((name for name in modes if name in labels), "")
+    read = {mode, *modes[mode], *always, "as_json", "url"}
+    ignored = [name for name in labels if name not in read]
+    if mode or not ignored:
+        refuse_typed(f"beside {labels.get(mode)}", *ignored)
+        return
+    params = {param.name: param for param in click.get_current_context().command.params}
+    readers = [_label(params[name]) for name in modes if not {*modes[name]}.isdisjoint(ignored)]
+    refuse_typed(f"without {' or '.join(readers)}", *ignored)
+
+
+def refuse_typed(where: str, *names: str) -> None:
+    """:raises UsageError: one of these parameters was typed; `where` says beside or without what"""
+    typed = [label for name, label in _typed().items() if name in names]
+    if typed:
+        raise click.UsageError(f"{' and '.join(typed)} would be ignored {where}", click.get_current_context())
+
+
+def _typed() -> dict[str, str]:
+    """What was typed, by the parameter's name, as people call it."""
+    context = click.get_current_context()
+    return {
+        param.name: _label(param)
+        for param in context.command.params
+        if param.name and context.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    }
+
+
+def _label(param: click.Parameter) -> str:
+    """`--limit`, or `FILTER` for an argument."""
+    if isinstance(param, click.Option):
+        return max(param.opts, key=len)
+    return (param.metavar or param.human_readable_name).removeprefix("[").removesuffix("]").strip("'")
 
 
 def _number_words(wanted: click.IntRange | click.FloatRange) -> str:

@@ -6,7 +6,8 @@ Owns the short forms and the rules between the versions of a model. What a singl
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -25,6 +26,8 @@ from mdslite.settings import ContainerParameter
 from mdslite.spec import ServiceInfo, Spec
 from mdslite.targets import Sticky
 from mdslite.uris import resolve
+
+_VARIABLE = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")
 
 
 class Version(Struct, frozen=True):
@@ -118,7 +121,8 @@ def _version(
     spec_path = (*path, "spec")
     parameter_path = (*spec_path, "container_parameter")
     if document.has(parameter_path):
-        convert(document, ContainerParameter, base=parameter_path)
+        parameter = convert(document, ContainerParameter, base=parameter_path)
+        _refuse_odd_variables(document, (*parameter_path, "env"), parameter.env)
     spec = msgspec.structs.replace(
         entry.spec,
         uri=resolve(document, spec_path, entry.spec.uri, entry.spec.source_type, base=base),
@@ -138,6 +142,14 @@ def _anchored(info: ServiceInfo, base: Path) -> ServiceInfo:
         for one in info.endpoints_infos
     )
     return msgspec.structs.replace(info, endpoints_infos=endpoints)
+
+
+def _refuse_odd_variables(document: Document, path: documents.Path, env: Mapping[str, str]) -> None:
+    """A name that a shell or a cluster would not take is a slip, and with a = no process can have it."""
+    for name in env:
+        if not _VARIABLE.fullmatch(name):
+            message = "expected the name of a variable: letters, digits, _, - and ., no digit first"
+            raise document.error((*path, name), message, hint="such as env: {LEVEL: debug}", at_key=True)
 
 
 def _refuse_no_body(document: Document, path: documents.Path, log: Log) -> None:

@@ -173,7 +173,7 @@ def place_text(path: Path) -> str:
 
 
 def _name(part: str) -> str:
-    return part if part.isprintable() and len(part) <= 60 else quote(part)
+    return part if part.isprintable() and 0 < len(part) <= 60 else quote(part)
 
 
 def quote(value: Any, *, limit: int = 60) -> str:

@@ -146,6 +146,15 @@ class TestMistakes:
             ("resource: {gpu_names: 200}", "11:29", "gpu_names: expected text, got 200", 'it is text: "200"'),
             ("container_parameter: {env: {A: x, B: 8080}}", "11:44", "B: expected text, got 8080", '"8080"'),
             (
+                "container_parameter: {env: {A: x, B C: y}}",
+                "11:41",
+                "B C: expected the name of a variable",
+                "{LEVEL: debug}",
+            ),
+            ("container_parameter: {env: {'A=B': x}}", "11:35", "A=B: expected the name of", "LEVEL"),
+            ("container_parameter: {env: {'': x}}", "11:35", '"": expected the name of', "LEVEL"),
+            ("container_parameter: {env: {1A: x}}", "11:35", "1A: expected the name of", "LEVEL"),
+            (
                 "container_parameter: {onnxruntime: {intra_threads: 2}}",
                 "11:43",
                 "intra_threads: unknown key",

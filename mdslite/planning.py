@@ -33,6 +33,10 @@ _LABELS = {
     "service_info.endpoints_infos": "Endpoints",
     "confidence.output": "Confidence output",
     "confidence.field": "Confidence field",
+    "compare.output": "Compared output",
+    "compare.field": "Compared field",
+    "compare.tolerance": "Compared within",
+    "compare.function": "Compared by",
 }
 # Below these the names are the user's own.
 _FREE = ("container_parameter.", "operator_configs.")

@@ -147,7 +147,8 @@ async def test_when_one_version_fails_to_load_the_loaded_ones_are_closed_again(
     [
         ("{uri: gone.onnx}", "uri"),
         ("{uri: v1.onnx, runtime: PYTORCH}", "runtime"),
-        ("{uri: v1.onnx, confidence: {output: z}}", "confidence"),
+        ("{uri: v1.onnx, confidence: {output: z}}", "confidence: {output"),
+        ("{uri: v1.onnx, compare: {output: z}}", "compare: {output"),
         ("{uri: v1.onnx, resource: {gpu: 1}}", "gpu"),
         ("{uri: v1.onnx, isolation: process}", "isolation"),
     ],
@@ -166,6 +167,20 @@ async def test_a_mistake_that_shows_late_has_its_place_too(
         before = text.splitlines()[place.line - 1][: (place.column or 0) - 1]
         assert before.rstrip().endswith(f"{at}:")
         assert caught.value.details()["file"] == "deployments.yaml"
+
+
+@pytest.mark.parametrize("part", ["confidence", "compare"])
+async def test_a_plan_of_what_loads_nothing_is_refused_where_it_does_not_fit_the_model(
+    box: Box, folder: Path, part: str
+) -> None:
+    await apply(box, folder, V1)
+    text = deployments(V1).replace("{uri: v1.onnx}", f"{{uri: v1.onnx, {part}: {{output: z}}}}")
+    with pytest.raises(LoadFailed, match=f'p/m v1: {part}.*no output "z"') as caught:
+        await box.deployer.plan(file_order(text, folder).source)
+    assert caught.value.hint is not None
+    assert caught.value.place is not None and caught.value.place.line == 6
+    fine = await box.deployer.plan(file_order(text.replace("output: z", "output: y"), folder).source)
+    assert fine.plan.changed and not fine.plan.steps[0].reload
 
 
 async def test_a_plan_that_could_not_be_carried_out_here_is_refused(box: Box, folder: Path) -> None:

@@ -26,7 +26,7 @@ from mdslite.predict.allowance import Allowance
 from mdslite.predict.shadows import WAITING_MAX, ShadowCall
 from mdslite.runtimes.prober import Prober
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, Signature, TensorSpec
-from mdslite.serving.agreement import make_agree
+from mdslite.serving.agreement import check_output, make_agree
 from mdslite.spec import Compare
 from mdslite.store.comparisons import DISAGREEMENTS_MAX, ComparisonStore, Disagreement, DropReason, Pair, Sums
 
@@ -71,6 +71,17 @@ def test_a_named_output_is_compared_alone() -> None:
     assert agree([floats([0.4, 0.6]), np.array([1])], [floats([0.1, 0.9]), np.array([2])]) is True
     with pytest.raises(LoadFailed, match="expected one of probabilities, label"):
         make_agree(LABELS, LABELS, Compare(output="z"))
+
+
+def test_an_output_that_is_to_be_compared_has_to_be_there() -> None:
+    for rule in (None, Compare(field="a"), Compare(output="label")):
+        check_output(rule, LABELS)
+    check_output(Compare(field="a"), DATA_SIGNATURE)
+    with pytest.raises(LoadFailed, match='no output "z"; expected one of probabilities, label'):
+        check_output(Compare(output="z"), LABELS)
+    with pytest.raises(LoadFailed, match="a Python package has no named outputs") as caught:
+        check_output(Compare(output="label"), DATA_SIGNATURE)
+    assert "{field: NAME}" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

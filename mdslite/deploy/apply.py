@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, TypeVar
 
-from mdslite import spec as specs
 from mdslite.deploy.drafting import Drafter
 from mdslite.deploy.edition import complete
 from mdslite.deploy.events import Progress, ignore
@@ -224,34 +223,22 @@ class Deployer:
                 with reporting(progress, steps, at):
                     if steps[at].reload:
                         added.append(await self._load_step(steps[at]))
-            respecced = self._respecced(steps)
             revision = await self._commit(order, draft)
         except BaseException:
             for served in added:
                 self._fleet.discard(served)
             raise
+        respecced = [
+            (key_of(step), step.after.spec)
+            for step in steps
+            if step.action is Action.UPDATE and not step.reload and step.after is not None
+        ]
         removed = [key_of(step) for step in steps if step.action is Action.DELETE]
         self._fleet.switch(added=added, respecced=respecced, removed=removed)
         for at in range(first_count, len(steps)):
             with reporting(progress, steps, at):
                 pass
         return revision
-
-    def _respecced(self, steps: Sequence[Step]) -> list[tuple[Key, specs.Spec]]:
-        """The versions that only get another spec, which must fit the model that is loaded.
-
-        :raises LoadFailed: it does not
-        """
-        found = []
-        for step in steps:
-            if step.action is not Action.UPDATE or step.reload or step.after is None:
-                continue
-            served = self._fleet.find(*key_of(step))
-            if served is not None and served.loaded:
-                with blaming(label_of(step)):
-                    served.behaviour(step.after.spec)
-            found.append((key_of(step), step.after.spec))
-        return found
 
     async def _commit(self, order: Order, draft: Draft) -> int:
         reason = order.reason

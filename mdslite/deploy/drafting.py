@@ -88,10 +88,16 @@ class Drafter:
             (*key, version): self._fleet.calls((*key, version)) for key in target for version in target[key]
         }
         for step in plan.steps:
-            if step.reload and step.after is not None:
-                with blaming(label_of(step)):
-                    examined = await self._intake.examine(step.after.digest, step.after.spec)
-                    self._fleet.check(step.after.spec, examined.report)
+            if step.after is None:
+                continue
+            with blaming(label_of(step)):
+                if not step.reload:
+                    served = self._fleet.find(*key_of(step))
+                    if served is not None and served.loaded:
+                        served.check(step.after.spec)
+                    continue
+                examined = await self._intake.examine(step.after.digest, step.after.spec)
+                self._fleet.check(step.after.spec, examined.report)
                 pipeline = examined.report.pipeline
                 calls[key_of(step)] = pipeline.models if pipeline is not None else ()
         check_calls(calls, current=current, target=target)

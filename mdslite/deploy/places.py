@@ -14,7 +14,8 @@ from mdslite.errors import ArtifactError, InvalidRequest, MdsliteError, SpecErro
 _ABOUT = re.compile(r"(?P<project>[\w-]+)/(?P<model>[\w-]+) (?P<version>[\w-]+): (?P<what>.*)", re.DOTALL)
 # What a message begins with, and the field of the spec that it is about; any other is about the uri.
 _FIELDS = {
-    "confidence": ("confidence",),
+    "confidence": ("confidence", "output"),
+    "compare": ("compare", "output"),
     "batch": ("batch", "batch_size"),
     "the spec asks for a GPU": ("resource", "gpu"),
     "resource": ("resource",),

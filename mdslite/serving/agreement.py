@@ -50,6 +50,21 @@ def make_agree(signature: Signature, other: Signature, rule: Compare | None) -> 
     return agree
 
 
+def check_output(rule: Compare | None, signature: Signature) -> None:
+    """Find out before there are answers whether a model has the output that is to be compared.
+
+    :raises LoadFailed: it does not
+    """
+    if rule is None or rule.output is None:
+        return
+    if signature == DATA_SIGNATURE:
+        raise LoadFailed(
+            f'compare.output: "{rule.output}", but a Python package has no named outputs',
+            hint="write compare: {field: NAME}, a field of what the package answers",
+        )
+    _choose(signature, rule.output)
+
+
 def find_function(name: str) -> Callable[[Any, Any], bool]:
     """The function `module:name`, which takes two answers as JSON has them and says whether they agree.
 
@@ -72,7 +87,10 @@ def _choose(signature: Signature, name: str | None) -> int:
     if name is not None:
         if name not in names:
             known = ", ".join(names)
-            raise LoadFailed(f'compare.output: the model has no output "{name}"; expected one of {known}')
+            raise LoadFailed(
+                f'compare.output: the model has no output "{name}"; expected one of {known}',
+                hint="without output, the one whose name says label or class is compared",
+            )
         return names.index(name)
     for words in (("label", "class"), ("prob",)):
         for place, output in enumerate(signature.outputs):

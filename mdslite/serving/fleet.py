@@ -23,17 +23,13 @@ from mdslite.oip.message import Messages
 from mdslite.oip.speech import make_messages
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import Outputs, ProbeReport, Runtime, Signature
+from mdslite.serving.agreement import check_output
 from mdslite.serving.batch import Confidence
 from mdslite.serving.behaviour import behaviour, confidence_field, remote_behaviour
 from mdslite.serving.declared import declared_tensors
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.knobs import Knobs
-from mdslite.serving.loader import (
-    AnyCodec,
-    AnyLane,
-    Loader,
-    LoadRequest,
-)
+from mdslite.serving.loader import AnyCodec, AnyLane, Loader, LoadRequest
 from mdslite.serving.pipeline import PipelineLane
 from mdslite.serving.remote.lane import RemoteLane
 from mdslite.serving.router import Route, Router, Share, weighted_cycle
@@ -99,6 +95,15 @@ class Served:
         if isinstance(self.lane, RemoteLane):
             return remote_behaviour(spec, self.codec.signature)
         return behaviour(spec, self.report, self.sample)
+
+    def check(self, spec: Spec) -> None:
+        """Find out whether `follow` could be called.
+
+        :raises LoadFailed: the spec does not fit the model that is loaded
+        """
+        self.behaviour(spec)
+        if not isinstance(self.lane, RemoteLane):  # what answers elsewhere may have names for its outputs
+            check_output(spec.compare, self.codec.signature)
 
     def follow(self, spec: Spec) -> None:
         """Take on what of a spec changes without loading again.

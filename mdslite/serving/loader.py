@@ -21,6 +21,7 @@ from mdslite.graph import ModelName
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.kinds import cpu_build
 from mdslite.runtimes.protocol import DataSession, Device, Outputs, ProbeReport, Runtime, Session
+from mdslite.serving.agreement import check_output
 from mdslite.serving.behaviour import behaviour, confidence_field, make_knobs
 from mdslite.serving.calibrate import Warm, load_options, open_fitting, open_warm
 from mdslite.serving.curve import LatencyCurve
@@ -102,6 +103,7 @@ class Loader:
             return
         self.devices.place(spec.resource, spec.service_info.replicas, needs_bytes=report.memory_bytes)
         behaviour(spec, report, None)
+        check_output(spec.compare, report.signature)
 
     async def load(self, request: LoadRequest) -> Loaded:
         """Open, warm and measure a version's replicas.

@@ -144,7 +144,8 @@ class Client:
         self.frames.append(frame)
         answer = self.answers.get(frame.stream_id, Answer())
         if isinstance(frame, HeadersFrame):
-            answer.headers |= dict(self._decoder.decode(frame.data))
+            fields = self._decoder.decode(frame.data, raw=True)
+            answer.headers |= {name.decode(): value.decode() for name, value in fields}
         elif isinstance(frame, DataFrame):
             answer.body += frame.data
             if self.reads and frame.data:

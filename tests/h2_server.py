@@ -111,14 +111,14 @@ class App:
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         body += message["body"]
         if not message["more_body"]:
-            return body
+            return bytes(body)
 
 
 async def reply(send: Send, body: bytes, *, status: int = 200) -> None:

@@ -112,7 +112,7 @@ class WriterThread:
         self.reason: str | None = None
         self._end = end.dup()
         self._ring = Ring(os.dup(ring.fd))
-        self._clocks = {"clock": clock, "monotonic": monotonic}
+        self._clock, self._monotonic = clock, monotonic
         self._thread = threading.Thread(target=self._serve, args=(order,), name="writer")
         self._thread.start()
 
@@ -126,7 +126,7 @@ class WriterThread:
 
     def _serve(self, order: Order) -> None:
         with self._end:
-            serve(order, self._end, self._ring, **self._clocks)
+            serve(order, self._end, self._ring, clock=self._clock, monotonic=self._monotonic)
         self._ring.close()
 
 

@@ -131,7 +131,6 @@ def classifier(
     scikit-learn's converter writes them; without `zipmap` an FP32 tensor [N, labels]. They are
     the softmax of x's columns."""
     textual = isinstance(labels[0], str)
-    key = "classlabels_strings" if textual else "classlabels_ints"
     linear = helper.make_node(
         "LinearClassifier",
         ["x"],
@@ -140,16 +139,15 @@ def classifier(
         coefficients=np.eye(len(labels), 2, dtype=np.float32).ravel().tolist(),
         intercepts=[0.0] * len(labels),
         post_transform="SOFTMAX",
-        **{key: list(labels)},
     )
-    zipkey = "classlabels_strings" if textual else "classlabels_int64s"
-    last = (
-        helper.make_node(
-            "ZipMap", ["scores"], ["probabilities"], domain="ai.onnx.ml", **{zipkey: list(labels)}
-        )
-        if zipmap
-        else helper.make_node("Identity", ["scores"], ["probabilities"])
-    )
+    key = "classlabels_strings" if textual else "classlabels_ints"
+    linear.attribute.append(helper.make_attribute(key, list(labels)))
+    if zipmap:
+        last = helper.make_node("ZipMap", ["scores"], ["probabilities"], domain="ai.onnx.ml")
+        key = "classlabels_strings" if textual else "classlabels_int64s"
+        last.attribute.append(helper.make_attribute(key, list(labels)))
+    else:
+        last = helper.make_node("Identity", ["scores"], ["probabilities"])
     maps = helper.make_sequence_type_proto(
         helper.make_map_type_proto(
             TensorProto.STRING if textual else TensorProto.INT64,

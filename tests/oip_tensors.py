@@ -44,7 +44,7 @@ def parse(message: tuple[bytes, int | None]) -> dict[str, Any]:
     """A reply as a client reads it: each output's `data`, in numbers or strings, whichever way it came."""
     body, head_bytes = message
     head_bytes = len(body) if head_bytes is None else head_bytes
-    found = json.loads(body[:head_bytes])
+    found: dict[str, Any] = json.loads(body[:head_bytes])
     at = head_bytes
     for output in found["outputs"]:
         parameters = output.get("parameters", {})
@@ -60,7 +60,7 @@ def parse(message: tuple[bytes, int | None]) -> dict[str, Any]:
 def read(raw: bytes, datatype: str) -> list[Any]:
     if datatype != "BYTES":
         array = np.frombuffer(raw, NUMPY_DTYPES[datatype])
-        return (from_bfloat16(array) if datatype == "BF16" else array).tolist()
+        return list((from_bfloat16(array) if datatype == "BF16" else array).tolist())
     found, at = [], 0
     while at < len(raw):
         (length,) = struct.unpack_from("<I", raw, at)

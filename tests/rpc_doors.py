@@ -124,7 +124,8 @@ class RawClient:
         self.frames.append(found)
         answer = self.answers.setdefault(found.stream_id, Answer())
         if isinstance(found, HeadersFrame):
-            answer.fields |= dict(self._decoder.decode(found.data))  # type: ignore[arg-type]
+            fields = self._decoder.decode(found.data, raw=True)
+            answer.fields |= {name.decode(): value.decode() for name, value in fields}
         if isinstance(found, DataFrame):
             answer.body += found.data
         answer.ended = answer.ended or "END_STREAM" in found.flags

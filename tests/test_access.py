@@ -42,7 +42,7 @@ def test_without_tokens_everybody_may_do_everything(access: Access) -> None:
     for header in (b"", b"Bearer nonsense", make()[1]):
         assert access.enter(header, NOW) is ANYBODY
     for scope in ("predict", "read", "admin"):
-        ANYBODY.require(scope)  # type: ignore[arg-type]
+        ANYBODY.require(scope)
     ANYBODY.require_model("mail", "spam")
     ANYBODY.require_all()
 
@@ -164,10 +164,10 @@ def test_a_scope_allows_itself_and_admin_allows_all(
     grant = access.enter(header, NOW)
     for scope in ("predict", "read", "admin"):
         if scope in allowed:
-            grant.require(scope)  # type: ignore[arg-type]
+            grant.require(scope)
         else:
             with pytest.raises(Forbidden, match=f"needs the scope {scope}; .* has {' and '.join(scopes)}"):
-                grant.require(scope)  # type: ignore[arg-type]
+                grant.require(scope)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,10 @@ def test_a_prediction_carries_its_headers(client: Client, api: ApiServer) -> Non
     )
 
 
-@pytest.mark.parametrize("kind", sorted(replies._codes().values(), key=lambda kind: kind.__name__))
+KINDS = sorted(replies._codes().values(), key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_code_of_the_error_tree_comes_back_as_its_class(kind: type[errors.MdsliteError]) -> None:
     found = error_from({"error": "what was wrong", "code": kind.code, "hint": "what to do"})
     assert type(found) is kind

@@ -33,8 +33,8 @@ def discover(*gpus: FakeGpu, problem: str | None = None) -> Devices:
     return Devices.discover(open_nvml=lambda: open_nvml(FakeNvml(gpus)), problem=lambda: problem)
 
 
-def labels(devices: Devices, wish: Wish, replicas: int = 1, **needs: int) -> list[str]:
-    return [device.label for device in devices.place(wish, replicas, **needs)]
+def labels(devices: Devices, wish: Wish, replicas: int = 1, *, needs_bytes: int = 0) -> list[str]:
+    return [device.label for device in devices.place(wish, replicas, needs_bytes=needs_bytes)]
 
 
 # Finding GPUs

@@ -139,9 +139,14 @@ def test_a_download_that_breaks_off_leaves_nothing(web: FileServer, artifacts: A
 
 def test_a_server_that_falls_silent_is_given_up(web: FileServer) -> None:
     done = threading.Event()
+
+    def half(_: Request, send: Callable[[bytes], None]) -> None:
+        send(reply(b"x", headers={"content-length": "9"}))
+        _wait(done)
+
     silent = Network(waits=Waits(read_s=0.05))
     web.pages["/nothing"] = lambda _, send: _wait(done)
-    web.pages["/half"] = lambda _, send: (send(reply(b"x", headers={"content-length": "9"})), _wait(done))[1]
+    web.pages["/half"] = half
     try:
         for target in ("/nothing", "/half"):
             assert "no answer in time" in refusal(web.url + target, network=silent).message

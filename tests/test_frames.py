@@ -86,7 +86,7 @@ def test_arrays_cross_whatever_their_layout() -> None:
     for one in (fortran, strided):
         for rows in ([one, one], [one, b"1"]):
             found = cross(rows)[0]
-            np.testing.assert_array_equal(found, one)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(found, one)
 
 
 def test_arrays_that_crossed_cannot_be_written_to() -> None:

@@ -27,7 +27,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # no
 from tritonclient.grpc import service_pb2  # noqa: E402
 from tritonclient.utils import InferenceServerException  # noqa: E402
 
-TYPED = {
+TYPED: dict[str, tuple[str, list[Any]]] = {
     "BOOL": ("bool_contents", [True, False]),
     "INT8": ("int_contents", [-3, 7]),
     "UINT16": ("uint_contents", [3, 7]),
@@ -105,7 +105,7 @@ def refusal(channel: Any, request: Any, **options: Any) -> tuple[Any, str, dict[
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_each_datatype_comes_back_as_it_was_sent(client: Any, datatype: str) -> None:
-    array = np.array([[0, 1], [1, 0]]).astype(DATATYPES[datatype])
+    array: np.ndarray[Any, Any] = np.array([[0, 1], [1, 0]]).astype(DATATYPES[datatype])
     for _ in range(3):  # the first is parsed, later ones fit what is remembered of it
         reply = client.infer(f"p.{datatype.lower()}", [given(array, datatype=datatype)])
         found = reply.as_numpy("y")

@@ -66,7 +66,9 @@ class Package:
     def answer(self, *answers: Any) -> dict[str, Any]:
         body = json.dumps({"inputs": [tensor("instances", "BYTES", [1], data=["1"])]}).encode()
         plan, _ = self.messages.read(body, None)
-        return parse(self.messages.write(plan, [Answers(answers)]))["outputs"][0]
+        (output,) = parse(self.messages.write(plan, [Answers(answers)]))["outputs"]
+        assert isinstance(output, dict)
+        return output
 
 
 def test_each_string_is_the_json_of_one_datum() -> None:

@@ -101,10 +101,10 @@ class Box:
         request = urllib.request.Request(f"{self._url}{path}", body, {"content-type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE_S) as reply:
-                return Reply(reply.status, reply.headers, json.loads(reply.read()))
+                return Reply(reply.status, dict(reply.headers), json.loads(reply.read()))
         except urllib.error.HTTPError as exc:
             with exc:
-                return Reply(exc.code, exc.headers, json.loads(exc.read()))
+                return Reply(exc.code, dict(exc.headers), json.loads(exc.read()))
 
     def order(self, *instances: bytes, model: str = "obedient") -> Reply:
         """Have a package do something."""

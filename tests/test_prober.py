@@ -17,7 +17,7 @@ from typing import Any
 import models
 import numpy as np
 import odd_models
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 from waiting import hold_on
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 
@@ -64,9 +63,11 @@ def test_a_thousand_shapes_cost_no_more_than_one() -> None:
     queue = RowQueue()
     for at in range(1000):
         queue.push(Waiting(float(at), shape=at))
-    found: list[Any] = []
+    found: list[float] = []
     while (taken := queue.take(32)) is not None:
-        found.append(taken[1][0][0].at)
+        job = taken[1][0][0]
+        assert isinstance(job, Waiting)
+        found.append(job.at)
     assert found == sorted(found)
     assert len(found) == 1000
     assert Waiting.looks < 10_000

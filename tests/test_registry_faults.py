@@ -282,7 +282,7 @@ def test_no_registry_is_made_beside_models_that_another_knew(tmp_path: Path, sto
 
 def test_a_registry_of_a_newer_mdslite_is_left_alone(tmp_path: Path, registry: Registry) -> None:
     commit(registry, V1)
-    registry._db["_sqlite_migrations"].insert(
+    registry._db.table("_sqlite_migrations").insert(
         {"migration_set": "mdslite-registry", "name": "9999_from_the_future", "applied_at": "2031"}
     )
     registry.close()

@@ -75,7 +75,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> RequestLog:
 def matching(passes: Callable[[dict[str, Any]], bool]) -> list[str]:
     """Request ids of the traffic that passes, newest first."""
     found = [dict(zip(ROW_FIELDS, one, strict=True)) for one in TRAFFIC]
-    return [fields["request_id"] for fields in reversed(found) if passes(fields)]
+    return [str(fields["request_id"]) for fields in reversed(found) if passes(fields)]
 
 
 def names(entries: Sequence[Entry]) -> list[str]:

@@ -226,6 +226,10 @@ def pick(members: dict[str, bytes], start: str) -> str:
     return next(name for name in members if name.startswith(start))
 
 
+def drop(members: dict[str, bytes], name: str) -> None:
+    del members[name]
+
+
 def add_log(members: dict[str, bytes]) -> None:
     members["log/evil.db"] = b"x"
     describe(members, parts=["registry", "artifacts", "log"])
@@ -233,9 +237,9 @@ def add_log(members: dict[str, bytes]) -> None:
 
 CHANGES: dict[str, Callable[[dict[str, bytes]], None]] = {
     "registry changed": lambda m: m.update({"registry.db": m["registry.db"][:-1] + b"!"}),
-    "registry missing": lambda m: m.pop("registry.db") and None,
+    "registry missing": lambda m: drop(m, "registry.db"),
     "artifact changed": lambda m: m.update({pick(m, "artifacts/"): b"other"}),
-    "artifact missing": lambda m: m.pop(pick(m, "artifacts/")) and None,
+    "artifact missing": lambda m: drop(m, pick(m, "artifacts/")),
     "something more": lambda m: m.update({"evil": b"x"}),
     "a log that is not listed": add_log,
     "drift that is not listed": lambda m: m.update({"drift/drift.db": b"x"}),
@@ -246,7 +250,7 @@ CHANGES: dict[str, Callable[[dict[str, bytes]], None]] = {
     "no registry": lambda m: describe(m, parts=["log"]),
     "an unknown part": lambda m: describe(m, parts=["registry", "lock"]),
     "a newer format": lambda m: describe(m, format=2),
-    "no description": lambda m: m.pop("backup.json") and None,
+    "no description": lambda m: drop(m, "backup.json"),
     "a strange description": lambda m: m.update({"backup.json": b"[]"}),
     "a broken description": lambda m: m.update({"backup.json": b"{"}),
 }  # fmt: skip

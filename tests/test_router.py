@@ -12,7 +12,7 @@ from mdslite.errors import NotFound, Unavailable
 from mdslite.serving.router import CYCLE_MAX, Route, Router, weighted_cycle
 
 
-@dataclass(frozen=True)
+@dataclass
 class Target:
     version: str
     project: str = "p"

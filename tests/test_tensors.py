@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor, UnsupportedMedia
 from mdslite.oip.inputs import InputTensor, take_inputs
 from mdslite.packing import from_bfloat16, to_bfloat16
-from mdslite.runtimes.protocol import Rows, Signature, TensorSpec
+from mdslite.runtimes.protocol import Datatype, Outputs, Rows, Signature, TensorSpec
 from mdslite.tensors import Codec, Columns
 
 
@@ -25,7 +26,14 @@ def decode(codec: Codec, message: object) -> Columns:
     return codec.decode(json.dumps(message).encode())
 
 
-def arrays_of(codec: Codec, columns: Columns) -> dict[str, np.ndarray]:
+def column_of(columns: Columns) -> bytes:
+    """The one column, of numbers."""
+    (column,) = columns.columns
+    assert isinstance(column, bytes | memoryview)
+    return bytes(column)
+
+
+def arrays_of(codec: Codec, columns: Columns) -> dict[str, np.ndarray[Any, Any]]:
     return codec.feeds(columns.columns, columns.key, columns.rows)
 
 
@@ -61,7 +69,7 @@ def test_the_fast_way_and_the_careful_way_agree(rows: list[list[float]]) -> None
     codec = make_codec(X4)
     fast = decode(codec, {"instances": rows})
     careful = decode(codec, {"instances": [{"x": row} for row in rows]})
-    assert bytes(fast.columns[0]) == bytes(careful.columns[0])
+    assert column_of(fast) == column_of(careful)
     assert fast.key == careful.key
 
 
@@ -137,7 +145,7 @@ def test_nan_and_infinity_come_in_as_numbers_and_go_out_as_null() -> None:
     ],
 )
 def test_a_number_too_large_for_the_input_is_refused_whichever_way_it_came(
-    datatype: str, fits: float, too_large: float
+    datatype: Datatype, fits: float, too_large: float
 ) -> None:
     codec = make_codec(TensorSpec("x", datatype, (None, 4)))
     row = [0, 1, too_large, too_large]
@@ -155,7 +163,7 @@ def test_a_number_too_large_for_the_input_is_refused_whichever_way_it_came(
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
-def test_infinities_that_say_so_are_taken_beside_finite_numbers(datatype: str) -> None:
+def test_infinities_that_say_so_are_taken_beside_finite_numbers(datatype: Datatype) -> None:
     codec = make_codec(TensorSpec("x", datatype, (None, 4)))
     codec.decode(b'{"instances": [[1, 2.5, Infinity, -Infinity]]}')
     with pytest.raises(InvalidJson):
@@ -176,7 +184,7 @@ def test_infinities_that_say_so_are_taken_beside_finite_numbers(datatype: str) -
         ("BYTES", ["ä", ""], [1, "a"]),
     ],
 )
-def test_each_datatype_takes_its_own_values_only(datatype, good, bad) -> None:
+def test_each_datatype_takes_its_own_values_only(datatype: Datatype, good: list[Any], bad: list[Any]) -> None:
     codec = make_codec(TensorSpec("x", datatype, (None, 2)))
     array = arrays_of(codec, decode(codec, {"instances": [good]}))["x"]
     assert array.tolist() == [good]
@@ -354,7 +362,7 @@ def test_an_array_of_another_dtype_is_named() -> None:
 def test_several_outputs_become_one_object_a_row() -> None:
     outputs = (TensorSpec("label", "INT64", (None,)), TensorSpec("p", "OBJECT", ()))
     codec = make_codec(X4, outputs=outputs)
-    answers = [np.array([3, 4], dtype=np.longlong), [{"a": 0.5}, {"a": 0.25}]]
+    answers: Outputs = [np.array([3, 4], dtype=np.longlong), [{"a": 0.5}, {"a": 0.25}]]
     assert json.loads(codec.encode(answers, "instances")) == {
         "predictions": [{"label": 3, "p": {"a": 0.5}}, {"label": 4, "p": {"a": 0.25}}]
     }

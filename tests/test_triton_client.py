@@ -83,7 +83,7 @@ X = np.array([[1, 2], [3, 4]], np.float32)
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_every_datatype_goes_both_ways(client: Any, datatype: str, binary_in: bool, binary_out: bool) -> None:
-    array = np.array([[0, 1], [1, 0]]).astype(DATATYPES[datatype])
+    array: np.ndarray[Any, Any] = np.array([[0, 1], [1, 0]]).astype(DATATYPES[datatype])
     if array.dtype.kind in "iu":
         array[0] = np.iinfo(array.dtype).min, np.iinfo(array.dtype).max
     result = client.infer(

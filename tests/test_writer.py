@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -101,13 +102,19 @@ def test_a_writer_that_is_killed_is_replaced_and_every_row_is_written_once(tmp_p
     launcher, heard, sent = Launcher(), list[Tally](), 0
     stop = threading.Event()
 
+    def launched_after(known: int) -> bool:
+        return len(launcher.writers) > known
+
+    def wrote_after(written: int) -> bool:
+        return journal.statistics().written > written
+
     def keep_killing() -> None:
         chance = random.Random(1)
         for known in range(4):
-            hold_on(lambda known=known: len(launcher.writers) > known)
+            hold_on(partial(launched_after, known))
             if known:  # in the midst of its work; else of its imports
                 written = journal.statistics().written
-                hold_on(lambda written=written: journal.statistics().written > written)
+                hold_on(partial(wrote_after, written))
             stop.wait(chance.random() * 0.05)
             launcher.writers[known].kill()
         stop.set()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
-from time import time
+from datetime import datetime
+from time import time, tzset
 
 import models
 import pytest
@@ -56,8 +58,12 @@ def test_dropped_copies_are_told_with_why_and_what_to_do(
     assert re.search(r"agreement +95.00 % \[.*\] of 20 pairs, v2 as the shadow of v1", told.out)
     assert re.search(r"copies +20 of 1000 answered \(2 %\)", told.out)
     assert "dropped: 970 as requests left no time for them, 10 as v2 was behind with others" in told.out
-    hint = f"hint: mdslite replay --url {live.url} since=10m --to p/m@v2 --compare "
-    assert hint in told.err
+    line = f"mdslite replay --url {live.url} 'version=v1 since=10m' --to p/m@v2 --compare --rate 1000/s"
+    assert f"hint: {line}\n" in told.err
+    assert run(shlex.split(line)[1:]) == 0  # at once, not at the pace of before
+    replayed = capsys.readouterr().out
+    assert re.search(r"at 1000/s\n", replayed)
+    assert re.search(r"matched +1 logged requests, 1 of them", replayed)  # and none of v3's
     assert "errors are 500, 503 and 504; refused requests (4xx) are left out" in told.err
     assert run(["compare", "p/m", "v1", "v2", "--since", "10m", "--url", live.url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["agreement"]["dropped"]["busy"] == 970
@@ -69,4 +75,23 @@ def test_where_no_version_was_a_shadow_a_replay_is_suggested(
     assert run(["compare", "p/m", "v1", "v3", "--url", live.url]) == 0
     told = capsys.readouterr().err
     assert "neither version has been the other's shadow" in told
-    assert f"mdslite replay --url {live.url} since=1h --to p/m@v3 --compare" in told
+    assert (
+        f"mdslite replay --url {live.url} 'version=v1 since=1h' --to p/m@v3 --compare --rate 1000/s" in told
+    )
+    assert run(["compare", "p/m", "v1", "v3", "--url", live.url, "--since", "2h", "--until", "1s"]) == 0
+    assert "'version=v1 since=2h until=1s' --to p/m@v3" in capsys.readouterr().err
+
+
+def test_moments_are_of_this_machine_s_zone(
+    live: Live, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TZ", "FAR-9")
+    tzset()
+    try:
+        since = f"{datetime.fromtimestamp(time() - 3600):%Y-%m-%dT%H:%M:%S}"
+        assert run(["compare", "p/m", "v1", "v3", "--since", since, "--url", live.url, "--json"]) == 0
+        told = datetime.fromisoformat(json.loads(capsys.readouterr().out)["since"]).timestamp()
+        assert told == pytest.approx(time() - 3600, abs=60)
+    finally:
+        monkeypatch.undo()
+        tzset()

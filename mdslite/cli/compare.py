@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from mdslite.cli import output
+from mdslite.cli.logs import parse_since
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.target import Target, parse_model
 
 Json = Mapping[str, Any]
 
+_AT_ONCE = "1000/s"  # the most: a replay goes behind everybody else anyhow
 _SIDES = (
     output.Column(""),
     output.Column("REQUESTS", "right"),
@@ -39,8 +41,10 @@ the others are dropped: `mdslite replay` asks later what the log kept."""
 @click.argument("target", metavar="PROJECT/MODEL", callback=parse_model)
 @click.argument("first", metavar="V1")
 @click.argument("second", metavar="V2")
-@click.option("--since", default="1h", show_default=True, help="From when on: 15m, 24h, 14:00.")
-@click.option("--until", default=None, help="Until when; now by default.")
+@click.option(
+    "--since", default="1h", show_default=True, callback=parse_since, help="From when on: 15m, 24h, 14:00."
+)
+@click.option("--until", default=None, callback=parse_since, help="Until when; now by default.")
 @click.option(
     "--disagreements", "limit", type=click.IntRange(0, 200), default=5, show_default=True, help="At most N."
 )
@@ -71,15 +75,16 @@ def compare(
     agreement = found["agreement"]
     if agreement is None:
         output.note("no agreement: neither version has been the other's shadow in this time")
-        _suggest_replay(f"{target}@{second}", since, url)
+        asked, other = first, second
     elif any(agreement["dropped"].values()):
-        _suggest_replay(f"{target}@{agreement['shadow']}", since, url)
+        asked, other = agreement["primary"], agreement["shadow"]
+    else:
+        return 0
+    filter = f"version={asked} since={since}" + (f" until={until}" if until else "")
+    line = f"mdslite replay {shlex.quote(filter)} --to {target}@{other} --compare --rate {_AT_ONCE}"
+    output.note(f"ask {other} what the log kept of {asked}'s requests, as fast as others leave time:")
+    output.note(addressed_to(url, f"hint: {line}"))
     return 0
-
-
-def _suggest_replay(target: str, since: str, url: str) -> None:
-    line = f"mdslite replay {shlex.quote(f'since={since}')} --to {target} --compare"
-    output.note(addressed_to(url, f"hint: {line}   asks it what the log kept, when there is time"))
 
 
 def write_comparison(found: Json) -> None:

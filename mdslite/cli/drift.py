@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mdslite.cli import output
-from mdslite.cli.logs import local_moment
+from mdslite.cli.logs import parse_since
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.cli.target import Scope, Target, parse_scope, parse_target, require_scope
 from mdslite.cli.usage import refuse_ignored
@@ -35,11 +35,6 @@ _ALERTS = (
     output.Column("SIGNAL"),
     output.Column("WHAT", folds=True),
 )
-
-
-def parse_since(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A moment as the appliance reads it: what has no offset is of this machine's zone."""
-    return None if value is None else local_moment(value)
 
 
 @click.command(

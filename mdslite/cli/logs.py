@@ -169,6 +169,11 @@ def in_local_time(filter: str, now: datetime | None = None) -> str:
     return " ".join([_MOMENT.sub(move, filter), *moved])
 
 
+def parse_since(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A moment as the appliance reads it: what has no offset is of this machine's zone."""
+    return None if value is None else local_moment(value)
+
+
 def local_moment(text: str, now: datetime | None = None) -> str:
     """A moment without an offset, read in this machine's zone, with its offset; any other text as it is."""
     moment = _local(text.strip(), now or datetime.now())

@@ -23,6 +23,9 @@ from mdslite.fields import (
 _ACTIONS = ("ADD", "UPDATE", "DELETE")  # the order of execution
 _DIFF_WIDTH = 21
 _LONGEST = 120
+_NOT_READ = (
+    "not read"  # for the digest and the size of a model that could not be had, or whose turn did not come
+)
 _SAID = 100  # characters of what an installation says
 _LABELS = {
     "digest": "Artifact",
@@ -148,8 +151,7 @@ def _diff(step: Mapping[str, Any]) -> list[str]:
         return parts + (_memory(step["after"]) if step["reload"] else [])
     wanted = step["after"] if step["action"] == "ADD" else step["before"]
     parts = [_share(wanted["spec"].get("service_info", {}))]
-    if wanted["digest"] != UNKNOWN_DIGEST:
-        parts.append(_size(wanted["size_bytes"]))
+    parts.append(_NOT_READ if wanted["digest"] == UNKNOWN_DIGEST else _size(wanted["size_bytes"]))
     return parts + _memory(wanted)
 
 
@@ -200,7 +202,7 @@ def _printable(text: str) -> str:
 
 
 def _short_digest(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:8]
+    return _NOT_READ if digest == UNKNOWN_DIGEST else digest.removeprefix("sha256:")[:8]
 
 
 def _tails(before: str, after: str) -> tuple[str, str]:

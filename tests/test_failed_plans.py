@@ -39,7 +39,7 @@ async def test_a_model_that_cannot_be_opened_is_kept_with_its_digest_and_all_oth
         await apply(box, folder, *AFTER)
     plan = await kept(box)
     assert "UPDATE (2)" in plan and "Weight: 80 -> 50" in plan
-    assert "Artifact: " in plan and "Weight: 20 -> 50" in plan and "unknown" not in plan
+    assert "Artifact: " in plan and "Weight: 20 -> 50" in plan and "not read" not in plan
 
 
 @pytest.mark.anyio
@@ -48,9 +48,9 @@ async def test_a_model_that_cannot_be_had_is_kept_without_a_size_and_a_digest(bo
     with pytest.raises(ArtifactError, match="p/m v3"):
         await apply(box, folder, "v3, uri: gone.onnx", "v2, uri: moved.onnx", "v1, uri: v1.onnx, weight: 50")
     lines = [line.strip("| ") for line in (await kept(box)).splitlines()]
-    assert "ADD        | v3      | Weight: 100" in lines
+    assert "ADD        | v3      | Weight: 100, not read" in lines
     assert any(
-        "v2" in line and "-> unknown" in line and "URI: v2.onnx -> moved.onnx" in line for line in lines
+        "v2" in line and "-> not read" in line and "URI: v2.onnx -> moved.onnx" in line for line in lines
     )
     assert "UPDATE     | v1      | Weight: 80 -> 50" in lines
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import models
 import uvloop
 from h1_client import WAIT_S, Reply, Wire, connect
+from lanes import lane_of
 from waiting import until
 
 from mdslite.api.app import create_app
@@ -135,7 +136,7 @@ class Site:
     def lane(self, model: str = "m", version: str = "v1") -> Lane:
         served = self.fleet.find("p", model, version)
         assert served is not None
-        return served.lane
+        return lane_of(served)
 
     @property
     def logged(self) -> list[dict[str, Any]]:

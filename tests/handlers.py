@@ -83,8 +83,11 @@ def examine(folder: Path) -> ProbeReport:
 def request_for(folder: Path, name: str = "p/pipe", **spec: Any) -> LoadRequest:
     """How to load a pipeline as v1 of a model."""
     container = {"env": {"HEALTH": str(folder)}}
+    project, model = name.split("/")
     return LoadRequest(
-        *(*name.split("/"), "v1"),
+        project,
+        model,
+        "v1",
         spec=Spec(uri=str(folder), container_parameter=container, **spec),
         digest="",
         path=folder,

@@ -17,7 +17,7 @@ SPANS = """[{"node": "first", "started_ms": 0.5, "queue_ms": 0.1, "compute_ms": 
 
 def read(folder: Path, text: str = "", *, now: float = NOON) -> list[Entry]:
     """Every row that passes, oldest first."""
-    log, found, after = RequestLog(folder), [], 0
+    log, found, after = RequestLog(folder), list[Entry](), 0
     while (page := log.tail(wanted(text, now=now), after=after, limit=10_000)).rows:
         found += page.rows
         after = page.next or 0

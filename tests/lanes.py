@@ -23,6 +23,7 @@ from mdslite.runtimes.protocol import (
     TensorSpec,
 )
 from mdslite.serving.curve import LatencyCurve
+from mdslite.serving.fleet import Served
 from mdslite.serving.gate import Gate
 from mdslite.serving.knobs import Knobs
 from mdslite.serving.lane import Lane
@@ -269,6 +270,12 @@ def make_lane(
     )
 
 
+def lane_of(served: Served) -> Lane:
+    """That of a version which is computed here and is no pipeline."""
+    assert isinstance(served.lane, Lane)
+    return served.lane
+
+
 def submit(lane: Lane, *jobs: FakeJob) -> None:
     for job in jobs:
         lane.submit(job, perf_counter())
@@ -303,7 +310,9 @@ async def answered(jobs: list[FakeJob]) -> None:
 
 
 def rows_of(job: FakeJob) -> list[list[float]]:
-    array = np.frombuffer(job.columns.columns[0] or b"", dtype=np.float32)
+    (column,) = job.columns.columns
+    assert isinstance(column, bytes)
+    array = np.frombuffer(column, dtype=np.float32)
     return [[value] for value in array.tolist()]
 
 

@@ -54,4 +54,4 @@ async def choose_and_open(app: DashApp, pilot: Pilot[None]) -> None:
     await pilot.press("down", "down")
     if app.size.width < 104:
         await pilot.press("enter")
-    await until(pilot, lambda: pane_of(app).found is not None and pane_of(app).found.known)
+    await until(pilot, lambda: (found := pane_of(app).found) is not None and found.known)

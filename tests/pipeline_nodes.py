@@ -33,7 +33,8 @@ def to(name: str, *targets: str) -> Node:
 
 def model(name: str, deployed: str, *targets: str) -> Node:
     found, _, version = deployed.partition("@")
-    return Node(name, ModelName(*found.split("/"), version or None), targets)
+    project, called = found.split("/")
+    return Node(name, ModelName(project, called, version or None), targets)
 
 
 def choose(name: str, by: str, when: dict[str, Targets], otherwise: Targets | None = None) -> Node:

@@ -14,7 +14,7 @@ from lanes import FakeHandle
 from mdslite.data import DataCodec, read_confidences
 from mdslite.errors import DeadlineExceeded, MdsliteError, ModelError
 from mdslite.graph import Pipeline
-from mdslite.runtimes.protocol import CPU, DATA_SIGNATURE, Answers, DataFeeds
+from mdslite.runtimes.protocol import CPU, DATA_SIGNATURE, Answers, DataFeeds, Datum
 from mdslite.serving.batch import Confidence
 from mdslite.serving.curve import LatencyCurve
 from mdslite.serving.gate import Gate
@@ -50,7 +50,7 @@ class FakeHandler:
         return FakeHandle()
 
     def run(self, feeds: DataFeeds, handle: Any = None) -> list[Answers]:
-        data = [json.loads(datum) if type(datum) is bytes else datum for datum in feeds["data"]]  # type: ignore[arg-type]
+        data = [json.loads(datum) if type(datum) is bytes else datum for datum in feeds["data"]]
         self.batches.append(data)
         self.entered.set()
         while not self.hold.wait(0.005):
@@ -94,7 +94,7 @@ class Request(Job):
     """A request of some instances; `await request.answer()` gives its answers or raises its error."""
 
     def __init__(self, *instances: Any, deadline: float = 1e12) -> None:
-        data = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in instances]
+        data: list[Datum] = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in instances]
         self.columns = DataCodec().from_data(data)
         self.deadline = deadline
         self.times_resolved = 0

@@ -13,7 +13,7 @@ import pytest
 from applying import V1, V2, apply
 from box import Box, GatedRuntime, PickyRuntime, deployments, file_order, open_box
 
-from mdslite.deploy.events import FetchEvent, StepEvent
+from mdslite.deploy.events import Event, FetchEvent, StepEvent
 from mdslite.deploy.plan import Action
 from mdslite.errors import ArtifactError, Conflict, LoadFailed, MdsliteError, SpecError, Unprocessable
 from mdslite.runtimes.prober import Prober
@@ -264,7 +264,7 @@ async def test_steps_are_told_in_order_and_those_that_load_nothing_after_the_swi
     models.mlp(folder / "v3.onnx", seed=3)
     told: list[tuple[str, ...]] = []
 
-    def listen(event: FetchEvent | StepEvent) -> None:
+    def listen(event: Event) -> None:
         if isinstance(event, StepEvent):
             ready = "p/m v3" in box.versions()
             told.append(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from circles import LIMIT_S, MIB, Witness, wide
 from decorated import make, texts
 from doors import Site, open_site, run
 from h1_client import PREDICT, gzipped, request
+from h2_client import Answer
 from h2_client import connect as connect_h2
 from h2_client import data as h2_data
 from hyperframe.frame import RstStreamFrame
@@ -138,6 +140,10 @@ def test_an_answer_in_pieces_lets_go_of_its_question(tmp_path: Path) -> None:
     run(test(Brief(failure=ModelError("out of words"))))
 
 
+def begun(answer: Answer) -> bool:
+    return b"data: a" in answer.body
+
+
 def test_an_answer_in_pieces_that_nobody_waits_for_lets_go_of_its_question(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_site(tmp_path, wide(tmp_path), books=(books := Witness())) as site:
@@ -149,7 +155,7 @@ def test_an_answer_in_pieces_that_nobody_waits_for_lets_go_of_its_question(tmp_p
                     head = client.head(LETTERS, method="POST", headers=fields, end=False)
                     client.send(head, h2_data(head.stream_id, b"abc", end=True))
                     answer = client.answers[head.stream_id]
-                    await client.until(lambda answer=answer: b"data: a" in answer.body)
+                    await client.until(partial(begun, answer))
                 await books.all_gone(reads)
 
     run(test())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,15 @@ def test_a_stream_that_is_reset_lets_go_of_what_came_whole(
 ) -> None:
     async def test() -> None:
         async with calling(tmp_path, schema) as (client, books):
+
+            def started_after(begun: int) -> bool:
+                return books.started > begun
+
             for stream_id, path in ((1, "/t/stream"), (3, "/t/infer"), (5, "/t/stream")):
                 client.send(client.headers(stream_id, path))
                 client.send(*pieces_of(question(schema), stream_id, ends=path == "/t/infer"))
                 if ends_later:  # its call has begun by then
-                    await until(lambda begun=stream_id // 2: books.started > begun, limit_s=LIMIT_S)
+                    await until(partial(started_after, stream_id // 2), limit_s=LIMIT_S)
                 client.send(RstStreamFrame(stream_id, 8))
             last = question(schema, size_bytes=64)
             client.send(client.headers(7, "/t/infer"), *pieces_of(last, 7, ends=True))

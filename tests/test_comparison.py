@@ -259,7 +259,11 @@ def test_pairs_that_nobody_comes_to_judging_are_counted(tmp_path: Path) -> None:
         async with compared(tmp_path) as (box, caller):
             copies: list[ShadowCall] = []
             observe = box.comparisons.observe
-            box.comparisons.observe = copies.append  # type: ignore[method-assign]
+
+            def keep(copy: ShadowCall) -> None:
+                copies.append(copy)
+
+            box.comparisons.observe = keep  # type: ignore[method-assign]
             await ask(caller, 1)
             await until(lambda: len(copies) == 1)
             for _ in range(PAIRS_MAX + 3):

@@ -24,8 +24,15 @@ from mdslite.errors import InvalidJson, InvalidRequest, ModelError, UnsupportedM
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, PackageReport, ProbeReport
 from mdslite.serving.loader import LoadRequest
 from mdslite.spec import Spec
+from mdslite.tensors import Columns
 
 PREDICT = "/projects/p/models/data:predict"
+
+
+def data_of(columns: Columns) -> list[Any]:
+    (data,) = columns.columns
+    assert isinstance(data, list)
+    return data
 
 
 @asynccontextmanager
@@ -84,17 +91,17 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
 
 def test_another_body_is_one_datum_that_knows_its_type() -> None:
     columns = DataCodec().decode_typed(b"\x89PNG", b"image/png; q=1")
-    [[datum]] = columns.columns
+    [datum] = data_of(columns)
     assert isinstance(datum, mds.Body)
     assert (bytes(datum), datum.content_type, columns.form) == (b"\x89PNG", "image/png", "value")
-    [[text]] = DataCodec().decode_typed(b"42", b"text/plain").columns
+    [text] = data_of(DataCodec().decode_typed(b"42", b"text/plain"))
     assert isinstance(text, mds.Body)
 
 
 def test_the_rows_of_an_array_are_data_of_this_machine_s_byte_order() -> None:
     array = np.arange(6, dtype=">f4").reshape(2, 3)
     columns = DataCodec().decode_typed(npy(array), b"application/x-npy")
-    [rows] = columns.columns
+    rows = data_of(columns)
     assert [row.tolist() for row in rows] == array.tolist()
     assert all(row.dtype == np.float32 and row.dtype.isnative for row in rows)
     assert columns.form == "instances"
@@ -251,8 +258,7 @@ def test_a_client_that_does_not_read_holds_the_generator_up(tmp_path: Path) -> N
         async with serving(tmp_path, session, streams=True) as site, site.connect() as wire:
             wire.stop_reading()
             wire.send(post(b"1"))
-            [connection] = [one for one in site.door.connections if one.quiet_since] or [None]
-            await until(lambda: connection is not None and connection.state == "reader")
+            await until(lambda: [one.state for one in site.door.connections] == ["reader"])
             assert session.emitted < 900
             wire.read_on()
             reply = await wire.reply()

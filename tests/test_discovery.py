@@ -13,7 +13,8 @@ import dns.rrset
 import pytest
 
 from mdslite.errors import LoadFailed
-from mdslite.serving.remote.discovery import Address, Wanted, _resolve_srv, find_provider
+from mdslite.serving.remote.discovery import Wanted, _resolve_srv, find_provider
+from mdslite.serving.remote.pool import Address
 
 RECORDS = (
     "20 0 9000 spare.boxes.test.",

@@ -22,7 +22,7 @@ def choose(name: str, *options: Targets, otherwise: Targets | None = None) -> No
 def runs(of: Pipeline) -> Iterator[dict[str, set[str]]]:
     """Every run that the choices allow: who led where."""
     for picks in product(*(node.options for node in of.order)):
-        led: dict[str, set[str]] = {node.name: set() for node in of.order} | {END: set()}
+        led: dict[str, set[str]] = {name: set() for name in (*(node.name for node in of.order), END)}
         for node, picked in zip(of.order, picks, strict=True):
             if node.name == of.start or led[node.name]:
                 for target in picked or (END,):

@@ -29,7 +29,7 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from rpc_doors import bare, data, framed, raw, resets, serving
+from rpc_doors import RawClient, bare, data, framed, raw, resets, serving
 
 from mdslite.rpc.exchange import Exchange, Message, Method
 
@@ -267,7 +267,10 @@ async def test_who_leaves_frees_what_was_under_way() -> None:
         finally:
             ended.set()
 
-    for leave in (lambda client: client.send(RstStreamFrame(1)), lambda client: client.close()):
+    def reset(client: RawClient) -> None:
+        client.send(RstStreamFrame(1))
+
+    for leave in (reset, RawClient.close):
         begun.clear()
         ended.clear()
         async with serving({"/t/hang": Method(hang)}) as served, raw(served.port) as client:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from h2_codes import CANCEL, ENHANCE_YOUR_CALM
-from hyperframe.frame import RstStreamFrame
+from hyperframe.frame import Frame, RstStreamFrame
 from rpc_doors import data, framed, raw, serving
 from waiting import until
 
@@ -36,6 +36,7 @@ async def test_calls_that_are_refused_may_be_many() -> None:
 async def test_one_connection_leaves_others_their_turns() -> None:
     begun: list[int] = []  # by turn of the loop
     loop = asyncio.get_running_loop()
+    ticking: asyncio.Handle
 
     def turn() -> None:
         nonlocal ticking
@@ -49,7 +50,7 @@ async def test_one_connection_leaves_others_their_turns() -> None:
     ticking = loop.call_soon(turn)
     found = {"/t/count": Method(begin=begin)}
     async with serving(found, turn_frames=8) as served, raw(served.port) as client:
-        frames = []
+        frames: list[Frame] = []
         for stream_id in range(1, 401, 2):
             frames += [client.headers(stream_id, "/t/count"), data(stream_id, framed(b"a"), ends=True)]
         client.send(*frames)

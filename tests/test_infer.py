@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +211,14 @@ def test_a_shadow_gets_what_was_asked_in_any_form(tmp_path: Path, same: bool) ->
             spec = Spec(uri="/model", service_info=ServiceInfo(weight=0, shadow=True))
             site.fleet.switch(respecced=[(("p", "m", "v2"), spec)])
             asked = infer(binary(X), raw=X.tobytes()), post(X.tobytes(), media_type=OCTETS)
+
+            def logged(count: int) -> bool:
+                return len(site.rows) == count
+
             for number, one in enumerate(asked, 1):
                 for reply in await ask_both(site, one):
                     assert reply.headers["mdslite-version"] == "v1"
-                await until(lambda number=number: len(site.rows) == 4 * number)
+                await until(partial(logged, 4 * number))
             shadows = [row for row in site.logged if row["shadow"]]
             assert [(row["version"], row["status"]) for row in shadows] == [("v2", 200)] * 4
             assert shadows[0]["url"] == INFER

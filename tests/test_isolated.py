@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,9 @@ def test_bodies_and_arrays_are_given_as_they_are(either: DataSession) -> None:
 
 def test_arrays_come_back_where_tensors_are_wanted(either: DataSession) -> None:
     large = np.random.default_rng(1).random((3, 64, 64), np.float32)
-    for rows in ([large] * 4, [np.arange(5, dtype=np.int8)] * 3, [np.array(1.5)] * 2):
+    batches: tuple[list[np.ndarray[Any, Any]], ...]
+    batches = ([large] * 4, [np.arange(5, dtype=np.int8)] * 3, [np.array(1.5)] * 2)
+    for rows in batches:
         found = answers_of(either, *rows, tensors=True)
         for row, answer in zip(rows, found, strict=True):
             assert isinstance(answer, np.ndarray)

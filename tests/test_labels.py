@@ -143,8 +143,7 @@ def test_a_label_takes_its_request_out_of_the_queue_and_an_undo_puts_it_back(tmp
             assert {"put_label", "put_labeling"} <= {one["what"] for one in acts}
             odd = await label(caller, first, "a\x1b[1m\nb", note="two\nlines")
             assert (odd["label"], odd["history"][-1]["note"]) == ("a\x1b[1m\nb", "two\nlines")
-            named = {"label": "5", "author": "ann\nbob"}
-            refused = await caller.ask("PUT", f"{LABELS}/{first}", named)
+            refused = await caller.ask("PUT", f"{LABELS}/{first}", {"label": "5", "author": "ann\nbob"})
             assert (refused.status, refused.json["code"]) == (400, "invalid_request")
 
     asyncio.run(test())

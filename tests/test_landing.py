@@ -28,8 +28,8 @@ def numbers(*, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def infer(array: np.ndarray[Any, Any], *, pad: int = 0) -> bytes:
-    tensor = {"name": "x", "datatype": "FP32", "shape": list(array.shape)}
-    tensor["parameters"] = {"binary_data_size": array.nbytes}
+    shape, size = list(array.shape), {"binary_data_size": array.nbytes}
+    tensor = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": size}
     message = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
     head = json.dumps(message).encode() + b" " * pad
     headers = [("inference-header-content-length", str(len(head)))]
@@ -78,7 +78,7 @@ async def open_wide_site(folder: Path, **options: Any) -> AsyncIterator[Site]:
 def spy_on(site: Site) -> Spy:
     (replica,) = site.lane().replicas
     spy = Spy(replica.session)
-    replica.session = spy  # type: ignore[assignment]
+    replica.session = spy
     return spy
 
 

@@ -87,7 +87,12 @@ def test_no_batch_waits_behind_another_while_another_lane_waits_for_the_device()
         submit(lane, *first)
         await until(session.entered.is_set)
         turns: list[str] = []
-        other = Seat(width=1, start=lambda: turns.append("other") is None)
+
+        def start() -> bool:
+            turns.append("other")
+            return True
+
+        other = Seat(width=1, start=start)
         gate.enter(other)
         submit(lane, *second)
         await asyncio.sleep(0)

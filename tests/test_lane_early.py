@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any
 
 import pytest
 from lanes import (
@@ -104,9 +105,9 @@ def test_nothing_follows_a_run_that_ends_while_what_would_follow_is_formed() -> 
         (replica,) = lane.replicas
         start = replica.start
 
-        def start_others(batch: Batch, *options: Any) -> None:
+        def start_others(batch: Batch, done: deque[Batch], collect: Callable[[], None]) -> None:
             if batch.slices[0][0] is not split:  # its thread does not get to begin this one
-                start(batch, *options)
+                start(batch, done, collect)
 
         replica.start = start_others  # type: ignore[method-assign]
         split = FakeJob([[2.0]] * 3, deadline=perf_counter() + 250.0)

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import threading
 from time import perf_counter
+from typing import Any
 
+import numpy as np
 import pytest
 from lanes import FakeJob, FakeSession, entered, make_lane, run, submit
 from waiting import until
@@ -185,7 +187,11 @@ def test_work_known_to_come_too_late_is_refused_before_it_is_computed() -> None:
 def test_draining_does_not_overlook_the_rows_that_a_batch_is_being_formed_of() -> None:
     async def test() -> None:
         begins = {1.0: threading.Event(), 3.0: threading.Event()}  # by the first row of a batch
-        session = FakeSession(fail=lambda rows: begins[float(rows[0, 0])].wait(10))
+
+        def linger(rows: np.ndarray[Any, Any]) -> None:
+            begins[float(rows[0, 0])].wait(10)
+
+        session = FakeSession(fail=linger)
         curve = LatencyCurve()
         for rows in (1, 2):
             curve.observe((1,), rows, 100.0)

@@ -99,7 +99,7 @@ class Storm:
 def test_each_job_ends_exactly_once_in_a_storm(seed: int) -> None:
     async def test() -> None:
         storm = Storm(seed, slots=1 + seed % 3)
-        lane, jobs, cancelled = storm.lane, [], set()
+        lane, jobs, cancelled = storm.lane, list[FakeJob](), set[FakeJob]()
         while len(jobs) < JOBS:
             storm.disturb()
             job = await storm.submit()

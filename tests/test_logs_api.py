@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -168,9 +169,13 @@ async def test_a_follower_that_asks_hears_once_of_each_file_that_becomes_unreada
         asyncio.create_task(quiet.get("/api/v1/logs?follow=true")),
     ]
     await asyncio.gather(caller.began.wait(), quiet.began.wait())
+
+    def told_last(name: str) -> bool:
+        return caller.heard.body.endswith(name.encode() + b'"]}\n')
+
     for name in ("2026-11-22T10.db", "2026-11-22T11.db"):
         (tmp_path / "store" / "log" / name).write_bytes(b"damaged " * 512)
-        await until(lambda name=name: caller.heard.body.endswith(name.encode() + b'"]}\n'))
+        await until(partial(told_last, name))
     box.journal.append(row(time=NOON + 3600, request_id="late"))
     await until(lambda: b"late" in caller.heard.body and b"late" in quiet.heard.body)
     told = [line["skipped"] for line in caller.heard.lines if "skipped" in line]

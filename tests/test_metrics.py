@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from log_rows import NOON, Clock, counted, row, running
+from open_metrics import parse_open_metrics
 from prometheus_client import Metric
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from mdslite.exposition import Gauge, wants_open_metrics
@@ -304,7 +304,8 @@ def test_buckets_name_a_request_each_and_its_trace() -> None:
     assert set(found) == {"0.002", "0.1", "10.0"}
     assert found["0.002"].labels == {"trace_id": trace_id.hex(), "request_id": "traced"}
     assert (found["0.1"].labels, found["0.1"].value) == ({"request_id": "slow"}, 0.08)
-    assert float(found["0.1"].timestamp) == NOON
+    timestamp = found["0.1"].timestamp
+    assert timestamp is not None and float(timestamp) == NOON
     assert found["10.0"].labels == {}  # it would be longer than the format allows
     metrics.observe(counted(row(request_id="newer", latency_ms=80.0)))
     assert 'request_id="newer"' in metrics.render(open_metrics=True).decode()

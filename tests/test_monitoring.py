@@ -7,26 +7,27 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import models
 import msgspec
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from doors import Deployed, open_site, run
 from fake_nvml import FakeGpu, FakeNvml
 from far_sites import GATEWAY, gateway, to
 from h1_client import predict
 from log_rows import counted, row, running
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from open_metrics import parse_open_metrics
 
 from mdslite.api.alarms import Alarms
 from mdslite.api.bulletin import Bulletin
+from mdslite.drift.watch import Signal
 from mdslite.gauges import Gauges
 from mdslite.metrics import Metrics
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.nvidia import Nvml
+from mdslite.store.drift import Key, Record, Watched
 from mdslite.store.webhooks import Webhooks
 from mdslite.tracing import Tracer
 
@@ -82,9 +83,11 @@ def selectors(query: str) -> list[tuple[str, set[str]]]:
 def drifted(folder: Path) -> Alarms:
     """As if one signal had drifted."""
     alarms = Alarms(folder / "drift", list, Bulletin(), Webhooks())
-    signal = SimpleNamespace(state="firing", signal="latency")
-    key = SimpleNamespace(project="p", model="m", version="v1", shadow=False)
-    alarms._watched = [SimpleNamespace(key=key, record=SimpleNamespace(signals=[signal]))]  # type: ignore[assignment]
+    record = Record(
+        digest="sha256:00", began=0.0, known=[], vocabulary={}, note="",
+        signals=[Signal(signal="latency", state="firing")],
+    )  # fmt: skip
+    alarms._watched = [Watched(Key("p", "m", "v1", shadow=False), record, None)]
     alarms._counts["p", "m", "v1", "firing"] = 1
     return alarms
 
@@ -124,7 +127,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
                     )
                 )
                 text = await asyncio.to_thread(metrics.render, open_metrics=True)
-            for family in text_string_to_metric_families(text.decode()):
+            for family in parse_open_metrics(text.decode()):
                 for sample in family.samples:
                     samples.setdefault(sample.name, set()).update(sample.labels)
 

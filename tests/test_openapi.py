@@ -55,8 +55,10 @@ async def caller(tmp_path: Path) -> AsyncIterator[Caller]:
             await caller.post("/projects/p/models/m:predict", {"instances": [[1, 2, 3, 4]]})
             await asyncio.to_thread(box.journal.flush, timeout_s=10)
             number = await box.worker.call(RolloutStore(box.registry).add, "p", "m")
-            wish = {"steps": (100.0,), "every_s": 1.0, "gates": (), "author": "a", "reason": ""}
-            ended = Rollout(id=number, project="p", model="m", version="v1", state="promoted", **wish)
+            ended = Rollout(
+                id=number, project="p", model="m", version="v1", state="promoted",
+                steps=(100.0,), every_s=1.0, gates=(), author="a", reason="",
+            )  # fmt: skip
             data = msgspec.json.encode(ended)
             await box.worker.call(RolloutStore(box.registry).save, number, data, live=False)
             row = (await caller.get("/api/v1/logs")).json["rows"][0]["id"]

@@ -18,6 +18,7 @@ from waiting import until
 
 from mdslite.errors import DeadlineExceeded, MdsliteError, ModelError, Overloaded, TooLarge, Unavailable
 from mdslite.serving.course import Visit
+from mdslite.serving.queue import Job
 
 
 class TestErrors:
@@ -233,8 +234,9 @@ class TestLimits:
             node = lane.handlers["a"].lane
             submitted = node.submit
 
-            def submit_late(job: Any, now: float) -> None:
-                submitted(job, now)
+            def submit_late(job: Job, now: float, *, room: int = 0) -> None:
+                assert isinstance(job, Visit)
+                submitted(job, now, room=room)
                 if node.queue_rows == 3:  # a lane looks for finished work first, which may have failed
                     lost = Visit(job.group, 0, [])
                     lost.columns = job.columns

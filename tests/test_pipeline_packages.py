@@ -21,6 +21,7 @@ from waiting import until
 from mdslite.api.views import models_of
 from mdslite.errors import LoadFailed, ModelError, SpecError
 from mdslite.metrics import Metrics
+from mdslite.serving.pipeline import PipelineLane
 from mdslite.spec import Batch, Confidence, ServiceInfo
 
 
@@ -64,7 +65,7 @@ def test_the_admin_api_draws_it(folder: Path) -> None:
     async def test() -> None:
         async with serving(request_for(folder)) as here:
             parts = SimpleNamespace(fleet=here.fleet, metrics=Metrics())
-            ((version,),) = [model.versions for model in models_of(parts, [])]  # type: ignore[arg-type]
+            ((version,),) = [model.versions for model in models_of(parts, [])]
             assert version.pipeline is not None
             assert "●  count  parts.count  → shout" in version.pipeline.drawing
             count, shout = version.pipeline.nodes
@@ -147,7 +148,9 @@ def test_a_pipeline_has_no_batch_size_of_its_own(folder: Path, batch: Batch) -> 
 def test_every_replica_is_one_of_each_handler(folder: Path) -> None:
     async def test() -> None:
         async with serving(request_for(folder, service_info=ServiceInfo(replicas=2))) as here:
-            assert [replica.name for replica in here.served.lane.replicas] == [
+            lane = here.served.lane
+            assert isinstance(lane, PipelineLane)
+            assert [replica.name for replica in lane.replicas] == [
                 "count/0", "count/1", "shout/0", "shout/1",
             ]  # fmt: skip
 

@@ -37,9 +37,21 @@ def infer(**parts: Any) -> bytes:
     return json.dumps({"inputs": [INPUT], **parts}).encode()
 
 
-async def ask(site: Site, target: str, body: bytes, error: MdsliteError | None = None, **headers: str) -> Any:
+async def ask(site: Site, target: str, body: bytes, **headers: str) -> Any:
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    given: Reply = await site.predictor.respond(target=target.encode(), headers=named, body=body, error=error)
+    return await respond(site, target, named, body)
+
+
+async def respond(
+    site: Site,
+    target: str,
+    headers: list[tuple[bytes, bytes]],
+    body: bytes,
+    error: MdsliteError | None = None,
+) -> Any:
+    given: Reply = await site.predictor.respond(
+        target=target.encode(), headers=headers, body=body, error=error
+    )
     return json.loads(given.body) | {"status": given.status}
 
 
@@ -119,7 +131,7 @@ def test_a_wrong_header_is_the_field_of_its_refusal(
 
 
 def test_a_body_that_could_not_be_read_is_no_matter_of_the_model(site: Site, runner: asyncio.Runner) -> None:
-    said = runner.run(ask(site, f"{ONE}:predict", b"", InvalidRequest("malformed HTTP request")))
+    said = runner.run(respond(site, f"{ONE}:predict", [], b"", InvalidRequest("malformed HTTP request")))
     assert said["status"] == 400 and "hint" not in said
 
 

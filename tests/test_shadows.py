@@ -12,7 +12,7 @@ import models
 import pytest
 from doors import Deployed, Site, open_site, run
 from h1_client import ROW, predict
-from lanes import FakeData, GivenRuntime
+from lanes import FakeData, GivenRuntime, lane_of
 from waiting import until
 
 from mdslite.errors import ModelError, Unavailable
@@ -132,7 +132,9 @@ def test_a_shadow_that_fails_is_logged_and_nobody_hears_of_it(tmp_path: Path, fa
             for _ in range(3):
                 assert (await site.ask(predict())).json == {"predictions": [ROW]}
             # One whose replica is lost takes no part until that is built again.
-            await until(lambda: len(shadows_of(site)) == 3 or (shadows_of(site) and not served.lane.replicas))
+            await until(
+                lambda: len(shadows_of(site)) == 3 or (shadows_of(site) and not lane_of(served).replicas)
+            )
             assert {row["status"] for row in shadows_of(site)} == {failure.status}
             assert [row["status"] for row in site.logged if not row["shadow"]] == [200] * 3
 
@@ -240,9 +242,9 @@ def test_copies_that_wait_are_bounded(tmp_path: Path) -> None:
 def test_a_shadow_s_work_comes_last_until_it_is_promoted(tmp_path: Path) -> None:
     async def test() -> None:
         async with shadowed(tmp_path) as (site, served, _):
-            assert served.lane.priority is Priority.SHADOW
+            assert lane_of(served).priority is Priority.SHADOW
             site.fleet.switch(respecced=[(served.key, Spec(uri="/model"))])
-            assert served.lane.priority is Priority.PRIMARY
+            assert lane_of(served).priority is Priority.PRIMARY
             assert {site.fleet.router.find("p", "m", None).pick().version for _ in range(2)} == {"v1", "v2"}
 
     run(test())

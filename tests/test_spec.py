@@ -25,6 +25,7 @@ from mdslite.fields import (
     RuntimeType,
     SourceType,
     make_name,
+    parse_memory,
 )
 from mdslite.spec import Spec
 
@@ -294,11 +295,11 @@ class TestMemory:
         ],
     )
     def test_quantities(self, quantity: str | int, size_bytes: int) -> None:
-        assert specs.parse_memory(quantity) == size_bytes
+        assert parse_memory(quantity) == size_bytes
 
     @pytest.mark.parametrize(
         "quantity", ["", "x", "Gi", "-1Gi", "1.5", "1 Gi", "1gi", "0Mi", "nan", "1Gi\n", -5]
     )
     def test_what_is_no_quantity(self, quantity: str | int) -> None:
         with pytest.raises(ValueError, match="expected an amount of memory"):
-            specs.parse_memory(quantity)
+            parse_memory(quantity)

@@ -96,7 +96,7 @@ class Listener:
         self.end.setblocking(False)
 
     def told(self) -> list[Told]:
-        found = []
+        found: list[Told] = []
         while True:
             try:
                 message = self.end.recv(1 << 16)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import Context
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import pytest
-from lanes import DataJob, FakeData
+from lanes import DataJob, FakeData, lane_of
 from waiting import until
 
 from mdslite.errors import LoadFailed, Unavailable
@@ -19,6 +21,8 @@ from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, PackageReport
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.serving.loader import LoadRequest
 from mdslite.spec import ServiceInfo, Spec
+
+Given = TypeVarTuple("Given")
 
 SEEN_S = (0.1,)  # so long that who looks every few milliseconds sees what is in between
 
@@ -108,12 +112,12 @@ def test_with_another_replica_the_version_goes_on() -> None:
     async def test(fleet: Fleet, served: Served, runtime: Python) -> None:
         sick, well = runtime.sessions
         sick.failure = Unavailable("sick")
-        await until(lambda: len(served.lane.replicas) == 1)
+        await until(lambda: len(lane_of(served).replicas) == 1)
         assert served.state == "ready"
         assert [await ask(served) for _ in range(3)] == [[b"1"]] * 3
         assert (len(sick.batches), len(well.batches)) == (0, 3)
         sick.failure = None
-        await until(lambda: len(served.lane.replicas) == 2)
+        await until(lambda: len(lane_of(served).replicas) == 2)
 
     run(test, replicas=2)
 
@@ -149,15 +153,21 @@ def test_a_replica_that_dies_again_and_again_is_rebuilt_later_each_time() -> Non
         loop = asyncio.get_running_loop()
         call_later = loop.call_later
 
-        def noted(delay: float, *args: Any, **options: Any) -> Any:
+        def noted(
+            delay: float, callback: Callable[[*Given], object], *args: *Given, context: Context | None = None
+        ) -> asyncio.TimerHandle:
             if delay in (0.011, 0.012, 0.013):
                 delays.append(delay)
-            return call_later(delay, *args, **options)
+            return call_later(delay, callback, *args, context=context)
 
         loop.call_later = noted  # type: ignore[method-assign]
+
+        def rebuilt(count: int) -> bool:
+            return len(runtime.sessions) == count + 1 and served.state == "ready"
+
         for count in range(1, 5):
             runtime.sessions[-1].die("exited with status 1")
-            await until(lambda count=count: len(runtime.sessions) == count + 1 and served.state == "ready")
+            await until(partial(rebuilt, count))
         assert delays == [0.011, 0.012, 0.013, 0.013]
 
     run(test, rebuild_delays_s=(0.011, 0.012, 0.013))

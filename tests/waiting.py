@@ -18,7 +18,7 @@ _TURNS = 100  # of the event loop: what needs nothing else is there by then
 _PAUSE_S = 0.002
 
 
-async def until(condition: Callable[[], T], *, limit_s: float = LIMIT_S) -> T:
+async def until(condition: Callable[[], T | None], *, limit_s: float = LIMIT_S) -> T:
     """What `condition` finds, once it holds.
 
     :raises TimeoutError: it did not in time
@@ -31,7 +31,7 @@ async def until(condition: Callable[[], T], *, limit_s: float = LIMIT_S) -> T:
     return found
 
 
-async def answered(ask: Callable[[], Awaitable[T]], *, limit_s: float = LIMIT_S) -> T:
+async def answered(ask: Callable[[], Awaitable[T | None]], *, limit_s: float = LIMIT_S) -> T:
     """What asking finds, as soon as it is something.
 
     :raises TimeoutError: it was nothing for so long
@@ -42,7 +42,7 @@ async def answered(ask: Callable[[], Awaitable[T]], *, limit_s: float = LIMIT_S)
     return found
 
 
-def hold_on(condition: Callable[[], T], *, limit_s: float = LIMIT_S) -> T:
+def hold_on(condition: Callable[[], T | None], *, limit_s: float = LIMIT_S) -> T:
     """The same without a loop."""
     ends_at = time.monotonic() + limit_s
     while not (found := condition()):

@@ -89,20 +89,20 @@ def under_way(event: Mapping[str, Any]) -> str | None:
 
 def model_lines(model: Mapping[str, Any], *, width: int | None = None) -> Iterator[str]:
     """What `render_plan` says of one model; in a table of that width, what is too long goes on below."""
-    yield from head_lines(model)
+    yield from head_lines(model, width=width)
     rows = planned_rows(model)
     if rows:
         yield from _table(rows, width)
 
 
-def head_lines(model: Mapping[str, Any]) -> Iterator[str]:
-    """Which model it is, and how many of its versions have what done to them."""
+def head_lines(model: Mapping[str, Any], *, width: int | None = None) -> Iterator[str]:
+    """Which model it is, and how many of its versions have what done to them: a line, or two half as wide."""
     counts = Counter(step["action"] for step in model["steps"])
     yield f"PROJECT: {model['project']} MODEL: {model['model']}"
-    yield (
-        f"= RETAIN ({counts['RETAIN']})  + ADD ({counts['ADD']})"
-        f"  ~ UPDATE ({counts['UPDATE']})  x DELETE ({counts['DELETE']})"
-    )
+    kept = f"= RETAIN ({counts['RETAIN']})  + ADD ({counts['ADD']})"
+    changed = f"~ UPDATE ({counts['UPDATE']})  x DELETE ({counts['DELETE']})"
+    whole = f"{kept}  {changed}"
+    yield from [whole] if width is None or len(whole) <= width else [kept, changed]
 
 
 def planned_rows(model: Mapping[str, Any]) -> list[PlannedRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -210,12 +211,16 @@ class TestLs:
         assert "v1\\x1b[2J[red]" in printed
         assert "\x1b[2J" not in printed
 
-    @pytest.mark.parametrize("columns", [20, 72, 80])
-    def test_cuts_nothing_off_on_a_narrow_terminal(self, api: ApiServer, columns: int) -> None:
+    @pytest.mark.parametrize("columns", [20, 50, 72, 80])
+    def test_cuts_nothing_off_a_narrow_terminal_and_leaves_it_no_line_to_break(
+        self, api: ApiServer, columns: int
+    ) -> None:
         code, printed = on_a_terminal(["ls", "mail"], COLUMNS=str(columns), NO_COLOR="1")
         assert code == 0
         for title in ("VERSION", "STATE", "WEIGHT", "SHARE", "RPS", "P50 MS", "P99 MS", "ERR %", "100%"):
             assert title in printed
+        table = re.sub("\x1b\\[[0-9;]*m", "", printed).partition("mail/spamfilter@v1 failed")[0]
+        assert max(map(len, table.splitlines())) <= columns
 
 
 class TestShow:

@@ -263,8 +263,11 @@ def diff_lines(revision: Json, width: int) -> list[Line]:
 
 def _model_diff(model: Json, width: int) -> list[Line]:
     """What a plan does to a model, coloured by what that is."""
-    name, counts = head_lines(model)
-    lines: list[Line] = [[(cut(clean(name), width), "bold")], [(cut(counts, width), "dim")]]
+    name, *counts = head_lines(model, width=width)
+    lines: list[Line] = [
+        [(cut(clean(name), width), "bold")],
+        *([(cut(line, width), "dim")] for line in counts),
+    ]
     for row in planned_rows(model):
         sign, role = _SIGNS[row.action]
         lines.append([(f"{sign} ", role), (clean(row.version), "bold")])

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -192,6 +193,20 @@ def _plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> li
     ]
 
 
+def _titled_lines(columns: Sequence[Column], row: Sequence[str], width: int) -> list[str]:
+    """A row whose cells stand behind their titles, as many in a line as there is room for."""
+    lines = [""]
+    for column, cell in zip(columns, row, strict=True):
+        text = f"{column.title} {cell}".strip()
+        if cell and lines[-1].strip() and len(lines[-1]) + 2 + len(text) <= width:
+            lines[-1] += f"  {text}"
+        elif cell:
+            lines += textwrap.wrap(
+                text, width, initial_indent="  " if lines[1:] else "", subsequent_indent="  "
+            )
+    return lines[1:]
+
+
 def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -199,7 +214,8 @@ def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
     console = Console(highlight=False, markup=False, emoji=False)
     if _narrowest(columns, rows) > console.width:
-        write("\n".join(_plain_lines(columns, rows)))  # the terminal breaks the lines, and nothing is cut
+        for row in rows:
+            write("\n".join(_titled_lines(columns, row, console.width)))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:

@@ -1,9 +1,16 @@
-"""Protobuf's wire format, as far as a walk through a model's file needs it. Knows no message."""
+"""Protobuf's wire format, as far as a walk through a model's file needs it. Knows no message.
+
+Takes whatever protobuf's own parser takes: a field that is read differently here than by the library that
+loads the file would hide from our checks what the library then does.
+"""
 
 from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+
+_VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
+_TAG_BITS = 0xFFFFFFFF  # protobuf drops those above, and finds a known field below them
 
 
 class Malformed(Exception):
@@ -13,28 +20,57 @@ class Malformed(Exception):
 def fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
     """Yield the length-delimited fields of a message, each with its number and its bytes' [begin, end).
 
-    The others are skipped.
+    The others are skipped, and groups with all that is in them: no message that is looked into has any, but
+    protobuf reads over unknown ones.
 
     :raises Malformed: after the fields that came before what is broken
     """
-    at = start
+    for number, wire, begin, end in _records(content, start, stop):
+        if wire == _BYTES:
+            yield number, begin, end
+
+
+def integer(content: mmap.mmap, start: int, stop: int, *, number: int) -> int | None:
+    """The varint in field `number` of a message: the last one, as for protobuf; None when there is none.
+
+    :raises Malformed: as `fields`
+    """
+    found = None
+    for field, wire, begin, end in _records(content, start, stop):
+        if field == number and wire == _VARINT:
+            found, _ = _varint(content, begin, end)
+    return found
+
+
+def _records(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Field numbers, wire types and [begin, end) of the values outside of groups."""
+    at, depth = start, 0
     while at < stop:
         tag, at = _varint(content, at, stop)
         wire = tag & 7
-        if wire == 0:
+        begin = at
+        if wire == _VARINT:
             _, at = _varint(content, at, stop)
-        elif wire == 1:
+        elif wire == _FIXED64:
             at += 8
-        elif wire == 5:
+        elif wire == _FIXED32:
             at += 4
-        elif wire == 2:
-            size, at = _varint(content, at, stop)
-            if at + size > stop:
-                raise Malformed
-            yield tag >> 3, at, at + size
-            at += size
+        elif wire == _BYTES:
+            size, begin = _varint(content, at, stop)
+            at = begin + size
+        elif wire == _GROUP:
+            depth += 1
+        elif wire == _GROUP_END and depth:
+            depth -= 1
         else:
             raise Malformed
+        number = (tag & _TAG_BITS) >> 3
+        if at > stop or not number:
+            raise Malformed
+        if not depth:
+            yield number, wire, begin, at
+    if depth:
+        raise Malformed
 
 
 def _varint(content: mmap.mmap, at: int, stop: int) -> tuple[int, int]:

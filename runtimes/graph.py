@@ -1,4 +1,4 @@
-"""What a model's file says that ONNX Runtime does not report: its operators and where its data lie.
+"""What a model's file says that ONNX Runtime does not report: its nodes and where its data lie.
 
 Walks the protobuf's wire format (see `wire`), since the `onnx` package (and its protobuf) is no dependency.
 Follows ModelProto in the ONNX repository's `onnx.proto`; whatever is malformed is left for ONNX Runtime
@@ -9,64 +9,144 @@ from __future__ import annotations
 
 import mmap
 import stat
-from contextlib import suppress
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mdslite.errors import LoadFailed
-from mdslite.runtimes.operators import TIMED_BY_SHAPE
-from mdslite.wire import Malformed, fields
+from mdslite.runtimes.operators import NONE, OF_SHAPES, RANDOM, SIZES, TIMED_BY_SHAPE
+from mdslite.wire import Malformed, fields, integer
 
 # Message → field number → the message in that field.
 _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 25: "Function"},
-    "Function": {7: "Node"},
-    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Initializer", 11: "Input", 15: "SparseInitializer"},
     "Node": {5: "Attribute"},
     "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "Initializer": {13: "Entry"},
+    "SparseInitializer": {1: "Initializer", 2: "Tensor"},
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {13: "Entry"},
+    "Input": {},
     "Entry": {},
 }
-_OPERATOR, _KEY, _VALUE = 4, 1, 2  # Node.op_type, Entry.key, Entry.value
+# Message → the fields whose text is of interest.
+_INPUT, _OUTPUT, _OPERATOR, _INITIALIZER_NAME, _INPUT_NAME, _KEY, _VALUE = 1, 2, 4, 8, 1, 1, 2
+_TEXTS: dict[str, frozenset[int]] = {
+    "Node": frozenset({_INPUT, _OUTPUT, _OPERATOR}),
+    "Initializer": frozenset({_INITIALIZER_NAME}),
+    "Input": frozenset({_INPUT_NAME}),
+    "Entry": frozenset({_KEY, _VALUE}),
+}
+_IR_VERSION = 1
+_REPLACEABLE_SINCE = 4  # before, initializers had to be listed as inputs, and were constants all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Values by their names as they stand in the file; an input or output that is left out is empty."""
+
+    operator: str
+    inputs: tuple[bytes, ...]
+    outputs: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """`locations` are the external data's, as the file gives them."""
+    """`nodes` are those of sub-graphs and functions too, `constants` the initializers that no request can
+    replace, `locations` the external data's, as the file gives them. `plain`: it was read to its end, and no
+    function in it gives an operator's name another meaning."""
 
-    operators: frozenset[str]
+    nodes: tuple[Node, ...]
+    constants: frozenset[bytes]
     locations: frozenset[str]
+    plain: bool
 
     @property
     def bounded(self) -> bool:
-        """The time of a run is a function of its inputs' shapes."""
-        return self.operators <= TIMED_BY_SHAPE
+        """The time of a run is a function of its inputs' shapes.
+
+        It is where every operator's is, given the sizes that some take as values, and all those sizes follow
+        from constants and shapes.
+        """
+        known = {b"", *self.constants}  # values that are the same whatever stands in the inputs
+        for node in self.nodes:
+            sizes = node.inputs[SIZES.get(node.operator, NONE)]
+            if node.operator not in TIMED_BY_SHAPE or not known.issuperset(sizes):
+                return False
+            follows = node.operator not in RANDOM and known.issuperset(node.inputs)
+            if follows or node.operator in OF_SHAPES:
+                known.update(node.outputs)
+        return self.plain and bool(self.nodes)
 
 
 def read_graph(path: Path) -> Graph:
-    """Read the operators (of sub-graphs and functions too) and data locations of the model file at `path`."""
-    operators: set[str] = set()
-    locations: set[str] = set()
+    """Read what the model file at `path` says of its nodes and of where its data lie."""
     with path.open("rb") as file:
         if not path.stat().st_size:
-            return Graph(frozenset(), frozenset())
+            return Graph((), frozenset(), frozenset(), plain=False)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            pending = [("Model", 0, len(data))]
-            while pending:
-                message, start, stop = pending.pop()
-                entry: dict[int, str] = {}
-                with suppress(Malformed):  # what came before the break counts
-                    for field, at, end in fields(data, start, stop):
-                        if inner := _MESSAGES[message].get(field):
-                            pending.append((inner, at, end))
-                        elif message == "Node" and field == _OPERATOR:
-                            operators.add(_text(data, at, end))
-                        elif message == "Entry" and field in (_KEY, _VALUE):
-                            entry[field] = _text(data, at, end)
-                if entry.get(_KEY) == "location":
-                    locations.add(entry.get(_VALUE, ""))
-    return Graph(frozenset(operators), frozenset(locations))
+            return _Walk(data).graph()
+
+
+class _Walk:
+    """Goes through a file's messages level by level, so that the nodes of one graph keep their order."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._nodes: list[Node] = []
+        self._initializers: set[bytes] = set()
+        self._inputs: set[bytes] = set()
+        self._locations: set[str] = set()
+        self._plain = True
+
+    def graph(self) -> Graph:
+        pending = deque([("Model", 0, len(self._data))])
+        while pending:
+            message, start, stop = pending.popleft()
+            texts: list[tuple[int, bytes]] = []
+            try:
+                for field, at, end in fields(self._data, start, stop):
+                    if inner := _MESSAGES[message].get(field):
+                        pending.append((inner, at, end))
+                    elif field in _TEXTS.get(message, ()):
+                        texts.append((field, self._data[at:end]))
+            except Malformed:  # what came before the break counts
+                self._plain = False
+            self._note(message, texts)
+        given = {name for node in self._nodes for name in node.outputs}
+        if self._lists_replaceable():
+            given |= self._inputs
+        constants = frozenset(self._initializers - given)
+        return Graph(tuple(self._nodes), constants, frozenset(self._locations), self._plain)
+
+    def _note(self, message: str, texts: list[tuple[int, bytes]]) -> None:
+        last = dict(texts)  # as protobuf has it
+        if message == "Node":
+            operator = last.get(_OPERATOR, b"").decode("utf-8", "replace")
+            self._nodes.append(Node(operator, tuple(_all(texts, _INPUT)), tuple(_all(texts, _OUTPUT))))
+        elif message == "Initializer":
+            self._initializers.add(last.get(_INITIALIZER_NAME, b""))
+        elif message == "Input":
+            self._inputs.add(last.get(_INPUT_NAME, b""))
+        elif message == "Function":
+            self._plain = False
+        elif message == "Entry" and last.get(_KEY) == b"location":
+            self._locations.add(last.get(_VALUE, b"").decode("utf-8", "replace"))
+
+    def _lists_replaceable(self) -> bool:
+        """Whether an initializer among the inputs is what holds where a request has nothing else."""
+        try:
+            version = integer(self._data, 0, len(self._data), number=_IR_VERSION)
+        except Malformed:
+            version = None
+        return version is None or version >= _REPLACEABLE_SINCE
+
+
+def _all(texts: list[tuple[int, bytes]], field: int) -> Iterator[bytes]:
+    return (text for number, text in texts if number == field)
 
 
 def check_locations(graph: Graph, folder: Path) -> None:
@@ -93,7 +173,3 @@ def check_locations(graph: Graph, folder: Path) -> None:
                 raise LoadFailed(f"{shown}, a link: put the file itself beside the model")
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise LoadFailed(f"{shown}, no plain file of its own (a hard link?): put a copy beside the model")
-
-
-def _text(data: mmap.mmap, start: int, stop: int) -> str:
-    return data[start:stop].decode("utf-8", "replace")

@@ -261,8 +261,11 @@ def runtime_settings(runtime: str, container_parameter: Mapping[str, Any]) -> Ma
     return found if isinstance(found, Mapping) else {}
 
 
+PROBE_RULES = 2  # one more whenever a probe comes to say something else of the same file
+
+
 def probe_engine(runtime: str, settings: Mapping[str, Any] | None = None) -> str:
-    """What a probe's report depends on beside the artifact: the library, and settings that a model's
-    signature may come from. A report by another engine is not believed."""
-    engine = library_version(runtime) or runtime.lower()
+    """What a probe's report depends on beside the artifact: the library, our own rules, and settings that a
+    model's signature may come from. A report by another engine is not believed."""
+    engine = f"{library_version(runtime) or runtime.lower()} rules {PROBE_RULES}"
     return f"{engine} {json.dumps(settings, sort_keys=True)}" if settings else engine

@@ -121,7 +121,7 @@ class ProbeReport:
     """What the disposable child found out about a model before the appliance opens it.
 
     `signature` is as a run showed it, which may differ from an open session's in `rows`. `bounded` is False
-    when the graph holds control flow (Loop, Scan, If), tensors as large as a value in the data says, texts or
+    when the graph holds control flow (Loop, Scan, If), is told by data how much to compute, or holds texts or
     what is not known, so that its run time is no function of its inputs' shapes. `memory_bytes` is what
     opening and warming it added to the child.
     """

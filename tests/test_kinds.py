@@ -13,7 +13,7 @@ import pytest
 from mdslite.errors import LoadFailed
 from mdslite.fields import PackageType, RuntimeType
 from mdslite.runtimes import engine, kinds
-from mdslite.runtimes.kinds import Kind, detect
+from mdslite.runtimes.kinds import PROBE_RULES, Kind, detect
 
 PACKAGE = "import mds\n\n\n@mds.model('spam', 'v1')\nclass Spam: ...\n"
 
@@ -158,10 +158,11 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
         assert caught.value.hint == f"run: pip install 'mdslite[{module}]', then restart mdslite"
 
 
-def test_a_probe_holds_for_one_library_and_its_settings() -> None:
-    assert kinds.probe_engine("ONNXRUNTIME") == engine.version()
-    assert kinds.probe_engine("PYTHON") == "python"
-    assert kinds.probe_engine("PYTHON", {"b": 1, "a": 2}) == 'python {"a": 2, "b": 1}'
+def test_a_probe_holds_for_one_library_and_its_settings_and_for_our_rules() -> None:
+    rules = f"rules {PROBE_RULES}"
+    assert kinds.probe_engine("ONNXRUNTIME") == f"{engine.version()} {rules}"
+    assert kinds.probe_engine("PYTHON") == f"python {rules}"
+    assert kinds.probe_engine("PYTHON", {"b": 1, "a": 2}) == f'python {rules} {{"a": 2, "b": 1}}'
 
 
 def test_a_build_for_the_cpu_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

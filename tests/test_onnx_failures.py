@@ -11,7 +11,6 @@ from typing import Any
 import models
 import numpy as np
 import odd_models
-import onnx
 import pytest
 from computed import array_of
 
@@ -131,7 +130,7 @@ def test_a_broken_model_is_refused_with_the_reason_and_no_path(tmp_path: Path, b
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    assert OnnxRuntime().inspect(path)
+    assert not OnnxRuntime().inspect(path)
     with pytest.raises(LoadFailed):
         open_model(path)
 
@@ -160,40 +159,11 @@ def test_a_missing_model_is_refused(tmp_path: Path) -> None:
 # What a file says of itself
 
 
-def test_control_flow_and_sizes_in_the_data_leave_a_run_unbounded(tmp_path: Path) -> None:
-    runtime = OnnxRuntime()
-    assert runtime.inspect(models.mlp(tmp_path / "a.onnx"))
-    assert not runtime.inspect(models.loop(tmp_path / "b.onnx"))
-    assert not runtime.inspect(odd_models.optional(tmp_path / "c.onnx"))
-    assert not runtime.inspect(models.hungry(tmp_path / "d.onnx"))
-
-
-@pytest.mark.parametrize(
-    ("operator", "domain", "timed"),
-    [
-        ("Relu", "", True), ("TreeEnsembleRegressor", "ai.onnx.ml", True),
-        ("QGemm", "com.microsoft", True),
-        ("DFT", "", False), ("HannWindow", "", False), ("CenterCropPad", "", False),
-        ("ImageDecoder", "", False), ("RoiAlign", "", False), ("NonZero", "", False), ("Unique", "", False),
-        ("Whatever", "com.example", False),
-    ],
-)  # fmt: skip
-def test_only_operators_that_are_known_to_be_timed_by_shapes_are(
-    tmp_path: Path, operator: str, domain: str, timed: bool
-) -> None:
-    node = onnx.helper.make_node(operator, ["x"], ["y"], domain=domain)
-    path = models.save(
-        tmp_path / "m.onnx",
-        [node],
-        [models.tensor("x", "FP32", ["N", 2])],
-        [models.tensor("y", "FP32", ["N", 2])],
-    )
-    assert OnnxRuntime().inspect(path) is timed
-
-
 def test_operators_in_subgraphs_and_functions_are_found(tmp_path: Path) -> None:
-    assert {"Loop", "Less", "Or"} <= read_graph(models.loop(tmp_path / "a.onnx")).operators
-    assert {"f0", "f1", "Identity"} <= read_graph(odd_models.crashing(tmp_path / "b.onnx", depth=3)).operators
+    loop = read_graph(models.loop(tmp_path / "a.onnx"))
+    chain = read_graph(odd_models.crashing(tmp_path / "b.onnx", depth=3))
+    assert {"Loop", "Less", "Or"} <= {node.operator for node in loop.nodes}
+    assert {"f0", "f1", "Identity"} <= {node.operator for node in chain.nodes}
 
 
 @pytest.mark.parametrize(

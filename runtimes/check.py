@@ -12,6 +12,7 @@ from mdslite.findings import Finding
 from mdslite.runtimes import engine
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.nvidia import Nvml, NvmlError
+from mdslite.sizes import size_text
 
 _GIB = 1 << 30
 _LITTLE_MEMORY_BYTES = 512 << 20
@@ -149,7 +150,7 @@ def _check_memory() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     if memory.available < _LITTLE_MEMORY_BYTES:
         yield Finding(
-            "warning", f"only {memory.available >> 20} MiB of memory are free", "stop other programs"
+            "warning", f"only {size_text(memory.available)} of memory are free", "stop other programs"
         )
 
 

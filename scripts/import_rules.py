@@ -18,6 +18,7 @@ ROOMS: dict[str, frozenset[str]] = {
     for name, allowed in {
         "errors": "",
         "findings": "",
+        "sizes": "",
         "process": "errors",
         "runtimes.protocol": "errors",
         "document": "errors",
@@ -47,9 +48,9 @@ ROOMS: dict[str, frozenset[str]] = {
         "tensors": "errors media npy packing runtimes.protocol",
         "data": "errors mds media npy runtimes.protocol tensors",
         "oip": "errors media npy packing runtimes.protocol tensors data",
-        "runtimes": "errors findings mds runtimes.protocol wire process",
+        "runtimes": "errors findings mds runtimes.protocol sizes wire process",
         "drift": "",
-        "store": "errors drift findings wire process",
+        "store": "errors drift findings sizes wire process",
         "recent": "store",
         "exposition": "",
         "metrics": "store recent exposition",
@@ -80,7 +81,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "log_calls": "asks replies",
         "triton": "errors fields",
         "client": "links asks calls drift_calls label_calls log_calls payloads replies retries",
-        "cli": "errors fields hosts planning contents pictures client asks payloads replies",
+        "cli": "errors fields hosts sizes planning contents pictures client asks payloads replies",
         "tui": "errors hosts client asks calls drift_calls label_calls log_calls "
         "contents pictures planning replies",
     }.items()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mdslite.errors import ArtifactError, MdsliteError
 from mdslite.findings import Finding, Level
+from mdslite.sizes import size_text
 from mdslite.store.database import connect_reader, first_fault, size_fault, sqlite_errors
 from mdslite.store.disk import free_bytes
 from mdslite.store.hours import list_hours
@@ -104,7 +105,7 @@ def _check_artifacts(store_dir: Path, deployed: dict[str, str], former: dict[str
         else:
             whole += 1
             whole_bytes += artifact.size_bytes
-    yield Finding("ok", f"artifacts: {whole} match their digests ({_megabytes(whole_bytes)})")
+    yield Finding("ok", f"artifacts: {whole} match their digests ({size_text(whole_bytes)})")
     idle = [digest for digest in shelf.digests() if digest not in deployed and digest not in former]
     idle_artifacts = [stored for digest in idle if (stored := shelf.get(digest)) is not None]
     if idle_artifacts:
@@ -114,9 +115,9 @@ def _check_artifacts(store_dir: Path, deployed: dict[str, str], former: dict[str
 def _idle_finding(idle: list[Artifact]) -> Finding:
     """What plans and failed applies left, the largest first, and when it goes."""
     idle = sorted(idle, key=lambda one: -one.size_bytes)
-    named = ", ".join(f"{_name(one)} {_megabytes(one.size_bytes)}" for one in idle[:_SHOWN_IDLE])
+    named = ", ".join(f"{_name(one)} {size_text(one.size_bytes)}" for one in idle[:_SHOWN_IDLE])
     more = f" and {len(idle) - _SHOWN_IDLE} more" if len(idle) > _SHOWN_IDLE else ""
-    total = _megabytes(sum(one.size_bytes for one in idle))
+    total = size_text(sum(one.size_bytes for one in idle))
     return Finding(
         "ok",
         f"artifacts: {len(idle)} more belong to no revision ({total}), left by plans and failed applies: "
@@ -153,7 +154,7 @@ def _check_log(store_dir: Path) -> Iterator[Finding]:
                 "the rest of the log is not affected; the file goes with retention",
             )
     total_bytes = sum(hour.size_bytes for hour in hours)
-    yield Finding("ok", f"request log: {checked} of {len(hours)} files read ({_megabytes(total_bytes)})")
+    yield Finding("ok", f"request log: {checked} of {len(hours)} files read ({size_text(total_bytes)})")
 
 
 def _log_fault(path: Path) -> str | None:
@@ -190,8 +191,4 @@ def _check_disk(store_dir: Path) -> Iterator[Finding]:
         if level == "ok"
         else "free some space: without it nothing can be applied and no request is logged"
     )
-    yield Finding(level, f"disk of the store: {_megabytes(free)} free", hint)
-
-
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"
+    yield Finding(level, f"disk of the store: {size_text(free)} free", hint)

@@ -16,6 +16,7 @@ from api_server import BACKUP, ApiServer, on_a_terminal
 
 from mdslite import cli as cli_module
 from mdslite.cli import COMMANDS, cli, output, run
+from mdslite.sizes import size_text
 
 
 class TestEveryCommand:
@@ -312,7 +313,7 @@ def test_plain_text_passes_untouched(text: str) -> None:
     [(None, "-"), (0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (1_234_567, "1.2 MB"), (10**13, "10.0 TB")],
 )
 def test_sizes_are_written_for_people(size: int | None, text: str) -> None:
-    assert output.size_text(size) == text
+    assert size_text(size) == text
 
 
 def test_the_group_lists_each_command_once() -> None:

@@ -15,6 +15,7 @@ from artifact_files import damage
 from models import mlp
 
 from mdslite.findings import Finding
+from mdslite.sizes import size_text
 from mdslite.store.artifacts import Artifact, ArtifactStore
 from mdslite.store.backup import backup
 from mdslite.store.check import check_store
@@ -110,9 +111,10 @@ def test_artifacts_that_nothing_refers_to_are_counted(
     idle = artifacts.add_path(mlp(tmp_path / "idle.onnx", seed=5))
     found = find(check_store(store), "1 more belong to no revision")
     assert found.level == "ok"
-    assert (
-        f": idle.onnx {idle.size_bytes / 1e6:.1f} MB; the next start of mdslite up removes them" in found.what
-    )
+    size = size_text(idle.size_bytes)
+    assert f": idle.onnx {size}; the next start of mdslite up removes them" in found.what
+    free = find(check_store(store), "disk of the store: ").what
+    assert re.fullmatch(r"disk of the store: \d{1,3}\.\d [MGT]B free", free)
     for name in ("b", "c", "d"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "words.txt").write_text(name)

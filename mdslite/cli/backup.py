@@ -13,6 +13,7 @@ from mdslite.cli import output
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.cli.usage import refuse_typed
 from mdslite.errors import InvalidRequest
+from mdslite.sizes import size_text
 
 
 @click.command(
@@ -44,8 +45,8 @@ def backup(path: str | None, log: bool, store: str | None, as_json: bool, url: s
     if as_json:
         output.write_json(made)
     else:
-        output.write(f"{made['path']}   {output.size_text(made['size_bytes'])}")
-        sizes = (f"{part} {output.size_text(size)}" for part, size in made["parts"].items())
+        output.write(f"{made['path']}   {size_text(made['size_bytes'])}")
+        sizes = (f"{part} {size_text(size)}" for part, size in made["parts"].items())
         output.note(f"in it: {', '.join(sizes)}")
         there = f"{shlex.quote(made['path'])} --store {shlex.quote(made['store'])}"
         # The store is there by then, unless that is what was lost; what --force replaces is kept.

@@ -17,6 +17,7 @@ from mdslite.cli.options import connect, json_option, url_option, yes_option
 from mdslite.cli.target import Target, parse_model
 from mdslite.cli.usage import refuse_ignored
 from mdslite.hosts import author
+from mdslite.sizes import size_text
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -300,7 +301,7 @@ def _export(client: Client, target: Target, file: str, *, force: bool) -> None:
         with new_file(file, force=force) as stream:
             for piece in download.pieces:
                 stream.write(piece)
-    output.note(f"wrote {file} ({output.size_text(Path(file).stat().st_size)})")
+    output.note(f"wrote {file} ({size_text(Path(file).stat().st_size)})")
 
 
 def _forget(client: Client, target: Target, *, yes: bool, as_json: bool) -> None:

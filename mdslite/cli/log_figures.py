@@ -15,6 +15,7 @@ from mdslite.cli import output
 from mdslite.cli.absence import refuse_unknown, tell_skipped
 from mdslite.cli.files import new_file
 from mdslite.errors import InvalidRequest
+from mdslite.sizes import size_text
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -199,12 +200,12 @@ def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limi
             if live and monotonic() >= told_at + _TELL_S:
                 told_at = monotonic()
                 done = f"{rows:,}{of}, " if mark else f"{of.removeprefix(' of ')}, "
-                output.note_over(f"{done}{output.size_text(size_bytes)}")
+                output.note_over(f"{done}{size_text(size_bytes)}")
         file.flush()
     if live:
         output.note_over("")
     count = f"{coming.rows:,} rows, " if coming.rows is not None else ""
-    output.note(f"exported {count}{output.size_text(size_bytes)}")
+    output.note(f"exported {count}{size_text(size_bytes)}")
 
 
 def _percentile_cells(one: Mapping[str, Any]) -> list[str]:

@@ -137,19 +137,6 @@ def number_text(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def size_text(size_bytes: float | None) -> str:
-    """A size for people: 950 B, 1.2 MB (powers of 1000)."""
-    if size_bytes is None:
-        return "-"
-    if size_bytes < 1000:
-        return f"{size_bytes:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        size_bytes /= 1000
-        if size_bytes < 999.95:
-            return f"{size_bytes:.1f} {unit}"
-    return f"{size_bytes / 1000:.1f} TB"
-
-
 def time_text(value: object) -> str:
     """A time from the API (unix seconds, or ISO 8601) in this machine's zone."""
     try:

@@ -11,6 +11,7 @@ from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
 from mdslite.cli.suggestions import command_line
 from mdslite.cli.target import Scope, Target, parse_moment, parse_scope, parse_target, require_scope
+from mdslite.sizes import size_text
 
 Json = Mapping[str, Any]
 
@@ -164,8 +165,8 @@ def _write_version(target: Target, version: Json, url: str) -> None:
         "device": version.get("device"),
         "uri": version.get("uri"),
         "digest": version.get("digest"),
-        "size": output.size_text(version.get("size_bytes")),
-        "memory": output.size_text(version.get("memory_bytes")),
+        "size": size_text(version.get("size_bytes")),
+        "memory": size_text(version.get("memory_bytes")),
         "batch": " ".join(f"{name}={value}" for name, value in batch.items() if value is not None) or None,
         "queue": f"{version.get('queue_rows', 0)} rows",
         "last minute": _traffic(version),

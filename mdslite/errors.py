@@ -181,7 +181,7 @@ class Unprocessable(MdsliteError):
 
 class SpecError(Unprocessable):
     """A mistake in a deployments.yaml, with the place where it stands. To a value's, `path` leads from the
-    top, and `wrong` is the message without any place; `field` is its place in a request that holds no file."""
+    top, and `wrong` is the message without any place; `field` is the place in a request without a file."""
 
     code = "invalid_spec"
 

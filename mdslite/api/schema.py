@@ -83,8 +83,9 @@ class ErrorReply(Value, frozen=True, kw_only=True):
     code: Annotated[str, Meta(description="stable, to branch on")]
     request_id: str
     hint: str | msgspec.UnsetType = msgspec.UNSET
-    field: Annotated[str, Meta(description="the parameter or the place in the body that was wrong")] | (
-        msgspec.UnsetType
+    field: (
+        Annotated[str, Meta(description="the parameter, the header, or the place in the body that was wrong")]
+        | msgspec.UnsetType
     ) = msgspec.UNSET
 
 

@@ -8,7 +8,7 @@ import pytest
 from clocks import Clock
 
 from mdslite.errors import Unavailable
-from mdslite.serving.remote.pool import EJECT_AFTER, Address, Pool
+from mdslite.serving.remote.pool import CONNECTIONS_MAX, EJECT_AFTER, Address, Pool
 
 
 def make_pool(count: int, **options: Any) -> tuple[Pool, Clock]:
@@ -26,6 +26,26 @@ def test_endpoints_take_turns_or_the_least_loaded_goes_first() -> None:
     pool.begin(first)
     pool.begin(second)
     assert {pool.pick() for _ in range(4)} == {third}
+
+
+def test_who_has_its_share_of_the_connections_is_passed_over_while_another_has_not() -> None:
+    pool, _ = make_pool(2)
+    first, second = pool.endpoints
+    for _ in range(CONNECTIONS_MAX // 2):
+        pool.begin(first)
+    assert {pool.pick() for _ in range(4)} == {second}
+    pool.end(first)
+    assert {pool.pick() for _ in range(4)} == {first, second}
+
+
+def test_the_only_one_that_is_well_may_have_more_than_its_share() -> None:
+    pool, _ = make_pool(2)
+    first, second = pool.endpoints
+    for _ in range(EJECT_AFTER):
+        pool.failed(second, "no answer")
+    for _ in range(CONNECTIONS_MAX // 2):
+        pool.begin(first)
+    assert {pool.pick() for _ in range(4)} == {first}
 
 
 def test_failures_in_a_row_eject_longer_each_time_and_a_success_brings_back() -> None:

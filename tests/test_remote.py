@@ -18,7 +18,7 @@ from h1_client import ROW, npy, predict, request
 from waiting import until
 
 from mdslite.errors import LoadFailed, Overloaded
-from mdslite.serving.remote import wire
+from mdslite.serving.remote import pool, wire
 from mdslite.spec import Confidence, EndpointInfo
 
 
@@ -229,7 +229,7 @@ def test_what_is_under_way_is_bounded_and_ends_in_time(tmp_path: Path) -> None:
 def test_want_of_a_connection_of_our_own_is_not_the_endpoints_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(pool, "CONNECTIONS_MAX", 2)
     monkeypatch.setattr(wire, "CONNECT_S", 0.5)
 
     async def test() -> None:
@@ -262,6 +262,43 @@ def test_want_of_a_connection_of_our_own_is_not_the_endpoints_failure(
                 hold.set()
                 assert [reply.status for reply in await asyncio.gather(*asked)] == [200] * 6
                 assert heard["POST"] == 6
+
+    run(test())
+
+
+@pytest.mark.parametrize("balance", ["round_robin", "least_loaded"])
+def test_a_slow_endpoint_takes_its_share_of_the_connections_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, balance: str
+) -> None:
+    monkeypatch.setattr(pool, "CONNECTIONS_MAX", 4)
+
+    async def test() -> None:
+        hold, held = asyncio.Event(), 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal held
+            if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+                held += 1
+                await hold.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(GOOD), GOOD))
+            writer.close()
+
+        async with (
+            await asyncio.start_server(serve, "127.0.0.1", 0) as slow,
+            listening(lambda: (200, GOOD)) as quick,
+        ):
+            ports = [slow.sockets[0].getsockname()[1], quick]
+            infos = [
+                EndpointInfo(url=f"http://127.0.0.1:{port}", options={"balance": balance}) for port in ports
+            ]
+            async with gateway(tmp_path / "near", *infos) as (near, served):
+                lane = lane_of(served)
+                asked = [asyncio.create_task(near.ask(predict(["x"], target=GATEWAY))) for _ in range(12)]
+                await until(lambda: sum(task.done() for task in asked) == 10)
+                assert (held, lane.running) == (2, 2)
+                assert (await near.ask(predict(["x"], target=GATEWAY))).status == 200
+                hold.set()
+                assert {reply.status for reply in await asyncio.gather(*asked)} == {200}
 
     run(test())
 

@@ -137,7 +137,7 @@ class RemoteLane:
     async def _serve(self, job: Job) -> None:
         try:
             question = self._speech.ask(job.columns)
-            async with asyncio.timeout_at(self._loop_time(job.deadline)):
+            async with asyncio.timeout_at(self._loop_time(job.deadline)), self.pool.turns:
                 answer = await self._ask(job, question)
             if not 200 <= answer.status < 300:
                 raise blame(answer)

@@ -4,6 +4,7 @@ many requests may be repeated. Owns no connection; told what happened, by the cl
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 Balance = Literal["round_robin", "least_loaded"]
 
+CONNECTIONS_MAX = 256  # for requests; each endpoint is asked how it is over one more
 EJECT_AFTER = 3  # failures in a row
 EJECT_FIRST_S = 1.0
 EJECT_MAX_S = 30.0
@@ -66,10 +68,12 @@ class Endpoint:
 
 
 class Pool:
-    """All endpoints of one version. Used from the event loop's thread only."""
+    """All endpoints of one version. Used from the event loop's thread only. A request has one of the `turns`
+    while it is under way: there are as many as connections."""
 
     def __init__(self, *, balance: Balance = "round_robin", clock: Callable[[], float]) -> None:
         self.endpoints: list[Endpoint] = []
+        self.turns = asyncio.Semaphore(CONNECTIONS_MAX)
         self._unfound: dict[str, str] = {}  # why nothing is found at a URL
         self._balance = balance
         self._clock = clock
@@ -90,7 +94,9 @@ class Pool:
         self._unfound[url] = why
 
     def pick(self, tried: Iterable[Endpoint] = ()) -> Endpoint:
-        """The endpoint for the next try of a request. Ejected ones take it only when no other is left.
+        """The endpoint for the next try of a request. Ejected ones take it only when no other is left, and
+        one that has its share of the turns only when all have: who is slow would soon have them all, and make
+        requests to the others wait.
 
         :raises Unavailable: there is none that has not been tried
         """
@@ -100,6 +106,8 @@ class Pool:
             raise Unavailable(self._why_not(), retry_after_s=1)
         well = [one for one in left if not one.is_ejected(now)]
         candidates = well or [one for one in left if not one.unfit] or left
+        share = math.ceil(CONNECTIONS_MAX / len(self.endpoints))
+        candidates = [one for one in candidates if one.open < share] or candidates
         self._turn += 1
         if self._balance == "least_loaded":
             least = min(one.open for one in candidates)

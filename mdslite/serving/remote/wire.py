@@ -1,4 +1,6 @@
-"""Connections to endpoints: kept open between requests, bounded in number, every wait with an end."""
+"""Connections to endpoints: kept open between requests, every wait with an end. How many there are is bounded
+by those who ask: see `pool`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,6 @@ from mdslite.errors import LoadFailed
 from mdslite.serving.remote.pool import Address
 from mdslite.serving.remote.speech import Answer, Question
 
-CONNECTIONS_MAX = 256
 KEPT_MAX = 64
 KEPT_S = 30.0
 CONNECT_S = 2.0
@@ -46,9 +47,12 @@ class Wires:
     def __init__(
         self, *, tls: ssl.SSLContext | None = None, token: str | None = None, token_env: str | None = None
     ) -> None:
-        self._requests = _connections(tls, at_most=CONNECTIONS_MAX)
-        # How an endpoint is must be heard while requests hold all of theirs. Each is asked one thing at once.
-        self._checks = _connections(tls, at_most=None)
+        self._connections = httpcore2.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=None,
+            max_keepalive_connections=KEPT_MAX,
+            keepalive_expiry=KEPT_S,
+        )
         token = token or (os.environ.get(token_env) if token_env else None)
         self._headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
         self._token_env = token_env
@@ -64,25 +68,20 @@ class Wires:
     async def post(
         self, address: Address, question: Question, *, more: Sequence[tuple[bytes, bytes]] = ()
     ) -> Answer:
-        """`more` are header fields beside the question's own. Waits for a free connection as long as the
-        caller does: that there is none says nothing of the endpoint.
+        """`more` are header fields beside the question's own.
 
         :raises Unanswered: no answer came, or one that is too long
         """
         length = (b"content-length", b"%d" % len(question.body))
         headers = [*question.headers, *more, length]
-        return await self._ask(self._requests, "POST", address, question.path, headers, question.body)
+        return await self._ask("POST", address, question.path, headers, question.body)
 
     async def get(self, address: Address, path: str) -> Answer:
-        """Waits for no request's connection.
-
-        :raises Unanswered: as `post`
-        """
-        return await self._ask(self._checks, "GET", address, path, [], None)
+        """:raises Unanswered: as `post`"""
+        return await self._ask("GET", address, path, [], None)
 
     async def _ask(
         self,
-        pool: httpcore2.AsyncConnectionPool,
         method: str,
         address: Address,
         path: str,
@@ -105,7 +104,7 @@ class Wires:
         if address.host is not None and secure:
             extensions["sni_hostname"] = address.host.partition(":")[0]  # type: ignore[assignment]
         try:
-            async with pool.stream(
+            async with self._connections.stream(
                 method, url, headers=fields, content=body, extensions=extensions
             ) as response:
                 chunks, size = [], 0
@@ -124,20 +123,8 @@ class Wires:
 
     def close(self) -> None:
         """Close all connections, in the background."""
-        self._closing = asyncio.get_running_loop().create_task(self._close(), name="close endpoints")
-
-    async def _close(self) -> None:
-        await self._requests.aclose()
-        await self._checks.aclose()
-
-
-def _connections(tls: ssl.SSLContext | None, *, at_most: int | None) -> httpcore2.AsyncConnectionPool:
-    return httpcore2.AsyncConnectionPool(
-        ssl_context=tls,
-        max_connections=at_most,
-        max_keepalive_connections=KEPT_MAX,
-        keepalive_expiry=KEPT_S,
-    )
+        closing = self._connections.aclose()
+        self._closing = asyncio.get_running_loop().create_task(closing, name="close endpoints")
 
 
 def read_trust(options: Mapping[str, Any], *, more: Path | None = None) -> ssl.SSLContext | None:

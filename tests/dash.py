@@ -154,7 +154,7 @@ def _history() -> dict[str, Any]:
 def _revision(number: int, time: float, reason: str, changes: int) -> dict[str, Any]:
     spec = {"service_info": {"weight": 20}, "uri": "digits/v2.onnx"}
     after = {"spec": spec, "digest": "sha256:" + "cd" * 32, "size_bytes": 78_597, "memory_bytes": 1_600_000}
-    steps: list[dict[str, Any]] = [
+    steps: list[dict[str, object]] = [
         {
             "action": "ADD",
             "version": f"v{at + 1}",

@@ -57,10 +57,12 @@ def test_scikit_learn_s_models_are_timed_by_their_shapes(tmp_path: Path, make: C
 
 
 def test_pytorch_s_models_are_timed_by_their_shapes(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    nn = torch.nn
+    pytest.importorskip("torch")
+    import torch
+    from torch import nn
+    from torch_models import Module
 
-    class Convolutions(nn.Module):
+    class Convolutions(Module):
         """Shrinks and grows pictures of any size by what sizes they have."""
 
         def __init__(self) -> None:
@@ -71,7 +73,7 @@ def test_pytorch_s_models_are_timed_by_their_shapes(tmp_path: Path) -> None:
             grown = nn.functional.interpolate(self.first(nn.functional.pad(x, (1, 1))), size=x.shape[2:])
             return (grown + x[:, :1]).flatten(1).mean(1, keepdim=True)
 
-    class Transformer(nn.Module):
+    class Transformer(Module):
         """Words with a first token for all of them, their places, and a mask of the sentence's length."""
 
         def __init__(self) -> None:
@@ -88,7 +90,7 @@ def test_pytorch_s_models_are_timed_by_their_shapes(tmp_path: Path) -> None:
             mask = torch.triu(torch.full((length + 1, length + 1), float("-inf")), 1)
             return self.layers(seen, mask=mask)[:, 0]
 
-    class Recurrent(nn.Module):
+    class Recurrent(Module):
         def __init__(self) -> None:
             super().__init__()
             self.layer = nn.LSTM(4, 8, batch_first=True)
@@ -96,7 +98,7 @@ def test_pytorch_s_models_are_timed_by_their_shapes(tmp_path: Path) -> None:
         def forward(self, x: Any) -> Any:
             return self.layer(x)[0][:, -1]
 
-    class Cut(nn.Module):
+    class Cut(Module):
         """The one that is told where to end."""
 
         def forward(self, x: Any) -> Any:

@@ -69,7 +69,7 @@ def test_outputs_are_named_by_their_place(tmp_path: Path) -> None:
 
 
 def test_what_an_example_left_out_stays_out(tmp_path: Path) -> None:
-    class Scaled(torch.nn.Module):
+    class Scaled(tm.Module):
         def forward(self, x: Any, mask: Any = None, scale: float = 1.0) -> Any:
             return {"y": x * scale if mask is None else x * mask, "nothing": None}
 
@@ -81,7 +81,7 @@ def test_what_an_example_left_out_stays_out(tmp_path: Path) -> None:
 
 
 def test_a_size_that_counts_more_than_rows_is_no_row_dimension(tmp_path: Path) -> None:
-    class Similarity(torch.nn.Module):
+    class Similarity(tm.Module):
         def forward(self, x: Any) -> Any:
             return x @ x.T
 
@@ -90,7 +90,7 @@ def test_a_size_that_counts_more_than_rows_is_no_row_dimension(tmp_path: Path) -
 
 
 def test_inputs_of_different_free_sizes_have_no_rows(tmp_path: Path) -> None:
-    class Cross(torch.nn.Module):
+    class Cross(tm.Module):
         def forward(self, a: Any, b: Any) -> Any:
             return a @ b.T
 
@@ -135,7 +135,7 @@ def test_sizes_keep_to_what_they_were_exported_for(tmp_path: Path) -> None:
 
 
 def test_a_size_that_has_to_be_even_is_checked(tmp_path: Path) -> None:
-    class Halves(torch.nn.Module):
+    class Halves(tm.Module):
         def forward(self, x: Any) -> Any:
             return x.reshape(x.shape[0], 2, -1).sum(1)
 
@@ -187,7 +187,7 @@ def test_a_trace_says_its_inputs_and_its_rows_are_tried(tmp_path: Path) -> None:
 
 
 def test_a_trace_that_holds_on_to_its_rows_keeps_its_example_s_shape(tmp_path: Path) -> None:
-    class Flat(torch.nn.Module):
+    class Flat(tm.Module):
         def forward(self, x: Any) -> Any:
             return x.reshape(2, -1)
 

@@ -139,7 +139,7 @@ def test_a_model_that_crashes_the_runtime_ends_its_child_only(
 
 
 def test_a_model_that_never_ends_is_given_up(prober: Prober, tmp_path: Path, scripted: Path) -> None:
-    class Endless(torch.nn.Module):
+    class Endless(tm.Module):
         def __init__(self) -> None:
             super().__init__()
             self.linear = torch.nn.Linear(4, 3)

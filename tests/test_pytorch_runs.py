@@ -44,7 +44,7 @@ def test_every_datatype_goes_in_and_comes_out(tmp_path: Path, datatype: str) -> 
 
 
 def test_bfloat16_travels_as_bit_patterns(tmp_path: Path) -> None:
-    class Doubled(torch.nn.Module):
+    class Doubled(tm.Module):
         def forward(self, x: Any) -> Any:
             return x + x
 
@@ -62,7 +62,7 @@ def test_nan_and_infinity_are_computed(tmp_path: Path) -> None:
 
 
 def test_a_type_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
-    class Complex(torch.nn.Module):
+    class Complex(tm.Module):
         def forward(self, x: Any) -> Any:
             return torch.fft.fft(x)
 
@@ -121,7 +121,7 @@ def test_a_script_is_bounded_unless_its_data_say_how_long_it_takes(
 
 
 def test_an_exported_program_with_branches_is_not_bounded(tmp_path: Path) -> None:
-    class Branches(torch.nn.Module):
+    class Branches(tm.Module):
         def forward(self, x: Any) -> Any:
             return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
 
@@ -132,7 +132,7 @@ def test_an_exported_program_with_branches_is_not_bounded(tmp_path: Path) -> Non
 
 
 def test_an_exported_program_whose_sizes_are_in_the_data_is_not_bounded(tmp_path: Path) -> None:
-    class Positive(torch.nn.Module):
+    class Positive(tm.Module):
         def forward(self, x: Any) -> Any:
             return torch.nonzero(x > 0)
 

@@ -147,7 +147,8 @@ def test_requests_with_other_values_never_share_a_batch(tmp_path: Path) -> None:
     async def test() -> None:
         async with open_scaling(tmp_path) as site:
             factors = [number % 5 for number in range(60)]
-            rows: list[Any] = [{"x": [1, 2], "factor": factor} for factor in factors] + [[1, 2]] * 20
+            rows: list[object] = [{"x": [1, 2], "factor": factor} for factor in factors]
+            rows += [[1, 2]] * 20
             found = await asyncio.gather(*(ask(site, {"instances": [row]}) for row in rows))
             wanted = [[[factor, 2 * factor]] for factor in factors] + [[[3, 6]]] * 20
             assert [reply.json["predictions"] for reply in found] == wanted
@@ -176,7 +177,7 @@ def test_the_open_inference_protocol_takes_it_too(tmp_path: Path, binary: bool) 
 def infer(arrays: Mapping[str, Any], *, binary: bool) -> bytes:
     inputs, pieces = [], []
     for name, array in arrays.items():
-        tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
+        tensor: dict[str, object] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
         if binary:
             pieces.append(array.tobytes())
             tensor["parameters"] = {"binary_data_size": len(pieces[-1])}

@@ -94,7 +94,7 @@ def test_a_mistake_in_an_input_without_rows_is_told_without_a_row() -> None:
 
 
 def test_a_body_without_the_keys_is_told_which_were_expected() -> None:
-    bodies: dict[str, Any] = {"neither": {}, "both": {"instances": [], "inputs": {}}}
+    bodies: dict[str, object] = {"neither": {}, "both": {"instances": [], "inputs": {}}}
     for got, message in bodies.items():
         with pytest.raises(InvalidRequest) as caught:
             decode(message, X4)

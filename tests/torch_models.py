@@ -37,7 +37,11 @@ def trace(path: Path, module: torch.nn.Module, *example: Any) -> Path:
     return path
 
 
-class Mlp(torch.nn.Module):
+class Module(torch.nn.Module):
+    """What models are made of, as a class of a known type: mypy does not read PyTorch."""
+
+
+class Mlp(Module):
     """x FP32 [N, 4] → FP32 [N, 3], probabilities."""
 
     def __init__(self, dims: tuple[int, ...] = (4, 8, 3), *, seed: int = 0) -> None:
@@ -60,28 +64,28 @@ class Linear(torch.nn.Linear):
         super().__init__(4, 3)
 
 
-class Identity(torch.nn.Module):
+class Identity(Module):
     """x → the same."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
 
-class Named(torch.nn.Module):
+class Named(Module):
     """a FP32 [N, 2], b FP32 [N, 2] → sum [N, 2], and parts.0 [N], parts.1 [N, 1]."""
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, Any]:
         return {"sum": a + b, "parts": (a.sum(1), b[:, :1])}
 
 
-class Pair(torch.nn.Module):
+class Pair(Module):
     """x FP32 [N, 2] → output_0 [N, 2] = 2x, output_1 [N] = the sum of each row."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return 2 * x, x.sum(1)
 
 
-class Gather(torch.nn.Module):
+class Gather(Module):
     """index INT64 [N, 1] → FP32 [N, 1], ten times it. An index outside of the table of 8 fails the batch."""
 
     def __init__(self) -> None:
@@ -92,7 +96,7 @@ class Gather(torch.nn.Module):
         return self.table[index]
 
 
-class Refusing(torch.nn.Module):
+class Refusing(Module):
     """x FP32 [N, 4] → FP32 [N, 3]; raises on a negative value, and on nothing but zeros."""
 
     def __init__(self) -> None:
@@ -107,7 +111,7 @@ class Refusing(torch.nn.Module):
         return self.linear(x)
 
 
-class Turns(torch.nn.Module):
+class Turns(Module):
     """turns INT64 [N] → INT64 [N], the same after as many turns of a loop as the greatest of them."""
 
     def forward(self, turns: torch.Tensor) -> torch.Tensor:
@@ -118,7 +122,7 @@ class Turns(torch.nn.Module):
         return torch.minimum(done, turns)
 
 
-class Convolution(torch.nn.Module):
+class Convolution(Module):
     """image FP32 [N, 3, H, W] → FP32 [N, 2, H, W]."""
 
     def __init__(self) -> None:
@@ -129,7 +133,7 @@ class Convolution(torch.nn.Module):
         return self.first(image)
 
 
-class Tokens(torch.nn.Module):
+class Tokens(Module):
     """ids INT64 [N, L], mask INT64 [N, L] → FP32 [N, 5], by way of an embedding."""
 
     def __init__(self) -> None:
@@ -140,14 +144,14 @@ class Tokens(torch.nn.Module):
         return (self.table(ids) * mask.unsqueeze(-1)).sum(1)
 
 
-class Writer(torch.nn.Module):
+class Writer(Module):
     """x FP32 [N, 2] → x + 1, written over x."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.add_(1)
 
 
-class Counter(torch.nn.Module):
+class Counter(Module):
     """x FP32 [N, 2] → x + how often this has run."""
 
     def __init__(self) -> None:
@@ -159,7 +163,7 @@ class Counter(torch.nn.Module):
         return x + self.runs
 
 
-class Hungry(torch.nn.Module):
+class Hungry(Module):
     """size INT64 [N, 1] → FP32 [N, 1], by way of as many FP32 as the sum of `size`."""
 
     def forward(self, size: torch.Tensor) -> torch.Tensor:
@@ -167,7 +171,7 @@ class Hungry(torch.nn.Module):
         return size + big.sum()
 
 
-class Masked(torch.nn.Module):
+class Masked(Module):
     """x FP32 [N, 4], mask FP32 [N, 1] (may be left out) → FP32 [N, 3]."""
 
     def __init__(self) -> None:
@@ -179,7 +183,7 @@ class Masked(torch.nn.Module):
         return y if mask is None else y * mask
 
 
-class Repeat(torch.nn.Module):
+class Repeat(Module):
     """x and a whole number → x, so many times."""
 
     def forward(self, x: torch.Tensor, count: int) -> torch.Tensor:

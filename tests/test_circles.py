@@ -223,7 +223,7 @@ def test_a_batch_that_failed_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
         lane.close()
 
     # What is captured of a log keeps the frames that a test may want to see.
-    monkeypatch.setattr(logging.getLogger("mdslite.serving.lane"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("mdslite.serving.outcomes"), "disabled", True)
     asyncio.run(test())
 
 

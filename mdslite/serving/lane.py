@@ -1,4 +1,5 @@
-"""A lane: one version's queue, batcher and replicas. Owns the batches in flight; knows no HTTP, no routes.
+"""A lane: one version's queue, batcher and replicas. Decides what runs when and where; how its jobs end is
+the affair of `outcomes`. Knows no HTTP, no routes.
 
 Reads receive -> form -> gate -> run -> resolve. An idle replica runs what is queued at once unless the
 learned latency curve says that waiting for the next row lowers the mean latency (`curve.worth_waiting_s`).
@@ -12,32 +13,21 @@ All methods run on the event loop's thread; only `Batch.run` may run elsewhere.
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
-from mdslite.errors import (
-    ClientClosed,
-    DeadlineExceeded,
-    MdsliteError,
-    ModelError,
-    OutOfMemory,
-    Unavailable,
-)
-from mdslite.serving.batch import Batch, Confidence, RowCodec, ends_session, public_error
+from mdslite.errors import MdsliteError
+from mdslite.serving.batch import Batch, Confidence, RowCodec
 from mdslite.serving.crew import Crew
 from mdslite.serving.curve import LatencyCurve
-from mdslite.serving.deadline import Deadline
 from mdslite.serving.gate import Priority
 from mdslite.serving.knobs import Knobs, LaneStats
-from mdslite.serving.queue import Job, Slice, TieredQueue, halves
-from mdslite.serving.refusals import allowed, out_of_rotation, overloaded, too_many_rows
+from mdslite.serving.outcomes import Outcomes
+from mdslite.serving.queue import Job, TieredQueue
+from mdslite.serving.refusals import out_of_rotation, overloaded, too_many_rows
 from mdslite.serving.replica import CHECK_LIMIT_S, Replica
 from mdslite.serving.streams import Stream
-from mdslite.serving.tempo import Bucket, Tempo
-
-logger = logging.getLogger(__name__)
+from mdslite.serving.tempo import Tempo
 
 _MANY_ROWS = 8  # it takes the loop a good while to write as many answers
 
@@ -90,8 +80,20 @@ class Lane:
         self._half = max(_MANY_ROWS, knobs.batch_size // 2)
         self._ripe = False  # half a batch has come together since the last look
         self._tempo = Tempo(curve, codec, inline=inline, wake=self._wake, loop=self._loop)
-        self._expiry = Deadline(self._loop, self._sweep)
-        self._empty: asyncio.Event | None = None
+        self._outcomes = Outcomes(
+            name,
+            codec=codec,
+            curve=curve,
+            tempo=self._tempo,
+            stats=self.stats,
+            queue=self._queue,
+            crew=self._crew,
+            wake=self._wake,
+            loop=self._loop,
+        )
+        self._expiry = self._outcomes.expiry
+        self._resolve = self._outcomes.resolve
+        self._settle = self._outcomes.settle
 
     # Receive
 
@@ -130,10 +132,7 @@ class Lane:
 
     def cancel(self, job: Job) -> None:
         """Forget a job whose caller left: its rows are freed at once, its neighbours go on."""
-        if job.finished:
-            return
-        self.stats.cancelled += 1
-        self._end(job)
+        self._outcomes.cancel(job)
 
     @property
     def queue_rows(self) -> int:
@@ -226,7 +225,7 @@ class Lane:
             ready_at = at + self.curve.estimate(bucket, rows)
             kept = [one for one in slices if one[0].deadline >= ready_at and not one[0].finished]
             if len(kept) < len(slices):
-                self._refuse_late(slices, ready_at, bucket)
+                self._outcomes.refuse_late(slices, ready_at, bucket)
             if kept:
                 batch = Batch(
                     kept,
@@ -242,12 +241,6 @@ class Lane:
                     batch.stream = job.stream
                 return batch
         return None
-
-    def _refuse_late(self, slices: Sequence[Slice], ready_at: float, bucket: Bucket) -> None:
-        for job, _, _ in slices:
-            if not job.finished and job.deadline < ready_at:
-                self.curve.relax(bucket)
-                self._expire(job, "could not be computed in time")
 
     def _wake(self) -> None:
         if not self._pumping:
@@ -299,56 +292,6 @@ class Lane:
             self._queue.put_back(batch.key, live)
             self._wake()
 
-    def _resolve(self, batch: Batch, replica: Replica) -> None:
-        self.stats.batches += 1
-        if batch.error is not None:
-            self._fail(batch, replica, batch.error)
-            return
-        if not batch.slices:
-            return  # all of them left before it began
-        seconds = batch.seconds if batch.stream is None else batch.stream.first_s or batch.seconds
-        self.curve.observe(self._tempo.shape(batch.key)[1], batch.rows, seconds)
-        self.stats.ran(batch.rows, batch.seconds)
-        batch.answer(replica.name, self._fail_job)
-
-    def _fail(self, batch: Batch, replica: Replica, error: BaseException) -> None:
-        """Isolate what failed: halves run again until one job, or with no memory one row, stands alone.
-
-        Where rows can fail by themselves, the session has isolated them already.
-        """
-        live = [one for one in batch.slices if not one[0].finished]
-        alone = self.codec.row_errors or len({id(job) for job, _, _ in live}) == 1
-        divisible = isinstance(error, OutOfMemory) and sum(stop - start for _, start, stop in live) > 1
-        if isinstance(error, ModelError | OutOfMemory) and live and (not alone or divisible):
-            self.stats.reruns += 2
-            for half in reversed(halves(live)):
-                self._queue.put_back(batch.key, half)
-            self._wake()
-            return
-        if ends_session(error):
-            self.lose(replica, public_error(error).message)
-        elif not isinstance(error, ModelError | OutOfMemory | DeadlineExceeded | ClientClosed):
-            logger.error("%s: unexpected error in a batch", self.name, exc_info=error)
-        for job, _, _ in live:
-            if not job.finished:
-                batch.note(job, replica.name)
-                self._fail_job(job, public_error(error))
-
-    def _fail_job(self, job: Job, error: MdsliteError) -> None:
-        job.error = error
-        self._end(job)
-        job.resolved()
-
-    def _end(self, job: Job) -> None:
-        """Finish a job before all its rows have run."""
-        job.finished = True
-        self._queue.discard(job)
-        if job.stream is not None:
-            job.stream.close()
-            job.stream = None
-        self._crew.stop_idle()
-        self._settle()
-
     # Replicas
 
     @property
@@ -395,55 +338,14 @@ class Lane:
             self._on_lost(replica, reason)
         self._settle()
 
-    # Deadlines
-
-    def _sweep(self) -> None:
-        """Answer what has passed its deadline, queued or running, and look again at the next one."""
-        now = perf_counter()
-        jobs = self._jobs()
-        for job in jobs:
-            if not job.finished and job.deadline <= now:
-                self._expire(job, "was not answered in time")
-        self._expiry.set(min((job.deadline for job in jobs if not job.finished), default=math.inf))
-
-    def _jobs(self) -> list[Job]:
-        """All that may be unanswered; some of them are not, and some stand there more than once."""
-        return [*self._queue.jobs(), *self._crew.flight.jobs()]
-
-    def _expire(self, job: Job, what: str) -> None:
-        self.stats.expired += 1
-        allowed_s = job.deadline - job.queued_at
-        self._fail_job(job, DeadlineExceeded(f"the prediction {what}: {allowed(allowed_s)}"))
-
     # Life
 
     async def drain(self, *, deadline_s: float) -> bool:
         """Wait until nothing is queued or running; False once the deadline came or no replica is left."""
-        self._empty = asyncio.Event()
-        try:
-            async with asyncio.timeout(deadline_s):
-                while self._is_at_work:  # again, as rows that a batch was being formed of were seen nowhere
-                    self._empty.clear()
-                    await self._empty.wait()
-        except TimeoutError:
-            return False
-        finally:
-            self._empty = None
-        return not self._queue
-
-    def _settle(self) -> None:
-        if self._empty is not None and not self._is_at_work:
-            self._empty.set()
-
-    @property
-    def _is_at_work(self) -> bool:
-        return bool(self._queue and self.replicas) or bool(self._crew.flight)
+        return await self._outcomes.drain(deadline_s=deadline_s)
 
     def close(self) -> None:
         """Answer what is left with 503 and end the replicas' threads."""
         self._tempo.cancel()
-        self._expiry.set(math.inf)
-        for job in self._jobs():
-            if not job.finished:
-                self._fail_job(job, Unavailable(f"{self.name} was taken down", retry_after_s=1))
+        self._outcomes.close()
         self._crew.close()

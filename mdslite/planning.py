@@ -105,6 +105,12 @@ def head_lines(model: Mapping[str, Any], *, width: int | None = None) -> Iterato
     yield from [whole] if width is None or len(whole) <= width else [kept, changed]
 
 
+def why_text(revision: Mapping[str, Any]) -> str:
+    """Why somebody wanted a revision, and why it came to nothing."""
+    reason, error = revision.get("reason") or "", revision.get("error") or ""
+    return f"{reason}; failed: {error}" if reason and error else reason or error
+
+
 def planned_rows(model: Mapping[str, Any]) -> list[PlannedRow]:
     """What is changed of a model, in the order of its execution."""
     return [

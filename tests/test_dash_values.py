@@ -7,6 +7,7 @@ import pytest
 from scenes import NOW, make_scene
 
 from mdslite.tui import figures
+from mdslite.tui.changes import revision_line
 from mdslite.tui.header import firing_alerts
 from mdslite.tui.histogram import histogram_lines, read_stack, scale
 from mdslite.tui.lines import cells, cut, edge, fit, line_width, plain
@@ -83,6 +84,18 @@ def test_of_marks_that_meet_the_later_one_has_its_name() -> None:
     assert lines(315, 300) == "▲rev2"
     assert lines(45, 0) == "▲rev2"
     assert lines(120, 0) == "▲   ▲rev2"
+
+
+def test_a_failed_revision_is_listed_with_its_reason_and_its_error() -> None:
+    wanted = {"id": 7, "time": NOW, "state": "failed", "author": "ana", "summary": {"add": 1}}
+
+    def listed(**more: str) -> str:
+        line = revision_line({**wanted, **more}, 100, make_scene(), time=8, chosen=False)
+        return plain(line).partition("ana")[2].strip()
+
+    assert listed(reason="v2 to a tenth", error="no such op") == "v2 to a tenth; failed: no such op"
+    assert listed(error="no such op") == "no such op"
+    assert listed(reason="v2 to a tenth") == "v2 to a tenth"
 
 
 def test_labels_of_different_widths_move_neither_bars_nor_times() -> None:

@@ -10,7 +10,7 @@ from textual import events
 from textual.binding import Binding, BindingType
 
 from mdslite import calls, errors
-from mdslite.planning import head_lines, planned_rows
+from mdslite.planning import head_lines, planned_rows, why_text
 from mdslite.tui import figures
 from mdslite.tui.canvas import Pane
 from mdslite.tui.clean import clean
@@ -30,7 +30,7 @@ _SIGNS: Final = {"ADD": ("+", "good"), "UPDATE": ("~", "warn"), "DELETE": ("x", 
 class Changes(Wheeled, Pane):
     title = "Changes"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("u", "undo", "back to this one"),
+        Binding("u", "undo", "go back"),
         Binding("enter", "source", "the file applied"),
         Binding("up,k", "move(-1)", "up", show=False),
         Binding("down,j", "move(1)", "down", show=False),
@@ -234,7 +234,7 @@ def revision_line(revision: Json, width: int, snapshot: Snapshot, *, time: int, 
         (fit(changes or "none", 10) + " ", ""),
         (fit(revision.get("author") or "-", 10) + " ", "dim"),
         (
-            cut(clean(revision.get("error") or revision.get("reason") or ""), max(0, width - 29 - time)),
+            cut(clean(why_text(revision)), max(0, width - 29 - time)),
             role if revision.get("error") else "dim",
         ),
     ]

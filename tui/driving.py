@@ -88,7 +88,7 @@ def undo(app: DashApp, revision: int | None = None) -> None:
         return
     wanted: int | str = "previous" if revision is None else revision
     heading = (
-        "Undo the latest revision" if revision is None else f"Go back to the state after revision {revision}"
+        "Undo the latest change" if revision is None else f"Go back to the state after revision {revision}"
     )
     app.push_screen(PlanDialog(heading, {"revision": wanted}, reason="undone in the dashboard"))
 

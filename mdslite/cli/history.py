@@ -96,6 +96,8 @@ def _newest(client: Client, limit: int) -> list[Json]:
 
 
 def _write_revisions(revisions: Sequence[Json]) -> None:
+    from mdslite.planning import why_text
+
     rows = [
         [
             one["id"],
@@ -103,17 +105,11 @@ def _write_revisions(revisions: Sequence[Json]) -> None:
             one.get("author") or "-",
             one["state"],
             _summary(one.get("summary") or {}),
-            _why(one),
+            why_text(one),
         ]
         for one in revisions
     ]
     output.write_table(_COLUMNS, rows)
-
-
-def _why(revision: Json) -> str:
-    """Why somebody wanted it, and why it came to nothing."""
-    reason, error = revision.get("reason") or "", revision.get("error") or ""
-    return f"{reason}; failed: {error}" if reason and error else reason or error
 
 
 def _summary(counts: Json) -> str:

@@ -16,6 +16,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,7 @@ class Journal:
         # The thread's side.
         self._thread: threading.Thread | None = None
         self._scribe: Scribe | None = None
+        self._heir: Scribe | None = None  # started when a writer was lost, and asked a while later
         self._asked_end = (0, 0)  # of what the writer was asked to write: position and rows
         self._settled = self._counted = 0  # positions
         self._written = self._lost = self._malformed = 0
@@ -283,14 +285,15 @@ class Journal:
             if self._ask(ring, now=True, end=True, timeout_s=left_s):
                 break
             time.sleep(min(FIRST_BACKOFF_S, left_s))
-        if self._scribe is not None:
-            self._scribe.part(self._close_by_s)
+        if (last := self._scribe or self._heir) is not None:
+            last.part(self._close_by_s)
 
     def _ask(self, ring: Ring, *, now: bool, end: bool, timeout_s: float) -> bool:
         """One question, to a new writer if there is none; False when it was lost over it."""
         try:
             if self._scribe is None:
-                self._scribe = Scribe(self._order(), ring, self._launch)
+                self._scribe = self._heir or Scribe(self._order(), ring, self._launch)
+                self._heir = None
             self._asked_end = ring.end
             report = self._scribe.ask(self._asked_end[0], now=now, end=end, timeout_s=timeout_s)
         except WriterLost as exc:
@@ -335,7 +338,8 @@ class Journal:
                     _log.exception("an observer of the request log failed")
 
     def _mourn(self, ring: Ring, reason: str, *, futile: bool) -> None:
-        """The writer is gone: another one will go on where it was."""
+        """The writer is gone: another one will go on where it was. It is started at once, so that somebody has
+        the ring in hand should this process be killed as well."""
         self._scribe = None
         self._restarts += 1
         self._trouble = f"its writer {reason}"
@@ -345,6 +349,8 @@ class Journal:
             self._give_up(ring)
         self._launch_at_s = time.monotonic() + self._backoff_s
         self._backoff_s = min(self._backoff_s * 2, MAX_BACKOFF_S)
+        with suppress(WriterLost):  # that is tried again when it is to be asked
+            self._heir = Scribe(self._order(), ring, self._launch)
 
     def _give_up(self, ring: Ring) -> None:
         """Drop what no writer survives."""

@@ -252,6 +252,34 @@ threading.Event().wait(60)
 """
 
 
+BEREFT = """
+import os, signal, sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from log_rows import row
+from waiting import hold_on
+from mdslite.store import journal as journals
+from mdslite.store.scribe import launch_writer
+journals.FIRST_BACKOFF_S = journals.MAX_BACKOFF_S = 60.0  # nobody asks the second writer for anything
+writers = []
+def launch(*things):
+    writers.append(launch_writer(*things))
+    return writers[-1]
+journal = journals.Journal(Path(sys.argv[1]), launch=launch, flush_s=0.01)
+journal.start()
+journal.append(row(request_id="r0"))
+assert journal.flush(timeout_s=30)
+os.kill(writers[0].pid, signal.SIGKILL)
+for number in range(1, 1000):
+    journal.append(row(request_id=f"r{number}"))
+hold_on(lambda: len(writers) > 1)
+for number in range(1000, 2000):
+    journal.append(row(request_id=f"r{number}"))
+print("appended", flush=True)
+threading.Event().wait(60)
+"""
+
+
 def kill_an_appliance(folder: Path, *, flush_s: float, rows: int) -> int:
     """Run a journal in a process of its own, and kill that process; how many rows it had appended."""
     command = [sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent), str(flush_s)]
@@ -293,6 +321,20 @@ def test_rows_are_safe_before_their_writer_has_done_anything(tmp_path: Path) -> 
     hold_on(lambda: len(RequestLog(tmp_path).query(wanted(now=NOON), limit=1000).rows) == 1000)
     await_the_orphan(tmp_path)
     assert ids(tmp_path) == [f"r{number}" for number in range(1000)]
+
+
+def test_a_writer_that_is_killed_leaves_its_rows_to_another_even_if_the_appliance_is_killed_next(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", BEREFT, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as appliance:
+        assert appliance.stdout is not None
+        assert appliance.stdout.readline()
+        assert ids(tmp_path) == ["r0"]
+        appliance.kill()
+    hold_on(lambda: len(RequestLog(tmp_path).query(wanted(now=NOON), limit=2000).rows) == 2000)
+    await_the_orphan(tmp_path)
+    assert ids(tmp_path) == [f"r{number}" for number in range(2000)]
 
 
 def test_the_next_appliance_waits_for_the_writer_of_one_that_was_killed(tmp_path: Path) -> None:

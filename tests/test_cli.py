@@ -28,6 +28,23 @@ class TestEveryCommand:
         assert f"mdslite {name}" in out
         assert "--json" in out
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "",
+            *COMMANDS,
+            "import triton",
+            *(f"token {name}" for name in ("create", "list", "revoke", "limit")),
+        ],
+    )
+    def test_is_described_in_80_columns_with_nothing_cut(
+        self, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        assert run([*line.split(), "--help"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [one for one in lines[1:] if len(one) > 80 or one.endswith("...")] == []
+
     def test_is_described_in_the_list(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run([]) == 0
         out = capsys.readouterr().out

@@ -31,9 +31,9 @@ _KEPT = {errors.ArtifactError.code, errors.LoadFailed.code}  # what an apply tha
     epilog="""\b
 Examples:
   mdslite apply -f deployments.yaml
-  mdslite apply -f deployments.yaml --dry-run      # exit 0: nothing to do, 2: changes
+  mdslite apply -f deployments.yaml --dry-run  # exits 2 where it changes
   mdslite apply -f deployments.yaml --yes --reason 'v2 to a tenth'
-  mdslite apply -f deployments.yaml --prune        # and delete all that the file does not name
+  mdslite apply -f deployments.yaml --prune    # deletes what it does not name
 
 Versions that are missing from the file are deleted, in the models that the file names. All that is
 added loads and warms up first; then all routes switch together, or none does.""",

@@ -24,7 +24,7 @@ _SYMBOLS = {"ok": "✓", "warning": "!", "error": "✖"}
     epilog="""\b
 Examples:
   mdslite doctor
-  mdslite doctor --store /srv/mdslite     # that store, with no appliance to ask
+  mdslite doctor --store /srv/mdslite    # that store, asking no appliance
   mdslite doctor --json
 
 Exits 1 when something is broken; warnings alone exit 0."""

@@ -41,10 +41,10 @@ _ALERTS = (
     epilog="""\b
 Examples:
   mdslite drift mail/spamfilter
-  mdslite drift mail/spamfilter@v2 --json | jq '.[].signals[] | select(.state == "firing")'
-  mdslite drift mail/spamfilter --baseline 7d                    # the last week was healthy
-  mdslite drift mail/spamfilter --baseline 2026-11-20 --until 2026-11-21 --of v1
-  mdslite drift mail/spamfilter --no-baseline                    # learn from the first day again
+  mdslite drift mail/spamfilter@v2 --json | jq '.[].signals[].state'
+  mdslite drift mail/spamfilter --baseline 7d     # the last week was healthy
+  mdslite drift mail/spamfilter --baseline 2026-11-20 --until 2026-11-21
+  mdslite drift mail/spamfilter --no-baseline     # learn from the first day
 
 A signal fires when chance hardly explains a difference (P) and when it is as large as FIRES AT: by the
 population stability index, the Kolmogorov-Smirnov distance, a ratio of latencies, or more errors.

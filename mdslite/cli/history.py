@@ -32,7 +32,7 @@ _COLUMNS = (
     epilog="""\b
 Examples:
   mdslite history
-  mdslite history 3          # one revision: its diff and the file that was applied
+  mdslite history 3          # one revision: its diff and the applied file
   mdslite history --json"""
 )
 @click.argument("revision", metavar="[REV]", type=click.IntRange(min=1), required=False)

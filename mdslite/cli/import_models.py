@@ -37,7 +37,10 @@ Examples:
 )  # fmt: skip
 @json_option
 def triton(repository: Path, project: str, target: Path, as_json: bool) -> int:
-    """Turn a Triton model repository into a deployments file, and say what could not be carried over."""
+    """Turn a Triton model repository into a deployments file.
+
+    It says what could not be carried over.
+    """
     from ruamel.yaml import YAML
 
     from mdslite.triton.conversion import convert

@@ -27,7 +27,7 @@ PROBE_TIMEOUT_S = 120.0
 Examples:
   mdslite init spamfilter                 # a package in ./spamfilter/package
   mdslite init flowers --runtime onnx     # one that runs an ONNX model
-  mdslite init model.onnx                 # ./deployments.yaml, from the model's signature
+  mdslite init model.onnx                 # ./deployments.yaml, from the model
   mdslite init model.onnx -f other.yaml
 
 Nothing that is there is ever overwritten."""

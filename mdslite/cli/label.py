@@ -84,7 +84,7 @@ def parse_threshold(ctx: click.Context, param: click.Parameter, value: str | Non
     epilog="""\b
 Examples:
   mdslite label demo/digits                       # one key a request
-  mdslite label demo/digits --rule random         # those that tell of all traffic
+  mdslite label demo/digits --rule random         # which tell of all traffic
   mdslite label demo/digits --json | jq '.items[].id'
   mdslite label demo/digits 1795348800123456 7    # by hand: an id of the log
   mdslite label demo/digits 1795348800123456 --undo

@@ -61,12 +61,12 @@ Examples:
   mdslite logs 'model=spamfilter since=7d' --export spam.parquet
 
 \b
-FILTER is one quoted argument of conditions that must all hold: FIELD=VALUE, or
-!= < <= > >= and ~ (contains), !~. Fields: project model version shadow status
-code latency_ms queue_ms compute_ms upstream_ms rows batch_rows confidence
-endpoint client url request_id trace_id, text (in the bodies), request.NAME and
-reply.NAME (in JSON bodies), since, until (15m, 2h, 1d, or a time of this machine's
-zone: 14:03, 2026-11-17T14:03).""",
+FILTER is one quoted argument of conditions that must all hold: FIELD=VALUE,
+or != < <= > >= and ~ (contains), !~. Fields: project model version shadow
+status code latency_ms queue_ms compute_ms upstream_ms rows batch_rows
+confidence endpoint client url request_id trace_id, text (in the bodies),
+request.NAME and reply.NAME (in JSON bodies), since, until (15m, 2h, 1d, or a
+time of this machine's zone: 14:03, 2026-11-17T14:03).""",
 )
 @click.argument("filter", metavar="['FILTER']", default="", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Keep printing rows as they come; Ctrl-C stops.")

@@ -31,13 +31,13 @@ Examples:
   mdslite predict demo/digits@v2 -d @examples/digit.json
   mdslite predict default/model -d '[0.0, 0.5, 1.0, 0.25]'
   mdslite predict mail/spamfilter -d '{"instances": ["hello", "cheap pills"]}'
-  mdslite predict demo/digits --curl                 # with data made from the signature
+  mdslite predict demo/digits --curl      # with data made from the signature
   cat examples/digit.json | mdslite predict demo/digits -d @-
 
 \b
 The data is one of:
   a whole body      an object with "instances" or "inputs", sent as it stands
-  one instance      a value, or {"INPUT": value} for a model with several inputs
+  one instance      a value, or {"INPUT": value} where there are several
   many instances    a list of instances; the model's signature tells a list of
                     instances from one instance that is a list""",
 )

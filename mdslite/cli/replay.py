@@ -54,7 +54,7 @@ def parse_version(ctx: click.Context, param: click.Parameter, value: str | None)
     epilog="""\b
 Examples:
   mdslite replay 'since=1h' --to mail/spamfilter@v3 --compare
-  mdslite replay 'version=v1 confidence<0.6 since=24h' --to mail/spamfilter@v3 --rate 50/s
+  mdslite replay 'status=200 since=24h' --to mail/spamfilter@v3 --rate 50/s
   mdslite replay 'since=10m' --to mail/spamfilter@v3 --rate 2x --detach
   mdslite replay --list
   mdslite replay --show 7

@@ -78,7 +78,7 @@ def ls(scope: Scope | None, as_json: bool, url: str) -> int:
 Examples:
   mdslite show demo/digits
   mdslite show demo/digits@v2
-  mdslite show demo/digits --at '2026-11-17 14:03'   # which versions served then
+  mdslite show demo/digits --at '2026-11-17 14:03'   # what served then
   mdslite show demo/digits --json"""
 )
 @click.argument("target", metavar="PROJECT/MODEL[@VERSION]", callback=parse_target)

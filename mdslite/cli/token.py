@@ -32,8 +32,8 @@ _UNLIMITED = ("off", "none", "unlimited")
 @click.group(
     epilog="""\b
 Examples:
-  mdslite token create root --scope admin --store ./.mdslite       # the first one
-  mdslite token create ci --scope predict --project mail --rate 100/s --expires 30d
+  mdslite token create root --scope admin --store ./.mdslite   # the first one
+  mdslite token create ci --scope predict --project mail --rate 100/s
   mdslite token list
   mdslite token revoke ci
   mdslite token limit mail/spamfilter 500/s
@@ -48,10 +48,10 @@ def token() -> None:
 @token.command(
     epilog="""\b
 Examples:
-  mdslite token create root --scope admin --store ./.mdslite       # with an appliance on it or without
-  mdslite token create ci --scope predict --project mail --rate 100/s --expires 30d
+  mdslite token create root --scope admin --store ./.mdslite     # up or not
+  mdslite token create ci --scope predict --rate 100/s --expires 30d
   mdslite token create board --scope read
-  export MDSLITE_TOKEN=$(mdslite token create me --scope admin --store ./.mdslite)
+  export MDSLITE_TOKEN=$(mdslite token create --scope admin --store .mdslite)
 
 The token is printed on stdout this one time; only its SHA-256 is kept.
 predict: predictions, and what models take. read: what is deployed, metrics, logs. admin: everything.""",

@@ -53,16 +53,16 @@ _JOIN_WAIT_S = 5.0
 @click.command(
     epilog="""\b
 Examples:
-  mdslite up model.onnx                   # served as default/model v1
-  mdslite up deployments.yaml             # applied first, if it differs from the last apply
-  mdslite up                              # whatever the store holds
-  mdslite up --dash                       # with the dashboard in this terminal
-  mdslite up --port 0                     # any free port; the URL is printed
-  mdslite up --grpc-port 8501             # gRPC beside HTTP
+  mdslite up model.onnx            # served as default/model v1
+  mdslite up deployments.yaml      # applied first, if it has changed since
+  mdslite up                       # whatever the store holds
+  mdslite up --dash                # with the dashboard in this terminal
+  mdslite up --port 0              # any free port; the URL is printed
+  mdslite up --grpc-port 8501      # gRPC beside HTTP
   mdslite up --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
   mdslite up --host 0.0.0.0 --tls-self-signed
   mdslite up --log-days 30 --log-size 100Gi
-  mdslite up --body-budget 512Mi          # large inputs on a small machine
+  mdslite up --body-budget 512Mi   # large inputs on a small machine
   mdslite up --traces http://localhost:4318
 
 To serve beyond this machine takes a token: mdslite token create --help.

@@ -25,7 +25,7 @@ _SHOWN_REPLY = 2000  # characters
 Examples:
   mdslite verify ./spamfilter/package
   mdslite verify ./package -d '{"instances": [{"text": "hello"}]}'
-  mdslite verify ./package -d @photo.jpg  # a raw body, of the type that its name says
+  mdslite verify ./package -d @photo.jpg  # a raw body, typed by its name
   mdslite verify package.tar.gz --inline --json
 
 Loads the package, runs its warm-up and health check, serves it at /predict on a free port of this machine

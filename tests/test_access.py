@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from minted import make_token
 
-from mdslite.errors import Forbidden, RateLimited, Unauthorized
-from mdslite.http.access import ANYBODY, Access, Bucket
+from mdslite.errors import Forbidden, InvalidRequest, RateLimited, Unauthorized
+from mdslite.http.access import ANYBODY, Access, Bucket, Grant
 from mdslite.store.tokens import Rate, Token
 
 NOW = 50.0  # of the monotonic clock
@@ -134,6 +134,15 @@ def test_who_is_vouched_for_may_do_everything_and_is_named(access: Access) -> No
     grant.require_all()
     with pytest.raises(Unauthorized):
         access.enter(header[:-1] + b"!", NOW)
+
+
+def test_an_author_is_who_says_so_and_the_token_behind_it() -> None:
+    ours = Grant("the token ci", token_id="k3v7")
+    assert ours.author("ann@desk") == "ann@desk (the token ci)"
+    assert ours.author(None) == "the token ci"
+    assert (ANYBODY.author("ann@desk"), ANYBODY.author("")) == ("ann@desk", "anybody")
+    with pytest.raises(InvalidRequest, match="author: expected a name in printable characters"):
+        ours.author("ann\n")
 
 
 def test_memory_of_good_headers_is_bounded(access: Access) -> None:

@@ -140,7 +140,7 @@ async def test_revisions_are_listed_newest_first_with_what_they_changed(caller: 
     found = msgspec.convert(heard, list[plan_schema.RevisionInfo])
     assert [(one.id, one.state) for one in found] == [(3, "applied"), (2, "failed"), (1, "applied")]
     assert found[0].summary == plan_schema.Summary(add=1, update=0, delete=0, retain=1)
-    assert found[0].author == "api"
+    assert found[0].author == "anybody"
     assert found[1].error is not None and "p/m v2" in found[1].error
     assert (found[2].author, found[2].reason) == ("ann", "first")
     assert found[2].time.endswith("Z")

@@ -238,6 +238,8 @@ def test_a_token_for_a_model_sees_and_labels_that_one_alone(tmp_path: Path) -> N
             assert len((await caller.ask("GET", QUEUE, headers=reader)).json["items"]) == 1
             made = await caller.ask("PUT", one, {"label": "1"}, headers=keys)
             assert made.status == 200 and made.json["author"] == f"the token {ours['name']}"
+            again = await caller.ask("PUT", one, {"label": "2", "author": "ann@desk"}, headers=keys)
+            assert again.json["author"] == f"ann@desk (the token {ours['name']})"
             assert (await caller.ask("GET", one, headers=other)).status == 404
             assert (await caller.ask("DELETE", one, headers=other)).status == 404
 

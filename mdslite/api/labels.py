@@ -35,7 +35,7 @@ from mdslite.api.logs import ROWS, Download
 from mdslite.api.operations import NDJSON, Answer, Call, Nothing, Operation, declare
 from mdslite.api.parts import Parts
 from mdslite.api.schema import ModelPath
-from mdslite.errors import InvalidRequest, NotFound
+from mdslite.errors import NotFound
 from mdslite.http.access import Grant
 from mdslite.intervals import share_interval
 from mdslite.store.exports import MEDIA_TYPES
@@ -109,7 +109,7 @@ async def put_label(parts: Parts, call: Call[LabelPath, Nothing, LabelBody]) -> 
     item = await parts.labeling.find_item(call.path.id)
     _check(grant, item)
     text = body.label.strip() or body.label
-    author = _author(body.author, grant)
+    author = grant.author(body.author)
     made = await parts.labeling.put(call.path.id, text, note=body.note, author=author)
     call.caller.remark = f"{item.project}/{item.model} {item.request_id}: {text}"
     return label_info(made)
@@ -121,7 +121,7 @@ async def undo_label(parts: Parts, call: Call[LabelPath, UndoQuery, Nothing]) ->
     item = (await parts.labeling.get(call.path.id)).item
     _check(grant, item)
     call.caller.remark = f"{item.project}/{item.model} {item.request_id}"
-    return label_info(await parts.labeling.undo(call.path.id, author=_author(call.query.author, grant)))
+    return label_info(await parts.labeling.undo(call.path.id, author=grant.author(call.query.author)))
 
 
 async def get_labeling(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> RulesInfo:
@@ -209,16 +209,6 @@ def _score(counts: Sequence[Count]) -> ScoreInfo:
     found = share_interval(correct, labelled)
     share = None if found is None else Share(value=found.value, low=found.low, high=found.high)
     return ScoreInfo(labelled=labelled, correct=correct, accuracy=share)
-
-
-def _author(said: str | None, grant: Grant) -> str:
-    """Who says so: what the caller says, else the token.
-
-    :raises InvalidRequest: that is no name
-    """
-    if said is not None and not said.isprintable():
-        raise InvalidRequest("expected a name in printable characters", field="author")
-    return said or grant.name
 
 
 def _check(grant: Grant, item: Item) -> None:

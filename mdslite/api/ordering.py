@@ -17,11 +17,9 @@ from mdslite.api.plan_schema import ApplyReply, DiffInfo
 from mdslite.deploy.intake import NONE_PLANNED
 from mdslite.deploy.orders import Check, Order, Outcome, Source
 from mdslite.deploy.plan import to_plain
-from mdslite.http.access import Grant
 from mdslite.http.guard import error_body
 from mdslite.store.registry import VersionRow
 
-DEFAULT_AUTHOR = "api"
 Show = Callable[[], Awaitable[Raw]]
 TagOf = Callable[[list[VersionRow], int], str | None]
 
@@ -46,7 +44,7 @@ def make_order(
         conditions.require(tag_of(list(rows), latest))
 
     wanted: Check | None = check if conditions != Conditions() else None
-    who = _author(author, call.caller.grant)
+    who = call.caller.grant.author(author)
     return Order(source, who, reason, expect_revision, expect_digests, wanted)
 
 
@@ -88,9 +86,3 @@ def remark(caller: Caller, task: asyncio.Task[Outcome]) -> None:
         caller.remark = (
             outcome.state if outcome.revision is None else f"revision {outcome.revision} {outcome.state}"
         )
-
-
-def _author(said: str | None, grant: Grant) -> str:
-    """Who the revision names: what the caller says, and the token that says so."""
-    said = said or DEFAULT_AUTHOR
-    return said if grant.token_id is None else f"{said} ({grant.name})"

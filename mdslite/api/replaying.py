@@ -91,7 +91,7 @@ class Replays:
             number,
             body,
             filter=whole,
-            author=body.author or grant.name,
+            author=grant.author(body.author),
             log=self._log,
             predictor=self._predictor,
             fleet=self._fleet,

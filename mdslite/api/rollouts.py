@@ -97,7 +97,7 @@ async def begin_rollout(parts: Parts, call: Call[ModelPath, Nothing, RolloutBody
         every_s=body.every_s,
         gates=body.gates,
         ungated=body.ungated,
-        author=body.author or call.caller.grant.name,
+        author=call.caller.grant.author(body.author),
         reason=body.reason,
     )
     return _info(await parts.rollouts.begin(wish))
@@ -106,7 +106,7 @@ async def begin_rollout(parts: Parts, call: Call[ModelPath, Nothing, RolloutBody
 async def change_rollout(parts: Parts, call: Call[ModelPath, Nothing, ActionBody]) -> RolloutInfo:
     """Pause, resume, promote or abort the rollout that a model has"""
     act = getattr(parts.rollouts, call.body.action)
-    author = call.body.author or call.caller.grant.name
+    author = call.caller.grant.author(call.body.author)
     return _info(await act(call.path.project, call.path.model, author=author))
 
 

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from time import time
 
-from mdslite.errors import Forbidden, RateLimited, Unauthorized
+from mdslite.errors import Forbidden, InvalidRequest, RateLimited, Unauthorized
 from mdslite.store.tokens import SCOPES, Rate, Scope, Token, digest_of, id_of
 
 _REMEMBERED_MAX = 4096
@@ -122,6 +122,18 @@ class Grant:
             raise Forbidden(
                 f"this concerns all projects, and {self.name} is for {self.reach} alone", hint=_HINT
             )
+
+    def author(self, said: str | None) -> str:
+        """Whom the record of a change names: who the caller says to be and the token that says so, or the
+        one of them that there is.
+
+        :raises InvalidRequest: that is no name
+        """
+        if not said:
+            return self.name
+        if not said.isprintable():
+            raise InvalidRequest("expected a name in printable characters", field="author")
+        return said if self.token_id is None else f"{said} ({self.name})"
 
     @property
     def reach(self) -> str:

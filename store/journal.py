@@ -338,8 +338,8 @@ class Journal:
                     _log.exception("an observer of the request log failed")
 
     def _mourn(self, ring: Ring, reason: str, *, futile: bool) -> None:
-        """The writer is gone: another one will go on where it was. It is started at once, so that somebody has
-        the ring in hand should this process be killed as well."""
+        """The writer is gone: another one will go on where it was. It is started at once, so that somebody
+        has the ring in hand should this process be killed as well."""
         self._scribe = None
         self._restarts += 1
         self._trouble = f"its writer {reason}"

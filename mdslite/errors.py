@@ -19,6 +19,7 @@
     │   └── LoadFailed           422 load_failed
     ├── Overloaded               429 queue_full           (retry_after_s)
     ├── RateLimited              429 rate_limited         (retry_after_s)
+    ├── HeadTooLong              431 head_too_long
     ├── ClientClosed             499 client_closed
     ├── ModelError               500 model_error
     ├── Unavailable              503 unavailable          (retry_after_s)
@@ -242,6 +243,11 @@ class Overloaded(MdsliteError):
 class RateLimited(MdsliteError):
     code = "rate_limited"
     status = 429
+
+
+class HeadTooLong(MdsliteError):
+    code = "head_too_long"
+    status = 431
 
 
 class ClientClosed(MdsliteError):

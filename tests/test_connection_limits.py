@@ -57,6 +57,23 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(
     run(test())
 
 
+@pytest.mark.parametrize("cookie_bytes", [17_000, 60_000, 200_000])
+@pytest.mark.parametrize("before", [b"", predict()])
+def test_a_head_that_is_too_long_is_refused_however_it_comes(
+    tmp_path: Path, cookie_bytes: int, before: bytes
+) -> None:
+    async def test() -> None:
+        data = predict(headers=[("Cookie", "y" * cookie_bytes)])
+        async with open_site(tmp_path) as site, site.connect() as wire:
+            wire.send(before + data)
+            if before:
+                assert (await wire.reply()).status == 200
+            reply = await wire.reply()
+            assert (reply.status, reply.code) == (431, "head_too_long")
+
+    run(test())
+
+
 def test_a_body_of_just_the_limit_is_read(tmp_path: Path) -> None:
     async def test() -> None:
         body = b'{"instances": [[1, 2, 3]]}'.ljust(1000)

@@ -48,6 +48,8 @@ GOOD = [
     post({"instances": [["ham"], ["spam\u00e4"]]}, target="/projects/p/models/words:predict"),
     row(7, target="/projects/p/models/gather:predict"),
     Asked(),
+    Asked(headers=[(f"x-{number}", "y" * 140) for number in range(99)]),
+    Asked(headers=[("cookie", "y" * 15 * 1024)]),
     Asked("HEAD"),
     Asked(target="/readyz"),
     Asked(target="/readyz?model=p/m"),
@@ -135,6 +137,11 @@ BAD = [
     Asked(target="/readyz?model=p/nobody"),
     Asked(target="/readyz?surplus=1"),
     Asked(target="/api/v1/models/%2e%2e"),
+    # heads
+    Asked(headers=[(f"x-{number}", "y") for number in range(100)]),
+    Asked(headers=[(f"x-{number}", "y" * 330) for number in range(50)]),
+    Asked(headers=[("cookie", "y" * 16 * 1024)]),
+    Asked(target="/healthz?" + "y" * 16 * 1024),
     # what nobody may ask
     Asked(target="/healthz%00"),
     Asked(target="/healthz%0a"),

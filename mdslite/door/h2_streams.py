@@ -55,6 +55,7 @@ from mdslite.http.policing import (
     Meter,
     Reason,
 )
+from mdslite.http.request import is_long, long_head
 
 # The search of hpack's encoder is linear in its table, and the client may ask for one of any size.
 _ENCODER_TABLE_BYTES = 4096
@@ -216,7 +217,7 @@ class Streams(H2Protocol):
             self._link.count(Reason.PROTOCOL_ERROR)
             await self._end(event.stream_id, PROTOCOL_ERROR)
             return
-        error = _malformed(event, limits)
+        error = _malformed(event)
         if error is not None:
             await self._refuse(event.stream_id, error)
             return
@@ -361,15 +362,14 @@ def _announces_body(event: RequestReceived) -> bool:
     return any(name == b"content-length" and value.strip(b"0") != b"" for name, value in event.headers or [])
 
 
-def _malformed(event: RequestReceived, limits: Limits) -> MdsliteError | None:
+def _malformed(event: RequestReceived) -> MdsliteError | None:
     """What h2 lets through and the application should not see."""
     headers = event.headers or []
-    if len(headers) > limits.max_fields:
-        return TooLarge(
-            f"the request's head is longer than {limits.max_header_bytes} bytes or {limits.max_fields} fields"
-        )
     pseudo = {name: value for name, value in headers if name.startswith(b":")}
     method, target = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
+    # HTTP/1.1 has the authority among its fields, too.
+    if is_long(target, [field for field in headers if field[0] == b":authority" or field[0] not in pseudo]):
+        return long_head()
     if not _METHOD.fullmatch(method):
         return InvalidRequest("this method is not served")
     if not _TARGET.fullmatch(target):

@@ -23,8 +23,8 @@ from mdslite.http.request import (
     Headers,
     Request,
     check_chunked,
-    check_size,
     explain,
+    is_long,
     long_head,
     without_upgrade,
 )
@@ -32,7 +32,7 @@ from mdslite.predict.predictor import Predictor
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ADMIN_BODY_BYTES = 4 * 1024 * 1024
-LANDING_BYTES = HEAD_BYTES  # more than the parser is fed at a time
+LANDING_BYTES = 64 * 1024  # more than the parser is fed at a time
 BLANK_BYTES = 1024  # of empty lines before a request
 STRANGER_BODY_BYTES = 64 * 1024  # what is read, and thrown away, of who has no good token
 _LINE_ENDS = b"\r\n"
@@ -60,6 +60,7 @@ class Receiver(asyncio.Protocol):
         "_latest",
         "_parser",
         "_phase",
+        "_piece_bytes",
         "_predictor",
         "_received",
         "_stranger",
@@ -89,6 +90,7 @@ class Receiver(asyncio.Protocol):
         self._claim: Claim | None = None  # of a large body whose length was not told
         self._stranger: MdsliteError | None = None  # why its sender is none to read much from
         self._held_bytes = -1  # received since the parser last had something to tell
+        self._piece_bytes = 0  # what it is fed
         self._told_bytes = 0  # of the body, by then
         self._upgrading = False  # its head is about to be parsed again, see `_interrupted`
 
@@ -145,11 +147,12 @@ class Receiver(asyncio.Protocol):
                     self.await_rest()
                 return
             self._first = None
-        if len(data) > HEAD_BYTES:
+        if len(data) > LANDING_BYTES:
             view = memoryview(data)
-            for start in range(0, len(data), HEAD_BYTES):
-                self._read(view[start : start + HEAD_BYTES])
+            for start in range(0, len(data), LANDING_BYTES):
+                self._read(view[start : start + LANDING_BYTES])
             return
+        self._piece_bytes = len(data)
         is_start = self._phase == "none"
         if is_start and data[0] in _LINE_ENDS and not self._may_begin_blank(data):
             return
@@ -282,10 +285,9 @@ class Receiver(asyncio.Protocol):
         self._body_bytes = self._body_limit = 0
         self._stranger = None
         try:
-            if self._held_bytes >= 0:  # a head that came in one piece is short enough
-                self._held_bytes = -1
-                check_size(self._target, headers)
-            if len(headers) > HEADERS_MAX:
+            is_short = self._held_bytes < 0 and self._piece_bytes <= HEAD_BYTES  # as all that it came in
+            self._held_bytes = -1
+            if not (is_short and len(headers) <= HEADERS_MAX) and is_long(self._target, headers):
                 raise long_head()
             length = fields.get(b"content-length")
             if length is not None or b"transfer-encoding" in fields:

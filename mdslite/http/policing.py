@@ -12,6 +12,8 @@ import enum
 import struct
 from dataclasses import dataclass, field
 
+from mdslite.http.request import HEAD_BYTES, HEADERS_MAX
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 LAST_STREAM_ID = 2**31 - 1
 
@@ -73,8 +75,7 @@ class Limits:
     accompany it cost, so that the allowances bind only those who send little else."""
 
     max_streams: int = 128
-    max_header_bytes: int = 64 * 1024
-    max_fields: int = 100
+    max_header_bytes: int = HEAD_BYTES + 32 * HEADERS_MAX  # as RFC 9113 counts what HTTP/1.1 would take
     max_continuations: int = 8
     max_frame_bytes: int = 16 * 1024
     max_body_bytes: int = 257 * 1024 * 1024

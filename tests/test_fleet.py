@@ -17,7 +17,7 @@ from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Session
 from mdslite.serving.fleet import Fleet, Served
 from mdslite.serving.loader import LoadRequest
-from mdslite.spec import Batch, Confidence, Resource, ServiceInfo, Spec
+from mdslite.spec import Batch, Compare, Confidence, Resource, ServiceInfo, Spec
 
 Test = Callable[[Fleet, "FakeRuntime"], Coroutine[Any, Any, None]]
 
@@ -154,8 +154,23 @@ def test_batch_knobs_and_confidence_change_without_loading_again() -> None:
         served.lane.submit(job, perf_counter())
         await job.answer()
         assert job.confidence == pytest.approx(0.4)
-        with pytest.raises(LoadFailed, match='no output "z"'):
-            served.behaviour(Spec(uri="/model.onnx", confidence=Confidence(output="z")))
+        for wrong in (
+            Spec(uri="/model.onnx", confidence=Confidence(output="z")),
+            Spec(uri="/model.onnx", compare=Compare(output="z")),
+        ):
+            with pytest.raises(LoadFailed, match='no output "z"'):
+                served.check(wrong)
+        served.check(Spec(uri="/model.onnx", compare=Compare(output="y")))
+
+    run(test)
+
+
+def test_a_rule_that_a_loaded_version_has_already_keeps_no_weight_back() -> None:
+    async def test(fleet: Fleet, runtime: FakeRuntime) -> None:
+        rule = Compare(output="z")
+        served = await fleet.load(request(spec=Spec(uri="/model.onnx", compare=rule)))
+        fleet.switch(added=[served])
+        served.check(Spec(uri="/model.onnx", compare=rule, service_info=ServiceInfo(weight=1)))
 
     run(test)
 

@@ -157,7 +157,10 @@ def _diff(step: Mapping[str, Any]) -> list[str]:
         return parts + (_memory(step["after"]) if step["reload"] else [])
     wanted = step["after"] if step["action"] == "ADD" else step["before"]
     parts = [_share(wanted["spec"].get("service_info", {}))]
-    parts.append(_NOT_READ if wanted["digest"] == UNKNOWN_DIGEST else _size(wanted["size_bytes"]))
+    if wanted["digest"] == UNKNOWN_DIGEST:
+        parts.append(_NOT_READ)
+    elif wanted["size_bytes"]:  # a version that is served elsewhere has none
+        parts.append(_size(wanted["size_bytes"]))
     return parts + _memory(wanted)
 
 

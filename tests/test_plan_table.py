@@ -102,11 +102,15 @@ def test_a_shadow_is_called_so_instead_of_its_weight() -> None:
 
 def test_sizes_have_two_digits_where_they_say_something() -> None:
     sizes = {
-        0: "0 B", 918: "918 B", 1000: "1.0 kB", 19_440: "19 kB", 999_499: "999 kB", 999_999: "1.0 MB",
+        1: "1 B", 918: "918 B", 1000: "1.0 kB", 19_440: "19 kB", 999_499: "999 kB", 999_999: "1.0 MB",
         9_960_000: "10 MB", 1_230_000_000: "1.2 GB", 5_000_000_000_000: "5.0 TB", 10**16: "10000 TB",
     }  # fmt: skip
     for size_bytes, text in sizes.items():
         assert added(weighing(1, size_bytes=size_bytes)) == f"Weight: 1, {text}"
+
+
+def test_a_version_that_is_served_elsewhere_has_no_size() -> None:
+    assert added(weighing(10, digest="remote", size_bytes=0)) == "Weight: 10"
 
 
 def test_changed_bytes_show_the_beginning_of_both_digests() -> None:

@@ -51,9 +51,9 @@ class MdsliteError(Exception):
     status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _plain_text(message)
+        super().__init__(self.message)
+        self.hint = hint and _plain_text(hint)
         self.retry_after_s = retry_after_s
         self.place: SpecError | None = None  # where in a deployments file the cause stands
 
@@ -61,6 +61,12 @@ class MdsliteError(Exception):
         """What a reply carries beside `error`, `code` and `request_id`."""
         found = self.place.details() if self.place is not None else {}
         return found | ({"hint": self.hint} if self.hint else {})
+
+
+def _plain_text(text: str) -> str:
+    """Text that can be sent: what exceptions of user code, names of files and lenient parsers bring along may
+    hold halves of surrogate pairs, which no encoding takes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 BODY_HINT = "/docs lists what it takes"  # to who wrote a body by hand

@@ -14,6 +14,7 @@ OCTETS = b"application/octet-stream"
 # curl -d says the last without meaning it, and many clients say nothing at all. Who says text/plain may well
 # mean text, which a package gets as such.
 _JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded"})
+_DIGITS_MAX = 300  # of an integer that every float holds
 
 
 def plain_type(media_type: bytes) -> bytes:
@@ -37,16 +38,37 @@ def parse_json(body: bytes) -> Any:
         if not body:
             raise InvalidJson("the body is empty: expected JSON") from exc
         if b"NaN" in body or b"Infinity" in body:
-            try:
-                return json.loads(body, parse_float=_finite)
-            except (ValueError, RecursionError):
-                pass
+            return _parse_leniently(body)
         raise InvalidJson(f"the body is no JSON: {exc}") from exc
+
+
+def _parse_leniently(body: bytes) -> Any:
+    """As strictly as the other parser, but for those literals.
+
+    :raises InvalidJson: with the reason
+    """
+    try:
+        found = json.loads(body.decode(), parse_float=_finite, parse_int=_whole)
+        if b"\\u" in body:  # half of a surrogate pair is a text to this parser, and to nobody behind it
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError as exc:
+        raise InvalidJson("the body is no JSON: depth limit exceeded") from exc
+    except UnicodeEncodeError as exc:
+        raise InvalidJson("the body is no JSON: a text holds half of a surrogate pair") from exc
+    except ValueError as exc:
+        raise InvalidJson(f"the body is no JSON: {exc}") from exc
+    return found
 
 
 def _finite(text: str) -> float:
     """A number that was written out: infinite is only what says so."""
     found = float(text)
     if math.isinf(found):
-        raise ValueError(text)
+        raise ValueError("number is infinity when parsed as double")
     return found
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS_MAX:
+        _finite(text)
+    return int(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from obedient import OBEDIENT, do, write_package
 
 import mds
 from mdslite.errors import InvalidJson, InvalidRequest, Unavailable
+from mdslite.http.guard import error_body
 from mdslite.runtimes.protocol import DataSession, LoadOptions
 from mdslite.runtimes.python import PythonRuntime
 
@@ -54,6 +56,13 @@ def test_arrays_come_back_where_tensors_are_wanted(either: DataSession) -> None:
             assert isinstance(answer, np.ndarray)
             assert answer.dtype == row.dtype
             np.testing.assert_array_equal(answer, row)
+
+
+def test_an_error_that_no_encoding_takes_can_be_told_all_the_same(either: DataSession) -> None:
+    found = answers_of(either, do("raise ValueError('caf\u00e9 ' + chr(0xd800))"), "1")
+    said = error_body(found[0], "id")  # type: ignore[arg-type]
+    assert json.loads(said)["error"] == "ValueError: caf\u00e9 \\ud800"
+    assert found[1] == b"1"
 
 
 @pytest.mark.parametrize("isolation", ["process", "inline"])

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of th
 # What a package is made to do, what its caller gets, and whether the package has to be started again.
 ROW_FAULTS = [
     ("raise ValueError('no such luck')", 500, "model_error", "ValueError: no such luck"),
+    ("raise ValueError('half a pair: ' + chr(0xd800))", 500, "model_error", "half a pair: \\ud800"),
     ("sys.exit(3)", 500, "model_error", "SystemExit: 3"),
     ("raise KeyboardInterrupt", 500, "model_error", "KeyboardInterrupt"),
     ("self.surplus = [1]", 500, "model_error", "predict returned 2 answers; expected a list of 1"),

@@ -122,6 +122,24 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
         make_codec(X4).decode(body)
 
 
+@pytest.mark.parametrize(
+    ("rest", "says"),
+    [
+        (b'"\\ud800"', "half of a surrogate pair"),
+        (b'{"\\udfff": 1}', "half of a surrogate pair"),
+        (b'"\xed\xa0\x80"', "can't decode byte 0xed"),
+        (b"1" * 10_000, "number is infinity when parsed as double"),
+        (b"-1e400", "number is infinity when parsed as double"),
+        (b"1,", "Expecting value: line 1 column 27"),
+        (b"[" * 100_000, "depth limit exceeded"),
+    ],
+)
+def test_nan_excuses_nothing_else_in_a_body(rest: bytes, says: str) -> None:
+    with pytest.raises(InvalidJson) as caught:
+        make_codec(X4).decode(b'{"instances": [[NaN, 1, ' + rest + b"]]}")
+    assert says in caught.value.message
+
+
 def test_nan_and_infinity_come_in_as_numbers_and_go_out_as_null() -> None:
     codec = make_codec(X4, outputs=(TensorSpec("y", "FP32", (None, 4)),))
     columns = codec.decode(b'{"instances": [[NaN, Infinity, -Infinity, 1]]}')

@@ -118,6 +118,16 @@ def test_undo_of_a_recording_says_that_it_is_one() -> None:
     assert "this is a recording" in play(scene, recorded_feed("changes"))
 
 
+def test_a_tick_of_one_that_has_ended_draws_nothing() -> None:
+    async def run() -> None:
+        async with opened(await still("changes"), (100, 30)) as (app, _):
+            assert app.screen_stack
+        assert not app.screen_stack
+        app.repaint()
+
+    asyncio.run(run())
+
+
 # The line at the bottom, the palette, the help
 
 

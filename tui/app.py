@@ -159,9 +159,10 @@ class DashApp(App[None]):
             self.repaint()
 
     def repaint(self) -> None:
-        for canvas in self.screen_stack[0].query(Canvas):
-            if canvas.display:
-                canvas.repaint()
+        for screen in self.screen_stack[:1]:  # none any more while it ends, when the timer may still tick
+            for canvas in screen.query(Canvas):
+                if canvas.display:
+                    canvas.repaint()
 
     def look(self, **changes: Any) -> None:
         """Change what is looked at, and show that at once."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import shlex
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 
 from mdslite import errors
-from mdslite.hosts import UNIX, short_path, socket_path
+from mdslite.hosts import SOCKET_NAME, UNIX, short_path, socket_path
 
 DEFAULT_URL = "http://127.0.0.1:8500"
 _POOL = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
@@ -166,7 +168,9 @@ def network_error(exc: Exception, url: str) -> errors.MdsliteError:
 
 def _start_hint(url: str) -> str:
     if url.startswith(UNIX):
-        return "it is there while an appliance runs on that store, for the user that runs it"
+        path = Path(url.removeprefix(UNIX))
+        store = path.parent if path.name == SOCKET_NAME else path
+        return f"start it with: mdslite up --store {shlex.quote(str(store))} (only its user gets in so)"
     parsed = httpx2.URL(url)
     if not _is_loopback(parsed.host):
         return f"is it running there? MDSLITE_URL and --url say where to look; the default is {DEFAULT_URL}"

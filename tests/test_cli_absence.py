@@ -73,11 +73,12 @@ def test_every_view_of_what_never_was_is_an_error(api: ApiServer, view: str, cap
 
 
 def test_following_what_never_was_says_so_and_waits(api: ApiServer, capsys: Captured) -> None:
-    assert run(["logs", "model=resnet", "-f"]) == 0
+    assert run(["logs", "model=resnet", "-f"]) == 1  # as this appliance ends it
     printed = capsys.readouterr()
     assert printed.out.startswith("TIME ")
     assert printed.err == (
         "nothing is deployed as model resnet, and the log has no request of it\nhint: mdslite ls\n"
+        "error: the appliance ended the log here\nhint: mdslite ls says whether it still serves\n"
     )
 
 
@@ -122,7 +123,7 @@ def test_a_file_that_could_not_be_read_is_named_by_every_view(
     api.figures = {path: {**found, "skipped": api.skipped} for path, found in api.figures.items()}
     api.export_headers = {"mdslite-rows": "0", "mdslite-skipped": ", ".join(api.skipped)}
     format = ["--format", "jsonl"] if "--export" in view else []
-    assert run(["logs", filter, *view.split(), *format]) == 0
+    assert run(["logs", filter, *view.split(), *format]) == (1 if view == "-f" else 0)  # it has an end here
     said = capsys.readouterr()
     assert "2026-11-23T03.db could not be read" in said.err
     assert "hint: mdslite doctor" in said.err

@@ -53,7 +53,7 @@ class TestLogs:
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]
     ) -> None:
         api.coming = [api.rows[0], {**api.rows[0], "id": 101, "request_id": "r-new"}]
-        assert run(["logs", "shadow", "-f", "--limit", "2"]) == 0
+        assert run(["logs", "shadow", "-f", "--limit", "2"]) == 1
         shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
         assert shown == ["r-1", "r-0", "r-new"]
         assert "follow=true" in api.requests[0][1]
@@ -65,11 +65,11 @@ class TestLogs:
         api.skipped = ["2026-11-23T03.db"]
         new = {**api.rows[0], "id": 101, "request_id": "r-new"}
         api.coming = [{"skipped": ["2026-11-23T03.db"]}, new, {"skipped": ["2026-11-23T04.db"]}]
-        assert run(["logs", "-f", "--limit", "1"]) == 0
+        assert run(["logs", "-f", "--limit", "1"]) == 1
         said = capsys.readouterr()
         assert [line.split()[-1] for line in said.out.splitlines()[1:]] == ["r-0", "r-new"]
         assert said.err.count("2026-11-23T03.db") == said.err.count("2026-11-23T04.db could not be read") == 1
-        assert run(["logs", "-f", "--limit", "1", "--json"]) == 0
+        assert run(["logs", "-f", "--limit", "1", "--json"]) == 1
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [line["skipped"] for line in lines if "skipped" in line] == [
             [name] for name in ("2026-11-23T03.db", "2026-11-23T04.db")

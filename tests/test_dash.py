@@ -113,7 +113,15 @@ def test_a_brush_narrows_the_numbers_and_says_so() -> None:
         ),
         (
             "went-away",
-            {"connection": Connection(state="unreachable", url=URL, since=NOW - 5, retry_at=NOW + 2)},
+            {
+                "connection": Connection(
+                    state="unreachable",
+                    url=URL,
+                    hint="start it with: mdslite up",
+                    since=NOW - 5,
+                    retry_at=NOW + 2,
+                )
+            },
         ),
         ("quiet", {"histogram": {"interval_s": 15.0, "since": NOW - 885, "until": NOW + 15, "series": []}}),
         ("past", {"models": [], "view": View(moment=NOW - 300)}),

@@ -123,6 +123,9 @@ def _host_load(host: Json, recorded: Json, spark: int) -> Line:
 
 
 def _traffic(width: int, snapshot: Snapshot) -> Line:
+    connection = snapshot.connection
+    if connection.state == "unreachable" and snapshot.models is not None:  # no figures: they are of before
+        return [(cut(f" ✖ {clean(connection.hint or connection.message)}", width), "bad")]
     total = add_up(snapshot)
     line: Line = [(" ", "")]
     if total is not None:

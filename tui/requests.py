@@ -312,7 +312,8 @@ class Requests(Wheeled, Pane):
             async with asyncio.timeout(_TAKEN_S):
                 found = await self.lookup.find(self.dash.feed, row)
         except TimeoutError:
-            found = Found(row, note="the log does not answer: try again")
+            url = self.dash.snapshot.connection.url
+            found = Found(row, note=f"{url} gave no answer within {_TAKEN_S:g} s")
         if found.note:
             self.dash.say(clean(found.note), "bad")
         else:

@@ -13,7 +13,7 @@ from mdslite.cli import output
 from mdslite.cli.absence import find_absence, refuse_unknown, tell_skipped
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.cli.usage import refuse_ignored
-from mdslite.errors import InvalidRequest
+from mdslite.errors import InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -231,6 +231,7 @@ def _follow(client: Client, filter: str, limit: int, *, as_json: bool) -> None:
                 told.update(line["skipped"])
             elif line["id"] > newest:
                 _write_row(line, as_json=as_json)
+    raise Unavailable("the appliance ended the log here", hint="mdslite ls says whether it still serves")
 
 
 def _write_row(row: Row, *, as_json: bool) -> None:

@@ -94,6 +94,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, runner: asyncio.Runner) -> It
         (f"{ONE}:predict", bytes(8), {**BYTES, "mdslite_shape": "1x2"}, SIZES),
         (f"{ONE}:predict", bytes(8), {**BYTES, "mdslite_shape": "1,3"}, LOOKED_UP),
         ("/v2/models/p.one/infer", infer() + bytes(8), {}, JSON_ENDS),
+        ("/v2/models/p.one/infer", infer()[:-1], {}, LOOKED_UP),
         ("/v2/models/p.one/infer", infer(inputs=[]), {}, LOOKED_UP),
         ("/v2/models/p.one/infer", infer(outputs=[{"name": "z"}]), {}, LOOKED_UP),
         ("/v2/models/p.one/infer", infer(id=1), {}, PARTS),

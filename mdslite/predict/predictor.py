@@ -269,13 +269,16 @@ class Predictor:
 
 def _hint(error: InvalidRequest, call: Call, project: str, model: str) -> str:
     """Where to look up what a request was to be like. That is no help with JSON which is none."""
+    looked_up = f"{call.describe.format(f'{project}.{model}')} says what it takes and gives"
     if not isinstance(error, InvalidJson) or not len(call.body):
-        return f"{call.describe.format(f'{project}.{model}')} says what it takes and gives"
+        return looked_up
     if call.body[: len(MAGIC)] == MAGIC:
         return f"an array's content-type is {NPY.decode()}"
     if call.body[: len(_GZIP)] == _GZIP:
         return "a compressed body says content-encoding: gzip"
     if is_infer(call.target):
+        if 0 not in call.body:  # which the bytes of tensors hardly do without
+            return looked_up
         return "where bytes follow the JSON, Inference-Header-Content-Length says where it ends"
     return f"mdslite predict {project}/{model} --curl prints a request that it takes"
 

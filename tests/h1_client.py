@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from waiting import drained
 
 WAIT_S = 20.0
 PREDICT = (
@@ -62,11 +63,7 @@ class Wire:
 
     async def drained(self) -> None:
         """Wait until what was sent has left this process, or the connection has ended."""
-        try:
-            async with asyncio.timeout(WAIT_S):
-                await self._writer.drain()
-        except OSError:
-            pass
+        await drained(self._writer, limit_s=WAIT_S)
 
     async def reply(self, *, method: str = "GET") -> Reply:
         """The next answer, complete; `method` is that of the request that it answers."""

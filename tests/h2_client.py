@@ -20,6 +20,7 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
+from waiting import drained
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 WAIT_S = 20.0
@@ -110,11 +111,7 @@ class Client:
 
     async def drained(self) -> None:
         """Wait until what was sent has left this process, or the connection has ended."""
-        try:
-            async with asyncio.timeout(WAIT_S):
-                await self._writer.drain()
-        except OSError:
-            pass
+        await drained(self._writer, limit_s=WAIT_S)
 
     async def close(self) -> None:
         self._task.cancel()

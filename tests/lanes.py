@@ -309,6 +309,15 @@ async def answered(jobs: list[FakeJob]) -> None:
         assert job.times_resolved == 1
 
 
+async def drained(lane: Lane, session: FakeSession, jobs: list[FakeJob]) -> None:
+    """See a lane drain: not while its session holds the jobs, and once it lets go when they are done."""
+    assert not await lane.drain(deadline_s=0.01)
+    draining = asyncio.create_task(lane.drain(deadline_s=10))
+    session.hold.set()
+    assert await draining
+    assert all(job.finished and job.error is None for job in jobs)
+
+
 def rows_of(job: FakeJob) -> list[list[float]]:
     (column,) = job.columns.columns
     assert isinstance(column, bytes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import FakeSession, answered, busy_lane, failure, run, some_jobs, submit
+from lanes import FakeSession, answered, busy_lane, drained, failure, run, some_jobs, submit
 from waiting import until
 
 from mdslite.errors import Unavailable
@@ -118,11 +118,7 @@ def test_draining_waits_for_the_batch_behind_too() -> None:
     async def test() -> None:
         session = FakeSession()
         lane, jobs = await busy_lane(session)
-        assert not await lane.drain(deadline_s=0.01)
-        draining = asyncio.create_task(lane.drain(deadline_s=10))
-        session.hold.set()
-        assert await draining
-        assert all(job.finished and job.error is None for job in jobs)
+        await drained(lane, session, jobs)
         lane.close()
 
     run(test())

@@ -112,6 +112,7 @@ def test_an_unknown_exception_becomes_an_opaque_500(caplog: pytest.LogCaptureFix
             await job.answer()
         assert caught.value.status == 500
         assert "secret" not in caught.value.message
+        assert "secret" in caplog.text  # for those who may look into it
         lane.close()
 
     run(test())

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import FakeJob, FakeSession, entered, make_lane, run, submit
-from waiting import until
+from lanes import FakeJob, FakeSession, drained, entered, make_lane, run, submit
+from waiting import hold_on, until
 
 from mdslite.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
 from mdslite.serving.curve import LatencyCurve
@@ -48,9 +48,7 @@ def test_a_finished_batch_makes_room_before_anybody_is_refused() -> None:
         await entered(session)
         submit(lane, FakeJob([[3.0]]), FakeJob([[4.0]]))
         session.hold.set()
-        until_s = perf_counter() + 10
-        while not lane._done and perf_counter() < until_s:
-            pass  # the loop is busy with others, as under overload: it has not heard of the finished batch
+        hold_on(lambda: lane._done)  # as under overload, the loop is busy and has not heard of the batch
         late = FakeJob([[5.0]])
         submit(lane, late)
         assert await late.answer() == [[10.0]]
@@ -224,11 +222,7 @@ def test_draining_waits_for_what_is_queued_and_running() -> None:
         jobs = [FakeJob([[1.0]]) for _ in range(3)]
         submit(lane, *jobs)
         await entered(session)
-        assert not await lane.drain(deadline_s=0.01)
-        draining = asyncio.create_task(lane.drain(deadline_s=10))
-        session.hold.set()
-        assert await draining
-        assert all(job.finished and job.error is None for job in jobs)
+        await drained(lane, session, jobs)
         lane.close()
 
     run(test())

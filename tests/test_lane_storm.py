@@ -51,7 +51,7 @@ class Storm:
                 raise Unavailable("killed by signal 9")
 
         session = FakeSession(fail=fail)
-        session.check = lambda: None  # type: ignore[attr-defined]
+        session.check = lambda handle: None  # type: ignore[attr-defined]
         self.sessions.append(session)
         return session
 

@@ -42,6 +42,20 @@ async def answered(ask: Callable[[], Awaitable[T | None]], *, limit_s: float = L
     return found
 
 
+async def drained(writer: asyncio.StreamWriter, *, limit_s: float = LIMIT_S) -> None:
+    """Wait until what was written has left this process, or the connection has ended.
+
+    :raises TimeoutError: neither in time
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            await writer.drain()
+    except TimeoutError:  # an OSError too, and no end of a connection
+        raise
+    except OSError:
+        pass
+
+
 def hold_on(condition: Callable[[], T | None], *, limit_s: float = LIMIT_S) -> T:
     """The same without a loop."""
     ends_at = time.monotonic() + limit_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from lanes import FakeJob, FakeSession, Known, answered, make_lane, run, some_jobs, submit
+from lanes import FakeJob, FakeSession, Known, make_lane, run, some_jobs, submit
 
 from mdslite.serving.curve import LatencyCurve
 

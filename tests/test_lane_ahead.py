@@ -101,6 +101,7 @@ def test_no_batch_waits_behind_another_while_another_lane_waits_for_the_device()
         await answered(first)
         assert turns == ["other"]
         gate.leave(other, 0.0)
+        gate.let_in()
         await answered(second)
         lane.close()
 
@@ -126,6 +127,7 @@ def test_another_lane_waits_for_one_batch_that_was_handed_over_and_not_for_a_thi
         await answered(jobs)
         assert computed == [2, 2]
         gate.leave(other, 0.0)
+        gate.let_in()
         await answered(more)
         lane.close()
 

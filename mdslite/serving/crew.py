@@ -64,8 +64,8 @@ class Crew:
 
     @property
     def is_device_busy(self) -> bool:
-        """Something computes for this lane, or for another one on the same device."""
-        return any(gate.busy for gate in self._seats)
+        """Something computes for this lane, or for another one on the same device or about to be."""
+        return any(gate.busy or gate.others_wait(seat) for gate, seat in self._seats.items())
 
     # Start
 
@@ -135,7 +135,10 @@ class Crew:
     # Land
 
     def land(self, batch: Batch) -> bool:
-        """A batch is back; False when it is none of this crew's any more."""
+        """A batch is back; False when it is none of this crew's any more.
+
+        Others get the device when this lane has said whether it wants it again: see `let_in`.
+        """
         replica = batch.replica
         if replica is None or not self.flight.land(batch):
             return False
@@ -143,6 +146,10 @@ class Crew:
             self._starting = None
         self._leave(replica, batch.seconds)
         return True
+
+    def let_in(self, replica: Replica) -> None:
+        """Give what is left of a replica's device to those who wait for it."""
+        replica.gate.let_in()
 
     def take_back(self) -> None:
         """Take what waits behind running batches away while another replica is idle."""
@@ -164,6 +171,7 @@ class Crew:
         if batch.revoke() and self.flight.land(batch):
             self._leave(replica, 0.0)
             self._give_back(batch)
+            self.let_in(replica)
 
     def _leave(self, replica: Replica, seconds: float) -> None:
         """One batch less is with a replica; with the last one ends its turn at the device."""
@@ -179,6 +187,7 @@ class Crew:
         assert replica is not None
         self._leave(replica, STUCK_AFTER_S)
         self.lose(replica, "a run did not stop when it was told to")
+        self.let_in(replica)
 
     # Replicas
 

@@ -50,13 +50,16 @@ class Gate:
             # An idle lane saves no credit: it starts where the device's time stands.
             seat.virtual_s = max(seat.virtual_s, self._floor_s)
             self._waiting[seat] = priority
-        self._admit()
+        self.let_in()
 
     def leave(self, seat: Seat, seconds: float) -> None:
-        """Give the slots of one batch back, after `seconds` of the device."""
+        """Give the slots of one batch back, after `seconds` of the device.
+
+        Who waits is not let in yet: a lane that goes on enters again first, to be weighed with the others,
+        and then calls `let_in`.
+        """
         seat.virtual_s += seconds
         self._free += self._taken(seat)
-        self._admit()
 
     def withdraw(self, seat: Seat) -> None:
         """Stop waiting."""
@@ -78,8 +81,9 @@ class Gate:
     def _taken(self, seat: Seat) -> int:
         return min(seat.width, self.slots)
 
-    def _admit(self) -> None:
-        if self._admitting:  # a batch that starts inside admitted() may come back here
+    def let_in(self) -> None:
+        """Admit those whose turn it is, for as long as there are slots for them."""
+        if self._admitting:  # a batch that starts in here may come back to it
             return
         self._admitting = True
         try:

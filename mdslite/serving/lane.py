@@ -270,13 +270,16 @@ class Lane:
             return  # given up as stuck: its replica is lost and its jobs are answered
         if batch.revoked and not batch.seconds:
             self._put_back(batch)
+            self._crew.let_in(replica)
         else:
-            if self._queue.rows and batch.error is None:
+            goes_on = self._queue.rows and batch.error is None
+            if goes_on:
                 self._pump()  # the next batch computes while this one's answers are written
-                if batch.rows >= _MANY_ROWS:
-                    self._crew.let_begin()
             elif not self._queue:
                 self._crew.take_back()
+            self._crew.let_in(replica)
+            if goes_on and batch.rows >= _MANY_ROWS:
+                self._crew.let_begin()
             if batch.stream is not None:
                 batch.stream.deliver()  # what came before the end
             self._resolve(batch, replica)

@@ -170,7 +170,7 @@ def _start_hint(url: str) -> str:
     if url.startswith(UNIX):
         path = Path(url.removeprefix(UNIX))
         store = path.parent if path.name == SOCKET_NAME else path
-        return f"start it with: mdslite up --store {shlex.quote(str(store))} (only its user gets in so)"
+        return f"start it as the same user: mdslite up --store {shlex.quote(str(store))}"
     parsed = httpx2.URL(url)
     if not _is_loopback(parsed.host):
         return f"is it running there? MDSLITE_URL and --url say where to look; the default is {DEFAULT_URL}"

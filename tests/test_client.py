@@ -120,7 +120,7 @@ def test_the_default_address_needs_no_port_in_the_hint() -> None:
     assert links._start_hint("http://127.0.0.1:8500") == "start it with: mdslite up"
     assert "MDSLITE_URL" in links._start_hint("http://edge-07:8500")
     for url in ("unix:/srv/my store", "unix:/srv/my store/admin.sock"):
-        assert links._start_hint(url).startswith("start it with: mdslite up --store '/srv/my store' (")
+        assert links._start_hint(url) == "start it as the same user: mdslite up --store '/srv/my store'"
 
 
 @pytest.mark.parametrize("url", ["localhost:8500", "ftp://box", "http://", "http://[::1", "8500", ""])

@@ -240,7 +240,7 @@ class Course:
         self._failed = at, perf_counter(), error.message
         if isinstance(error, DeadlineExceeded) and not own_limit:
             self.error = DeadlineExceeded(
-                f"the prediction was not answered in time: {allowed(self.job.deadline - self._begun_at)}, "
+                f"the prediction was not answered in time: {allowed(self.job.allowed_s)}, "
                 f"and it was at node {name}"
             )
         else:

@@ -129,8 +129,7 @@ class Outcomes:
 
     def _expire(self, job: Job, what: str) -> None:
         self._stats.expired += 1
-        allowed_s = job.deadline - job.queued_at
-        self._fail_job(job, DeadlineExceeded(f"the prediction {what}: {allowed(allowed_s)}"))
+        self._fail_job(job, DeadlineExceeded(f"the prediction {what}: {allowed(job.allowed_s)}"))
 
     def _fail_job(self, job: Job, error: MdsliteError) -> None:
         job.error = error

@@ -30,6 +30,7 @@ class Job:
     # Defaults live on the class: a job sets what it needs, and making one costs little.
     columns: Columns
     deadline = 0.0
+    arrived_at = 0.0  # when its request came; 0.0 where it is part of another job
     queued_at = 0.0
     started_at = 0.0  # when its first batch began to run; 0.0 if none did
     compute_s = 0.0
@@ -48,6 +49,11 @@ class Job:
     spans: str | None = None  # what each node of a pipeline did, as JSON
     trace: Trace | None = None  # that its caller is in, or that begins here
     behind = False  # it waits until a lane has nothing else to compute, as nobody waits for its answer
+
+    @property
+    def allowed_s(self) -> float:
+        """How long it may take."""
+        return self.deadline - (self.arrived_at or self.queued_at)
 
     def resolved(self) -> None:
         """Called once, on the event loop, when the job has its answer or its error."""

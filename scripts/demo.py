@@ -104,11 +104,11 @@ def appliance(store: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[str]
     watchdog.start()
     try:
         assert process.stdout is not None
-        announced = process.stdout.readline()
+        announced = json.loads(process.stdout.readline() or "{}")
         watchdog.cancel()
-        if not announced:
+        if "url" not in announced:  # an error, or nothing
             raise DemoError(f"mdslite did not start (exit code {process.wait()}): what it said stands above")
-        yield process, json.loads(announced)["url"]
+        yield process, announced["url"]
     finally:
         watchdog.cancel()
         stop(process)

@@ -18,9 +18,11 @@ from mdslite.store.hours import list_hours
 from mdslite.store.lock import StoreLock, is_locked
 from mdslite.store.recovery import (
     ARTIFACTS_NAME,
+    LEDGERS,
     LOG_NAME,
     MARKER_NAME,
     REGISTRY_NAME,
+    corrupt_ledger,
     corrupt_store,
     list_backups,
 )
@@ -35,13 +37,15 @@ _CHECKED_LOG_BYTES = 1 << 30
 
 
 def check_store(store_dir: Path, *, clock: Callable[[], float] = time.time) -> list[Finding]:
-    """Examine the registry, every stored artifact's bytes, the request log's files, backups and the disk."""
+    """Examine the registry and the databases beside it, every stored artifact's bytes, the request log's
+    files, backups and the disk."""
     store_dir = store_dir.absolute()
     if not store_dir.is_dir():
         return [Finding("ok", f"no store at {store_dir} yet", "mdslite up makes it")]
     return [
         *_check_lock(store_dir),
         *_check_registry(store_dir),
+        *_check_ledgers(store_dir),
         *_check_log(store_dir),
         *_check_backups(store_dir, clock()),
         *_check_disk(store_dir),
@@ -77,8 +81,23 @@ def _check_registry(store_dir: Path) -> Iterator[Finding]:
     yield from _check_artifacts(store_dir, deployed, former)
 
 
+def _check_ledgers(store_dir: Path) -> Iterator[Finding]:
+    for name in LEDGERS:
+        path = store_dir / f"{name}.db"
+        if not path.exists():
+            continue
+        try:
+            with sqlite_errors(path), closing(connect_reader(path)) as db:
+                fault = first_fault(db)
+            if fault is not None:
+                raise corrupt_ledger(path, fault)
+        except MdsliteError as exc:
+            yield Finding("error", exc.message, exc.hint)
+
+
 def _examine_registry(store_dir: Path, path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the digests deployed now, and those of former revisions, each with a version that has it."""
+    """Return the digests deployed now, each with the versions that have it, and those of former revisions,
+    each with one."""
     with sqlite_errors(path), closing(connect_reader(path)) as db:
         fault = first_fault(db, thorough=True)
         if fault is not None:
@@ -86,7 +105,10 @@ def _examine_registry(store_dir: Path, path: Path) -> tuple[dict[str, str], dict
         rows = db.execute(
             "select digest, project || '/' || model || '@' || version, until_revision is null from versions"
         ).fetchall()
-    deployed = {digest: name for digest, name, is_open in rows if is_open}
+    deployed: dict[str, str] = {}
+    for digest, name, is_open in rows:
+        if is_open:
+            deployed[digest] = f"{deployed[digest]}, {name}" if digest in deployed else name
     former = {digest: name for digest, name, _ in rows if digest not in deployed}
     return deployed, former
 

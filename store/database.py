@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mdslite.errors import MdsliteError, StorageFull, StoreError, Unavailable
+from mdslite.errors import MdsliteError, StorageFull, StoreCorrupt, StoreError, Unavailable
 from mdslite.store.disk import FULL_HINT
-from mdslite.store.recovery import corrupt_store, find_leavings
+from mdslite.store.recovery import LEDGERS, REGISTRY_NAME, corrupt_ledger, corrupt_store, find_leavings
 
 _BUSY_WAIT_S = 5.0
 _WRITE_FAULTS = {
@@ -32,7 +32,7 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Translate what SQLite says about the registry at `path`.
+    """Translate what SQLite says about the database at `path`.
 
     :raises StorageFull: a write failed; nothing of its transaction is kept
     :raises StoreCorrupt: the file is damaged
@@ -127,9 +127,17 @@ def _code(exc: sqlite3.Error) -> int:
 def _translate(exc: sqlite3.Error, path: Path) -> MdsliteError:
     code = _code(exc)
     if code in _CORRUPTION:
-        return corrupt_store(path.parent, str(exc))
+        return _corrupt(path, str(exc))
     if code in _WRITE_FAULTS:
-        return StorageFull(f"a database could not be written: {exc}", hint=FULL_HINT)
+        return StorageFull(f"{path.name} could not be written: {exc}", hint=FULL_HINT)
     if code in _BUSY:
-        return Unavailable("another program holds the registry; try again", retry_after_s=1.0)
-    return StoreError(f"the registry failed: {exc}")
+        return Unavailable(f"another program holds {path.name}; try again", retry_after_s=1.0)
+    return StoreError(f"{path.name} failed: {exc}")
+
+
+def _corrupt(path: Path, fault: str) -> StoreCorrupt:
+    if path.name == REGISTRY_NAME:
+        return corrupt_store(path.parent, fault)
+    if path.stem in LEDGERS:
+        return corrupt_ledger(path, fault)
+    return StoreCorrupt(f"{path.name} is corrupt: {fault}")

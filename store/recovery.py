@@ -34,6 +34,11 @@ MARKER_NAME = "restore.json"
 # comparisons, as they keep how far these were read: a copy of them may lag behind, and not run ahead.
 DEFERRED_NAME = "deferred"
 LEDGERS = ("candidates", "comparisons", DEFERRED_NAME)
+_KEPT = {
+    "candidates": "the requests that wait for a label",
+    "comparisons": "what was compared with shadows",
+    DEFERRED_NAME: "predictions for later and their answers",
+}
 
 
 def _database(name: str) -> tuple[str, ...]:
@@ -87,13 +92,17 @@ def restore_command(store_dir: Path, *, holding: str) -> str:
     """The command that puts the newest backup with the artifact `holding` in the place of a store whose
     registry is in order; FILE stands for a backup that is kept elsewhere."""
     store_dir = store_dir.absolute()
-    found = next((one for one in reversed(list_backups(store_dir)) if _holds(one, holding)), None)
-    file = "FILE" if found is None else shlex.quote(str(found))
+    file = _newest(store_dir, f"{ARTIFACTS_NAME}/{holding}/") or "FILE"
     return f"mdslite restore {file} --store {shlex.quote(str(store_dir))} --force"
 
 
-def _holds(path: Path, artifact: str) -> bool:
-    prefix = f"{ARTIFACTS_NAME}/{artifact}/"
+def _newest(store_dir: Path, prefix: str) -> str | None:
+    """The newest backup that holds something whose name begins so, for a shell."""
+    found = next((one for one in reversed(list_backups(store_dir)) if _holds(one, prefix)), None)
+    return None if found is None else shlex.quote(str(found))
+
+
+def _holds(path: Path, prefix: str) -> bool:
     try:
         with tarfile.open(path, mode="r:") as archive:
             return any(name.startswith(prefix) for name in archive.getnames())
@@ -117,6 +126,23 @@ def corrupt_store(store_dir: Path, fault: str) -> StoreCorrupt:
     return StoreCorrupt(
         f"the registry of the store {store_dir} is corrupt: {fault}; the newest backup is {backup}",
         hint=f"restore it with: mdslite restore {shlex.quote(str(backup))} --store {where}",
+    )
+
+
+def corrupt_ledger(path: Path, fault: str) -> StoreCorrupt:
+    """Build the error about a database beside the registry: what is lost with it, and the way on without."""
+    path = path.absolute()
+    store = shlex.quote(str(path.parent))
+    aside = shlex.quote(str(path.with_name("corrupt")))
+    hint = f"go on without it: mkdir -p {aside} && mv {shlex.quote(str(path))}* {aside}"
+    backup = _newest(path.parent, path.name)
+    if backup is not None:
+        hint += (
+            "  or take the whole store back to the newest backup that has it: "
+            f"mdslite restore {backup} --store {store} --force"
+        )
+    return StoreCorrupt(
+        f"{path.name} of the store {path.parent}, with {_KEPT[path.stem]}, is corrupt: {fault}", hint=hint
     )
 
 

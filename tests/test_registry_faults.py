@@ -18,6 +18,9 @@ from sqlite_utils import Database
 
 from mdslite.errors import StorageFull, StoreCorrupt, StoreError, Unavailable
 from mdslite.store.backup import backup
+from mdslite.store.candidates import CandidateStore
+from mdslite.store.comparisons import ComparisonStore
+from mdslite.store.deferred import DeferredStore
 from mdslite.store.registry import Registry
 
 # Crashes
@@ -262,6 +265,34 @@ def test_a_corrupt_registry_without_a_backup_says_that_there_is_none(tmp_path: P
     with pytest.raises(StoreCorrupt, match="there is no backup") as caught:
         registry.open()
     assert f"mdslite restore FILE --store {tmp_path}" in (caught.value.hint or "")
+
+
+BESIDE = {"candidates": CandidateStore, "comparisons": ComparisonStore, "deferred": DeferredStore}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_corrupt_database_beside_the_registry_is_named_with_the_ways_on(tmp_path: Path, name: str) -> None:
+    store = tmp_path / "my store"
+    registry = Registry(store / "registry.db")
+    registry.open()
+    ledger = BESIDE[name](store / f"{name}.db")
+    ledger.open()
+    holding = backup(store)
+    ledger.close()
+    registry.close()
+    ledger.path.unlink()
+    backup(store, artifacts=False)  # without it
+    for file in ("", "-wal"):
+        (store / f"{name}.db{file}").write_bytes(b"no database at all")
+    with pytest.raises(StoreCorrupt, match=rf"{name}\.db of the store .* is corrupt: file is not") as caught:
+        ledger.open()
+    assert "registry" not in caught.value.message
+    without, _, back = (caught.value.hint or "").partition("  or ")
+    assert back.endswith(f"mdslite restore '{holding}' --store '{store}' --force")
+    subprocess.run(["sh", "-c", without.partition(": ")[2]], check=True)
+    ledger.open()
+    ledger.close()
+    assert (store / "corrupt" / f"{name}.db").read_bytes() == b"no database at all"
 
 
 @pytest.mark.parametrize("stored", [True, False])

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from mdslite.store.artifacts import Artifact, ArtifactStore
 from mdslite.store.backup import backup
 from mdslite.store.check import check_store
 from mdslite.store.lock import StoreLock
+from mdslite.store.recovery import LEDGERS
 from mdslite.store.registry import Registry, VersionRow
 
 
@@ -133,6 +135,25 @@ def test_a_corrupt_registry_is_an_error_with_the_command_that_mends_it(
     found = find(check_store(store), "is corrupt")
     assert found.level == "error"
     assert f"mdslite restore {made} --store {store}" in (found.hint or "")
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_a_corrupt_database_beside_the_registry_is_an_error(store: Path, name: str) -> None:
+    (store / f"{name}.db").write_bytes(b"no database at all")
+    found = find(check_store(store), f"{name}.db of the store")
+    assert found.level == "error"
+    assert f"mv {store}/{name}.db* {store}/corrupt" in (found.hint or "")
+
+
+def test_all_versions_of_a_damaged_artifact_are_named(
+    store: Path, registry: Registry, tmp_path: Path
+) -> None:
+    artifact = deploy(registry, tmp_path, seed=0)
+    row = VersionRow("mail", "spam", "v1", {}, artifact.digest, artifact.size_bytes)
+    registry.commit(author="ada", reason="", source="", diff=[], versions=[row, replace(row, version="v2")])
+    damage(artifact.path)
+    found = find(check_store(store), "no longer matches its digest")
+    assert found.what.startswith("mail/spam@v1, mail/spam@v2: the stored artifact")
 
 
 def test_an_index_that_disagrees_with_its_table_is_an_error(store: Path, registry: Registry) -> None:

@@ -117,3 +117,31 @@ def test_an_entrant_that_wants_nothing_any_more_gives_its_slots_back() -> None:
     gate.withdraw(leaver)
     left(gate, holder, 0.1)
     assert order == ["holder"]
+
+
+def test_who_waits_and_asks_again_for_less_keeps_its_place() -> None:
+    order: list[str] = []
+    gate = Gate(slots=1)
+    holder, first, second = (entrant(name, order) for name in ("holder", "first", "second"))
+    gate.enter(holder)
+    gate.enter(first)
+    gate.enter(first, Priority.REPLAY)
+    gate.enter(second)
+    second.virtual_s = 1.0
+    left(gate, holder, 0.0)
+    assert order == ["holder", "first"]
+
+
+def test_who_is_asked_for_by_one_that_starts_comes_after_it() -> None:
+    order: list[str] = []
+    gate = Gate(slots=2)
+    second = entrant("second", order)
+
+    def start() -> bool:
+        gate.enter(second)
+        order.append("first")
+        return True
+
+    gate.enter(Seat(width=1, start=start))
+    assert order == ["first", "second"]
+    assert gate.busy == 2

@@ -122,6 +122,27 @@ def test_the_run_stops_when_everybody_in_it_has_left() -> None:
     run(test())
 
 
+def test_a_batch_that_everybody_left_before_it_began_is_not_computed_and_teaches_nothing() -> None:
+    async def test() -> None:
+        session, wrong = FakeSession(), list[dict[str, Any]]()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        lane = make_lane(session)
+        (replica,) = lane.replicas
+        start, handed = replica.start, list[tuple[Any, ...]]()
+        replica.start = lambda *batch: handed.append(batch)  # type: ignore[method-assign, assignment]
+        submit(lane, job := FakeJob([[1.0]]))
+        await until(lambda: handed)
+        lane.cancel(job)
+        start(*handed[0])
+        assert await lane.drain(deadline_s=10)
+        assert session.batches == wrong == []
+        assert lane.curve.estimate((1,), 1) == 0.0
+        assert job.times_resolved == 0
+        lane.close()
+
+    run(test())
+
+
 def test_a_job_that_expires_in_the_queue_is_504_and_never_computed() -> None:
     async def test() -> None:
         session = FakeSession(held=True)

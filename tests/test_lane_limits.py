@@ -129,7 +129,7 @@ def test_a_batch_that_everybody_left_before_it_began_is_not_computed_and_teaches
         lane = make_lane(session)
         (replica,) = lane.replicas
         start, handed = replica.start, list[tuple[Any, ...]]()
-        replica.start = lambda *batch: handed.append(batch)  # type: ignore[method-assign, assignment]
+        replica.start = lambda *batch: handed.append(batch)  # type: ignore[method-assign]
         submit(lane, job := FakeJob([[1.0]]))
         await until(lambda: handed)
         lane.cancel(job)

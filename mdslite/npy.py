@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import tokenize
 from typing import Any
 
@@ -15,6 +16,8 @@ NPY = b"application/x-npy"
 MAGIC = b"\x93NUMPY"  # what such a body begins with
 MAX_RANK = 32
 _HEAD_BYTES = 16 * 1024  # NumPy refuses a header of more than 10,000
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")  # what every protocol of it begins with that is in use
+_NUMBERS_HINT = "numpy.save writes an array of numbers as .npy, without pickling"
 # NumPy reads the header with `ast.literal_eval`, and what that raises on hostile text passes through.
 _HEADER_ERRORS = (
     ValueError,
@@ -32,8 +35,10 @@ def read_npy(body: bytes | memoryview) -> np.ndarray[Any, Any]:
 
     :raises InvalidRequest: it is no `.npy` array
     :raises InvalidTensor: its shape disagrees with its bytes
-    :raises UnsupportedMedia: it holds pickled objects, which are never loaded
+    :raises UnsupportedMedia: it is a pickle, or holds pickled objects, which are never loaded
     """
+    if _PICKLE.match(body[:2]):
+        raise UnsupportedMedia("the body is a pickle, which is never loaded", hint=_NUMBERS_HINT)
     stream = io.BytesIO(body[:_HEAD_BYTES])
     try:
         version = np.lib.format.read_magic(stream)
@@ -44,7 +49,9 @@ def read_npy(body: bytes | memoryview) -> np.ndarray[Any, Any]:
             "the body is no .npy array of format 1.0 or 2.0", hint="numpy.save writes one"
         ) from exc
     if dtype.hasobject:
-        raise UnsupportedMedia("the .npy array holds pickled Python objects, which are never loaded")
+        raise UnsupportedMedia(
+            "the .npy array holds pickled Python objects, which are never loaded", hint=_NUMBERS_HINT
+        )
     if len(shape) > MAX_RANK or any(type(size) is not int for size in shape):
         raise InvalidTensor(f".npy header: expected a shape of at most {MAX_RANK} integers")
     size_bytes = len(body) - stream.tell()

@@ -130,6 +130,35 @@ def test_an_unknown_version_of_http_is_refused(tmp_path: Path, version: str) -> 
     run(test())
 
 
+@pytest.mark.parametrize("step", [1000, 7, 1])
+@pytest.mark.parametrize("version", ["RTSP/1.0", "RTSP/1.1", "RTSP/2.0"])
+def test_what_only_looks_like_http_is_refused(tmp_path: Path, version: str, step: int) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as site, site.connect() as wire:
+            wire.send(predict())
+            assert (await wire.reply()).status == 200
+            data = predict(headers=[("Upgrade", "x"), ("Connection", "upgrade")])
+            data = data.replace(b"HTTP/1.1", version.encode())
+            for start in range(0, len(data), step):
+                wire.send(data[start : start + step])
+                await wire.drained()
+            reply = await wire.reply()
+            assert (reply.status, reply.code) == (505, "http_version_not_supported")
+            assert await wire.rest() == b""
+            assert site.statuses == [200, 505]
+
+    run(test())
+
+
+def test_a_field_may_speak_of_another_protocol(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_site(tmp_path) as site:
+            said = [("X-Line", f"POST {PREDICT} RTSP/1.0"), ("Via", "RTSP/1.0 x, ICE/1.0 y")]
+            assert (await site.ask(predict(headers=said))).status == 200
+
+    run(test())
+
+
 @pytest.mark.parametrize("make", [request, predict])
 @pytest.mark.parametrize(
     ("hosts", "status"),
@@ -141,6 +170,7 @@ def test_an_unknown_version_of_http_is_refused(tmp_path: Path, version: str) -> 
         (["local host"], 400),
         (["localhost:"], 400),
         (["localhost:x"], 400),
+        (["localhost:65536"], 400),
         (["user@localhost"], 400),
         (["localhost/path"], 400),
         (["[::1"], 400),
@@ -158,6 +188,7 @@ def test_a_host_that_is_missing_double_malformed_or_foreign_is_refused(
             reply = await refused(site, make(host=None, headers=[("Host", host) for host in hosts]))
             assert reply.status == status
             assert reply.code == {400: "invalid_request", 403: "forbidden"}[status]
+            assert len(hosts) != 1 or repr(hosts[0]) in reply.json["error"]
             assert not site.rows
 
     run(test())
@@ -212,8 +243,18 @@ def test_what_follows_a_connect_is_not_read(tmp_path: Path) -> None:
     run(test())
 
 
+UPGRADED = [("Upgrade", "h2c"), ("Connection", "upgrade"), ("Transfer-Encoding", "gzip, chunked")]
+
+
 @pytest.mark.parametrize(
-    "bad", [b"nonsense\r\n\r\n", request(target="/%00"), predict(host="evil.example"), request(version="2.5")]
+    "bad",
+    [
+        b"nonsense\r\n\r\n",
+        request(target="/%00"),
+        predict(host="evil.example"),
+        request(version="2.5"),
+        request("POST", "/api/v1/plan", headers=UPGRADED),
+    ],
 )
 def test_a_bad_request_behind_good_ones_is_answered_in_its_turn(tmp_path: Path, bad: bytes) -> None:
     async def test() -> None:

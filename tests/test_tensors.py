@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from contextlib import suppress
 from typing import Any
 
@@ -338,6 +339,12 @@ def test_a_pickled_array_is_never_loaded() -> None:
     with pytest.raises(UnsupportedMedia) as caught:
         make_codec(X4).decode_npy(npy(np.array([{"a": 1}], dtype=object), pickled=True))
     assert caught.value.status == 415
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_bare_pickle_is_called_one_and_never_loaded(protocol: int) -> None:
+    with pytest.raises(UnsupportedMedia, match="a pickle, which is never loaded"):
+        make_codec(X4).decode_npy(pickle.dumps(np.ones(4), protocol))
 
 
 def npy_of(header: str, data: bytes = b"") -> bytes:

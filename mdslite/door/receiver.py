@@ -23,6 +23,7 @@ from mdslite.http.request import (
     Headers,
     Request,
     check_chunked,
+    check_protocol,
     explain,
     is_long,
     long_head,
@@ -53,6 +54,7 @@ class Receiver(asyncio.Protocol):
         "_deaf",
         "_fields",
         "_first",
+        "_head",
         "_headers",
         "_held_bytes",
         "_known",
@@ -79,6 +81,7 @@ class Receiver(asyncio.Protocol):
         self._blank_bytes = 0  # of line ends since the last request
         # The message that is being received:
         self._phase: Phase = "none"
+        self._head = b""  # what its head was read in, with whatever else was
         self._target = b""
         self._received: Headers = []  # header fields: the head's, then maybe the trailer's
         self._headers: Headers = []
@@ -156,10 +159,10 @@ class Receiver(asyncio.Protocol):
         is_start = self._phase == "none"
         if is_start and data[0] in _LINE_ENDS and not self._may_begin_blank(data):
             return
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._interrupted(exc, data)
+        self._head = b"%b%b" % (self._head, data) if self._phase == "head" else bytes(data)
+        if (stopped := self._feed(data)) is not None:
+            self._interrupted(stopped, data)
+        self._head = self._head if self._phase == "head" else b""
         latest, self._latest = self._latest, None
         if self._phase != "none" and not self._deaf:
             self._incomplete(len(data))
@@ -222,20 +225,25 @@ class Receiver(asyncio.Protocol):
         else:
             self.await_rest()
 
+    def _feed(self, data: bytes | memoryview) -> Exception | None:
+        """Have the parser read; what stopped it. That is handled where no other is, to keep its own cause."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            return exc
+        return None
+
     def _interrupted(self, exc: Exception, data: bytes | memoryview) -> None:
         """The parser stopped before the end of `data`."""
         while self._upgrading and isinstance(exc, httptools.HttpParserUpgrade):
             # An upgrade that is ignored: the same message again, without the wish.
             self._upgrading = False
             method, version = self._parser.get_method(), self._parser.get_http_version()
-            head = without_upgrade(method, self._target, version, self._headers)
-            data = head + bytes(data[exc.args[0] :])
+            data = without_upgrade(method, self._target, version, self._headers) + bytes(data[exc.args[0] :])
             self._parser = httptools.HttpRequestParser(self)
-            try:
-                self._parser.feed_data(data)
+            if (following := self._feed(data)) is None:
                 return
-            except (httptools.HttpParserError, httptools.HttpParserUpgrade) as following:
-                exc = following
+            exc = following
         if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(exc.__context__, _Refused):
             raise exc  # a mistake of ours
         if self._deaf:
@@ -285,6 +293,7 @@ class Receiver(asyncio.Protocol):
         self._body_bytes = self._body_limit = 0
         self._stranger = None
         try:
+            check_protocol(self._head, self._parser.get_method(), self._target, headers)
             is_short = self._held_bytes < 0 and self._piece_bytes <= HEAD_BYTES  # as all that it came in
             self._held_bytes = -1
             if not (is_short and len(headers) <= HEADERS_MAX) and is_long(self._target, headers):
@@ -331,11 +340,9 @@ class Receiver(asyncio.Protocol):
             if self._landing is not None:
                 self._landing.put(body)
                 return
+            size_bytes = self._body_bytes if self._claim is None else len(body)
             if self._claim is None:
                 self._claim = claim_body(self._body_bytes)
-                size_bytes = self._body_bytes
-            else:
-                size_bytes = len(body)
             if self._claim is not None:
                 self._claim.grow(size_bytes)
         except MdsliteError as exc:

@@ -33,7 +33,9 @@ from mdslite.http.request import check_repeated
 logger = logging.getLogger(__name__)
 
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_AUTHORITY = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+_AUTHORITY = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
+_PORT_MAX = 65_535
+_SHOWN_CHARS = 100
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WILDCARD = ("0.0.0.0", "::", "")
 _SEEN_HOSTS = 64
@@ -159,8 +161,12 @@ class AllowList:
 
     def _check_host(self, host: bytes) -> None:
         authority = host.decode("latin-1").strip().lower()
-        if not _AUTHORITY.fullmatch(authority):
-            raise InvalidRequest("malformed Host header; expected a name or an address, and maybe a port")
+        found = _AUTHORITY.fullmatch(authority)
+        if found is None or int(found[2] or 0) > _PORT_MAX:
+            raise InvalidRequest(
+                f"malformed Host header {authority[:_SHOWN_CHARS]!r}: "
+                "expected a name or an address, and maybe a port"
+            )
         name = _strip_port(authority).removesuffix(".")  # of a name that is spelt to its root
         if name in self._names or authority in self._extra or (self._any_address and _is_address(name)):
             return

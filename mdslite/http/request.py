@@ -5,6 +5,7 @@ llhttp refuses what breaks the framing; what it lets through and nobody should a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import httptools
@@ -56,6 +57,21 @@ def check(request: Request) -> None:
         raise InvalidRequest("expected a path as the request's target, such as /healthz")
     if b"%" in target and any(code in target.lower() for code in (b"%00", b"%0a", b"%0d")):
         raise InvalidRequest("the request's target holds a control character")
+
+
+def check_protocol(head: bytes, method: bytes, target: bytes, headers: Headers) -> None:
+    """Pass a request that speaks HTTP: llhttp takes RTSP's requests and ICE's for such, and does not tell.
+    `head` is what was read of it, and maybe of those before it.
+
+    :raises VersionNotSupported: it speaks one of those
+    """
+    if b" RTSP/" in head or b" ICE/" in head:
+        following = (
+            re.escape(headers[0][0]) if headers else b""
+        )  # tells the first line from one that quotes it
+        line = rb"%b +%b +(?:RTSP|ICE)/\d\.\d\r\n(?i:%b)" % (method, re.escape(target), following)
+        if re.search(line, head):
+            raise VersionNotSupported("RTSP and ICE are not served: expected HTTP/1.1 or 2")
 
 
 def check_repeated(headers: Headers) -> None:

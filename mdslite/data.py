@@ -112,7 +112,7 @@ class DataCodec:
         return (0,)
 
     @staticmethod
-    def bucket(key: Key) -> tuple[int, ...]:
+    def bucket(key: Key) -> tuple[()]:
         """Data have no size that is known without reading them: one bucket."""
         return ()
 

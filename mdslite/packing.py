@@ -19,6 +19,7 @@ from mdslite.runtimes.protocol import NUMPY_DTYPES, Datatype, TensorSpec
 
 Column = bytes | memoryview | list[Any]
 RowShape = tuple[int, ...]
+Bucket = tuple[tuple[str | int, ...] | None, ...]
 
 
 class Shared(NamedTuple):
@@ -332,6 +333,12 @@ def to_bfloat16(array: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any,
 def from_bfloat16(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Widen bfloat16 bit patterns to float32."""
     return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def coarse(shape: RowShape) -> RowShape:
+    """A shape by its dimensions' powers of two. Not by their product: a sequence of a thousand may take a
+    million times as long as a thousand sequences of one."""
+    return tuple(map(int.bit_length, shape))
 
 
 def show_place(at: Sequence[int]) -> str:

@@ -23,12 +23,14 @@ from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
 from mdslite.media import OCTETS, is_json, parse_json, plain_type
 from mdslite.npy import NPY, read_npy
 from mdslite.packing import (
+    Bucket,
     Column,
     RowShape,
     Shared,
     as_bytes,
     check_shape,
     clip,
+    coarse,
     is_base64,
     kind_of,
     pack_column,
@@ -334,12 +336,10 @@ class Codec:
         return cast(Sequence[RowShape | None], key[: len(self._inputs)])
 
     @staticmethod
-    def bucket(key: Key) -> tuple[int, ...]:
-        """A coarse shape: rows whose inputs' sizes lie within a factor of two share one."""
+    def bucket(key: Key) -> Bucket:
+        """Coarse shapes, of what a request's rows share as well: each dimension within a factor of two."""
         return tuple(
-            math.prod(shape).bit_length() if shape is not None else -1
-            for shape in key
-            if not isinstance(shape, Shared)
+            (one.name, *coarse(one.shape)) if isinstance(one, Shared) else one and coarse(one) for one in key
         )
 
     def feeds(self, columns: Sequence[Column | None], key: Key, rows: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -34,6 +34,7 @@ from mdslite.tensors import Codec, Columns
 DOUBLER = Signature(
     (TensorSpec("x", "FP32", (None, None)),), (TensorSpec("y", "FP32", (None, None)),), "free"
 )
+BUCKET = Codec.bucket(((1,),))  # of rows with one value
 POISON = -1.0
 BAD = b'"bad"'
 
@@ -285,7 +286,7 @@ def flat_curve(seconds: float = 100.0) -> LatencyCurve:
     """A model whose runs take as long whatever their rows."""
     curve = LatencyCurve()
     for rows in (1, 2, 4, 8, 16, 32):
-        curve.observe((1,), rows, seconds)
+        curve.observe(BUCKET, rows, seconds)
     return curve
 
 
@@ -336,5 +337,5 @@ async def failure(job: FakeJob) -> str:
 def linear_curve(seconds: float) -> LatencyCurve:
     curve = LatencyCurve()
     for rows in (1, 2, 4, 8, 16, 32):
-        curve.observe((1,), rows, seconds * rows)
+        curve.observe(BUCKET, rows, seconds * rows)
     return curve

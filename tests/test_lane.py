@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from lanes import FakeJob, FakeSession, Known, make_lane, run, some_jobs, submit
+from lanes import BUCKET, FakeJob, FakeSession, Known, make_lane, run, some_jobs, submit
 
 from mdslite.serving.curve import LatencyCurve
+from mdslite.tensors import Codec
 
 
 def test_an_idle_lane_answers_a_lone_job_at_once() -> None:
@@ -69,7 +70,7 @@ def test_a_quick_bounded_model_runs_on_the_event_loop() -> None:
     async def test() -> None:
         curve = LatencyCurve()
         for rows in (1, 2, 4):
-            curve.observe((2,), rows, 1e-6)
+            curve.observe(Codec.bucket(((2,),)), rows, 1e-6)
         session = FakeSession()
         lane = make_lane(session, curve=curve, inline=True)
         jobs = [FakeJob([[1, 2]]) for _ in range(3)]
@@ -101,7 +102,7 @@ def test_a_lane_waits_for_the_next_row_when_a_run_of_its_own_would_cost_more() -
     async def test() -> None:
         curve = LatencyCurve()
         for rows in (1, 2, 4, 8, 16, 32):
-            curve.observe((1,), rows, 0.5)  # all fixed cost
+            curve.observe(BUCKET, rows, 0.5)  # all fixed cost
         session = FakeSession()
         lane = make_lane(session, curve=curve, batch_timeout_s=5.0, batch_size=8)
         jobs = [FakeJob([[1.0]]) for _ in range(8)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane, run, submit
+from lanes import BUCKET, POISON, FakeJob, FakeSession, make_lane, run, submit
 
 from mdslite.errors import MdsliteError, ModelError, OutOfMemory, Unavailable
 from mdslite.serving.curve import LatencyCurve
@@ -35,7 +35,7 @@ def test_a_poison_batch_of_an_inline_model_is_isolated_too() -> None:
     async def test() -> None:
         curve = LatencyCurve()
         for rows in (1, 2, 4):
-            curve.observe((1,), rows, 1e-6)
+            curve.observe(BUCKET, rows, 1e-6)
         lane = make_lane(FakeSession(), curve=curve, inline=True)
         good, bad = FakeJob([[1.0]]), FakeJob([[POISON]])
         submit(lane, good, bad)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import FakeJob, FakeSession, drained, entered, make_lane, run, submit
+from lanes import BUCKET, FakeJob, FakeSession, drained, entered, make_lane, run, submit
 from waiting import hold_on, until
 
 from mdslite.errors import DeadlineExceeded, Overloaded, TooLarge, Unavailable
@@ -180,7 +180,7 @@ def test_a_run_past_its_deadline_is_answered_504_and_stopped() -> None:
 def test_work_known_to_come_too_late_is_refused_before_it_is_computed() -> None:
     async def test() -> None:
         curve = LatencyCurve()
-        curve.observe((1,), 1, 5.0)
+        curve.observe(BUCKET, 1, 5.0)
         session = FakeSession()
         lane = make_lane(session, curve=curve)
         job = FakeJob([[1.0]], deadline=perf_counter() + 1.0)
@@ -213,7 +213,7 @@ def test_draining_does_not_overlook_the_rows_that_a_batch_is_being_formed_of() -
         session = FakeSession(fail=linger)
         curve = LatencyCurve()
         for rows in (1, 2):
-            curve.observe((1,), rows, 100.0)
+            curve.observe(BUCKET, rows, 100.0)
         lane = make_lane(session, batch_size=4, curve=curve)
         first = FakeJob([[1.0]])
         submit(lane, first)

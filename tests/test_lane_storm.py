@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lanes import POISON, FakeJob, FakeSession, make_lane
+from lanes import BUCKET, POISON, FakeJob, FakeSession, make_lane
 from waiting import until
 
 from mdslite.errors import DeadlineExceeded, MdsliteError, ModelError, Overloaded, Unavailable
@@ -32,7 +32,7 @@ class Storm:
         self.doomed: set[int] = set()
         curve = LatencyCurve()
         for rows in (1, 2, 4, 8, 16):
-            curve.observe((1,), rows, 1e-3)
+            curve.observe(BUCKET, rows, 1e-3)
         self.lane: Lane = make_lane(
             self.make_session(),
             self.make_session(),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mdslite.errors import InvalidJson, InvalidRequest, InvalidTensor, UnsupportedMedia
 from mdslite.oip.inputs import InputTensor, take_inputs
-from mdslite.packing import from_bfloat16, to_bfloat16
+from mdslite.packing import Shared, from_bfloat16, to_bfloat16
 from mdslite.runtimes.protocol import Datatype, Outputs, Rows, Signature, TensorSpec
 from mdslite.tensors import Codec, Columns
 
@@ -307,6 +307,22 @@ def test_free_dimensions_give_different_shapes_different_keys() -> None:
     codec = make_codec(TensorSpec("x", "FP32", (None, None)))
     short, long = decode(codec, {"instances": [[1, 2]]}), decode(codec, {"instances": [[1, 2, 3]]})
     assert (short.key, long.key) == (((2,),), ((3,),))
+
+
+def test_shapes_of_as_many_values_are_timed_apart() -> None:
+    """A long sequence may take a million times as long as many short ones."""
+    many, long = Codec.bucket(((8000, 1),)), Codec.bucket(((1, 8000),))
+    assert many != long
+    assert Codec.bucket(((1, 4096),)) == long  # each dimension is within a factor of two
+
+
+def test_what_the_rows_share_is_timed_by_its_shape() -> None:
+    def bucket(*values: float) -> object:
+        shared = Shared("k", "FP32", (len(values),), np.array(values, np.float32).tobytes())
+        return Codec.bucket(((4,), shared))
+
+    assert bucket(1, 2) == bucket(3, 4)
+    assert len({Codec.bucket(((4,),)), bucket(1), bucket(1, 2)}) == 3
 
 
 def test_a_model_without_a_row_dimension_takes_whole_tensors_as_instances() -> None:

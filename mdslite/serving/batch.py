@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mdslite.errors import MdsliteError, ModelError, OutOfMemory, Unavailable, without_frames
+from mdslite.packing import Bucket
 from mdslite.runtimes.protocol import DataSession, Outputs, RunHandle, Session, Signature
 from mdslite.serving.queue import Job, Slice
 from mdslite.serving.streams import Stream
@@ -41,7 +42,7 @@ class RowCodec(Protocol):
 
     def row_sizes(self, key: Key) -> tuple[int, ...]: ...
 
-    def bucket(self, key: Key) -> tuple[int, ...]: ...
+    def bucket(self, key: Key) -> Bucket: ...
 
     def feeds(self, columns: Sequence[Any], key: Key, rows: int) -> Any: ...
 

@@ -20,6 +20,7 @@ from mdslite.errors import (
     OutOfMemory,
     Unavailable,
 )
+from mdslite.packing import Bucket
 from mdslite.serving.batch import Batch, RowCodec, ends_session, public_error
 from mdslite.serving.crew import Crew
 from mdslite.serving.curve import LatencyCurve
@@ -28,7 +29,7 @@ from mdslite.serving.knobs import LaneStats
 from mdslite.serving.queue import Job, Slice, TieredQueue, halves
 from mdslite.serving.refusals import allowed
 from mdslite.serving.replica import Replica
-from mdslite.serving.tempo import Bucket, Tempo
+from mdslite.serving.tempo import Tempo
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from mdslite.packing import Bucket
 from mdslite.serving.batch import RowCodec
 from mdslite.serving.curve import ArrivalRate, LatencyCurve, worth_waiting_s
 from mdslite.serving.gate import Priority
@@ -28,8 +29,6 @@ ALONE_S = 500e-6
 WIDE_S = 2e-3
 _CROWD_DECAY = 0.98  # a look: a tenth is left after a hundred
 _SHAPES_MAX = 1024
-
-Bucket = tuple[int, ...]
 
 
 class Tempo:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
+from typing import Any
 
-from lanes import BUCKET, FakeJob, FakeSession, Known, make_lane, run, some_jobs, submit
+import numpy as np
+import pytest
+from clocks import Clock
+from lanes import BUCKET, FakeJob, FakeSession, Known, flat_curve, make_lane, run, some_jobs, submit
 
+from mdslite.serving import batch, tempo
 from mdslite.serving.curve import LatencyCurve
 from mdslite.tensors import Codec
 
@@ -77,6 +83,36 @@ def test_a_quick_bounded_model_runs_on_the_event_loop() -> None:
         submit(lane, *jobs)
         assert [await job.answer() for job in jobs] == [[[2, 4]]] * 3
         assert lane.stats.inline_batches == 1
+        lane.close()
+
+    run(test())
+
+
+def test_a_model_that_kept_the_event_loop_is_handed_over_for_a_thousand_times_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(perf_counter())
+    for module in (batch, tempo):
+        monkeypatch.setattr(module, "perf_counter", clock)
+
+    def compute(rows: np.ndarray[Any, Any]) -> None:
+        clock.now += 0.05 if rows.max() > 1 else 0.001
+
+    async def test() -> None:
+        lane = make_lane(FakeSession(fail=compute), curve=flat_curve(1e-4), inline=True)
+
+        async def runs_inline(value: float) -> bool:
+            before = lane.stats.inline_batches
+            job = FakeJob([[value]])
+            submit(lane, job)
+            await job.answer()
+            return lane.stats.inline_batches > before
+
+        assert [await runs_inline(value) for value in (1.0, 2.0, 1.0)] == [True, True, False]
+        clock.now += 49.9
+        assert not await runs_inline(1.0)
+        clock.now += 0.1
+        assert await runs_inline(1.0)
         lane.close()
 
     run(test())

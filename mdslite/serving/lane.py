@@ -256,6 +256,7 @@ class Lane:
         self.stats.inline_batches += 1
         replica = self._crew.rotation.working[0]
         batch.run(replica.session)
+        self._tempo.ran_inline(batch.seconds)
         self._resolve(batch, replica)
         batch.let_go()
 

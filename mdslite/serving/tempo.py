@@ -27,6 +27,8 @@ BESIDE_S = 60e-6
 QUICK_S = 200e-6
 ALONE_S = 500e-6
 WIDE_S = 2e-3
+STALL_S = 10e-3  # a run on the loop that takes longer was mistaken for a quick one
+_STALL_SHARE = 1000  # of a version's time, one part at most goes to such runs
 _CROWD_DECAY = 0.98  # a look: a tenth is left after a hundred
 _SHAPES_MAX = 1024
 
@@ -52,6 +54,7 @@ class Tempo:
         self._arrivals = ArrivalRate()
         self._arrived = 0  # rows not told to `_arrivals` yet
         self._crowd = 0.0  # about the most rows that were present at once lately
+        self._barred_until = 0.0  # nothing runs on the loop before
         self._until = 0.0  # how long the present wait lasts; each arrival asks for a new decision
         self._timer: asyncio.TimerHandle | None = None
 
@@ -96,8 +99,16 @@ class Tempo:
         return QUICK_S
 
     def _within(self, key: Key, rows: int, limit_s: float) -> bool:
+        if not self._inline or (self._barred_until and perf_counter() < self._barred_until):
+            return False
         # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
-        return self._inline and 0.0 < self._curve.floor(self.shape(key)[1], rows) <= limit_s
+        return 0.0 < self._curve.floor(self.shape(key)[1], rows) <= limit_s
+
+    def ran_inline(self, seconds: float) -> None:
+        """Learn how long a run kept the loop. For some that goes by values too (a `TopK` of rising ones takes
+        fifty times as long as of equal ones), and a floor, being the least, says nothing of those."""
+        if seconds > STALL_S:
+            self._barred_until = perf_counter() + _STALL_SHARE * seconds
 
     def halves_pay(self, key: Key, rows: int, *, most: int, crew: Crew) -> bool:
         """Whether `rows` rows should begin while the loop goes on to read as many more.

@@ -159,7 +159,7 @@ class Receiver(asyncio.Protocol):
         is_start = self._phase == "none"
         if is_start and data[0] in _LINE_ENDS and not self._may_begin_blank(data):
             return
-        self._head = b"%b%b" % (self._head, data) if self._phase == "head" else bytes(data)
+        self._head = self._head + data if self._phase == "head" else bytes(data)
         if (stopped := self._feed(data)) is not None:
             self._interrupted(stopped, data)
         self._head = self._head if self._phase == "head" else b""

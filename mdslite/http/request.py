@@ -66,9 +66,8 @@ def check_protocol(head: bytes, method: bytes, target: bytes, headers: Headers) 
     :raises VersionNotSupported: it speaks one of those
     """
     if b" RTSP/" in head or b" ICE/" in head:
-        following = (
-            re.escape(headers[0][0]) if headers else b""
-        )  # tells the first line from one that quotes it
+        # The name of the first header tells the line from another one that quotes it.
+        following = re.escape(headers[0][0]) if headers else b""
         line = rb"%b +%b +(?:RTSP|ICE)/\d\.\d\r\n(?i:%b)" % (method, re.escape(target), following)
         if re.search(line, head):
             raise VersionNotSupported("RTSP and ICE are not served: expected HTTP/1.1 or 2")

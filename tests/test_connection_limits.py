@@ -102,6 +102,29 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path: Path, encoding: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("media_type", "hint"),
+    [
+        (
+            "application/json",
+            "send large tensors in binary, as application/x-npy or application/octet-stream",
+        ),
+        ("application/x-npy", "send it as it is, without compression"),
+    ],
+)
+def test_what_is_too_large_when_inflated_is_told_how_to_come(
+    tmp_path: Path, media_type: str, hint: str
+) -> None:
+    async def test() -> None:
+        headers = [("Content-Type", media_type), ("Content-Encoding", "gzip")]
+        async with open_site(tmp_path) as site:
+            reply = await site.ask(predict(body=gzipped(bytes(17 << 20)), headers=headers))
+            assert (reply.status, reply.code) == (413, "too_large")
+            assert reply.json["hint"] == hint
+
+    run(test())
+
+
+@pytest.mark.parametrize(
     ("encoding", "body", "status"),
     [
         ("gzip", b"nothing like it", 400),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zlib
 from pathlib import Path
 from time import time
@@ -169,6 +170,20 @@ def test_decompressing_gives_the_bytes_back_or_says_that_they_are_too_many(
             decompress(body, encoding, limit=limit)
     else:
         assert decompress(body, encoding, limit=limit) == plain
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"deflate"])
+def test_of_a_bomb_no_more_is_held_than_the_limit(encoding: bytes) -> None:
+    plain = bytes(20_000_000)
+    bomb = gzipped(plain) if encoding == b"gzip" else zlib.compress(plain)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            decompress(bomb, encoding, limit=100_000)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1_000_000
 
 
 @given(st.binary(max_size=200), st.data())

@@ -76,7 +76,16 @@ class Reader:
         body = call.body
         encoding = call.encoding.strip().lower()
         if encoding and encoding != b"identity":
-            body = call.body = decompress(body, encoding, limit=min(MAX_INFLATED_BYTES, limit))
+            try:
+                body = call.body = decompress(body, encoding, limit=min(MAX_INFLATED_BYTES, limit))
+            except TooLarge as exc:
+                larger = limit > MAX_INFLATED_BYTES
+                exc.hint = (
+                    "send it as it is, without compression"
+                    if larger
+                    else self.too_large(call.target, call.fields).hint
+                )
+                raise
         if len(body) > limit:
             raise self.too_large(call.target, call.fields)
         if isinstance(call.form, InferForm):

@@ -119,7 +119,7 @@ def test_what_is_too_large_when_inflated_is_told_how_to_come(
         async with open_site(tmp_path) as site:
             reply = await site.ask(predict(body=gzipped(bytes(17 << 20)), headers=headers))
             assert (reply.status, reply.code) == (413, "too_large")
-            assert reply.json["hint"] == hint
+            assert reply.json["hint"].startswith(hint)
 
     run(test())
 

@@ -12,6 +12,7 @@ from clocks import Clock
 from lanes import BUCKET, FakeJob, FakeSession, Known, flat_curve, make_lane, run, some_jobs, submit
 
 from mdslite.serving import batch, tempo
+from mdslite.serving import lane as lane_module
 from mdslite.serving.curve import LatencyCurve
 from mdslite.tensors import Codec
 
@@ -91,12 +92,14 @@ def test_a_quick_bounded_model_runs_on_the_event_loop() -> None:
 def test_a_model_that_kept_the_event_loop_is_handed_over_for_a_thousand_times_as_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = Clock(perf_counter())
+    clock, core = Clock(perf_counter()), Clock(0.0)
     for module in (batch, tempo):
         monkeypatch.setattr(module, "perf_counter", clock)
+    monkeypatch.setattr(lane_module, "thread_time", core)
 
     def compute(rows: np.ndarray[Any, Any]) -> None:
         clock.now += 0.05 if rows.max() > 1 else 0.001
+        core.now += 0.05 if rows.max() > 2 else 0.001  # the others wait for a core
 
     async def test() -> None:
         lane = make_lane(FakeSession(fail=compute), curve=flat_curve(1e-4), inline=True)
@@ -108,7 +111,7 @@ def test_a_model_that_kept_the_event_loop_is_handed_over_for_a_thousand_times_as
             await job.answer()
             return lane.stats.inline_batches > before
 
-        assert [await runs_inline(value) for value in (1.0, 2.0, 1.0)] == [True, True, False]
+        assert [await runs_inline(value) for value in (1.0, 2.0, 1.0, 3.0, 1.0)] == [True] * 4 + [False]
         clock.now += 49.9
         assert not await runs_inline(1.0)
         clock.now += 0.1

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from mdslite.errors import MdsliteError
 from mdslite.serving.batch import Batch, Confidence, RowCodec
@@ -27,7 +27,7 @@ from mdslite.serving.queue import Job, TieredQueue
 from mdslite.serving.refusals import out_of_rotation, overloaded, too_many_rows
 from mdslite.serving.replica import CHECK_LIMIT_S, Replica
 from mdslite.serving.streams import Stream
-from mdslite.serving.tempo import Tempo
+from mdslite.serving.tempo import STALL_S, Tempo
 
 _MANY_ROWS = 8  # it takes the loop a good while to write as many answers
 
@@ -255,8 +255,10 @@ class Lane:
             return
         self.stats.inline_batches += 1
         replica = self._crew.rotation.working[0]
+        began = thread_time()
         batch.run(replica.session)
-        self._tempo.ran_inline(batch.seconds)
+        if batch.seconds > STALL_S:
+            self._tempo.stalled(thread_time() - began)
         self._resolve(batch, replica)
         batch.let_go()
 

@@ -104,11 +104,12 @@ class Tempo:
         # By the floor: on a crowded machine every run looks slow, and a hand-off is slower still.
         return 0.0 < self._curve.floor(self.shape(key)[1], rows) <= limit_s
 
-    def ran_inline(self, seconds: float) -> None:
-        """Learn how long a run kept the loop. For some that goes by values too (a `TopK` of rising ones takes
-        fifty times as long as of equal ones), and a floor, being the least, says nothing of those."""
-        if seconds > STALL_S:
-            self._barred_until = perf_counter() + _STALL_SHARE * seconds
+    def stalled(self, busy_s: float) -> None:
+        """Learn that a run kept the loop, and its core for `busy_s`: one that waited for a core was none the
+        longer for that. For some models that goes by values too (a `TopK` of rising ones takes fifty times as
+        long as of equal ones), and a floor, being the least, says nothing of those."""
+        if busy_s > STALL_S:
+            self._barred_until = perf_counter() + _STALL_SHARE * busy_s
 
     def halves_pay(self, key: Key, rows: int, *, most: int, crew: Crew) -> bool:
         """Whether `rows` rows should begin while the loop goes on to read as many more.

@@ -33,7 +33,7 @@ def parse_predict_path(path: bytes) -> Names | None:
     parts[-1] = parts[-1].removesuffix(b":predict")
     if parts[::2] != [b"projects", b"models", b"versions"][: len(parts) // 2]:
         return None
-    project, model, *version = [part.decode("latin-1") for part in parts[1::2]]
+    project, model, *version = [part.decode(errors="replace") for part in parts[1::2]]
     return check_names(project, model, version[0] if version else None)
 
 
@@ -48,8 +48,8 @@ def parse_infer_path(path: bytes) -> Names | None:
         return None
     if len(parts) == 6 and parts[3] != b"versions":
         return None
-    version = parts[4].decode("latin-1") if len(parts) == 6 else None
-    return check_names(*split_model(parts[2].decode("latin-1")), version)
+    version = parts[4].decode(errors="replace") if len(parts) == 6 else None
+    return check_names(*split_model(parts[2].decode(errors="replace")), version)
 
 
 def split_model(name: str) -> tuple[str, str]:

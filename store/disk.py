@@ -15,7 +15,7 @@ from mdslite.errors import StorageFull, StoreError
 # EFBIG is a file size limit (ulimit -f); EROFS is what ext4 remounts to after a failing disk.
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 DRAFT_PREFIX = ".draft-"
-FULL_HINT = "free some space there and try again; predictions go on meanwhile"
+FULL_HINT = "free some space there and try again; what serves already goes on meanwhile"
 
 
 @contextmanager

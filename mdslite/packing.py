@@ -286,7 +286,8 @@ def plain_rows(value: Any) -> Any:
 def _check_types(spec: TensorSpec, flat: list[Any], allowed: set[type]) -> None:
     if set(map(type, flat)) <= allowed:
         return
-    number = next(at for at, value in enumerate(flat) if type(value) not in allowed)
+    types = list(map(type, flat))  # and no loop of ours over a million values, as others wait
+    number = min(map(types.index, set(types) - allowed))
     raise InvalidTensor(
         f'input "{spec.name}": expected {spec.datatype} values, got {kind_of(flat[number])}', at=(number,)
     )

@@ -161,6 +161,20 @@ async def test_a_goodbye_lets_what_is_under_way_end() -> None:
         await closing
 
 
+async def test_nothing_is_answered_behind_the_end() -> None:
+    async with serving() as served, raw(served.port) as client:
+        client.ask(1)
+        await client.answer(1)
+        closing = asyncio.create_task(served.door.close(grace_s=20))
+        while not (isinstance(found := await client.read(), PingFrame) and "ACK" not in found.flags):
+            assert found is not None
+        # The first ends the connection, and the second would be answered.
+        client.send(PingFrame(0, found.opaque_data, flags=["ACK"]), PingFrame(0, b"too late"))
+        assert await client.goodbye() == NO_ERROR
+        await closing
+        assert not any(isinstance(one, PingFrame) and "ACK" in one.flags for one in client.frames)
+
+
 # What it refuses
 
 

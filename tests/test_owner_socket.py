@@ -154,7 +154,8 @@ def test_a_client_of_a_socket_that_is_not_there_is_told_whose_it_would_be(tmp_pa
     for url in (f"unix:{tmp_path}", f"unix:{tmp_path}/none.sock", f"unix:{tmp_path}/{'x' * 200}/none.sock"):
         with pytest.raises(Unavailable) as caught, Client(url) as client:
             client.status()
-        assert "the user that runs it" in (caught.value.hint or "")
+        hint = caught.value.hint or ""
+        assert hint.startswith(f"start it as the same user: mdslite up --store {tmp_path}")
 
 
 def test_a_client_shows_a_certificate_from_one_file(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+from isolation import is_gone
 from waiting import hold_on
 
 from mdslite.errors import MdsliteError
@@ -101,7 +102,7 @@ def test_a_child_dies_with_what_it_started() -> None:
     with running(code) as child:
         assert child.wait(DEADLINE_S)
         grandchild = int(child.output().split()[0])
-    hold_on(lambda: not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == "zombie")
+    hold_on(lambda: is_gone(grandchild))
 
 
 def test_a_command_that_is_not_there_is_an_error_of_ours() -> None:
@@ -137,7 +138,7 @@ def test_a_child_that_asks_for_it_ends_with_its_parent(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert psutil.pid_exists(pid)
         parent.kill()
-    hold_on(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+    hold_on(lambda: is_gone(pid))
 
 
 # What it prints

@@ -267,7 +267,10 @@ class RpcConnection(Inbound):
             self._part()
 
     def _emit(self, data: bytes) -> None:
-        """Write with what else this turn of the loop brings."""
+        """Write with what else this turn of the loop brings; nothing behind the end, which others that were
+        read together with its cause would still ask for."""
+        if self._over:
+            return
         if not self._corked:
             self._loop.call_soon(self._uncork)
         self._corked.append(data)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import httpx2
 
 from mdslite import errors
-from mdslite.replies import read_json, require
+from mdslite.replies import read_events, read_json, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,8 @@ class Prediction:
     """A prediction: its body as it came, what its headers said, and the value.
 
     The value is an array where one output was asked for by its name, arrays by output where arrays came by
-    input, and else what the JSON body holds: `predictions`, or for one array `outputs`, lists by name.
+    input, and else what the JSON body holds: `predictions`, or for one array `outputs`, lists by name; of a
+    model that streams, the list of its items.
     """
 
     body: bytes
@@ -157,6 +158,8 @@ def _value(reply: httpx2.Response) -> Any:
         return _read_tensors(reply.content, int(reply.headers[_HEAD]))
     if kind == OCTETS and "mdslite-dtype" in reply.headers:
         return _unpack(reply.content, reply.headers["mdslite-dtype"], _shape(reply.headers["mdslite-shape"]))
+    if kind == "text/event-stream":
+        return read_events(reply)
     if kind != "application/json":
         return reply.content
     found = read_json(reply)

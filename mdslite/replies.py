@@ -91,6 +91,26 @@ def read_array(reply: httpx2.Response) -> list[Json]:
     return value
 
 
+def read_events(reply: httpx2.Response) -> list[Any]:
+    """The items of an answer that came in pieces, as server-sent events.
+
+    :raises MdsliteError: what ended it before its last item
+    """
+    items = []
+    for event in reply.content.split(b"\n\n"):
+        fields = dict(line.split(b": ", 1) for line in event.split(b"\n") if b": " in line)
+        if b"data" not in fields:
+            continue
+        try:
+            found = json.loads(fields[b"data"])
+        except ValueError as exc:
+            raise _foreign(reply) from exc
+        if fields.get(b"event") == b"error":
+            raise error_from(found)
+        items.append(found)
+    return items
+
+
 def _foreign(reply: httpx2.Response) -> errors.Unavailable:
     kind = reply.headers.get("content-type", "no content type")
     return errors.Unavailable(

@@ -134,6 +134,7 @@ class ApiServer:
         self.exported = b"id,time\r\n1,x\r\n2,y\r\n"
         self.findings: list[dict[str, Any]] = []
         self.prediction = b'{"predictions":[[0.5,0.25,0.25]]}'
+        self.prediction_type = "application/json"
         self.planning: list[dict[str, Any]] = []  # what is told before the plan
         self.plan_failure: dict[str, Any] | None = None  # the last line where there is no plan
         self.error: tuple[int, dict[str, Any]] | None = None  # the answer to everything, when set
@@ -154,7 +155,7 @@ class ApiServer:
         if path.endswith(":predict"):
             headers = {
                 "mdslite-version": "v2", "mdslite-request-id": "r-1", "server-timing": "total;dur=1.5",
-                "content-type": "application/json",
+                "content-type": self.prediction_type,
             }  # fmt: skip
             return Response(self.prediction, headers=headers)
         if path == "/plan" and "ndjson" in request.headers["accept"]:

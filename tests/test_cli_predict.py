@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from api_server import NAMED, ApiServer
 
@@ -51,6 +52,45 @@ class TestPredict:
         assert run(["predict", "demo/digits", "-d", "[1,2,3,4]", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found["version"], found["request_id"], len(found["predictions"])) == ("v2", "r-1", 1)
+
+    @pytest.mark.parametrize("value", [None, 5, [1, 2], {"answer": 42, "version": "of its own"}])
+    def test_as_json_names_an_answer_that_is_a_bare_value(
+        self, api: ApiServer, value: object, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.prediction = json.dumps(value).encode()
+        assert run(["predict", "demo/digits", "-d", '{"inputs": 1}', "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found == {"answer": value, "version": "v2", "request_id": "r-1"}
+
+    @pytest.mark.parametrize("items", [[], [1, "data: two\u2028"]])
+    def test_the_items_of_a_stream_are_a_list(
+        self, api: ApiServer, items: list[object], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.prediction = b"".join(b"data: %b\n\n" % orjson.dumps(item) for item in items)
+        api.prediction_type = "text/event-stream"
+        assert run(["predict", "demo/digits", "-d", "1"]) == 0
+        assert json.loads(capsys.readouterr().out) == items
+        assert run(["predict", "demo/digits", "-d", "1", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["answer"] == items
+
+    @pytest.mark.parametrize(
+        ("kind", "body", "says"),
+        [
+            (
+                "text/event-stream",
+                b'data: 1\n\nevent: error\ndata: {"error":"it fell","code":"model_error"}\n\n',
+                "it fell",
+            ),
+            ("text/event-stream", b"data: <html>\n\n", "does not answer like an appliance"),
+            ("text/html", b"<html>", "no appliance"),
+        ],
+    )
+    def test_a_stream_that_broke_off_and_a_stranger_s_page_are_errors(
+        self, api: ApiServer, kind: str, body: bytes, says: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.prediction, api.prediction_type = body, kind
+        assert run(["predict", "demo/digits", "-d", "1", "--json"]) == 1
+        assert says in json.loads(capsys.readouterr().out)["error"]
 
     def test_reads_a_file(self, api: ApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file = tmp_path / "digit.json"

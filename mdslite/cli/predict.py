@@ -22,6 +22,7 @@ from mdslite.cli.target import Target, parse_target
 
 if TYPE_CHECKING:
     from mdslite.client import Client
+    from mdslite.payloads import Prediction
 
 
 @click.command(
@@ -68,13 +69,28 @@ def predict(target: Target, data: str | None, curl: bool, as_json: bool, url: st
         body = _body(client, target, _read(data, target))
         with _hinting(target):
             reply = client.predict(target.project, target.model, body, version=target.version)
-    answer = json.loads(reply.body)
+    answer = _answer(reply)
     if as_json:
-        output.write_json({**answer, "version": reply.version, "request_id": reply.request_id})
+        is_named = isinstance(answer, dict) and not answer.keys().isdisjoint(("predictions", "outputs"))
+        named = answer if is_named else {"answer": answer}
+        output.write_json({**named, "version": reply.version, "request_id": reply.request_id})
         return 0
     output.write_json(answer, indent=None)
     output.note(_summary(target, reply.version, reply.server_timing, reply.request_id))
     return 0
+
+
+def _answer(reply: Prediction) -> Any:
+    """The body as JSON; of a model that streams, the list of its items."""
+    try:
+        return json.loads(reply.body)
+    except ValueError as exc:
+        if isinstance(reply.value, list):
+            return reply.value
+        raise errors.Unavailable(
+            "what answers there is no appliance: this is no prediction",
+            hint="MDSLITE_URL and --url say where the appliance is",
+        ) from exc
 
 
 def _check_deployed(client: Client, target: Target) -> None:

@@ -9,6 +9,8 @@ What ONNX Runtime 1.31 was seen to do with the arrays it is given, which `OnnxSe
 * big-endian arrays are read as if they were native, in silence: they are converted here;
 * float16 goes in and out as NumPy's; bfloat16 only as an `OrtValue` over uint16, and comes out as one whose
   `numpy()` refuses it, so that its bytes are copied from its address;
+* `bind_cpu_input` knows no optional input (an `optional(tensor)` or an initializer), but an `OrtValue` may be
+  bound to each; there is none of strings, so that these go in by `run` only;
 * strings may be `str` in object arrays; anything else in them is stored as its `str()`, bytes as "b'...'".
 """
 
@@ -133,11 +135,11 @@ class OnnxSession:
             one.name: NUMPY_DTYPES[one.datatype] for one in inputs if one.name not in self._bfloats
         }
         datatypes = {one.datatype for one in self.signature.outputs}
-        if {"BF16", "OBJECT"} <= datatypes:
-            raise LoadFailed("a model cannot have both bfloat16 outputs and outputs that are no tensors")
         self._finish: Callable[[Any], Outputs] | None = _jsonable if "OBJECT" in datatypes else None
         self._compute: Callable[..., Any] = (
-            partial(_run_bound, session) if "BF16" in datatypes else session.run
+            partial(_run_bound, session, engine.load().OrtValue.ortvalue_from_numpy)
+            if "BF16" in datatypes
+            else session.run
         )
 
     def handle(self) -> OnnxHandle:
@@ -259,14 +261,18 @@ def _item(one: Any) -> Any:
     return one.tolist() if isinstance(one, np.ndarray) else one
 
 
-def _run_bound(session: Any, names: list[str], feeds: Mapping[str, Any], options: Any) -> list[Any]:
+def _run_bound(
+    session: Any, wrap: Callable[..., Any], names: list[str], feeds: Mapping[str, Any], options: Any
+) -> list[Any]:
     """Run with outputs as OrtValues on the CPU, the only way to a bfloat16 output's bytes."""
+    # They lie over the arrays' memory, and have to live for as long as the run.
+    values = {
+        name: wrap(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+        for name, value in feeds.items()
+    }
     binding = session.io_binding()
-    for name, value in feeds.items():
-        if isinstance(value, np.ndarray):
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        else:
-            binding.bind_ortvalue_input(name, value)
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
     for name in names:
         binding.bind_output(name, "cpu")
     session.run_with_iobinding(binding, options)

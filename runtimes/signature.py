@@ -45,7 +45,7 @@ def read_signature(session: Any) -> Signature:
     does not count rows as the other inputs do (a threshold) is `shared` by those of a request, if it is no
     more than a few numbers and stands beside no weights; else it is left out and keeps its default.
 
-    :raises LoadFailed: an input or output of a type that cannot be served
+    :raises LoadFailed: an input or output of a type that cannot be served, or two that cannot be together
     """
     required = [_input(one) for one in session.get_inputs()]
     overridable = session.get_overridable_initializers()
@@ -57,6 +57,7 @@ def read_signature(session: Any) -> Signature:
     inputs = [one for one in (*required, *extra) if not one.optional or rows == "none" or _counts(one, rows)]
     others = [one for one in (*required, *extra) if one not in inputs]
     shared = others if all(_is_knob(one) for one in others) else []
+    _check_together(inputs, outputs)
     return Signature(tuple(inputs), outputs, rows, tuple(shared))
 
 
@@ -106,14 +107,27 @@ def settle_rows(signature: Signature, seen: Mapping[int, Outputs]) -> Signature:
     return replace(signature, outputs=outputs, rows="free")
 
 
+def _check_together(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Refuse what ONNX Runtime's Python API cannot hand over in one run: bfloat16 comes out of bound values
+    only, which strings do not go into, and of which maps and sequences do not come out."""
+    bfloat = next((one for one in outputs if one.datatype == "BF16"), None)
+    if bfloat is None:
+        return
+    texts = next((f'input "{one.name}" takes strings' for one in inputs if one.datatype == "BYTES"), None)
+    other = next((f'output "{one.name}" is no tensor' for one in outputs if one.datatype == "OBJECT"), None)
+    if found := texts or other:
+        raise LoadFailed(
+            f'{found} and output "{bfloat.name}" is bfloat16: onnxruntime cannot hand over both in one run',
+            hint=f'cast "{bfloat.name}" to float32 in the model, with a Cast node behind it',
+        )
+
+
 def _input(node: Any, *, optional: bool = False) -> TensorSpec:
     inner = _OPTIONAL.fullmatch(node.type)
     kind = inner[1] if inner else node.type
     datatype = _DATATYPES.get(kind)
     if datatype is None:
-        raise LoadFailed(
-            f'input "{node.name}" is of type {node.type}: only tensors of numbers or strings can be sent'
-        )
+        raise _unfit("input", node)
     return TensorSpec(node.name, datatype, _shape(node), optional or inner is not None)
 
 
@@ -125,7 +139,19 @@ def _output(node: Any) -> TensorSpec:
         return TensorSpec(node.name, "OBJECT", (None,))  # one map a row: scikit-learn's probabilities
     if node.type.startswith(("seq(tensor(", "map(")) and "bfloat16" not in node.type:
         return TensorSpec(node.name, "OBJECT", ())
-    raise LoadFailed(f'output "{node.name}" is of type {node.type}, which cannot be sent')
+    raise _unfit("output", node)
+
+
+def _unfit(role: str, node: Any) -> LoadFailed:
+    """An input or output of a type that no request can hold, or no reply."""
+    hint = f'export the model with a tensor in place of "{node.name}"'
+    if node.type.startswith("tensor("):
+        hint = f'cast "{node.name}" in the model, with a Cast node: to float16 or float32, or to int8'
+    return LoadFailed(
+        f'{role} "{node.name}" is of type {node.type}, which cannot be sent: '
+        "expected a tensor of strings, booleans, integers of 8 to 64 bits or floats of 16 to 64",
+        hint=hint,
+    )
 
 
 def _shape(node: Any) -> tuple[int | None, ...]:

@@ -32,18 +32,85 @@ def optional_output(path: Path) -> Path:
     return save(path, [node], [tensor("x", "FP32", ["N", 2])], [helper.make_value_info("y", kind)])
 
 
-def overridable(path: Path, *, shared: bool = False) -> Path:
+def mixed(path: Path, datatype: str = "BYTES") -> Path:
+    """x FP32 [N, 2], other of `datatype` [N, 1] → y BF16 [N, 2] = x, same of `datatype` = other."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16),
+        helper.make_node("Identity", ["other"], ["same"]),
+    ]
+    inputs = [tensor("x", "FP32", ["N", 2]), tensor("other", datatype, ["N", 1])]
+    return save(path, nodes, inputs, [tensor("y", "BF16", ["N", 2]), tensor("same", datatype, ["N", 1])])
+
+
+def texts_beside_bfloat(path: Path) -> Path:
+    """x FP32 [N, 2] → y BF16 [N, 2] = x, label BYTES [N]: spam where x's second column is the greater."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16),
+        helper.make_node("ArgMax", ["x"], ["index"], axis=1, keepdims=0),
+        helper.make_node(
+            "LabelEncoder", ["index"], ["label"], domain="ai.onnx.ml",
+            keys_int64s=[0, 1], values_strings=["ham", "spam"],
+        ),
+    ]  # fmt: skip
+    outputs = [tensor("y", "BF16", ["N", 2]), tensor("label", "BYTES", ["N"])]
+    return save(path, nodes, [tensor("x", "FP32", ["N", 2])], outputs)
+
+
+def maps_beside_bfloat(path: Path) -> Path:
+    """x FP32 [N, 2] → y BF16 [N, 2] = x, maps, a sequence of maps from a text to FP32."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16),
+        helper.make_node("ZipMap", ["x"], ["maps"], domain="ai.onnx.ml", classlabels_strings=["a", "b"]),
+    ]
+    maps = helper.make_map_type_proto(
+        TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    kind = helper.make_value_info("maps", helper.make_sequence_type_proto(maps))
+    return save(path, nodes, [tensor("x", "FP32", ["N", 2])], [tensor("y", "BF16", ["N", 2]), kind])
+
+
+def cast_to(path: Path, kind: int) -> Path:
+    """x FP32 [N, 2] → y [N, 2] of the ONNX type `kind`, which `models.tensor` may not know."""
+    node = helper.make_node("Cast", ["x"], ["y"], to=kind)
+    y = helper.make_tensor_value_info("y", kind, ["N", 2])
+    return save(path, [node], [tensor("x", "FP32", ["N", 2])], [y], opset=23)
+
+
+def cast_from(path: Path, kind: int) -> Path:
+    """x [N, 2] of the ONNX type `kind` → y FP32 [N, 2]."""
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    x = helper.make_tensor_value_info("x", kind, ["N", 2])
+    return save(path, [node], [x], [tensor("y", "FP32", ["N", 2])], opset=23)
+
+
+def map_input(path: Path) -> Path:
+    """words, a map from a text to FP32 → y FP32 [1, 2]."""
+    node = helper.make_node(
+        "DictVectorizer", ["words"], ["y"], domain="ai.onnx.ml", string_vocabulary=["ham", "spam"]
+    )
+    kind = helper.make_map_type_proto(
+        TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    words = helper.make_value_info("words", kind)
+    return save(path, [node], [words], [tensor("y", "FP32", [1, 2])])
+
+
+def overridable(path: Path, *, shared: bool = False, narrow: bool = False) -> Path:
     """x FP32 [N, 2], factor FP32 [N, 1] (may be left out: 3.0) → y FP32 [N, 2] = x * factor. A `shared`
-    factor is of shape [1], the same for all rows."""
-    node = helper.make_node("Mul", ["x", "factor"], ["y"])
+    factor is of shape [1], the same for all rows; a `narrow` y is BF16."""
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["wide" if narrow else "y"])]
+    if narrow:
+        nodes.append(helper.make_node("Cast", ["wide"], ["y"], to=TensorProto.BFLOAT16))
     value = np.array([3.0] if shared else [[3.0]], np.float32)
     inputs = [tensor("x", "FP32", ["N", 2]), tensor("factor", "FP32", [1] if shared else ["N", 1])]
     weights = [numpy_helper.from_array(value, "factor")]
-    return save(path, [node], inputs, [tensor("y", "FP32", ["N", 2])], weights)
+    y = tensor("y", "BF16" if narrow else "FP32", ["N", 2])
+    return save(path, nodes, inputs, [y], weights)
 
 
-def optional(path: Path) -> Path:
-    """x FP32 [N, 2], extra optional(FP32 [N, 2]) → y FP32 [N, 2] = x + extra, or x where there is none."""
+def optional(path: Path, *, narrow: bool = False) -> Path:
+    """x FP32 [N, 2], extra optional(FP32 [N, 2]) → y FP32 [N, 2] = x + extra, or x where there is none.
+    A `narrow` y is BF16."""
     given = helper.make_graph(
         [
             helper.make_node("OptionalGetElement", ["extra"], ["e"]),
@@ -58,11 +125,12 @@ def optional(path: Path) -> Path:
     )
     nodes = [
         helper.make_node("OptionalHasElement", ["extra"], ["has"]),
-        helper.make_node("If", ["has"], ["y"], then_branch=given, else_branch=absent),
+        helper.make_node("If", ["has"], ["sum"], then_branch=given, else_branch=absent),
+        helper.make_node("Cast", ["sum"], ["y"], to=TensorProto.BFLOAT16 if narrow else TensorProto.FLOAT),
     ]
     kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 2]))
     inputs = [tensor("x", "FP32", ["N", 2]), helper.make_value_info("extra", kind)]
-    return save(path, nodes, inputs, [tensor("y", "FP32", ["N", 2])])
+    return save(path, nodes, inputs, [tensor("y", "BF16" if narrow else "FP32", ["N", 2])])
 
 
 def unranked(path: Path) -> Path:

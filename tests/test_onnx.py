@@ -115,7 +115,69 @@ def test_an_output_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
         open_model(path)
 
 
+@pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "FLOAT8E5M2", "INT4", "UINT4"])
+def test_numbers_that_are_too_narrow_to_be_sent_are_refused(tmp_path: Path, kind: str) -> None:
+    code = onnx.TensorProto.DataType.Value(kind)
+    for role, name, build in (("input", "x", odd_models.cast_from), ("output", "y", odd_models.cast_to)):
+        said = rf'{role} "{name}" is of type tensor\({kind.lower()}\)'
+        with pytest.raises(LoadFailed, match=said) as caught:
+            open_model(build(tmp_path / "m.onnx", code))
+        assert caught.value.hint is not None
+        assert f'cast "{name}" in the model' in caught.value.hint
+
+
+def test_an_input_that_is_a_map_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match=r'input "words" is of type map\(string') as caught:
+        open_model(odd_models.map_input(tmp_path / "m.onnx"))
+    assert caught.value.hint == 'export the model with a tensor in place of "words"'
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (odd_models.mixed, 'input "other" takes strings and output "y" is bfloat16'),
+        (odd_models.maps_beside_bfloat, 'output "maps" is no tensor and output "y" is bfloat16'),
+    ],
+)
+def test_what_cannot_be_handed_over_beside_bfloat16_is_refused(tmp_path: Path, build: Any, said: str) -> None:
+    with pytest.raises(LoadFailed, match=said) as caught:
+        open_model(build(tmp_path / "m.onnx"))
+    assert caught.value.hint == 'cast "y" to float32 in the model, with a Cast node behind it'
+
+
 # Values
+
+
+@pytest.mark.parametrize("datatype", [*models.NUMBERS, "BF16"])
+def test_any_number_goes_in_beside_a_bfloat16_that_comes_out(tmp_path: Path, datatype: str) -> None:
+    session = open_model(odd_models.mixed(tmp_path / "m.onnx", datatype))
+    other = np.array([[1], [0]]).astype(NUMPY_DTYPES[datatype])
+    y, same = arrays_of(session.run({"x": np.ones((2, 2), np.float32), "other": other}))
+    np.testing.assert_array_equal(y, np.full((2, 2), 0x3F80, np.uint16))
+    np.testing.assert_array_equal(same, other)
+
+
+def test_strings_come_out_beside_bfloat16(tmp_path: Path) -> None:
+    session = open_model(odd_models.texts_beside_bfloat(tmp_path / "m.onnx"))
+    y, label = arrays_of(session.run({"x": np.array([[0, 1], [1, 0]], np.float32)}))
+    assert y.dtype == np.uint16
+    assert label.tolist() == ["spam", "ham"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_initializer_may_be_given_where_bfloat16_comes_out(tmp_path: Path, shared: bool) -> None:
+    session = open_model(odd_models.overridable(tmp_path / "m.onnx", shared=shared, narrow=True))
+    x = np.ones((1, 2), np.float32)
+    np.testing.assert_array_equal(session.run({"x": x})[0], [[0x4040, 0x4040]])  # 3.0
+    factor = np.array([2] if shared else [[2]], np.float32)
+    np.testing.assert_array_equal(session.run({"x": x, "factor": factor})[0], [[0x4000, 0x4000]])
+
+
+def test_an_optional_tensor_may_be_given_where_bfloat16_comes_out(tmp_path: Path) -> None:
+    session = open_model(odd_models.optional(tmp_path / "m.onnx", narrow=True))
+    x = np.ones((1, 2), np.float32)
+    np.testing.assert_array_equal(session.run({"x": x})[0], [[0x3F80, 0x3F80]])
+    np.testing.assert_array_equal(session.run({"x": x, "extra": x})[0], [[0x4000, 0x4000]])
 
 
 def test_a_read_only_array_is_taken(tmp_path: Path) -> None:

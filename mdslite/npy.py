@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.syntax import built
 
 NPY = b"application/x-npy"
 MAGIC = b"\x93NUMPY"  # what such a body begins with
@@ -41,9 +42,7 @@ def read_npy(body: bytes | memoryview) -> np.ndarray[Any, Any]:
         raise UnsupportedMedia("the body is a pickle, which is never loaded", hint=_NUMBERS_HINT)
     stream = io.BytesIO(body[:_HEAD_BYTES])
     try:
-        version = np.lib.format.read_magic(stream)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = reader[version](stream)
+        shape, fortran, dtype = built(lambda: _read_header(stream))
     except _HEADER_ERRORS as exc:
         raise InvalidRequest(
             "the body is no .npy array of format 1.0 or 2.0", hint="numpy.save writes one"
@@ -66,3 +65,10 @@ def read_npy(body: bytes | memoryview) -> np.ndarray[Any, Any]:
         return flat.reshape(shape, order="F" if fortran else "C")
     except ValueError as exc:  # no bytes follow, and the sizes beside the 0 overflow
         raise wrong from exc
+
+
+def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    stream.seek(0)
+    version = np.lib.format.read_magic(stream)
+    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    return reader[version](stream)

@@ -20,6 +20,7 @@ from mdslite.errors import LoadFailed
 from mdslite.runtimes.imports import Modules
 from mdslite.runtimes.kinds import LIBRARIES, require
 from mdslite.runtimes.tracebacks import exception_text, find_line, write_traceback
+from mdslite.syntax import built
 
 SOURCE_BYTES = 4 << 20  # a larger module is data, and is not looked into
 MODULES_MOST = 2000
@@ -229,7 +230,7 @@ def _parse(file: Path) -> ast.Module | None:
         if file.stat().st_size > SOURCE_BYTES:
             return None
         data = file.read_bytes()
-        return ast.parse(data, filename=file.name) if b"mds" in data else None
+        return built(lambda: ast.parse(data, filename=file.name)) if b"mds" in data else None
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
         return None
 
@@ -243,7 +244,7 @@ def _check_syntax(file: Path, folder: Path) -> None:
     try:
         data = file.read_bytes()
         if b"mds" in data:
-            ast.parse(data, filename=file.name)
+            built(lambda: ast.parse(data, filename=file.name))
     except OSError as exc:
         raise LoadFailed(f"{name} cannot be read: {exc.strerror}") from exc
     except SyntaxError as exc:

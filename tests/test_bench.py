@@ -208,6 +208,20 @@ def test_a_part_that_fails_takes_no_other_with_it(
     assert results.start is None
 
 
+def test_its_help_and_its_mistakes_need_nothing_installed() -> None:
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-S", "-m", "benchmarks.options", *arguments]
+        folder = Path(__file__).parent.parent / "scripts"
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=False)
+
+    shown = ask("--help")
+    assert shown.returncode == 0
+    assert "--only" in shown.stdout
+    wrong = ask("--only", "everything")
+    assert wrong.returncode == 2
+    assert "invalid choice: 'everything'" in wrong.stderr
+
+
 def test_a_server_that_never_answers_is_shown_with_what_it_said(tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_text("{}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -19,9 +18,10 @@ from benchmarks.contenders import Bench
 from benchmarks.forms import measure_forms
 from benchmarks.journal import count_log, measure_log_cost
 from benchmarks.limit import measure_limit
+from benchmarks.options import PARTS, parse
 from benchmarks.overload import measure_overload
 from benchmarks.packages import measure_lanes, measure_neighbour
-from benchmarks.queries import ROWS, measure_queries
+from benchmarks.queries import measure_queries
 from benchmarks.report import WORKLOADS, Results, render, to_plain
 from benchmarks.routing import measure_routing, measure_shadows
 from benchmarks.spam import measure_spam
@@ -30,10 +30,6 @@ from benchmarks.throughput import measure_throughput
 from benchmarks.turns import Effort
 from benchmarks.written import measure_written
 
-PARTS = (
-    *("throughput", "limit", "log", "overload", "forms", "rpc", "routing", "start", "changes", "packages"),
-    *("queries", "spam"),
-)
 COMPARED = ("onnxruntime-gpu", "onnxruntime", "mosec", "uvicorn", "hypercorn", "starlette")
 BUSY_LOAD = 0.5
 
@@ -51,22 +47,6 @@ def main() -> int:
         complete = measure(results, bench, effort, options.only or PARTS, rows=options.rows)
     print(json.dumps(to_plain(results), indent=2) if options.json else render(results))
     return 0 if complete else 1
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description="mdslite beside others, measured.")
-    parser.add_argument("--mdslite", type=Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--frameworks", type=lambda given: Path(given).absolute(), help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
-    parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
-    parser.add_argument("--quick", action="store_true", help="one turn of 2 s each")
-    parser.add_argument("--rows", type=int, default=ROWS, help=f"of the log that queries asks ({ROWS:,})")
-    parser.add_argument("--seconds", type=int, help="how long a turn lasts, whole seconds (4)")
-    parser.add_argument("--rounds", type=int, help="how many turns each server gets (5)")
-    options = parser.parse_args()
-    options.seconds = options.seconds or (2 if options.quick else 4)
-    options.rounds = options.rounds or (1 if options.quick else 5)
-    return options
 
 
 def measure(results: Results, bench: Bench, effort: Effort, parts: Sequence[str], *, rows: int) -> bool:

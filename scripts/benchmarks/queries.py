@@ -19,7 +19,6 @@ from benchmarks.load import run_load
 from benchmarks.models import TINY
 from benchmarks.turns import WARM_S, Effort, Say
 
-ROWS = 10_000_000
 SCRIPT = Path(__file__).parent.parent / "measure_queries.py"
 MADE_IN_S = 3600.0
 CONNECTIONS = 32

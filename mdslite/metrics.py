@@ -18,6 +18,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
 
+from mdslite import blame
 from mdslite.exposition import Buckets, Exemplar, Exposition, Gauge, write_labels
 from mdslite.recent import Recent, Window
 from mdslite.store.journal import JournalStatistics
@@ -50,14 +51,15 @@ class _Series:
     def __init__(self) -> None:
         self.counts = [np.zeros(len(kind.bounds) + 1, dtype=np.int64) for kind in HISTOGRAMS.values()]
         self.sums = [0.0] * len(HISTOGRAMS)
-        self.failed_s = 0.0  # of the first sum, what failed requests took
+        self.failed_s = 0.0  # of the first sum, what errors and refused requests took
         self.last_second = 0  # in which one was answered, Unix time
         self.exemplars: dict[int, Exemplar] = {}  # of the first histogram, by bucket
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """One version's requests since the start, copies for shadows too. Seconds are sums; `last_second` is when
+    """One version's requests since the start, copies for shadows too; `failed` are those that
+    got no good answer, whoever was to blame. Seconds are sums; `last_second` is when
     the last one was answered, in Unix time, 0 for never."""
 
     answered: int
@@ -121,13 +123,13 @@ class Metrics:
             self._series = {key: series for key, series in self._series.items() if key[:3] in known}
             self._windows = {key: window for key, window in self._windows.items() if key in known}
 
-    def recent(self, project: str, model: str, version: str) -> Recent:
-        """The last minute of one version, and its requests since the start."""
+    def recent(self, project: str, model: str, version: str, *, since: float | None = None) -> Recent:
+        """The last minute of one version, which serves `since` then, and its requests since the start."""
         key = (project, model, version)
         with self._lock:
             total = sum(count for of, count in self._requests.items() if of[:3] == key)
             window = self._windows.get(key)
-            return (window or Window()).read(self._clock(), requests_total=total)
+            return (window or Window()).read(self._clock(), since=since, requests_total=total)
 
     def totals(self, versions: Iterable[VersionKey]) -> dict[VersionKey, Totals]:
         """Requests since the start, those that are pending too. Takes as long as `render`."""
@@ -141,8 +143,8 @@ class Metrics:
         sums = {name: sum(one.sums[place] for one in series) for place, name in enumerate(HISTOGRAMS)}
         failed_s = sum(one.failed_s for one in series)
         return Totals(
-            answered=sum(count for status, count in counts if status < 400),
-            failed=sum(count for status, count in counts if status >= 400),
+            answered=sum(count for status, count in counts if blame.is_good(status)),
+            failed=sum(count for status, count in counts if not blame.is_good(status)),
             answered_s=sums["request_seconds"] - failed_s,
             failed_s=failed_s,
             queue_s=sums["queue_seconds"],

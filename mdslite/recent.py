@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mdslite import blame
 from mdslite.store.tallies import AN_OCTAVE, BINS, FIRST_MS, SecondCount
 
 WINDOW_S = 60
@@ -14,11 +15,14 @@ WINDOW_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Figures of the last `window_s` seconds; errors are statuses of 400 and above. None without requests."""
+    """Figures of the last `window_s` seconds: of the last minute, or of as much of it as the version has
+    served. `requests` are all, `errors` and `refused` those that `blame` tells apart; latencies are of good
+    answers. None without requests."""
 
-    window_s: int
+    window_s: float
     requests: int
     errors: int
+    refused: int
     rps: float
     p50_ms: float | None
     p99_ms: float | None
@@ -31,7 +35,7 @@ class Window:
 
     def __init__(self) -> None:
         self._second = np.full(WINDOW_S, -1, dtype=np.int64)
-        self._errors = np.zeros(WINDOW_S, dtype=np.int64)
+        self._others = np.zeros((WINDOW_S, 2), dtype=np.int64)  # errors, refused
         self._bins = np.zeros((WINDOW_S, BINS), dtype=np.int32)
         self._first: int | None = None
 
@@ -39,26 +43,33 @@ class Window:
         """Count the requests that ended in one second."""
         slot = second.second % WINDOW_S
         if self._second[slot] != second.second:
-            self._second[slot], self._errors[slot], self._bins[slot] = second.second, 0, 0
-        self._errors[slot] += second.errors
+            self._second[slot], self._others[slot], self._bins[slot] = second.second, 0, 0
+        self._others[slot] += (second.errors, second.refused)
         self._bins[slot, second.bins] += np.array(second.counts, dtype=np.int32)
         self._first = second.second if self._first is None else min(self._first, second.second)
 
-    def read(self, now: float, *, requests_total: int) -> Recent:
-        """The figures of the minute before `now`, or of the time since the first request if shorter."""
+    def read(self, now: float, *, requests_total: int, since: float | None = None) -> Recent:
+        """The figures of the minute before `now`, or of the time from `since` or the first request on,
+        whichever was earlier, if that is shorter; but never of less than a second."""
         last = int(now)
         there = (self._second > last - WINDOW_S) & (self._second <= last)
         spread = self._bins[there].sum(axis=0)
-        requests, errors = int(spread.sum()), int(self._errors[there].sum())
-        age_s = WINDOW_S if self._first is None else now - self._first
+        good = int(spread.sum())
+        errors, refused = self._others[there].sum(axis=0).tolist()
+        requests = good + errors + refused
+        begins = [float(last - WINDOW_S + 1)]  # of the second that is going on, there is a part as yet
+        if known := [one for one in (since, self._first) if one is not None]:
+            begins.append(min(known))
+        window_s = max(1.0, now - max(begins))
         return Recent(
-            window_s=WINDOW_S,
+            window_s=window_s,
             requests=requests,
             errors=errors,
-            rps=requests / min(max(age_s, 1.0), WINDOW_S),
+            refused=refused,
+            rps=requests / window_s,
             p50_ms=_percentile(spread, 0.50),
             p99_ms=_percentile(spread, 0.99),
-            error_rate=errors / requests if requests else None,
+            error_rate=blame.error_rate(good=good, errors=errors),
             requests_total=requests_total,
         )
 

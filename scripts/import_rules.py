@@ -19,6 +19,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "errors": "",
         "findings": "",
         "sizes": "",
+        "blame": "",
         "process": "errors",
         "runtimes.protocol": "errors",
         "document": "errors",
@@ -51,10 +52,10 @@ ROOMS: dict[str, frozenset[str]] = {
         "oip": "errors media npy packing runtimes.protocol tensors data",
         "runtimes": "errors findings mds runtimes.protocol sizes syntax wire process",
         "drift": "",
-        "store": "errors drift findings sizes wire process",
-        "recent": "store",
+        "store": "errors blame drift findings sizes wire process",
+        "recent": "blame store",
         "exposition": "",
-        "metrics": "store recent exposition",
+        "metrics": "blame store recent exposition",
         "serving": "errors declarations mds media targets logrules fields spec graph pipelines packing "
         "tensors data oip runtimes.protocol runtimes store",
         "deploy": "errors intervals document fields spec deployments uris pipelines runtimes.protocol "
@@ -62,7 +63,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "http": "errors store",
         "predict": "errors media npy packing tensors data oip runtimes.protocol store serving http",
         "door": "errors hosts http predict",
-        "api": "errors mistakes document media intervals hosts fields logrules spec deployments graph "
+        "api": "errors blame mistakes document media intervals hosts fields logrules spec deployments graph "
         "drawing npy data oip runtimes.protocol runtimes drift store exposition history metrics serving "
         "deploy http predict",
         "rpc": "errors data packing tensors oip runtimes.protocol serving http predict door api",
@@ -83,7 +84,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "triton": "errors fields",
         "client": "links asks calls drift_calls label_calls log_calls payloads replies retries",
         "cli": "errors fields hosts sizes planning contents pictures client asks payloads replies",
-        "tui": "errors hosts client asks calls drift_calls label_calls log_calls "
+        "tui": "errors blame hosts client asks calls drift_calls label_calls log_calls "
         "contents pictures planning replies",
     }.items()
 }

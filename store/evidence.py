@@ -10,20 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mdslite import blame
 from mdslite.store.reading import HourReader
 from mdslite.store.rows import Labels, is_replay
 
 SAMPLE_ROWS = 50_000  # of one version and hour file
-# What the version itself is to blame for: its errors, and answers that did not come in time.
-FAILED = frozenset({500, 503, 504})
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One version's requests; latencies in milliseconds. A refused request (4xx) is not counted: it says
-    something of who sent it."""
+    """One version's requests; latencies in milliseconds. What was refused is not counted
+    (`blame`)."""
 
     version: str
     shadow: bool
@@ -40,15 +39,14 @@ def read_hour(hour: HourReader, project: str, model: str, *, since: float, until
         return []
     groups: dict[tuple[str, bool], list[tuple[int, Labels]]] = {}
     for number, labels in hour.labels().items():
-        counts_here = labels.status == 200 or labels.status in FAILED
-        counts_here = counts_here and not is_replay(labels)
+        counts_here = not blame.is_refused(labels.status) and not is_replay(labels)
         if (labels.project, labels.model) == (project, model) and labels.version and counts_here:
             groups.setdefault((labels.version, labels.shadow), []).append((number, labels))
     found = []
     for (version, shadow), series in groups.items():
         counts = hour.series_counts([number for number, _ in series], since=since, until=until)
         total = sum(counts.values())
-        good = [number for number, labels in series if labels.status == 200]
+        good = [number for number, labels in series if blame.is_good(labels.status)]
         every = max(1, sum(counts.get(number, 0) for number in good) // SAMPLE_ROWS)
         latency_us, confidence = hour.sample(good, since=since, until=until, span=span, every=every)
         found.append(
@@ -56,7 +54,7 @@ def read_hour(hour: HourReader, project: str, model: str, *, since: float, until
                 version,
                 shadow,
                 total,
-                sum(counts.get(number, 0) for number, labels in series if labels.status != 200),
+                sum(counts.get(number, 0) for number, labels in series if blame.is_error(labels.status)),
                 latency_us / 1e3,
                 confidence[~np.isnan(confidence)],
             )

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 import numpy as np
 
+from mdslite import blame
 from mdslite.errors import InvalidRequest
 from mdslite.store.columns import ARRIVED, Array
 from mdslite.store.filters import Filter
@@ -35,8 +36,8 @@ ROUND_S = (
 
 
 class HistogramSeries(msgspec.Struct, frozen=True):
-    """What one version, or with another `by` all with one `value`, answered in each interval. `errors` are
-    those of `counts` whose status was 400 or above."""
+    """What one version, or with another `by` all with one `value`, answered in each interval. Of `counts`,
+    `errors` had a status of 500 or above, and `refused` one of 400 to 499."""
 
     project: str | None
     model: str | None
@@ -45,6 +46,7 @@ class HistogramSeries(msgspec.Struct, frozen=True):
     value: str | int | None
     counts: tuple[int, ...]
     errors: tuple[int, ...]
+    refused: tuple[int, ...]
     total: int
 
 
@@ -95,21 +97,23 @@ def make_histogram(
             first, counted = hour.counts(wanted, start=start, stop=stop, interval_s=interval_s, source=source)
         here = slice(first, first + counted.shape[1])
         for series in np.flatnonzero(counted.any(axis=1)).tolist():
-            both = totals.setdefault(_key(labels[series], by), np.zeros((2, buckets), dtype=np.int64))
-            both[0, here] += counted[series]
-            if labels[series].status >= 400:
-                both[1, here] += counted[series]
+            kinds = totals.setdefault(_key(labels[series], by), np.zeros((3, buckets), dtype=np.int64))
+            kinds[0, here] += counted[series]
+            if blame.is_error(labels[series].status):
+                kinds[1, here] += counted[series]
+            elif blame.is_refused(labels[series].status):
+                kinds[2, here] += counted[series]
 
     skipped = log.each(visit, since=start, until=stop)
     ranked = sorted(totals.items(), key=lambda item: (-int(item[1][0].sum()), str(item[0])))
-    rest = [both[0] for _, both in ranked[MAX_SERIES:]]
+    rest = [kinds[0] for _, kinds in ranked[MAX_SERIES:]]
     return Histogram(
         interval_s=interval_s,
         since=start,
         until=stop,
         by=by,
         source=source,
-        series=tuple(_series(key, both, by) for key, both in ranked[:MAX_SERIES]),
+        series=tuple(_series(key, kinds, by) for key, kinds in ranked[:MAX_SERIES]),
         other=tuple(np.sum(rest, axis=0).tolist()) if rest else None,
         skipped=skipped,
     )
@@ -199,13 +203,14 @@ def _key(labels: Labels, by: By) -> tuple[object, ...]:
     return (labels.project, labels.model) if by == "model" else (getattr(labels, by),)
 
 
-def _series(key: tuple[object, ...], both: Array, by: By) -> HistogramSeries:
+def _series(key: tuple[object, ...], kinds: Array, by: By) -> HistogramSeries:
     named = dict(zip(("project", "model", "version", "shadow"), key, strict=False)) if len(key) > 1 else {}
     return msgspec.convert(
         {
             "project": None, "model": None, "version": None, "shadow": None, **named,
             "value": key[-1] if by not in ("version", "model") else named[by],
-            "counts": both[0].tolist(), "errors": both[1].tolist(), "total": int(both[0].sum()),
+            "counts": kinds[0].tolist(), "errors": kinds[1].tolist(), "refused": kinds[2].tolist(),
+            "total": int(kinds[0].sum()),
         },
         HistogramSeries,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Percentiles of latency and confidence, version by version. Owns no file.
+"""Percentiles of the good answers' latency and confidence, version by version. Owns no file.
 
 Up to MAX_EXACT rows are kept and sorted: what is said is the value of a row (nearest rank). Of more, counts
 are kept in steps of 0.4 %, which is how far a percentile can then be off.
@@ -6,11 +6,14 @@ are kept in steps of 0.4 %, which is how far a percentile can then be off.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
+from mdslite import blame
 from mdslite.store.columns import Array
 from mdslite.store.filters import Filter
 from mdslite.store.reading import HourReader, Span
@@ -37,7 +40,9 @@ class ConfidencePercentiles(msgspec.Struct, frozen=True):
 
 
 class VersionPercentiles(msgspec.Struct, frozen=True):
-    """`confidence` is null where no answer had one."""
+    """`errors` and `refused` are those of `count` that were no good answer; `error_rate` is the share of
+    errors in what was not refused. `latency_ms` is of the good answers, null where there is none; so is
+    `confidence`, null where none had one."""
 
     project: str | None
     model: str | None
@@ -45,20 +50,31 @@ class VersionPercentiles(msgspec.Struct, frozen=True):
     shadow: bool
     count: int
     errors: int
-    latency_ms: LatencyPercentiles
+    refused: int
+    error_rate: float | None
+    latency_ms: LatencyPercentiles | None
     confidence: ConfidencePercentiles | None
 
 
 class Percentiles(msgspec.Struct, frozen=True):
-    """Greatest groups first. When not `exact`, percentiles are within 0.4 %. `skipped` names files that could
-    not be read."""
+    """Greatest groups first. They arrived in [since, until), unix seconds: what was asked for, as far as
+    there is a log of it; null without any. When not `exact`, percentiles are within 0.4 %. `skipped` names
+    files that could not be read."""
 
     groups: tuple[VersionPercentiles, ...]
+    since: float | None
+    until: float | None
     exact: bool
     skipped: tuple[str, ...]
 
 
-def find_percentiles(log: RequestLog, wanted: Filter, *, max_exact: int = MAX_EXACT) -> Percentiles:
+def find_percentiles(
+    log: RequestLog,
+    wanted: Filter,
+    *,
+    max_exact: int = MAX_EXACT,
+    clock: Callable[[], float] = time.time,
+) -> Percentiles:
     """Of all rows that pass the filter.
 
     :raises DeadlineExceeded: the query took longer than the log's bound
@@ -70,23 +86,27 @@ def find_percentiles(log: RequestLog, wanted: Filter, *, max_exact: int = MAX_EX
         nonlocal kept
         labels = hour.labels()
         keys = [(one.project, one.model, one.version, one.shadow) for _, one in sorted(labels.items())]
-        failed = np.array([one.status >= 400 for _, one in sorted(labels.items())], dtype=np.bool_)
+        good = np.array([blame.is_good(one.status) for _, one in sorted(labels.items())], dtype=np.bool_)
+        error = np.array([blame.is_error(one.status) for _, one in sorted(labels.items())], dtype=np.bool_)
         names = list(dict.fromkeys(keys))
         group_of = np.array([names.index(key) for key in keys], dtype=np.uint16)
         for part in HourScan(hour, span, wanted).parts("series_id", "latency_us", "confidence"):
             series = part.take("series_id").astype(np.intp)
-            of = group_of[series]
-            order = np.argsort(of, kind="stable")  # of such small numbers: by radix
+            all_of, well = group_of[series], good[series]
+            counts = np.bincount(all_of, minlength=len(names))
+            errors = np.bincount(all_of[error[series]], minlength=len(names))
+            of = all_of[well]
+            order = np.flatnonzero(well)[np.argsort(of, kind="stable")]  # of such small numbers: by radix
             latency_us, confidence = part.take("latency_us")[order], part.take("confidence")[order]
             sizes = np.bincount(of, minlength=len(names))
-            errors = np.bincount(of[failed[series]], minlength=len(names))
             stops = np.cumsum(sizes)
-            for number in np.flatnonzero(sizes).tolist():
+            for number in np.flatnonzero(counts).tolist():
                 group = groups.setdefault(names[number], _Group())
                 mine = slice(stops[number] - sizes[number], stops[number])
                 group.add(latency_us[mine], confidence[mine])
+                group.count += int(counts[number])
                 group.errors += int(errors[number])
-            kept += len(series)
+            kept += len(of)
             if kept > max_exact:
                 for group in groups.values():
                     group.condense()
@@ -96,7 +116,8 @@ def find_percentiles(log: RequestLog, wanted: Filter, *, max_exact: int = MAX_EX
     exact = not any(group.condensed for group in groups.values())
     found = [_describe(key, group) for key, group in groups.items()]
     found.sort(key=lambda one: (-one.count, str(one.project), str(one.model), str(one.version), one.shadow))
-    return Percentiles(tuple(found), exact, skipped)
+    since, until = _covered(log, wanted, clock())
+    return Percentiles(tuple(found), since, until, exact, skipped)
 
 
 @dataclass(slots=True)
@@ -145,6 +166,7 @@ class _Values:
 class _Group:
     latency_us: _Values = field(default_factory=_Values)
     confidence: _Values = field(default_factory=_Values)
+    count: int = 0
     errors: int = 0
     condensed: bool = False
 
@@ -158,11 +180,23 @@ class _Group:
         self.confidence.condense()
 
 
+def _covered(log: RequestLog, wanted: Filter, now: float) -> tuple[float, float] | tuple[None, None]:
+    first = log.first_time()
+    if first is None:
+        return None, None
+    since = first if wanted.since is None else max(first, wanted.since)
+    until = now if wanted.until is None else min(now, wanted.until)
+    return (since, until) if since < until else (None, None)
+
+
 def _describe(key: _Key, group: _Group) -> VersionPercentiles:
     project, model, version, shadow = key
     latency, sure = group.latency_us, group.confidence
-    p50, p90, p95, p99 = (one / 1e3 for one in latency.at((0.5, 0.9, 0.95, 0.99)))
-    confidence = None
+    good = latency.count
+    times = confidence = None
+    if good:
+        p50, p90, p95, p99 = (one / 1e3 for one in latency.at((0.5, 0.9, 0.95, 0.99)))
+        times = LatencyPercentiles(p50=p50, p90=p90, p95=p95, p99=p99, max=latency.greatest / 1e3)
     if sure.count:
         low, middle = sure.at((0.1, 0.5))
         confidence = ConfidencePercentiles(p10=low, p50=middle, mean=sure.total / sure.count)
@@ -171,8 +205,10 @@ def _describe(key: _Key, group: _Group) -> VersionPercentiles:
         model=model,
         version=version,
         shadow=shadow,
-        count=latency.count,
+        count=group.count,
         errors=group.errors,
-        latency_ms=LatencyPercentiles(p50=p50, p90=p90, p95=p95, p99=p99, max=latency.greatest / 1e3),
+        refused=group.count - good - group.errors,
+        error_rate=blame.error_rate(good=good, errors=group.errors),
+        latency_ms=times,
         confidence=confidence,
     )

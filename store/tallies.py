@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from mdslite import blame
 from mdslite.store.blocks import Block, Floats, Ints
 from mdslite.store.courtesy import Rest, no_rest
 from mdslite.store.rollups import LATENCY_BOUNDS_US
@@ -18,6 +21,9 @@ from mdslite.store.rows import is_replay
 FIRST_MS = 0.01
 AN_OCTAVE = 8
 BINS = 24 * AN_OCTAVE
+
+
+_Flags: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +68,12 @@ class HistogramCount(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SecondCount(msgspec.Struct, frozen=True, array_like=True):
-    """The requests that were answered in one unix second: latencies by bin, without the empty ones."""
+    """The requests that were answered in one unix second: good ones by the bin of their latency, without the
+    empty ones, and how many others."""
 
     second: int
     errors: int
+    refused: int
     bins: list[int]
     counts: list[int]
 
@@ -89,7 +97,7 @@ class VersionCount(msgspec.Struct, frozen=True, array_like=True):
     shadow: bool
     histograms: list[HistogramCount]
     seconds: list[SecondCount]
-    failed_s: float  # of the seconds that all requests took, those of failed ones
+    failed_s: float  # of the seconds that all requests took, those of errors and refused ones
     exemplars: list[ExemplarOf]  # of request_seconds, one a bucket
 
 
@@ -110,7 +118,9 @@ def tally(block: Block, *, rest: Rest = no_rest) -> Tally:
         rest()
     traces = dict(block.traces)
     latest = _latest(spreads[0][2], len(numbers), traces)
-    failed = np.array([labels.status >= 400 for labels in block.labels])[block.label]
+    statuses = [labels.status for labels in block.labels]
+    good = np.array([blame.is_good(status) for status in statuses])[block.label]
+    error = np.array([blame.is_error(status) for status in statuses])[block.label]
     versions = []
     for (project, model, version, shadow, replayed), number in numbers.items():
         if replayed:
@@ -126,8 +136,8 @@ def tally(block: Block, *, rest: Rest = no_rest) -> Tally:
                     HistogramCount(buckets[number].tolist(), float(sums[number]))
                     for buckets, sums, _ in spreads
                 ],
-                seconds=_seconds(block.ended_us[here], block.latency_ms[here], failed[here]),
-                failed_s=float(np.nansum(block.latency_ms[here & failed])) * 1e-3,
+                seconds=_seconds(block.ended_us[here], block.latency_ms[here], good[here], error[here]),
+                failed_s=float(np.nansum(block.latency_ms[here & ~good])) * 1e-3,
                 exemplars=list(_exemplars(block, latest[number], traces)),
             )
         )
@@ -169,15 +179,15 @@ def _exemplars(block: Block, rows: Ints, traces: Mapping[int, bytes]) -> Iterato
         yield ExemplarOf(bucket, seconds, time, block.request_ids[row], traces.get(row))
 
 
-def _seconds(ended_us: Ints, latency_ms: Floats, failed: np.ndarray) -> list[SecondCount]:
+def _seconds(ended_us: Ints, latency_ms: Floats, good: _Flags, error: _Flags) -> list[SecondCount]:
     seconds = ended_us // 1_000_000
     bins = np.log2(np.maximum(latency_ms, FIRST_MS) / FIRST_MS) * AN_OCTAVE
     numbers = np.minimum(bins.astype(np.int64), BINS - 1)
     found = []
     for second in np.unique(seconds).tolist():
         here = seconds == second
-        filled, counts = np.unique(numbers[here], return_counts=True)
-        found.append(
-            SecondCount(second, int(np.count_nonzero(failed[here])), filled.tolist(), counts.tolist())
-        )
+        filled, counts = np.unique(numbers[here & good], return_counts=True)
+        errors = int(np.count_nonzero(error[here]))
+        refused = int(np.count_nonzero(here)) - errors - int(counts.sum())
+        found.append(SecondCount(second, errors, refused, filled.tolist(), counts.tolist()))
     return found

@@ -17,6 +17,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from mdslite import blame
 from mdslite.drift.baseline import Baseline, figures_of
 from mdslite.drift.features import Reading, read_bodies
 from mdslite.drift.schedule import DAY_S, HOUR_S, PANE_S
@@ -27,7 +28,6 @@ from mdslite.store.blocks import Block, Ints
 from mdslite.store.bodies import Body
 from mdslite.store.drift import WISHES as WISHES_FILE
 from mdslite.store.drift import Alert, Chosen, Deployed, DriftStore, Key, Record, Wishes, read_wishes
-from mdslite.store.evidence import FAILED
 from mdslite.store.learning import LEARN_S, build_automatic, build_chosen
 from mdslite.store.moments import time_text
 from mdslite.store.rows import Labels
@@ -105,7 +105,7 @@ class Watcher:
         keys = [_key(labels) for labels in block.labels]
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         group = np.array([numbers[key] for key in keys])[block.label]
-        good = np.array([labels.status == 200 for labels in block.labels])[block.label]
+        good = np.array([blame.is_good(labels.status) for labels in block.labels])[block.label]
         order = np.argsort(group, kind="stable")
         bounds = np.searchsorted(group[order], np.arange(len(numbers) + 1))
         bodies: dict[int, list[Body]] = {}
@@ -358,8 +358,8 @@ class Watcher:
 def _key(labels: Labels) -> Key | None:
     if labels.project is None or labels.model is None or labels.version is None:
         return None
-    if labels.status != 200 and labels.status not in FAILED:
-        return None  # it says something of who sent it
+    if blame.is_refused(labels.status):
+        return None
     if labels.client is not None and labels.client.startswith(REPLAYS):
         return None
     return Key(labels.project, labels.model, labels.version, labels.shadow)

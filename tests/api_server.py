@@ -95,8 +95,8 @@ def version(name: str, **fields: Any) -> dict[str, Any]:
         "provider": "CPUExecutionProvider",
         "digest": "sha256:" + "ab" * 32, "size_bytes": 1_234_567, "memory_bytes": 3_000_000,
         "batch": {"batch_size": 32, "batch_timeout_ms": 2, "prediction_time_ms": 30000},
-        "signature": SIGNATURE, "queue_rows": 0, "rps": 12.5, "p50_ms": 1.25, "p99_ms": 4.0,
-        "error_rate": 0.005, "requests_total": 750,
+        "signature": SIGNATURE, "queue_rows": 0, "window_s": 59.5, "requests": 744, "rps": 12.5,
+        "p50_ms": 1.25, "p99_ms": 4.0, "errors": 4, "refused": 0, "error_rate": 0.005, "requests_total": 750,
         **fields,
     }  # fmt: skip
 

@@ -127,7 +127,8 @@ def _model() -> dict[str, Any]:
             "device": "cpu", "provider": "CPUExecutionProvider", "loaded_at": "2026-11-23T01:00:00Z",
             "batch": {"batch_size": 32, "batch_timeout_ms": 2, "prediction_time_ms": 30000},
             "signature": {"inputs": [], "outputs": [], "rows": "free"}, "pipeline": None, "queue_rows": 0,
-            "rps": 0.8, "p50_ms": 3.0, "p99_ms": 7.0, "error_rate": 0.0, "requests_total": 4711,
+            "window_s": 59.5, "requests": 48, "rps": 0.8, "p50_ms": 3.0, "p99_ms": 7.0, "errors": 0,
+            "refused": 0, "error_rate": 0.0, "requests_total": 4711,
         }  # fmt: skip
 
     return {

@@ -40,16 +40,35 @@ def make_version(version: str, weight: float, **more: Any) -> Json:
             "inputs": [{"name": "x", "datatype": "FP32", "shape": [None, 30], "optional": False}],
             "outputs": [{"name": "p", "datatype": "FP32", "shape": [None, 2], "optional": False}],
         },
-        "rps": 0.0, "p50_ms": None, "p99_ms": None, "error_rate": None, "requests_total": 0, **more,
+        "window_s": 60.0, "requests": 0, "rps": 0.0, "p50_ms": None, "p99_ms": None, "errors": 0,
+        "refused": 0, "error_rate": None, "requests_total": 0, **more,
     }  # fmt: skip
 
 
 def make_models() -> list[Json]:
     fraud = [
         make_version(
-            "v12", 90, rps=371.0, p50_ms=2.04, p99_ms=7.9, error_rate=0.0001, requests_total=412_000
+            "v12",
+            90,
+            requests=22_260,
+            rps=371.0,
+            p50_ms=2.04,
+            p99_ms=7.9,
+            errors=2,
+            error_rate=0.0001,
+            requests_total=412_000,
         ),
-        make_version("v13", 10, rps=41.2, p50_ms=2.4, p99_ms=9.8, error_rate=0.0005, requests_total=46_000),
+        make_version(
+            "v13",
+            10,
+            requests=2472,
+            rps=41.2,
+            p50_ms=2.4,
+            p99_ms=9.8,
+            errors=1,
+            error_rate=0.0005,
+            requests_total=46_000,
+        ),
         make_version("v14", 0, shadow=True, rps=41.0, p50_ms=2.9, p99_ms=9.9, error_rate=0.0, share=0.0),
     ]
     broken = make_version("v3", 100, state="failed", reason=f"the file is cut short: {EVIL}", provider=None)
@@ -95,7 +114,8 @@ def make_percentiles() -> Json:
         return {
             "project": "bank", "model": "fraud", "version": version, "shadow": version == "v14",
             "count": count,
-            "errors": 2, "latency_ms": {"p50": 2.0, "p90": 5.0, "p95": 6.2, "p99": 8.0, "max": 31.0},
+            "errors": 2, "refused": 1, "error_rate": 2 / (count - 1),
+            "latency_ms": {"p50": 2.0, "p90": 5.0, "p95": 6.2, "p99": 8.0, "max": 31.0},
             "confidence": {"p10": sure - 0.3, "p50": sure, "mean": sure - 0.02},
         }  # fmt: skip
 

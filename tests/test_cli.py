@@ -200,7 +200,26 @@ class TestLs:
             "demo/digits      v3       ready   shadow     0%  12.5     1.2     4.0   0.50",
             "mail/spamfilter  v1       failed     100   100%     -     1.2     4.0   0.50",
         ]
-        assert printed.err == "mail/spamfilter@v1 failed: bad \\x1b[31mgraph [/bold]\n"
+        assert printed.err.splitlines() == [
+            "traffic of the last minute",
+            "mail/spamfilter@v1 failed: bad \\x1b[31mgraph [/bold]",
+        ]
+
+    @pytest.mark.parametrize(
+        ("windows", "told"),
+        [
+            ([60, 59.1, None], "traffic of the last minute"),
+            ([12.3, 12, 12.4], "traffic of the last 12 s, since they serve"),
+            ([59.9, 12, 3], "traffic of the last minute, or since a version serves: 3 s, 12 s"),
+        ],
+    )
+    def test_says_what_time_the_traffic_is_of(
+        self, api: ApiServer, windows: list[float | None], told: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for version, window_s in zip(api.models[0]["versions"], windows, strict=True):
+            version["window_s"] = window_s
+        assert run(["ls", "demo"]) == 0
+        assert capsys.readouterr().err.splitlines()[0] == told
 
     def test_narrows_to_a_project_or_a_model(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]
@@ -237,7 +256,7 @@ class TestLs:
         assert code == 0
         for title in ("VERSION", "STATE", "WEIGHT", "SHARE", "RPS", "P50 MS", "P99 MS", "ERR %", "100%"):
             assert title in printed
-        table = re.sub("\x1b\\[[0-9;]*m", "", printed).partition("mail/spamfilter@v1 failed")[0]
+        table = re.sub("\x1b\\[[0-9;]*m", "", printed).partition("traffic of")[0]
         assert max(map(len, table.splitlines())) <= columns
 
 

@@ -64,7 +64,7 @@ def test_dropped_copies_are_told_with_why_and_what_to_do(
     replayed = capsys.readouterr().out
     assert re.search(r"at 1000/s\n", replayed)
     assert re.search(r"matched +1 logged requests, 1 of them", replayed)  # and none of v3's
-    assert "errors are 500, 503 and 504; refused requests (4xx) are left out" in told.err
+    assert "errors are 5xx, of these and the good answers; what was refused (4xx) is left out" in told.err
     assert run(["compare", "p/m", "v1", "v2", "--since", "10m", "--url", live.url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["agreement"]["dropped"]["busy"] == 970
 

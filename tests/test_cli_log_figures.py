@@ -15,10 +15,13 @@ from mdslite.cli.log_figures import draw_histogram, read_interval
 from mdslite.errors import InvalidRequest
 
 
-def series(version: str, counts: list[int], *, errors: list[int] | None = None) -> dict[str, Any]:
+def series(
+    version: str, counts: list[int], *, errors: list[int] | None = None, refused: list[int] | None = None
+) -> dict[str, Any]:
+    none = [0] * len(counts)
     return {
         "project": "mail", "model": "spam", "version": version, "shadow": version == "v2", "value": version,
-        "counts": counts, "errors": errors or [0] * len(counts), "total": sum(counts),
+        "counts": counts, "errors": errors or none, "refused": refused or none, "total": sum(counts),
     }  # fmt: skip
 
 
@@ -35,15 +38,15 @@ def asked(api: ApiServer, number: int = -1) -> dict[str, list[str]]:
 
 
 def test_a_histogram_has_a_line_for_each_interval_and_a_part_for_each_version() -> None:
-    found = histogram(series("v1", [8, 0, 4], errors=[0, 0, 3]), series("v2", [4, 0, 0]))
+    found = histogram(series("v1", [8, 0, 4], errors=[0, 0, 1], refused=[2, 0, 3]), series("v2", [4, 0, 0]))
     lines = draw_histogram(found, width=52, fills="#=.")
-    assert lines[0].startswith("16 requests, 3 failed, from ")
+    assert lines[0].startswith("16 requests, 1 error, 5 refused, from ")
     assert lines[0].endswith("a line is 1 min")
     assert lines[1] == "# mail/spam@v1 12  = mail/spam@v2 (shadow) 4"
     assert [line[16:].rstrip() for line in lines[2:]] == [
-        "########====        12",
+        "########====        12  2 refused",
         "                     0",
-        "####                 4  3 failed",
+        "####                 4  1 error, 3 refused",
     ]
 
 
@@ -124,18 +127,28 @@ def test_percentiles_by_version(api: ApiServer, capsys: pytest.CaptureFixture[st
         "groups": [
             {
                 "project": "mail", "model": "spam", "version": "v1", "shadow": False,
-                "count": 1200, "errors": 7,
+                "count": 1200, "errors": 7, "refused": 3,
                 "latency_ms": {"p50": 1.234, "p90": 2.0, "p95": 3.0, "p99": 4.0, "max": 5000.0},
-                "confidence": None,
-            }
+                "confidence": {"p10": 0.5, "p50": 0.75, "mean": 0.7},
+            },
+            {
+                "project": "mail", "model": "spam", "version": "v2", "shadow": True,
+                "count": 2, "errors": 0, "refused": 2, "latency_ms": None, "confidence": None,
+            },
         ],
     }  # fmt: skip
     assert run(["logs", "--percentiles"]) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines()[1].split() == [
-        "mail/spam", "v1", "1,200", "7", "1.23", "2.00", "3.00", "4.00", "5000.00", "-", "-", "-",
-    ]  # fmt: skip
+    assert [line.split() for line in said.out.splitlines()] == [
+        ["MODEL", "VER", "S", "COUNT", "ERRORS", "REFUSED", "P50", "MS", "P90", "P95", "P99", "MAX"],
+        ["mail/spam", "v1", "1,200", "7", "3", "1.23", "2.00", "3.00", "4.00", "5000.00"],
+        ["mail/spam", "v2", "S", "2", "0", "2", "-", "-", "-", "-", "-"],
+        [],
+        ["MODEL", "VER", "S", "CONF", "P10", "CONF", "P50", "CONF", "MEAN"],
+        ["mail/spam", "v1", "0.500", "0.750", "0.700"],
+    ]
     assert "within 0.4 %" in said.err
+    assert "latencies are those of good answers" in said.err
 
 
 @pytest.mark.parametrize("view", [["--histogram"], ["--top", "code"], ["--percentiles"]])

@@ -104,7 +104,7 @@ def test_histograms_count_what_passes(
     assert found.since <= _moment(terms, "since", math.inf)
     assert found.until >= min(_moment(terms, "until", -math.inf), CLOCK())
     others = [term for term in terms if term[0] not in ("since", "until")]
-    expected: Counter[tuple[Any, bool, int]] = Counter()
+    expected: Counter[tuple[Any, str, int]] = Counter()
     for entry in entries:
         bucket = math.floor((entry.time - found.since) / found.interval_s)
         if passes(entry, others) and found.since <= entry.time < found.until:
@@ -113,16 +113,17 @@ def test_histograms_count_what_passes(
                 if by == "version"
                 else getattr(entry, by)
             )
-            expected[key, False, bucket] += 1
-            expected[key, True, bucket] += entry.status >= 400
-    counted: Counter[tuple[Any, bool, int]] = Counter()
+            expected[key, "all", bucket] += 1
+            expected[key, "errors", bucket] += entry.status >= 500
+            expected[key, "refused", bucket] += 400 <= entry.status < 500
+    counted: Counter[tuple[Any, str, int]] = Counter()
     for one in found.series:
         key = (one.project, one.model, one.version, one.shadow) if by == "version" else one.value
         assert one.total == sum(one.counts)
-        assert len(one.counts) == len(one.errors) == round((found.until - found.since) / found.interval_s)
-        for bucket, (count, errors) in enumerate(zip(one.counts, one.errors, strict=True)):
-            counted[key, False, bucket] += count
-            counted[key, True, bucket] += errors
+        assert len(one.counts) == round((found.until - found.since) / found.interval_s)
+        for kind, counts in (("all", one.counts), ("errors", one.errors), ("refused", one.refused)):
+            for bucket, count in enumerate(counts):
+                counted[key, kind, bucket] += count
     assert +counted == +expected
     assert [one.total for one in found.series] == sorted((one.total for one in found.series), reverse=True)
 
@@ -202,16 +203,21 @@ def test_percentiles_are_those_of_what_passes(
     assert found.exact or not exact
     for one in found.groups:
         mine = groups[one.project, one.model, one.version, one.shadow]
-        assert (one.count, one.errors) == (len(mine), sum(entry.status >= 400 for entry in mine))
-        latencies = sorted(entry.latency_ms for entry in mine)
-        for share, value in (
-            (0.5, one.latency_ms.p50),
-            (0.9, one.latency_ms.p90),
-            (0.99, one.latency_ms.p99),
-        ):
-            assert value == pytest.approx(latencies[math.ceil(share * len(mine)) - 1], rel=off, abs=1e-9)
-        assert one.latency_ms.max == latencies[-1]
-        sure = sorted(entry.confidence for entry in mine if entry.confidence is not None)
+        good = [entry for entry in mine if entry.status < 400]
+        errors = sum(entry.status >= 500 for entry in mine)
+        assert (one.count, one.errors, one.refused) == (len(mine), errors, len(mine) - len(good) - errors)
+        assert one.error_rate == (errors / (len(good) + errors) if good or errors else None)
+        latencies = sorted(entry.latency_ms for entry in good)
+        assert (one.latency_ms is None) == (not good)
+        if one.latency_ms is not None:
+            for share, value in (
+                (0.5, one.latency_ms.p50),
+                (0.9, one.latency_ms.p90),
+                (0.99, one.latency_ms.p99),
+            ):
+                assert value == pytest.approx(latencies[math.ceil(share * len(good)) - 1], rel=off, abs=1e-9)
+            assert one.latency_ms.max == latencies[-1]
+        sure = sorted(entry.confidence for entry in good if entry.confidence is not None)
         if not sure:
             assert one.confidence is None
             continue

@@ -196,21 +196,36 @@ def test_the_last_minute_of_a_version() -> None:
     clock = Clock()
     metrics = Metrics(clock=clock.wall)
     rows = [row(time=NOON + number / 10, latency_ms=1.0 + number / 100) for number in range(100)]
-    rows += [row(time=NOON + 9, status=500, latency_ms=50.0)] * 2 + [row(version="v2", time=NOON)]
+    rows += [row(time=NOON + 9, status=504, latency_ms=50.0)] * 2 + [row(version="v2", time=NOON)]
+    rows += [row(time=NOON + 9, status=status, latency_ms=0.01) for status in (400, 404, 429, 499)] * 50
     metrics.observe(counted(*rows))
     clock.pass_by(10)
     recent = metrics.recent("mail", "spam", "v1")
-    assert (recent.requests, recent.errors, recent.requests_total) == (102, 2, 102)
-    assert recent.rps == pytest.approx(10.2)
-    assert recent.error_rate == pytest.approx(2 / 102)
-    assert recent.p50_ms == pytest.approx(1.5, rel=0.05)
-    assert recent.p99_ms == pytest.approx(50, rel=0.1)
+    assert (recent.requests, recent.errors, recent.refused, recent.requests_total) == (302, 2, 200, 302)
+    assert recent.window_s == 10
+    assert recent.rps == pytest.approx(30.2)
+    assert recent.error_rate == pytest.approx(2 / 102)  # what was refused is no error, and hides none
+    assert recent.p50_ms == pytest.approx(1.5, rel=0.05)  # and is no answer that came quickly
+    assert recent.p99_ms == pytest.approx(1.99, rel=0.05)
     clock.pass_by(55)  # the first five seconds are out of the window
-    assert metrics.recent("mail", "spam", "v1").requests == pytest.approx(52, abs=10)
+    assert metrics.recent("mail", "spam", "v1").requests == pytest.approx(252, abs=10)
     clock.pass_by(60)
     gone = metrics.recent("mail", "spam", "v1")
-    assert (gone.requests, gone.rps, gone.requests_total) == (0, 0.0, 102)
+    assert (gone.requests, gone.rps, gone.requests_total) == (0, 0.0, 302)
     assert (gone.p50_ms, gone.p99_ms, gone.error_rate) == (None, None, None)
+
+
+def test_the_last_minute_is_no_longer_than_the_version_serves() -> None:
+    window = Window()
+    fill(window, counted(*[row(time=NOON + 20)] * 30))
+    young = window.read(NOON + 25, since=NOON + 10, requests_total=30)
+    assert (young.window_s, young.rps) == (15, 2)  # as it served for ten seconds before anybody asked
+    old = window.read(NOON + 25.5, since=NOON - 3600, requests_total=30)
+    assert old.window_s == 59.5
+    assert old.rps == pytest.approx(30 / 59.5)
+    again = window.read(NOON + 25, since=NOON + 24, requests_total=30)  # loaded anew, with requests before
+    assert (again.window_s, again.rps) == (5, 6)
+    assert window.read(NOON + 20.01, since=NOON + 20, requests_total=30).window_s == 1
 
 
 def test_a_version_without_requests_has_no_figures() -> None:

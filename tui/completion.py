@@ -18,7 +18,7 @@ LIMIT: Final = 50
 FIELDS: Final = {
     "model": ("=", "the model's name"),
     "version": ("=", "the version that answered"),
-    "status": (">=", "HTTP status; status>=400 are failures"),
+    "status": (">=", "HTTP status: 4xx was refused, 5xx is an error"),
     "confidence": ("<", "how sure the answer was, 0 to 1"),
     "latency_ms": (">", "from arrival to answer"),
     "shadow": (" ", "answers that nobody got"),

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import httpx2
 
-from mdslite import errors
+from mdslite import blame, errors
 from mdslite.asks import Ask, Lines, Pieces
 from mdslite.client import Download
 from mdslite.tui.recording import Recording
@@ -149,6 +149,8 @@ class RecordedClient:
             grouped.setdefault(key, []).append(row)
         return {
             "groups": [_group(key, rows) for key, rows in sorted(grouped.items(), key=str)],
+            "since": max(terms.since or 0.0, self._recording.first),
+            "until": min(terms.until or self._recording.now, self._recording.now),
             "exact": True,
         }
 
@@ -195,17 +197,20 @@ class RecordedClient:
 
 def _group(key: tuple[Any, ...], rows: Sequence[Json]) -> Json:
     project, model, version, shadow = key
-    sure = [row["confidence"] for row in rows if row["confidence"] is not None]
+    good = [row for row in rows if blame.is_good(row["status"])]
+    wrong = sum(blame.is_error(row["status"]) for row in rows)
+    sure = [row["confidence"] for row in good if row["confidence"] is not None]
+    times = [row["latency_ms"] for row in good]
     return {
         "project": project,
         "model": model,
         "version": version,
         "shadow": shadow,
         "count": len(rows),
-        "errors": sum(row["status"] >= 400 for row in rows),
-        "latency_ms": _shares(
-            [row["latency_ms"] for row in rows], p50=0.5, p90=0.9, p95=0.95, p99=0.99, max=1.0
-        ),
+        "errors": wrong,
+        "refused": len(rows) - len(good) - wrong,
+        "error_rate": blame.error_rate(good=len(good), errors=wrong),
+        "latency_ms": _shares(times, p50=0.5, p90=0.9, p95=0.95, p99=0.99, max=1.0) if times else None,
         "confidence": _shares(sure, p10=0.1, p50=0.5) | {"mean": sum(sure) / len(sure)} if sure else None,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from urllib.parse import urlsplit
 
 from mdslite.hosts import UNIX
@@ -146,6 +147,7 @@ def _figures(total: Total) -> Line:
         (f"{figures.rate(total.rps)}/s", "bold"),
         (f"  p50 {figures.milliseconds(total.p50_ms)}  p99 {_milliseconds(total.p99_ms)}", ""),
         (f"  err {figures.percent(failed, 2)}%" if failed is not None else "", "bad" if failed else ""),
+        (f"  over {figures.span(ceil(total.window_s))}" if total.window_s is not None else "", "dim"),
     ]
 
 

@@ -333,8 +333,8 @@ def _mark_line(marks: Sequence[tuple[float, str, str]], columns: Sequence[int], 
 
 
 def _legend(stack: Stack, width: int, rows: int) -> list[Line]:
-    """What is stacked, from the top, and how many failed; where there is no room for all, what was refused
-    goes first, as it has failed, and then what is least."""
+    """What is stacked, from the top, and how many errors; where there is no room for all, what reached no
+    version goes first, and then what is least."""
     if not width:
         return []
     failed = any(stack.errors)
@@ -346,7 +346,7 @@ def _legend(stack: Stack, width: int, rows: int) -> list[Line]:
         for at in reversed(kept)
     ]
     if failed:
-        lines.append([("  ", ""), ("✖", "bad"), (f" {figures.count(sum(stack.errors))} failed", "")])
+        lines.append([("  ", ""), ("✖", "bad"), (f" {figures.count(sum(stack.errors))} errors", "")])
     return lines
 
 

@@ -12,6 +12,7 @@ from time import time
 
 import msgspec
 
+from mdslite.blame import is_error
 from mdslite.tui.snapshot import Json
 from mdslite.tui.terms import Terms
 
@@ -139,7 +140,7 @@ class Recording:
                 counts, errors = found.setdefault(key, ([0] * buckets, [0] * buckets))
                 bucket = min(buckets - 1, int((moment - since) / interval_s))
                 counts[bucket] += 1
-                errors[bucket] += row["status"] >= 400
+                errors[bucket] += is_error(row["status"])
             turn += 1
         return found
 

@@ -209,8 +209,7 @@ class PercentilesSource:
     async def fetch(self, ask: Asker, view: View, kept: Kept, now: float) -> Any:
         since, until = chosen(view, now)
         terms = [view.filter, f"since={since:.3f}", f"until={until:.3f}"]
-        found = await ask(log_calls.percentiles(" ".join(filter(None, terms))))
-        return {**found, "since": since, "until": until}
+        return await ask(log_calls.percentiles(" ".join(filter(None, terms))))
 
     def keep(self, kept: Kept, view: View, found: Json) -> bool:
         kept.percentiles = found

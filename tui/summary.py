@@ -49,7 +49,7 @@ def _versions(snapshot: Snapshot, width: int) -> list[Line]:
             [
                 (fit(title, name), roles.get(key, "")),
                 (f" {figures.count(count):>7}", ""),
-                (f" {figures.percent(failed / count if count else None, 2):>6}", "bad" if failed else "dim"),
+                (f" {figures.percent(group.get('error_rate'), 2):>6}", "bad" if failed else "dim"),
                 (f" {figures.milliseconds(slow.get('p50')):>6}", ""),
                 (f" {figures.milliseconds(slow.get('p99')):>6}", ""),
                 (f" {figures.confidence(sure.get('p50')):>5}", ""),

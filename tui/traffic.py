@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mdslite.blame import error_rate
 from mdslite.tui.snapshot import Json, Snapshot
 
 
@@ -20,10 +21,16 @@ class Total:
     p50_ms: float | None
     p99_ms: float | None
     error_rate: float | None
+    window_s: float | None  # the longest of all versions
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
+    """Of `window_s` seconds: `rps` is of all requests, `good` and `errors` are how many of them were."""
+
+    window_s: float | None = None
+    good: int = 0
+    errors: int = 0
     rps: float | None = None
     p50_ms: float | None = None
     p95_ms: float | None = None
@@ -45,7 +52,11 @@ def figures_of(snapshot: Snapshot, project: str, model: str, version: Json) -> F
     sure = (group or {}).get("confidence") or {}
     slow = (group or {}).get("latency_ms") or {}
     if not from_log(snapshot):
+        requests, errors, refused = (version.get(name) or 0 for name in ("requests", "errors", "refused"))
         return Figures(
+            window_s=version.get("window_s"),
+            good=requests - errors - refused,
+            errors=errors,
             rps=version.get("rps"),
             p50_ms=version.get("p50_ms"),
             p95_ms=slow.get("p95"),
@@ -57,15 +68,19 @@ def figures_of(snapshot: Snapshot, project: str, model: str, version: Json) -> F
     found = snapshot.percentiles
     if found is None:
         return Figures()
+    since, until = found.get("since"), found.get("until")
+    length_s = 1.0 if since is None or until is None else max(1.0, until - since)
     if group is None:
-        return Figures(rps=0.0)
-    length_s = max(1e-3, found.get("until", 0.0) - found.get("since", 0.0))
+        return Figures(window_s=length_s, rps=0.0)
     return Figures(
+        window_s=length_s,
+        good=group["count"] - group["errors"] - group["refused"],
+        errors=group["errors"],
         rps=group["count"] / length_s,
         p50_ms=slow.get("p50"),
         p95_ms=slow.get("p95"),
         p99_ms=slow.get("p99"),
-        error_rate=group["errors"] / group["count"] if group["count"] else None,
+        error_rate=group["error_rate"],
         confidence=sure.get("p50"),
         low_confidence=sure.get("p10"),
     )
@@ -82,12 +97,12 @@ def add_up(snapshot: Snapshot) -> Total | None:
         if not version.get("shadow")
     ]
     rps = sum(one.rps or 0.0 for one in found)
-    failed = sum((one.error_rate or 0.0) * (one.rps or 0.0) for one in found)
     return Total(
         rps=rps,
         p50_ms=_middle((one.p50_ms, one.rps or 0.0) for one in found),
         p99_ms=max((one.p99_ms for one in found if one.p99_ms is not None), default=None),
-        error_rate=failed / rps if rps else None,
+        error_rate=error_rate(good=sum(one.good for one in found), errors=sum(one.errors for one in found)),
+        window_s=max((one.window_s for one in found if one.window_s is not None), default=None),
     )
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import sleep, time
 
+from mdslite import blame
 from mdslite.api.trouble import Trouble
 from mdslite.errors import MdsliteError, Unavailable
 from mdslite.logrules import Log
@@ -185,9 +186,9 @@ class Comparisons:
         pair = _pair(first, second)
         sums = self._sums_of(pair, now)
         sums.pairs += 1
-        sums.primary_errors += primary.status >= 500
-        sums.shadow_errors += shadow.status != 200
-        if primary.status != 200 or shadow.status != 200:
+        sums.primary_errors += blame.is_error(primary.status)
+        sums.shadow_errors += blame.is_error(shadow.status)
+        if not (blame.is_good(primary.status) and blame.is_good(shadow.status)):
             return
         surer = None
         if primary.confidence is not None and shadow.confidence is not None:

@@ -46,7 +46,8 @@ class Figure(Value, frozen=True, kw_only=True):
 
 
 class Side(Value, frozen=True, kw_only=True):
-    """One version by itself. Latencies in milliseconds, to the answer; errors are 500, 503 and 504."""
+    """One version by itself. Latencies in milliseconds, to the answer; errors are 5xx, and what was refused
+    (4xx) is left out."""
 
     version: str
     shadow: bool

@@ -211,11 +211,18 @@ class VersionInfo(Value, frozen=True, kw_only=True):
     pipeline: PipelineInfo | None = None
     endpoints: list[EndpointState] | None = None
     queue_rows: int = 0
-    rps: float | None = None
-    p50_ms: float | None = None
+    window_s: Annotated[
+        float | None,
+        Meta(description="what the figures down to error_rate are of: a minute, less for a younger version"),
+    ] = None
+    requests: Annotated[int | None, Meta(description="all of them")] = None
+    rps: Annotated[float | None, Meta(description="all requests, a second")] = None
+    p50_ms: Annotated[float | None, Meta(description="of good answers; p99_ms too")] = None
     p99_ms: float | None = None
-    error_rate: Annotated[float | None, Meta(description="0 to 1")] = None
-    requests_total: int | None = None
+    errors: Annotated[int | None, Meta(description="requests with a status of 500 or above")] = None
+    refused: Annotated[int | None, Meta(description="requests with a status of 400 to 499")] = None
+    error_rate: Annotated[float | None, Meta(description="0 to 1, of what was not refused")] = None
+    requests_total: Annotated[int | None, Meta(description="since the start")] = None
 
 
 class EndpointState(Value, frozen=True, kw_only=True):

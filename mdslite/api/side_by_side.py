@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mdslite import blame
 from mdslite.api.comparison import Comparison, disagreement_info, make_agreement, report
 from mdslite.api.inputs import content_of
 from mdslite.api.schema import ModelPath
@@ -19,7 +20,7 @@ from mdslite.serving.fleet import Fleet, Served
 from mdslite.serving.replies import read_outputs
 from mdslite.store.comparisons import BODY_BYTES, Disagreement, Pair, Sums
 from mdslite.store.entries import Entry
-from mdslite.store.evidence import FAILED, Evidence
+from mdslite.store.evidence import Evidence
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,10 @@ class _Side:
     confidence: list[float] = field(default_factory=list)
 
     def add(self, status: int, latency_ms: float, confidence: float | None) -> None:
-        if status in FAILED:
+        if blame.is_error(status):
             self.requests += 1
             self.errors += 1
-        elif status == 200:
+        elif blame.is_good(status):
             self.requests += 1
             self.latency_ms.append(latency_ms)
             if confidence is not None:
@@ -105,9 +106,9 @@ class SideBySide:
         self._first.add(row.status, row.latency_ms, row.confidence)
         self._second.add(status, one.latency_ms, call.confidence)
         self._sums.pairs += 1
-        self._sums.primary_errors += row.status >= 500
-        self._sums.shadow_errors += status != 200
-        if row.status != 200 or status != 200:
+        self._sums.primary_errors += blame.is_error(row.status)
+        self._sums.shadow_errors += blame.is_error(status)
+        if not (blame.is_good(row.status) and blame.is_good(status)):
             return
         surer = None
         if row.confidence is not None and call.confidence is not None:

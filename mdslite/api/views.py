@@ -139,7 +139,8 @@ def _versions(parts: Parts, versions: Sequence[Served], known: Mapping[Key, Vers
 
 
 def _version(parts: Parts, served: Served, share: float, row: VersionRow | None) -> VersionInfo:
-    recent = parts.metrics.recent(served.project, served.model, served.version)
+    since = served.loaded_at if served.loaded else None
+    recent = parts.metrics.recent(served.project, served.model, served.version, since=since)
     info = served.spec.service_info
     return VersionInfo(
         version=served.version,
@@ -163,9 +164,13 @@ def _version(parts: Parts, served: Served, share: float, row: VersionRow | None)
         pipeline=_pipeline(served),
         endpoints=_endpoints(served),
         queue_rows=served.queue_rows,
+        window_s=round(recent.window_s, 1),
         rps=round(recent.rps, 3),
         p50_ms=recent.p50_ms,
         p99_ms=recent.p99_ms,
+        requests=recent.requests,
+        errors=recent.errors,
+        refused=recent.refused,
         error_rate=recent.error_rate,
         requests_total=recent.requests_total,
     )

@@ -33,10 +33,10 @@ Examples:
   mdslite compare mail/spamfilter v1 v2 --since 24h --disagreements 50
   mdslite compare mail/spamfilter v1 v2 --json | jq .verdict
 
-Figures stand with their 95 % intervals. Errors are what a version is to blame for: 500, 503 and 504. What was
-refused (4xx) says something of who sent it and is left out; `mdslite ls` and the dashboard count every status
-from 400 on. Agreement needs one of the two to be the other's shadow. Copies get what time requests leave, and
-the others are dropped: `mdslite replay` asks later what the log kept."""
+Figures stand with their 95 % intervals. Errors are what a version is to blame for (5xx), of these
+and its good answers; what was refused (4xx) says something of who sent it and is left out. Agreement needs
+one of the two to be the other's shadow. Copies get what time requests leave, and the others are dropped:
+`mdslite replay` asks later what the log kept."""
 )
 @click.argument("target", metavar="PROJECT/MODEL", callback=parse_model)
 @click.argument("first", metavar="V1")
@@ -69,9 +69,7 @@ def compare(
         output.write_json(found)
         return 0
     write_comparison(found)
-    output.note(
-        "errors are 500, 503 and 504; refused requests (4xx) are left out, which ls and the dashboard count"
-    )
+    output.note("errors are 5xx, of these and the good answers; what was refused (4xx) is left out")
     agreement = found["agreement"]
     if agreement is None:
         output.note("no agreement: neither version has been the other's shadow in this time")

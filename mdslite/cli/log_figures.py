@@ -41,8 +41,12 @@ _PERCENTILES = (
     output.Column("S"),
     *(
         output.Column(title, "right")
-        for title in ("COUNT", "FAILED", "P50 MS", "P90", "P95", "P99", "MAX", "CONF P10", "P50", "MEAN")
+        for title in ("COUNT", "ERRORS", "REFUSED", "P50 MS", "P90", "P95", "P99", "MAX")
     ),
+)
+_CONFIDENCES = (
+    *_PERCENTILES[:3],
+    *(output.Column(title, "right") for title in ("CONF P10", "CONF P50", "CONF MEAN")),
 )
 
 
@@ -85,10 +89,14 @@ def draw_histogram(found: Mapping[str, Any], *, width: int, fills: str) -> list[
     """A line for each interval, its bar in parts for the greatest series."""
     since, interval_s = found["since"], found["interval_s"]
     totals = _counts(found)
-    failed = [sum(column) for column in zip(*(one["errors"] for one in found["series"]), strict=True)]
+    errors, refused = (
+        [sum(column) for column in zip(*(one[kind] for one in found["series"]), strict=True)]
+        for kind in ("errors", "refused")
+    )
+    wrong = _wrong(sum(errors), sum(refused))
     day = f"{datetime.fromtimestamp(since):%Y-%m-%d %H:%M:%S}"
     lines = [
-        f"{sum(totals):,} requests, {sum(failed):,} failed, from {day}; a line is {_span(interval_s)}",
+        f"{sum(totals):,} requests, {wrong}from {day}; a line is {_span(interval_s)}",
         "  ".join(
             f"{fills[min(number, len(fills) - 1)]} {_name(one, found['by'])} {one['total']:,}"
             for number, one in enumerate(found["series"][: len(fills) + 5])
@@ -105,9 +113,15 @@ def draw_histogram(found: Mapping[str, Any], *, width: int, fills: str) -> list[
         moment = datetime.fromtimestamp(since + number * interval_s)
         clock = moment.strftime("%m-%d %H:%M:%S" if interval_s >= 1 else "%H:%M:%S.%f")
         parts = [one["counts"][number] for one in found["series"]]
-        said = f"{failed[number]:,} failed" if failed[number] else ""
+        said = _wrong(errors[number], refused[number]).removesuffix(", ")
         lines.append(f"{clock}  {_bar(parts, most, room, fills):<{room}} {total:>9,}  {said}".rstrip())
     return lines
+
+
+def _wrong(errors: int, refused: int) -> str:
+    """What there was of errors and of refused requests, such as `3 errors, 1 refused, `."""
+    told = f"{errors:,} error{'s' * (errors != 1)}, " if errors else ""
+    return told + (f"{refused:,} refused, " if refused else "")
 
 
 def _quiet_runs(totals: Sequence[int]) -> dict[int, int]:
@@ -160,7 +174,12 @@ def show_percentiles(client: Client, filter: str, *, as_json: bool) -> None:
     if not found["groups"]:
         output.note("no logged request matches")
         return
-    output.write_table(_PERCENTILES, [_percentile_cells(one) for one in found["groups"]])
+    output.write_table(_PERCENTILES, [_latency_cells(one) for one in found["groups"]])
+    if sure := [one for one in found["groups"] if one["confidence"]]:
+        output.write()
+        output.write_table(_CONFIDENCES, [_confidence_cells(one) for one in sure])
+    if any(one["latency_ms"] is None for one in found["groups"]):
+        output.note("latencies are those of good answers: the log's rows have the others'")
     if not found["exact"]:
         output.note("percentiles are within 0.4 %")
 
@@ -208,16 +227,27 @@ def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limi
     output.note(f"exported {count}{size_text(size_bytes)}")
 
 
-def _percentile_cells(one: Mapping[str, Any]) -> list[str]:
-    latency, sure = one["latency_ms"], one["confidence"] or {}
+def _latency_cells(one: Mapping[str, Any]) -> list[str]:
+    latency = one["latency_ms"] or {}
+    return [
+        *_name_cells(one),
+        f"{one['count']:,}",
+        f"{one['errors']:,}",
+        f"{one['refused']:,}",
+        *(output.number_text(latency.get(name), 2) for name in ("p50", "p90", "p95", "p99", "max")),
+    ]
+
+
+def _confidence_cells(one: Mapping[str, Any]) -> list[str]:
+    sure = one["confidence"]
+    return [*_name_cells(one), *(output.number_text(sure[name], 3) for name in ("p10", "p50", "mean"))]
+
+
+def _name_cells(one: Mapping[str, Any]) -> list[str]:
     return [
         f"{one['project'] or '-'}/{one['model'] or '-'}" if one["project"] or one["model"] else "no model",
         str(one["version"] or "-"),
         "S" if one["shadow"] else "",
-        f"{one['count']:,}",
-        f"{one['errors']:,}",
-        *(output.number_text(latency[name], 2) for name in ("p50", "p90", "p95", "p99", "max")),
-        *(output.number_text(sure.get(name), 3) for name in ("p10", "p50", "mean")),
     ]
 
 

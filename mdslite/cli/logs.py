@@ -85,7 +85,7 @@ time of this machine's zone: 14:03, 2026-11-17T14:03).""",
     help="What the histogram stacks.",
 )
 @click.option("--top", metavar="FIELD", help="Show a field's most frequent values, --limit of them.")
-@click.option("--percentiles", is_flag=True, help="Show latency and confidence by version.")
+@click.option("--percentiles", is_flag=True, help="Show latency and confidence of good answers by version.")
 @click.option("--export", metavar="FILE", help="Write rows to a .csv, .jsonl or .parquet file.")
 @click.option("--format", type=click.Choice(["csv", "jsonl", "parquet"]), help="Of the exported file.")
 @click.option("--force", is_flag=True, help="Replace a file that --export finds there.")

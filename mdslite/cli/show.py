@@ -22,6 +22,7 @@ _LS_COLUMNS = [
     *(output.Column(title, "right") for title in ("WEIGHT", "SHARE", "RPS", "P50 MS", "P99 MS", "ERR %")),
 ]
 _PRINTED_LINES = 20
+_MINUTE_S = 59  # from here on, for of the second that goes on there is a part as yet
 
 _PAST_COLUMNS = [
     output.Column("VERSION"),
@@ -137,6 +138,7 @@ def _write_models(models: Sequence[Json], url: str) -> None:
         for version in model["versions"]
     ]
     output.write_table(_LS_COLUMNS, rows)
+    output.note(_windows(models))
     for model in models:
         for version in model["versions"]:
             if version.get("reason"):
@@ -147,6 +149,17 @@ def _write_models(models: Sequence[Json], url: str) -> None:
                 if not one["available"]:
                     name = f"{model['project']}/{model['model']}@{version['version']}"
                     output.note(f"{name} leaves out {_where(one)}")
+
+
+def _windows(models: Sequence[Json]) -> str:
+    """What time the figures of a list are of."""
+    windows = [version.get("window_s") for model in models for version in model["versions"]]
+    young = [f"{one:.0f} s" for one in sorted(filter(None, windows)) if one < _MINUTE_S]
+    if not young:
+        return "traffic of the last minute"
+    if len(young) == len(windows) and young[0] == young[-1]:
+        return f"traffic of the last {young[0]}, since they serve"
+    return f"traffic of the last minute, or since a version serves: {', '.join(dict.fromkeys(young))}"
 
 
 def _write_version(target: Target, version: Json, url: str) -> None:
@@ -169,7 +182,7 @@ def _write_version(target: Target, version: Json, url: str) -> None:
         "memory": size_text(version.get("memory_bytes")),
         "batch": " ".join(f"{name}={value}" for name, value in batch.items() if value is not None) or None,
         "queue": f"{version.get('queue_rows', 0)} rows",
-        "last minute": _traffic(version),
+        _window(version): _traffic(version),
         "requests": version.get("requests_total"),
     }
     if version.get("endpoints"):  # nothing of it is here
@@ -241,7 +254,14 @@ def _traffic(version: Json) -> str:
         return "no requests"
     figures = {name: output.number_text(version.get(name)) for name in ("rps", "p50_ms", "p99_ms")}
     errors_text = _percent(version.get("error_rate"), digits=2)
-    return f"{figures['rps']}/s  p50 {figures['p50_ms']} ms  p99 {figures['p99_ms']} ms  errors {errors_text}"
+    told = f"{figures['rps']}/s  p50 {figures['p50_ms']} ms  p99 {figures['p99_ms']} ms  errors {errors_text}"
+    return f"{told}  refused {version['refused']}" if version.get("refused") else told
+
+
+def _window(version: Json) -> str:
+    """How much time the figures of a version's traffic are of."""
+    window_s = version.get("window_s")
+    return "last minute" if window_s is None or window_s >= _MINUTE_S else f"last {window_s:.0f} s"
 
 
 def _write_past(target: Target, moment: float, found: Json, versions: Sequence[Json]) -> None:

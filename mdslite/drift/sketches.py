@@ -97,7 +97,7 @@ class Window:
     """One version's requests in a span of time."""
 
     def __init__(self) -> None:
-        self.requests = 0  # answered well, or failed by the version's fault
+        self.requests = 0  # good answers, and errors
         self.failed = 0
         self.latency: Ints = np.zeros(LATENCY_BINS, dtype=np.int64)
         self.confidence: Ints = np.zeros(CONFIDENCE_BINS, dtype=np.int64)

@@ -57,7 +57,7 @@ class Appliance(Assembly):
         await self._start_judges()
         for served in self.fleet.all():
             self.announce(_state_line(served))
-        self.starting = False
+        self.fleet.router.starting = False
         if self.url.startswith("https:"):
             await self.bridge.warm()  # with TLS, the first client is likely to choose HTTP/2
         if self.rpc is not None:
@@ -131,7 +131,7 @@ class Appliance(Assembly):
         await self.alarms.close()
         if self.rpc is not None:
             await self.rpc.announce_stop()
-        if self.url and not self.starting:  # before that, nobody was told to come
+        if self.url and not self.fleet.router.starting:  # before that, nobody was told to come
             await asyncio.sleep(settings.drain_grace_s)
         await self.front.close()
         await asyncio.gather(

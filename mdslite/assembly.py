@@ -105,7 +105,6 @@ class Assembly:
         self.settings = settings
         self.announce = announce
         self.started_at = time()
-        self.starting = True
         self.draining = False
         self.url = ""
         self.rpc: RpcServer | None = None
@@ -150,6 +149,7 @@ class Assembly:
             devices=self.devices,
             cores=cores(),
         )
+        self.fleet.router.starting = True
         self.history = History(self.devices.readings, lambda: sum(one.queue_rows for one in self.fleet.all()))
         intake = Intake(
             self.registry,

@@ -23,6 +23,7 @@
     ├── ClientClosed             499 client_closed
     ├── ModelError               500 model_error
     ├── Unavailable              503 unavailable          (retry_after_s)
+    │   ├── StillLoading         503 still_loading
     │   └── OutOfMemory          503 out_of_memory
     ├── DeadlineExceeded         504 deadline_exceeded
     ├── VersionNotSupported      505 http_version_not_supported
@@ -271,6 +272,13 @@ class ModelError(MdsliteError):
 class Unavailable(MdsliteError):
     code = "unavailable"
     status = 503
+
+
+class StillLoading(Unavailable):
+    """It will be there, or whether it will is not known yet: the appliance has not loaded all that it is to
+    serve."""
+
+    code = "still_loading"
 
 
 class OutOfMemory(Unavailable):

@@ -124,6 +124,7 @@ class ApiServer:
         ]
         self.plan: dict[str, Any] = PLAN
         self.events: list[dict[str, Any]] = [*STEPS, APPLIED]
+        self.status: dict[str, Any] = {"version": "0", "ready": True}
         self.hangs = False  # after the events, an apply neither ends nor goes on
         self.revisions: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []  # of the request log, newest first
@@ -192,7 +193,7 @@ class ApiServer:
             return JSONResponse(found[0])
         if path == "/backup":
             return JSONResponse(BACKUP)
-        return JSONResponse({"/plan": self.plan, "/doctor": self.findings, "/status": {"version": "0"}}[path])
+        return JSONResponse({"/plan": self.plan, "/doctor": self.findings, "/status": self.status}[path])
 
     def _read_model(self, names: list[str]) -> Response:
         for model in self.models:

@@ -74,7 +74,6 @@ class Box:
     ) -> None:
         self.settings = BoxSettings(store)
         self.started_at = time()
-        self.starting = False
         self.draining = False
         self.url = "http://127.0.0.1:8500"
         self.worker = Worker("registry")

@@ -94,7 +94,6 @@ class Site:
     def __init__(self, folder: Path, **predictor: Any) -> None:
         self.settings = SiteSettings(folder)
         self.started_at = time()
-        self.starting = False
         self.draining = False
         self.url = ""
         self.metrics = Metrics()

@@ -10,11 +10,14 @@ import ssl
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 from waiting import drained
+
+from mdslite.hosts import short_path
 
 WAIT_S = 20.0
 PREDICT = (
@@ -143,6 +146,17 @@ async def connect(address: tuple[str, int], *, tls: ssl.SSLContext | None = None
     wire = Wire(*await asyncio.open_connection(*address, limit=1 << 20, ssl=tls, server_hostname=name))
     try:
         yield wire
+    finally:
+        await wire.close()
+
+
+async def speak(path: Path, data: bytes) -> Reply:
+    """Send one request on a connection of its own to a socket that is a file."""
+    with short_path(path) as short:
+        wire = Wire(*await asyncio.open_unix_connection(short))
+    try:
+        wire.send(data)
+        return await wire.reply()
     finally:
         await wire.close()
 

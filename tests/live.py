@@ -61,8 +61,8 @@ class Live:
 
 
 @contextlib.contextmanager
-def up(*args: str, cwd: Path) -> Iterator[Live]:
-    """Run `mdslite up ARGS` for as long as the block runs."""
+def begin(*args: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run `mdslite up ARGS` for as long as the block runs, from before it serves."""
     command = [sys.executable, "-m", "mdslite", "up", "--port", "0", "--drain-grace", "0", *args]
     env = {name: value for name, value in os.environ.items() if not name.startswith("MDSLITE_")}
     process = subprocess.Popen(
@@ -70,15 +70,27 @@ def up(*args: str, cwd: Path) -> Iterator[Live]:
     )
     with process:
         try:
-            assert process.stdout is not None
-            lines = [process.stdout.readline().rstrip("\n") for _ in range(2)]
-            if not lines[0]:
-                raise AssertionError(process.communicate(timeout=STOP_WAIT_S)[1])
-            yield Live(process, lines)
+            yield process
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.communicate(timeout=STOP_WAIT_S)
+
+
+def served(process: subprocess.Popen[str]) -> Live:
+    """The appliance, once it serves."""
+    assert process.stdout is not None
+    lines = [process.stdout.readline().rstrip("\n") for _ in range(2)]
+    if not lines[0]:
+        raise AssertionError(process.communicate(timeout=STOP_WAIT_S)[1])
+    return Live(process, lines)
+
+
+@contextlib.contextmanager
+def up(*args: str, cwd: Path) -> Iterator[Live]:
+    """Run `mdslite up ARGS` for as long as the block runs."""
+    with begin(*args, cwd=cwd) as process:
+        yield served(process)
 
 
 def fill(folder: Path) -> Path:

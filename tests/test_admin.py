@@ -20,9 +20,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_the_box_is_ready_once_it_has_started_and_until_it_drains(box: Box, caller: Caller) -> None:
-    box.starting = True
+    box.fleet.router.starting = True
     assert (await caller.get("/readyz")).status == 503
-    box.starting = False
+    box.fleet.router.starting = False
     assert (await caller.get("/readyz")).status == 200
     box.draining = True
     heard = await caller.get("/readyz")

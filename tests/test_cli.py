@@ -238,6 +238,11 @@ class TestLs:
         assert run(["ls"]) == 0
         printed = capsys.readouterr()
         assert (printed.out, printed.err.splitlines()[0]) == ("", "nothing is deployed yet")
+        api.status["ready"] = False
+        assert run(["ls"]) == 0
+        assert capsys.readouterr().err == (
+            "nothing is deployed yet: the appliance is still loading, or stopping\n"
+        )
 
     def test_marks_states_by_symbol_and_lets_no_escape_through_on_a_terminal(self, api: ApiServer) -> None:
         api.models[0]["versions"][0]["version"] = "v1\x1b[2J[red]"

@@ -15,14 +15,14 @@ import h2_client
 import pytest
 from door_tokens import LARGE
 from doors import Site, open_site, run
-from h1_client import Reply, Wire, predict, request
+from h1_client import Wire, predict, request, speak
 from minted import make_token
 from waiting import until
 
 from mdslite.client import Client
 from mdslite.door.local import LocalListener
 from mdslite.errors import InvalidRequest, Unauthorized, Unavailable
-from mdslite.hosts import SOCKET_NAME, short_path
+from mdslite.hosts import SOCKET_NAME
 
 
 @asynccontextmanager
@@ -37,16 +37,6 @@ async def owned(folder: Path) -> AsyncIterator[tuple[Site, Path]]:
         finally:
             local.close()
             assert not (folder / SOCKET_NAME).exists()
-
-
-async def speak(path: Path, data: bytes) -> Reply:
-    with short_path(path) as short:
-        wire = Wire(*await asyncio.open_unix_connection(short))
-    try:
-        wire.send(data)
-        return await wire.reply()
-    finally:
-        await wire.close()
 
 
 def test_the_owner_needs_no_token(tmp_path: Path) -> None:

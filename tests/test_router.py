@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdslite.errors import NotFound, Unavailable
+from mdslite.errors import NotFound, StillLoading, Unavailable
 from mdslite.serving.router import CYCLE_MAX, Route, Router, weighted_cycle
 
 
@@ -85,17 +85,34 @@ def test_no_ready_version_is_503_with_a_time_to_come_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "unloaded", "hint"),
+    ("version", "states", "code", "hint"),
     [
-        (None, (), "mdslite ls p/m"),
-        ("v1", (), "mdslite show p/m@v1"),
-        (None, ("v1",), "mdslite load p/m"),
-        ("v1", ("v1",), "mdslite load p/m"),
+        (None, {"v1": "failed"}, "unavailable", "mdslite ls p/m"),
+        ("v1", {"v1": "failed"}, "unavailable", "mdslite show p/m@v1"),
+        (None, {"v1": "unloaded"}, "unavailable", "mdslite load p/m"),
+        ("v1", {"v1": "unloaded"}, "unavailable", "mdslite load p/m"),
+        (None, {"v1": "unloaded", "v2": "loading"}, "still_loading", "mdslite ls p/m"),
+        ("v1", {"v1": "loading"}, "still_loading", "mdslite show p/m@v1"),
     ],
 )
 def test_who_asks_what_is_not_ready_is_told_where_it_says_why(
-    version: str | None, unloaded: tuple[str, ...], hint: str
+    version: str | None, states: dict[str, str], code: str, hint: str
 ) -> None:
     with pytest.raises(Unavailable) as caught:
-        Route("p", "m", version, [], unloaded=unloaded).pick()
-    assert caught.value.hint == hint
+        Route("p", "m", version, [], states=states).pick()
+    assert (caught.value.code, caught.value.hint) == (code, hint)
+
+
+def test_what_there_is_not_is_told_only_once_all_is_there() -> None:
+    router: Router[Target] = Router()
+    router.starting = True
+    one = Target("v1")
+    router.replace([Route("p", "m", None, [one]), Route("p", "m", "v1", [one])])
+    assert router.find("p", "m", "v1").pick() is one
+    for names in (("p", "m", "v9"), ("p", "other", None)):
+        with pytest.raises(StillLoading) as caught:
+            router.find(*names)
+        assert caught.value.retry_after_s == 1
+    router.starting = False
+    with pytest.raises(NotFound):
+        router.find("p", "m", "v9")

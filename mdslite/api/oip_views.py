@@ -23,7 +23,7 @@ from mdslite.api.oip_schema import (
 )
 from mdslite.api.parts import Parts
 from mdslite.data import DataCodec
-from mdslite.errors import Unavailable
+from mdslite.errors import StillLoading, Unavailable
 from mdslite.metrics import Totals
 from mdslite.oip.free import INPUT
 from mdslite.runtimes.protocol import Rows, TensorSpec
@@ -70,7 +70,10 @@ def is_ready(parts: Parts, project: str, model: str, version: str | None) -> boo
 
     :raises NotFound: there is none such
     """
-    parts.fleet.router.find(project, model, version)
+    try:
+        parts.fleet.router.find(project, model, version)
+    except StillLoading:
+        return False
     found = [one for one in parts.fleet.all() if (one.project, one.model) == (project, model)]
     if version is not None:
         return any(one.version == version and one.state == "ready" for one in found)

@@ -42,11 +42,9 @@ class Settings(Protocol):
 
 
 class Parts(Protocol):
-    """`starting` until what was deployed is loaded; `draining` from the signal on; `started_at` in Unix
-    seconds; `url` is where the appliance serves."""
+    """`draining` from the signal on; `started_at` in Unix seconds; `url` is where the appliance serves."""
 
     started_at: float
-    starting: bool
     draining: bool
     url: str
     fleet: Fleet

@@ -76,7 +76,7 @@ def status_of(parts: Parts, revision: int, grant: Grant) -> Status:
 
 
 def is_ready(parts: Parts) -> bool:
-    return not (parts.starting or parts.draining)
+    return not (parts.fleet.router.starting or parts.draining)
 
 
 def readiness_of(parts: Parts, model: tuple[str, str] | None, grant: Grant) -> Readiness:
@@ -88,7 +88,7 @@ def readiness_of(parts: Parts, model: tuple[str, str] | None, grant: Grant) -> R
     versions = [one for one in parts.fleet.all() if model is None or (one.project, one.model) == model]
     ready = is_ready(parts)
     if model is not None:
-        if not versions:
+        if not versions and not parts.fleet.router.starting:
             raise NotFound(f"no model {'/'.join(model)} is deployed", hint="mdslite ls")
         ready = not parts.draining and any(
             one.state == "ready" and not one.spec.service_info.shadow for one in versions

@@ -62,10 +62,13 @@ def ls(scope: Scope | None, as_json: bool, url: str) -> int:
     """List what is deployed, with state, weight and traffic of the last minute."""
     with connect(url) as client:
         found = client.models(scope.project if scope else None)
+        is_loading = not found and scope is None and not client.status()["ready"]
     if scope is not None:
         found = require_scope(found, scope)
     if as_json:
         output.write_json(found)
+    elif is_loading:
+        output.note("nothing is deployed yet: the appliance is still loading, or stopping")
     elif not found:
         output.note("nothing is deployed yet")
         output.note(addressed_to(url, "hint: mdslite apply -f deployments.yaml"))

@@ -288,17 +288,15 @@ class Fleet:
                     shadows=shadows,
                     selector=_make_selector(takers),
                     back_in_s=partial(_back_in_s, versions),
-                    unloaded=[one.version for one in versions if one.state == "unloaded"],
+                    states={one.version: one.state for one in versions},
                 )
             )
             for served in versions:
                 cycle_of_one = [served] if served in ready else []
-                unloaded = [served.version] if served.state == "unloaded" else []
                 back_in_s = partial(_back_in_s, [served])
+                states = {served.version: served.state}
                 routes.append(
-                    Route(
-                        project, model, served.version, cycle_of_one, back_in_s=back_in_s, unloaded=unloaded
-                    )
+                    Route(project, model, served.version, cycle_of_one, back_in_s=back_in_s, states=states)
                 )
         self.router.replace(routes)
 

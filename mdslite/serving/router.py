@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from math import gcd
+from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from mdslite.errors import NotFound, Unavailable
+from mdslite.errors import NotFound, StillLoading, Unavailable
 from mdslite.serving.targeting import Selector
 
 CYCLE_MAX = 10_000
@@ -49,7 +50,7 @@ class Route(Generic[T]):
     """One predict URL. `pick` is the whole of routing on the hot path: one list access."""
 
     __slots__ = (
-        "_at", "_back_in_s", "_cycle", "_length", "_unloaded",
+        "_at", "_back_in_s", "_cycle", "_length", "_states",
         "model", "project", "selector", "shadows", "url", "version",
     )  # fmt: skip
 
@@ -63,10 +64,10 @@ class Route(Generic[T]):
         shadows: Sequence[Share[T]] = (),
         selector: Selector[T] | None = None,
         back_in_s: Callable[[], float] = lambda: 1.0,
-        unloaded: Sequence[str] = (),
+        states: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._back_in_s = back_in_s  # when to ask again where none is ready
-        self._unloaded = unloaded  # the versions that somebody took out of memory
+        self._states = states  # of its versions
         self.selector = selector  # asked before `pick`, where requests may choose by themselves
         self.shadows = shadows  # what copies its requests once they are answered
         self.project = project
@@ -86,22 +87,27 @@ class Route(Generic[T]):
         if at >= self._length:
             at = 0
             if not self._length:
-                raise Unavailable(self._why_not(), hint=self._hint(), retry_after_s=self._back_in_s())
+                raise self._why_not()
         self._at = at + 1
         return self._cycle[at]
 
-    def _why_not(self) -> str:
+    def _why_not(self) -> Unavailable:
         name = f"{self.project}/{self.model}"
+        loading = [version for version, state in self._states.items() if state == "loading"]
+        unloaded = [version for version, state in self._states.items() if state == "unloaded"]
         if self.version is not None:
-            return f"{name} {self.version} {'was unloaded' if self._unloaded else 'is not ready'}"
-        why = f": unloaded are {', '.join(self._unloaded)}" if self._unloaded else ""
-        return f"no version of {name} is ready to take its traffic{why}"
-
-    def _hint(self) -> str:
-        name = f"{self.project}/{self.model}"
-        if self._unloaded:
-            return f"mdslite load {name}"
-        return f"mdslite ls {name}" if self.version is None else f"mdslite show {name}@{self.version}"
+            state = "is still loading" if loading else "was unloaded" if unloaded else "is not ready"
+            message, hint = f"{name} {self.version} {state}", f"mdslite show {name}@{self.version}"
+        else:
+            message, hint = f"no version of {name} is ready to take its traffic", f"mdslite ls {name}"
+            if loading:
+                message += f": loading are {', '.join(loading)}"
+            elif unloaded:
+                message += f": unloaded are {', '.join(unloaded)}"
+        if unloaded and not loading:
+            hint = f"mdslite load {name}"
+        kind = StillLoading if loading else Unavailable
+        return kind(message, hint=hint, retry_after_s=self._back_in_s())
 
 
 class InferRoute(Route[T]):
@@ -121,6 +127,7 @@ class Router(Generic[T]):
     """All routes, replaced as a whole so that a request sees either the old set or the new one."""
 
     def __init__(self) -> None:
+        self.starting = False  # what is to be served from the start on is still being loaded
         self._routes: Mapping[bytes, Route[T]] = {}
         self.get = self._routes.get  # bound once: the door looks a URL up with one call
 
@@ -133,12 +140,20 @@ class Router(Generic[T]):
         """The route of a predict URL, or of its URL in the Open Inference Protocol.
 
         :raises NotFound: naming what does exist
+        :raises StillLoading: which is not known yet
         """
         make_url = infer_url if infer else predict_url
         route = self._routes.get(make_url(project, model, version).encode())
         if route is not None:
             return route
         name = f"{project}/{model}"
+        if self.starting:
+            label = name if version is None else f"{name} {version}"
+            raise StillLoading(
+                f"{label} is not here yet: mdslite was just started, and is still loading what it serves",
+                hint="/readyz answers 200 when it is done",
+                retry_after_s=1,
+            )
         siblings = [one for one in self._routes.values() if (one.project, one.model) == (project, model)]
         if siblings:
             versions = {one.version for one in siblings if one.version}

@@ -17,8 +17,10 @@ import httpx2
 
 from mdslite import errors
 from mdslite.hosts import SOCKET_NAME, UNIX, short_path, socket_path
+from mdslite.replies import ELSEWHERE
 
 DEFAULT_URL = "http://127.0.0.1:8500"
+_STRANGER = f"is that an appliance? {ELSEWHERE}"
 _POOL = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
 
 
@@ -155,15 +157,20 @@ def network_error(exc: Exception, url: str) -> errors.MdsliteError:
             hint="export SSL_CERT_FILE=CERT.pem: with mdslite up --tls-self-signed that is STORE/tls/cert.pem"
             " (.mdslite/tls/cert.pem by default), else the file given to --tls-cert or its authority's",
         )
+    if isinstance(exc, httpx2.ConnectError) and "WRONG_VERSION_NUMBER" in str(exc):
+        plain = url.replace("https://", "http://", 1)
+        return errors.Unavailable(f"what answers at {url} speaks no TLS", hint=f"without TLS it is {plain}")
+    if isinstance(exc, httpx2.ConnectError) and "[SSL:" in str(exc):
+        return errors.Unavailable(f"{url} and this machine agree on no TLS: {exc}", hint=_STRANGER)
     if isinstance(exc, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return errors.Unavailable(f"no appliance answers at {url}", hint=_start_hint(url))
     if isinstance(exc, httpx2.TimeoutException):
-        return errors.DeadlineExceeded(
-            f"{url} took the request and gave no answer in time", hint="mdslite doctor"
-        )
+        return errors.DeadlineExceeded(f"{url} took the request and gave no answer in time", hint=_STRANGER)
     if isinstance(exc, httpx2.RemoteProtocolError):
-        return errors.Unavailable(f"{url} ended the connection before its answer was whole: {exc}")
-    return errors.Unavailable(f"the connection to {url} failed: {exc or type(exc).__name__}")
+        return errors.Unavailable(
+            f"{url} ended the connection before its answer was whole: {exc}", hint=_STRANGER
+        )
+    return errors.Unavailable(f"the connection to {url} failed: {exc or type(exc).__name__}", hint=_STRANGER)
 
 
 def _start_hint(url: str) -> str:

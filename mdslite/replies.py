@@ -12,6 +12,10 @@ from mdslite import errors
 
 Json = dict[str, Any]
 
+MARK = "mdslite-request-id"  # in each reply of an appliance, and in nobody else's
+ELSEWHERE = "MDSLITE_URL or --url says where the appliance is; mdslite up --port 0 starts one on a free port"
+_SHOWN_CHARS = 80  # of what a stranger says of itself
+
 
 def error_from(reply: Mapping[str, Any], *, retry_after_s: float | None = None) -> errors.MdsliteError:
     """The exception that an error reply (`error`, `code`, details) stands for; unknown codes get the base."""
@@ -56,6 +60,9 @@ def _codes() -> dict[str, type[errors.MdsliteError]]:
 
 
 def require(reply: httpx2.Response) -> None:
+    """:raises MdsliteError: what an error reply says, or that no appliance has answered"""
+    if MARK not in reply.headers:
+        raise _stranger(reply)
     if reply.status_code < 300:
         return
     try:
@@ -63,7 +70,7 @@ def require(reply: httpx2.Response) -> None:
     except ValueError:
         body = None
     if not isinstance(body, dict) or "error" not in body:
-        raise _foreign(reply)
+        raise _odd(reply)
     if reply.status_code == 401 and "hint" not in body:
         body["hint"] = "export MDSLITE_TOKEN=TOKEN; or, as the owner of the store: --url unix:DIR"
     raise error_from(body, retry_after_s=_seconds(reply.headers.get("retry-after")))
@@ -74,20 +81,20 @@ def read_json(reply: httpx2.Response) -> Any:
     try:
         return json.loads(reply.content)
     except ValueError as exc:
-        raise _foreign(reply) from exc
+        raise _odd(reply) from exc
 
 
 def read_object(reply: httpx2.Response) -> Json:
     value = read_json(reply)
     if not isinstance(value, dict):
-        raise _foreign(reply)
+        raise _odd(reply)
     return value
 
 
 def read_array(reply: httpx2.Response) -> list[Json]:
     value = read_json(reply)
     if not isinstance(value, list):
-        raise _foreign(reply)
+        raise _odd(reply)
     return value
 
 
@@ -104,18 +111,30 @@ def read_events(reply: httpx2.Response) -> list[Any]:
         try:
             found = json.loads(fields[b"data"])
         except ValueError as exc:
-            raise _foreign(reply) from exc
+            raise _odd(reply) from exc
         if fields.get(b"event") == b"error":
             raise error_from(found)
         items.append(found)
     return items
 
 
-def _foreign(reply: httpx2.Response) -> errors.Unavailable:
+def _odd(reply: httpx2.Response) -> errors.Unavailable:
+    """An appliance's reply that none of this version would give."""
     kind = reply.headers.get("content-type", "no content type")
     return errors.Unavailable(
         f"{reply.url} does not answer like an appliance: HTTP {reply.status_code}, {kind}",
-        hint="MDSLITE_URL and --url say where the appliance is",
+        hint="is it of the version of this client? mdslite --version",
+    )
+
+
+def _stranger(reply: httpx2.Response) -> errors.Unavailable:
+    """What answered where an appliance was expected, as far as it tells."""
+    told = [f"HTTP {reply.status_code}", reply.headers.get("content-type") or "no content type"]
+    told += [f"{name} {reply.headers[name]}" for name in ("server", "location") if reply.headers.get(name)]
+    shown = ", ".join(one if len(one) <= _SHOWN_CHARS else f"{one[: _SHOWN_CHARS - 1]}…" for one in told)
+    place = reply.url.copy_with(raw_path=b"/")
+    return errors.Unavailable(
+        f"what answers at {str(place).rstrip('/')} is no mdslite appliance: {shown}", hint=ELSEWHERE
     )
 
 

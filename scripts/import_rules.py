@@ -72,7 +72,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "tracing": "errors exposition process serving predict spans",
         "gauges": "exposition runtimes store metrics serving door",
         "trial": "errors",
-        "links": "errors hosts",
+        "links": "errors hosts replies",
         "replies": "errors",
         "retries": "",
         "payloads": "errors replies",

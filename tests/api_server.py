@@ -147,6 +147,11 @@ class ApiServer:
         method, target, body, _ = self.requests[-1]
         return method, target, json.loads(body) if body else None
 
+    async def reply(self, request: Request) -> Response:
+        found = await self.answer(request)
+        found.headers["mdslite-request-id"] = "r-1"
+        return found
+
     async def answer(self, request: Request) -> Response:
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         self.requests.append((request.method, target, await request.body(), dict(request.headers)))
@@ -155,7 +160,7 @@ class ApiServer:
         path = request.url.path.removeprefix("/api/v1")
         if path.endswith(":predict"):
             headers = {
-                "mdslite-version": "v2", "mdslite-request-id": "r-1", "server-timing": "total;dur=1.5",
+                "mdslite-version": "v2", "server-timing": "total;dur=1.5",
                 "content-type": self.prediction_type,
             }  # fmt: skip
             return Response(self.prediction, headers=headers)
@@ -218,7 +223,7 @@ async def _lines(events: list[dict[str, Any]], *, hangs: bool = False) -> Any:
 def serving(server: ApiServer) -> Iterator[ApiServer]:
     """Serve on a free port of the loopback for as long as the block runs."""
     methods = ["GET", "POST"]
-    app = Starlette(routes=[Route("/{path:path}", server.answer, methods=methods)])
+    app = Starlette(routes=[Route("/{path:path}", server.reply, methods=methods)])
     config = Config()
     config.loglevel = "ERROR"
     config.graceful_timeout = 0.1

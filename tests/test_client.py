@@ -148,8 +148,19 @@ def test_what_is_no_token_is_refused_without_being_shown(token: str) -> None:
 )
 def test_another_kind_of_server_is_recognised(reply: bytes) -> None:
     url, thread = raw_server(reply)
-    with Client(url) as client, pytest.raises(errors.Unavailable, match="does not answer like an appliance"):
+    with (
+        Client(url) as client,
+        pytest.raises(errors.Unavailable, match=f"what answers at {url} is no mdslite"),
+    ):
         client.status()
+    thread.join(5)
+
+
+def test_an_appliance_that_answers_as_none_of_this_version_does_is_told_apart() -> None:
+    url, thread = raw_server(b"HTTP/1.1 200 OK\r\nmdslite-request-id: r\r\ncontent-length: 2\r\n\r\n[]")
+    with Client(url) as client, pytest.raises(errors.Unavailable, match="does not answer like an") as caught:
+        client.status()
+    assert caught.value.hint == "is it of the version of this client? mdslite --version"
     thread.join(5)
 
 
@@ -165,7 +176,7 @@ def test_a_connection_that_breaks_off_is_an_error_in_words(reply: bytes) -> None
 
 @pytest.mark.parametrize("line", [b"not json\n", b"[1]\n"])
 def test_a_stream_of_something_else_is_an_error_in_words(line: bytes) -> None:
-    url, thread = raw_server(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + line)
+    url, thread = raw_server(b"HTTP/1.1 200 OK\r\nmdslite-request-id: r\r\nconnection: close\r\n\r\n" + line)
     with Client(url) as client, pytest.raises(errors.Unavailable, match="no JSON"):
         next(client.apply({}))
     thread.join(5)

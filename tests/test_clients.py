@@ -176,7 +176,8 @@ class Moody:
 
 
 def answer(status: str, body: bytes, *fields: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", "connection: close", f"content-length: {len(body)}", *fields, "", ""]
+    fields = ("connection: close", f"content-length: {len(body)}", "mdslite-request-id: r", *fields)
+    lines = [f"HTTP/1.1 {status}", *fields, "", ""]
     return "\r\n".join(lines).encode() + body
 
 

@@ -15,6 +15,7 @@ import httpx2
 from mdslite import blame, errors
 from mdslite.asks import Ask, Lines, Pieces
 from mdslite.client import Download
+from mdslite.replies import MARK
 from mdslite.tui.recording import Recording
 from mdslite.tui.snapshot import Json
 from mdslite.tui.terms import Terms, parse_terms
@@ -41,7 +42,8 @@ class RecordedClient:
         if ask.method != "GET":
             raise errors.Conflict("this is a recording: nothing can be changed in it", hint=_START)
         request = httpx2.Request("GET", f"http://recording{ask.path}")
-        return ask.read(httpx2.Response(200, json=self._answer(ask.path, dict(ask.params)), request=request))
+        found = self._answer(ask.path, dict(ask.params))
+        return ask.read(httpx2.Response(200, headers={MARK: "recorded"}, json=found, request=request))
 
     @contextlib.asynccontextmanager
     async def read(self, lines: Lines[T]) -> AsyncGenerator[AsyncIterator[T], None]:

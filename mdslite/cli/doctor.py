@@ -52,6 +52,7 @@ def _ask_or_check(url: str) -> list[Finding]:
     """What the appliance finds; without one, that there is none, and what this process finds by itself."""
     try:
         with connect(url) as client:
+            client.status()  # for a stranger is not waited for as long as the store may take
             found = client.doctor()
     except errors.MdsliteError as exc:
         nobody = {"level": "warning", "what": exc.message, "hint": exc.hint}

@@ -187,7 +187,7 @@ class AsyncClient:
             async with contextlib.aclosing(reply):
                 if reply.status_code >= 400:
                     await reply.aread()
-                    require(reply)
+                require(reply)
                 yield (lines.read(line) async for line in reply.aiter_lines() if line.strip())
 
     @contextlib.asynccontextmanager
@@ -201,7 +201,7 @@ class AsyncClient:
             async with contextlib.aclosing(reply):
                 if reply.status_code >= 400:
                     await reply.aread()
-                    require(reply)
+                require(reply)
                 yield make_download(reply.aiter_bytes(), reply)
 
     async def _send(self, ask: Ask[T], *, stream: bool) -> httpx2.Response:

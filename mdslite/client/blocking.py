@@ -194,7 +194,7 @@ class Client:
         with translated(self.url), contextlib.closing(self._send(lines.ask, stream=True)) as reply:
             if reply.status_code >= 400:
                 reply.read()
-                require(reply)
+            require(reply)
             yield (lines.read(line) for line in reply.iter_lines() if line.strip())
 
     @contextlib.contextmanager
@@ -206,7 +206,7 @@ class Client:
         with translated(self.url), contextlib.closing(self._send(pieces.ask, stream=True)) as reply:
             if reply.status_code >= 400:
                 reply.read()
-                require(reply)
+            require(reply)
             yield make_download(reply.iter_bytes(), reply)
 
     def _send(self, ask: Ask[T], *, stream: bool) -> httpx2.Response:

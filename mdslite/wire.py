@@ -9,12 +9,17 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 
-_VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
+VARINT, _FIXED64, BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _TAG_BITS = 0xFFFFFFFF  # protobuf drops those above, and finds a known field below them
 
 
 class Malformed(Exception):
-    """Not protobuf, or cut short."""
+    """Not protobuf, or cut short: `missing_bytes` is then what the value of field `number` lacks."""
+
+    def __init__(self, missing_bytes: int = 0, *, number: int | None = None) -> None:
+        super().__init__(missing_bytes)
+        self.missing_bytes = missing_bytes
+        self.number = number
 
 
 def fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -25,8 +30,8 @@ def fields(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int
 
     :raises Malformed: after the fields that came before what is broken
     """
-    for number, wire, begin, end in _records(content, start, stop):
-        if wire == _BYTES:
+    for number, wire, begin, end in records(content, start, stop):
+        if wire == BYTES:
             yield number, begin, end
 
 
@@ -36,26 +41,29 @@ def integer(content: mmap.mmap, start: int, stop: int, *, number: int) -> int | 
     :raises Malformed: as `fields`
     """
     found = None
-    for field, wire, begin, end in _records(content, start, stop):
-        if field == number and wire == _VARINT:
+    for field, wire, begin, end in records(content, start, stop):
+        if field == number and wire == VARINT:
             found, _ = _varint(content, begin, end)
     return found
 
 
-def _records(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Field numbers, wire types and [begin, end) of the values outside of groups."""
+def records(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Field numbers, wire types and [begin, end) of the values outside of groups.
+
+    :raises Malformed: as `fields`
+    """
     at, depth = start, 0
     while at < stop:
         tag, at = _varint(content, at, stop)
         wire = tag & 7
         begin = at
-        if wire == _VARINT:
+        if wire == VARINT:
             _, at = _varint(content, at, stop)
         elif wire == _FIXED64:
             at += 8
         elif wire == _FIXED32:
             at += 4
-        elif wire == _BYTES:
+        elif wire == BYTES:
             size, begin = _varint(content, at, stop)
             at = begin + size
         elif wire == _GROUP:
@@ -65,8 +73,10 @@ def _records(content: mmap.mmap, start: int, stop: int) -> Iterator[tuple[int, i
         else:
             raise Malformed
         number = (tag & _TAG_BITS) >> 3
-        if at > stop or not number:
+        if not number:
             raise Malformed
+        if at > stop:
+            raise Malformed(at - stop, number=number)
         if not depth:
             yield number, wire, begin, at
     if depth:

@@ -12,11 +12,13 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mdslite.errors import LoadFailed
+from mdslite.guises import recognize
 from mdslite.runtimes.operators import NONE, OF_SHAPES, RANDOM, SIZES, TIMED_BY_SHAPE
-from mdslite.wire import Malformed, fields, integer
+from mdslite.wire import BYTES, VARINT, Malformed, fields, integer, records
 
 # Message → field number → the message in that field.
 _MESSAGES: dict[str, dict[int, str]] = {
@@ -41,6 +43,11 @@ _TEXTS: dict[str, frozenset[int]] = {
     "Entry": frozenset({_KEY, _VALUE}),
 }
 _IR_VERSION = 1
+# A model's own fields with their wire types, and how many of them are looked at to tell that it is one.
+_GRAPH = 7
+_FIELDS = {_IR_VERSION: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, _GRAPH: BYTES, 8: BYTES}
+_FIELDS |= dict.fromkeys((14, 20, 25, 26), BYTES)
+_FIELDS_MOST = 10_000
 _REPLACEABLE_SINCE = 4  # before, initializers had to be listed as inputs, and were constants all the same
 
 
@@ -80,6 +87,25 @@ class Graph:
             if follows or node.operator in OF_SHAPES:
                 known.update(node.outputs)
         return self.plain and bool(self.nodes)
+
+
+def find_end(path: Path) -> int | None:
+    """Where the ONNX model in the file at `path` ends, at the least: behind the file's end where that was cut
+    off. None where the file is not laid out as one, as far as its outermost fields tell."""
+    size_bytes = path.stat().st_size
+    if not size_bytes:
+        return None
+    seen: set[int] = set()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            for number, wire, _, _ in islice(records(data, 0, size_bytes), _FIELDS_MOST):
+                # Whoever writes one begins with its first field.
+                if _FIELDS.get(number) != wire or (not seen and number != _IR_VERSION):
+                    return None
+                seen.add(number)
+        except Malformed as exc:
+            return size_bytes + exc.missing_bytes if seen and exc.number == _GRAPH else None
+    return size_bytes if _GRAPH in seen else None
 
 
 def read_graph(path: Path) -> Graph:
@@ -173,3 +199,7 @@ def check_locations(graph: Graph, folder: Path) -> None:
                 raise LoadFailed(f"{shown}, a link: put the file itself beside the model")
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise LoadFailed(f"{shown}, no plain file of its own (a hard link?): put a copy beside the model")
+        with at.open("rb") as file:
+            guise = recognize(file, name=at.name)
+        if guise is not None and guise.stand_in:
+            raise LoadFailed(f"{shown}, which is {guise.what}: expected the weights", hint=guise.hint)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mdslite.errors import LoadFailed
+from mdslite.guises import AGAIN, CHOOSE, HOW_TO_SERVE, PICKLE, recognize
+from mdslite.runtimes.graph import find_end
 
 UNSET_PACKAGETYPE = "UNSET_PACKAGETYPE"
 UNSET_RUNTIME = "UNSET_RUNTIME"
@@ -46,13 +48,8 @@ UNDERSTOOD = (
     "a folder with pipeline.yaml (PIPELINE); a .py file or a folder of them (MDS)"
 )
 
-_HOW_TO_SERVE = "export the model to ONNX, or write a Python package that loads it: mdslite init NAME"
-
 # Models that people have, but that are not served as they are: why, and what to do.
-_PICKLE = (
-    "is a pickle, which can run any code and is never loaded",
-    _HOW_TO_SERVE,
-)
+_PICKLE = (f"is {PICKLE}", HOW_TO_SERVE)
 _KERAS = (
     "is a Keras file",
     'write a SavedModel folder with model.export("folder"), and point uri at it',
@@ -82,6 +79,12 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     ".yaml": _YAML,
     ".yml": _YAML,
 }
+_EXPECTED = {
+    "ONNX": "an ONNX model",
+    "TORCH": "a file of torch.export.save or torch.jit.save",
+    "SAVED_MODEL": "a SavedModel",
+}
+_TORCH_MARKS = (b"PK", b"\x80")  # of archives and pickles, of which its own reader has more to say
 _USES_MDS = re.compile(rb"^[ \t]*(?:import|from)[ \t]+mds\b", re.MULTILINE)
 _SOURCE_BYTES = 1 << 20  # of a Python file, as much is looked through for its imports
 
@@ -96,6 +99,8 @@ def detect(path: Path, package_type: str = UNSET_PACKAGETYPE, runtime: str = UNS
     found = list(_file_kinds(path, stated=stated) if path.is_file() else _folder_kinds(path))
     for kind in found:
         if _meets(kind, package_type, runtime):
+            for file in _model_files(path, kind):
+                _check_guise(file, kind)
             return kind
     if found:
         by_type = package_type not in (UNSET_PACKAGETYPE, found[0].package_type)
@@ -137,8 +142,10 @@ def _file_kinds(path: Path, *, stated: bool) -> Iterator[Kind]:
         yield TORCH
     elif suffix == ".py":
         yield MDS
+    elif find_end(path) is not None:
+        yield ONNX
     elif suffix not in _REFUSED:
-        # A name without a meaning, from a URL say: what torch writes is a zip; ONNX has no mark of its own.
+        # A name without a meaning, from a URL say: what torch writes is a zip.
         if _is_torch(path):
             yield TORCH
         elif not suffix or stated:
@@ -167,16 +174,62 @@ def _folder_kinds(path: Path) -> Iterator[Kind]:
 
 def _unknown(path: Path) -> LoadFailed:
     if path.is_file():
+        with path.open("rb") as file:
+            guise = recognize(file, name=path.name)
         why, hint = _REFUSED.get(path.suffix.lower(), (None, None))
-        if why is not None:
+        if why is not None and not (guise and guise.stand_in):
             return LoadFailed(f"{path.name} {why}", hint=hint)
-        what = f"{path.name} is no model that is understood; expected {UNDERSTOOD}"
-        return LoadFailed(what, hint=_HOW_TO_SERVE)
+        if guise is None:
+            what = f"{path.name} is no model that is understood; expected {UNDERSTOOD}"
+            return LoadFailed(what, hint=HOW_TO_SERVE)
+        hint = f"{guise.hint}: {UNDERSTOOD}" if guise.hint == CHOOSE else guise.hint
+        return LoadFailed(f"{path.name} is {guise.what}: expected a model", hint=hint)
     if not path.is_dir():
         return LoadFailed(f"there is no model {path.name}")
     names = ", ".join(sorted(one.name for one in path.iterdir())[:5]) or "nothing"
     what = f"the folder holds {names}: no model that is understood; expected {UNDERSTOOD}"
-    return LoadFailed(what, hint=_HOW_TO_SERVE)
+    return LoadFailed(what, hint=HOW_TO_SERVE)
+
+
+def _model_files(path: Path, kind: Kind) -> list[Path]:
+    """What of an artifact the runtime of this kind will open itself."""
+    if kind in (MDS, PIPELINE):
+        return []
+    if path.is_file():
+        return [path]
+    if kind == SAVED_MODEL:
+        return [path / SAVED_MODEL_FILE]
+    suffixes = ONNX_SUFFIXES if kind == ONNX else TORCH_SUFFIXES
+    return [one for one in sorted(path.iterdir()) if one.is_file() and one.suffix.lower() in suffixes]
+
+
+def _check_guise(file: Path, kind: Kind) -> None:
+    """Refuse what cannot be a model of this kind, whatever its name says.
+
+    :raises LoadFailed: with what it is instead
+    """
+    expected = _EXPECTED[kind.package_type]
+    size_bytes = file.stat().st_size
+    end = find_end(file)
+    if kind == ONNX and end is not None and end <= size_bytes:
+        return
+    if kind == ONNX and end is not None:
+        has = f"it has {size_bytes:,} of at least {end:,} bytes"
+        raise LoadFailed(f"{file.name} is an ONNX model that was cut off: {has}", hint=AGAIN)
+    if kind == TORCH and end is not None:
+        raise LoadFailed(
+            f"{file.name} is an ONNX model: expected {expected}", hint=f"call it {file.stem}.onnx"
+        )
+    if kind == ONNX and _is_torch(file):
+        raise LoadFailed(
+            f"{file.name} is a file of PyTorch: expected {expected}", hint=f"call it {file.stem}.pt"
+        )
+    with file.open("rb") as content:
+        guise = recognize(content, name=file.name)
+        content.seek(0)
+        by_torch = content.read(2).startswith(_TORCH_MARKS)
+    if guise is not None and not (kind == TORCH and by_torch):
+        raise LoadFailed(f"{file.name} is {guise.what}: expected {expected}", hint=guise.hint)
 
 
 def _uses_mds(source: Path) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shlex
 import stat
 import struct
 import tarfile
@@ -21,6 +22,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, Self
 
 from mdslite.errors import ArtifactError, TooLarge
+from mdslite.guises import ARCHIVES, recognize
 from mdslite.store.staging import Limits, Staging, is_ignored, read_chunks, split_name
 
 ArchiveKind = Literal["zip", "tar", "tar.gz"]
@@ -52,6 +54,7 @@ _UNREADABLE = (
     ".xz",
     ".zst",
 )
+_UNPACKERS = {"gz": "gunzip -k", "bz2": "bunzip2 -k", "xz": "unxz -k", "zst": "unzstd"}  # of a single file
 
 
 def archive_kind(name: str) -> ArchiveKind | None:
@@ -63,20 +66,25 @@ def archive_kind(name: str) -> ArchiveKind | None:
     for ending, kind in _READABLE.items():
         if lower.endswith(ending):
             return kind  # type: ignore[return-value]
-    if lower.endswith(_UNREADABLE):
-        raise ArtifactError(
-            f"{name} is packed in a way that is not read here; expected .zip, .tar or .tar.gz",
-            hint="unpack it and deploy the folder, or pack that again: tar czf MODEL.tar.gz -C FOLDER .",
-        )
-    return None
+    if not lower.endswith(_UNREADABLE):
+        return None
+    hint = "unpack it and deploy the folder, or pack that again: tar czf MODEL.tar.gz -C FOLDER ."
+    stem, _, ending = lower.rpartition(".")
+    if ending in _UNPACKERS and not stem.endswith(".tar"):
+        hint = f"unpack it first: {_UNPACKERS[ending]} {shlex.quote(name)}"
+    raise ArtifactError(
+        f"{name} is packed in a way that is not read here; expected .zip, .tar or .tar.gz", hint=hint
+    )
 
 
 def unpack(file: BinaryIO, *, name: str, kind: ArchiveKind, staging: Staging, limits: Limits) -> None:
     """Unpack a seekable archive into `staging`, which may be left half filled by a failure.
 
-    :raises ArtifactError: it is damaged, encrypted, empty, or holds a link, a device or an unsafe name
+    :raises ArtifactError: it is something else, damaged, encrypted, empty, or holds a link, a device or an
+        unsafe name
     :raises TooLarge: it unpacks to too much
     """
+    _check_guise(file, name, kind)
     size_bytes = os.fstat(file.fileno()).st_size
     with _archive_errors(name):
         if kind == "zip":
@@ -97,6 +105,17 @@ def common_folder(staging: Staging) -> str | None:
     tops = {PurePosixPath(entry.path).parts[0] for entry in staging.entries}
     nested = all("/" in entry.path for entry in staging.entries)
     return tops.pop() if nested and len(tops) == 1 else None
+
+
+def _check_guise(file: BinaryIO, name: str, kind: ArchiveKind) -> None:
+    """Refuse what a name calls an archive and is none of its kind, and leave the file at its beginning."""
+    guise = recognize(file, name=name)
+    prefixed = kind == "zip" and zipfile.is_zipfile(file)  # a program before it, which unpacks it, is no harm
+    file.seek(0)
+    if guise is None or guise.what == ARCHIVES[kind] or prefixed:
+        return
+    hint = guise.hint if guise.stand_in else _PACK_HINT
+    raise ArtifactError(f"{name} is {guise.what}: expected a .{kind} archive", hint=hint)
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def test_a_start_with_a_file_that_cannot_be_applied_says_how_to_serve_what_was(
         pass
     broken = write_spec(tmp_path, spec_of(v1=(odd_models.truncated(tmp_path / "broken.onnx"), 100)))
     with (
-        pytest.raises(AssertionError, match="refused the model") as caught,
+        pytest.raises(AssertionError, match="is an ONNX model that was cut off") as caught,
         live.up(str(broken), cwd=tmp_path),
     ):
         pass

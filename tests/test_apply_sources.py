@@ -42,7 +42,7 @@ async def test_a_probe_that_failed_slowly_is_believed_for_a_while(
     folder: Path, monkeypatch: pytest.MonkeyPatch, slow_s: float, asked: int
 ) -> None:
     monkeypatch.setattr(intake, "FAILURE_SLOW_S", slow_s)
-    odd_models.truncated(folder / "bad.onnx")
+    odd_models.unknown_operator(folder / "bad.onnx")
     said = set()
     with closing(CountingProber()) as prober:
         async with open_box(folder / "store", prober) as box:

@@ -179,7 +179,7 @@ class TestAModel:
         [
             ("model.onnx", b"nonsense", "model.onnx"),
             ("model.pkl", b"", "model.pkl is a pickle"),
-            ("notes.txt", b"x", "notes.txt is no model that is understood"),
+            ("notes.txt", b"x", "notes.txt is a text: expected a model"),
         ],
     )
     def test_that_cannot_be_served_is_refused(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import models
 import pytest
 from packages import class_text, write_package
 from user_modules import LISTING
@@ -184,7 +185,7 @@ class TestPackages:
         ],
     )
     def test_that_are_none(self, verify: Verify, folder: Path, path: str, said: str) -> None:
-        (folder / "model.onnx").write_bytes(b"x")
+        models.mlp(folder / "model.onnx")
         (folder / "empty").mkdir()
         code, _, err = verify(Path(path))
         assert code == 1

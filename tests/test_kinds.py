@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import models
 import pytest
 
 from mdslite.errors import LoadFailed
@@ -18,7 +19,7 @@ from mdslite.runtimes.kinds import PROBE_RULES, Kind, detect
 PACKAGE = "import mds\n\n\n@mds.model('spam', 'v1')\nclass Spam: ...\n"
 
 
-def write(path: Path, content: str | bytes = b"bytes") -> Path:
+def write(path: Path, content: str | bytes = b"\x08\x01bytes") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
@@ -68,7 +69,7 @@ def test_a_file_without_a_telling_name_that_torch_wrote_is_torch(tmp_path: Path,
 )
 def test_a_folder_is_what_it_holds(tmp_path: Path, files: list[str], kind: Kind) -> None:
     for name in files:
-        write(tmp_path / "m" / name, PACKAGE if name.endswith(".py") else b"bytes")
+        write(tmp_path / "m" / name, PACKAGE if name.endswith(".py") else b"\x08\x01bytes")
     assert detect(tmp_path / "m") == kind
 
 
@@ -136,6 +137,62 @@ def test_a_file_that_is_not_served_is_refused_with_what_to_do(
         detect(write(tmp_path / name))
     assert str(tmp_path) not in caught.value.message
     assert caught.value.hint
+
+
+def test_an_onnx_model_is_one_by_any_name(tmp_path: Path) -> None:
+    for name in ("m.model", "m.bin", "m.txt", "m"):
+        assert detect(models.mlp(tmp_path / name)) == kinds.ONNX
+    assert detect(models.mlp(tmp_path / "m.py")) == kinds.MDS  # a name that says otherwise is believed
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
+def test_an_onnx_model_that_was_cut_off_is_told(tmp_path: Path, share: float) -> None:
+    path = models.mlp(tmp_path / "m.onnx", (64, 64, 10))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    has = f"it has {path.stat().st_size:,} of at least "
+    with pytest.raises(LoadFailed, match=f"m.onnx is an ONNX model that was cut off: {has}") as caught:
+        detect(path)
+    assert caught.value.hint == "copy or download it again"
+
+
+def test_a_model_by_the_name_of_another_kind_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        LoadFailed, match=r"m\.pt is an ONNX model: expected a file of torch\.export"
+    ) as caught:
+        detect(models.mlp(tmp_path / "m.pt"))
+    assert caught.value.hint == "call it m.onnx"
+    with pytest.raises(LoadFailed, match=r"m\.onnx is a file of PyTorch: expected an ONNX model") as caught:
+        detect(write_zip(tmp_path / "m.onnx", "m/data.pkl"))
+    assert caught.value.hint == "call it m.pt"
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.pt2", "m", "m.bin", "m.safetensors", "m.v2"])
+def test_a_pointer_is_told_whatever_name_it_has(tmp_path: Path, name: str) -> None:
+    said = f"{name} is a Git LFS pointer, which stands for a file of 12.3 kB: expected "
+    with pytest.raises(LoadFailed, match=said) as caught:
+        detect(write(tmp_path / name, POINTER))
+    assert caught.value.hint is not None
+    assert "git lfs pull" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt", "saved_model.pb"])
+def test_a_pointer_in_a_folder_is_told(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "README.md", "a text")
+    write(tmp_path / name, POINTER)
+    with pytest.raises(LoadFailed, match=f"{name} is a Git LFS pointer"):
+        detect(tmp_path)
+
+
+def test_what_is_no_model_is_told_with_what_is_served(tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match=r"^notes\.txt is a text: expected a model$") as caught:
+        detect(write(tmp_path / "notes.txt", "call Ann"))
+    assert caught.value.hint == f"give the model's own file or folder: {kinds.UNDERSTOOD}"
+    with pytest.raises(LoadFailed, match=r"^m\.pkl is a pickle"):
+        detect(write(tmp_path / "m.pkl", "call Ann"))  # of such a name there is more to say
 
 
 def test_a_folder_without_a_model_is_refused_with_what_it_holds(tmp_path: Path) -> None:

@@ -188,3 +188,11 @@ def test_weights_behind_links_are_refused(tmp_path: Path) -> None:
     os.link(tmp_path / "own.bin", tmp_path / "hard.bin")
     with pytest.raises(LoadFailed, match="a hard link"):
         OnnxRuntime().inspect(models.external(tmp_path / "m.onnx", location="hard.bin", write=False))
+
+
+def test_weights_that_a_pointer_stands_for_are_told(tmp_path: Path) -> None:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 4700000\n"
+    (tmp_path / "w.bin").write_text(text)
+    path = models.external(tmp_path / "m.onnx", location="w.bin", write=False)
+    with pytest.raises(LoadFailed, match=r"which is a Git LFS pointer, .* of 4\.7 MB: expected the weights"):
+        OnnxRuntime().inspect(path)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import models
+import odd_models
 import pytest
 from box import Box
 
@@ -22,6 +23,11 @@ def empty_file(path: Path) -> Path:
 
 def junk(path: Path) -> Path:
     path.write_text("no model")
+    return path
+
+
+def noise(path: Path) -> Path:
+    path.write_bytes(b"\x01\x02\xfe\xff" * 9)
     return path
 
 
@@ -47,8 +53,13 @@ def empty_folder(path: Path) -> Path:
     ("name", "make", "begin", "hint"),
     [
         ("m.onnx", empty_file, "m.onnx is empty; expected a model", "export the model"),
-        ("m.onnx", junk, "m.onnx: onnxruntime refused the model: ", "exporting it again"),
-        ("notes.txt", junk, "notes.txt is no model that is understood; expected ", "mdslite init NAME"),
+        ("m.onnx", noise, "m.onnx: onnxruntime refused the model: ", "exporting it again"),
+        ("m.onnx", junk, "m.onnx is a text: expected an ONNX model", "the model's own file"),
+        ("m.onnx", odd_models.truncated, "m.onnx is an ONNX model that was cut off: it has ", "download it"),
+        ("notes.txt", junk, "notes.txt is a text: expected a model", "a .onnx file (ONNX); "),
+        ("noise.dat", noise, "noise.dat is no model that is understood; expected ", "mdslite init NAME"),
+        ("m.onnx.gz", noise, "m.onnx.gz is packed in a way that is not read here", "gunzip -k m.onnx.gz"),
+        ("m.tar.gz", junk, "m.tar.gz is a text: expected a .tar.gz archive", "pack the model's folder"),
         ("two", two_models, "{path}: the folder holds a.onnx, b.onnx: expected one .onnx", "name the file"),
         ("none", empty_folder, "{path}: the folder {path} is empty; expected a model's files", "put the"),
         ("texts", yaml_folder, "{path}: the folder holds other.yml: no model", "mdslite init NAME"),

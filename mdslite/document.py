@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from mdslite.errors import SpecError
+from mdslite.errors import SpecError, clip
 
 MAX_SOURCE_BYTES = 256 << 10
 MAX_DEPTH = 32
@@ -184,8 +184,8 @@ def quote(value: Any, *, limit: int = 60) -> str:
         return "a list"
     if value is None:
         return "nothing"
-    if isinstance(value, str) and len(value) > limit:
-        value = value[:limit] + "…"
+    if isinstance(value, str):
+        value = clip(value, limit)
     return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
 
 
@@ -269,7 +269,7 @@ class _Reading:
         if isinstance(key, str):
             return key
         hint = f"put it in quotes: {quote(written)}" if written else "write a name and a colon"
-        got = written or "none"
+        got = clip(written) or "none"
         raise self._error(node, f"expected a name as the key, got {got}", hint=hint)
 
     def _scalar(self, node: Node, path: Path) -> Any:
@@ -278,7 +278,7 @@ class _Reading:
         value = _construct(str(node.tag).removeprefix(_TAG), written)
         name = f"{label(path)}: " if path else ""
         if isinstance(value, float) and not math.isfinite(value):
-            message = f"{name}expected a finite number, got {written}"
+            message = f"{name}expected a finite number, got {clip(written)}"
             raise self._error(node, message, hint="write a plain number")
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
             message = f"{name}expected a number that fits in 64 bits"

@@ -42,6 +42,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 E = TypeVar("E", bound=BaseException)
 
+QUOTED_CHARS = 100  # of what is not ours, in a message
 _CAUSES_MAX = 64
 
 
@@ -310,6 +311,16 @@ class StoreLocked(StoreError):
 
 class StoreCorrupt(StoreError):
     code = "store_corrupt"
+
+
+def clip(text: str, limit: int = QUOTED_CHARS) -> str:
+    """What somebody else wrote, as it may stand in a message: cut short."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def quoted(value: object) -> str:
+    """The same with quotes, and with nothing in it that a terminal would obey."""
+    return repr(clip(value)) if isinstance(value, str) else clip(repr(value))
 
 
 def without_frames(error: E) -> E:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mdslite.document import Document, Path, quote, read_scalar
-from mdslite.errors import SpecError
+from mdslite.errors import SpecError, clip
 
 T = TypeVar("T")
 
@@ -161,7 +161,7 @@ class _Mistake:
             return f"in quotes it is {word}: {quote(raw)}" if _fits(raw, kind) else None
         plain = read_scalar(raw)
         if not isinstance(plain, str) and _fits(plain, kind):
-            return f"write it without quotes: {raw}"
+            return f"write it without quotes: {clip(raw)}"
         if bool in _options(kind) and raw.casefold() in _YES_AND_NO:
             return f"write {_YES_AND_NO[raw.casefold()]}"
         choices = {choice.casefold(): choice for choice in choices_of(kind)}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.errors import InvalidRequest, InvalidTensor, clip
 from mdslite.npy import MAX_RANK
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Datatype, TensorSpec
 
@@ -366,7 +366,3 @@ def kind_of(value: Any) -> str:
         case int() | float():
             return f"the number {clip(str(value))}"
     return type(value).__name__
-
-
-def clip(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

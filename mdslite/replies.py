@@ -142,9 +142,9 @@ def read_line(line: str) -> Json:
     try:
         value = json.loads(line)
     except ValueError as exc:
-        raise errors.Unavailable(f"the appliance sent a line that is no JSON: {line[:80]!r}") from exc
+        raise errors.Unavailable(f"the appliance sent a line that is no JSON: {errors.quoted(line)}") from exc
     if not isinstance(value, dict):
-        raise errors.Unavailable(f"the appliance sent a line that is no JSON object: {line[:80]!r}")
+        raise errors.Unavailable(f"the appliance sent a line that is no JSON object: {errors.quoted(line)}")
     return value
 
 

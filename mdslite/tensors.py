@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import orjson
 
-from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia
+from mdslite.errors import InvalidRequest, InvalidTensor, UnsupportedMedia, clip, quoted
 from mdslite.media import OCTETS, is_json, parse_json, plain_type
 from mdslite.npy import NPY, read_npy
 from mdslite.packing import (
@@ -29,7 +29,6 @@ from mdslite.packing import (
     Shared,
     as_bytes,
     check_shape,
-    clip,
     coarse,
     is_base64,
     kind_of,
@@ -225,7 +224,7 @@ class Codec:
         # The caller reads octets itself: they are one tensor, as an array is.
         arrays = f", {NPY.decode()} or {OCTETS.decode()}" if len(self._inputs) == 1 else ""
         raise UnsupportedMedia(
-            f"content-type {kind.decode('latin-1')!r} is not served: expected application/json{arrays}",
+            f"content-type {quoted(kind.decode('latin-1'))} is not served: expected application/json{arrays}",
             hint="JSON goes as application/json, or without a content-type"
             if arrays
             else "/v2/models/PROJECT.MODEL/infer takes the bytes of several inputs",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, clip
 from mdslite.guises import recognize
 from mdslite.runtimes.operators import NONE, OF_SHAPES, RANDOM, SIZES, TIMED_BY_SHAPE
 from mdslite.wire import BYTES, VARINT, Malformed, fields, integer, records
@@ -184,7 +184,7 @@ def check_locations(graph: Graph, folder: Path) -> None:
     :raises LoadFailed: naming the location
     """
     for location in sorted(graph.locations):
-        shown = f'the model keeps weights in "{location[:200]}"'
+        shown = f'the model keeps weights in "{clip(location)}"'
         parts = PurePosixPath(location.replace("\\", "/")).parts
         if not parts or ".." in parts or location.startswith("/") or PureWindowsPath(location).drive:
             raise LoadFailed(f"{shown}: expected a file beside the model, without .. or an absolute path")

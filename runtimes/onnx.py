@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from mdslite.errors import LoadFailed, Unavailable
+from mdslite.errors import LoadFailed, Unavailable, quoted
 from mdslite.runtimes import engine
 from mdslite.runtimes.failures import load_error, run_error
 from mdslite.runtimes.graph import check_locations, read_graph
@@ -200,11 +200,11 @@ def _session_options(path: Path, threads: int | None, settings: Mapping[str, Any
     unknown = sorted(settings.keys() - _SETTINGS)
     if unknown:
         raise LoadFailed(
-            f"unknown onnxruntime setting {unknown[0]!r}: expected {', '.join(sorted(_SETTINGS))}"
+            f"unknown onnxruntime setting {quoted(unknown[0])}: expected {', '.join(sorted(_SETTINGS))}"
         )
     level = settings.get("graph_optimization", "all")
     if level not in _OPTIMIZATIONS:
-        raise LoadFailed(f"graph_optimization {level!r}: expected {', '.join(_OPTIMIZATIONS)}")
+        raise LoadFailed(f"graph_optimization {quoted(level)}: expected {', '.join(_OPTIMIZATIONS)}")
     runtime = engine.load()
     made = engine.session_options()
     made.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, _OPTIMIZATIONS[level])

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mdslite.errors import LoadFailed, ModelError, OutOfMemory, Unavailable
+from mdslite.errors import LoadFailed, ModelError, OutOfMemory, Unavailable, quoted
 from mdslite.runtimes import pytorch_engine as engine
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.protocol import Arrays, Device, LoadOptions, RunHandle
@@ -56,7 +56,9 @@ class TorchRuntime:
         model = find_model(path)
         unknown = sorted(options.settings.keys() - _SETTINGS)
         if unknown:
-            raise LoadFailed(f"unknown torch setting {unknown[0]!r}: expected {', '.join(sorted(_SETTINGS))}")
+            raise LoadFailed(
+                f"unknown torch setting {quoted(unknown[0])}: expected {', '.join(sorted(_SETTINGS))}"
+            )
         device = _place(torch, options.device)
         try:
             with self._lock:

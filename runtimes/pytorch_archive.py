@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, quoted
 from mdslite.runtimes.kinds import TORCH_SUFFIXES
 
 Form = Literal["script", "export"]
@@ -237,7 +237,7 @@ def _check_program(node: Any, name: str) -> None:
                 if key != "metadata":
                     pending.append(value)
             elif isinstance(value, str) and not _harmless(key, value):
-                raise LoadFailed(f"{name} holds {value[:100]!r} as {key}: the exporter writes no such thing")
+                raise LoadFailed(f"{name} holds {quoted(value)} as {key}: the exporter writes no such thing")
 
 
 def _harmless(key: str, text: str) -> bool:

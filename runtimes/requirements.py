@@ -11,7 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion
 
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, quoted
 
 # What reaches every package by path, and never from a registry, where somebody else owns the first name.
 OWN = frozenset({"mds", "mdslite"})
@@ -29,7 +29,7 @@ def parse_requirements(requirements: Iterable[str]) -> tuple[Requirement, ...]:
         except InvalidRequirement as exc:
             first = str(exc).splitlines()[0]
             raise LoadFailed(
-                f"the requirement {text!r} is none: {first}", hint='write it as pip does: "numpy>=2"'
+                f"the requirement {quoted(text)} is none: {first}", hint='write it as pip does: "numpy>=2"'
             ) from exc
         if canonicalize_name(one.name) not in OWN and (one.marker is None or one.marker.evaluate()):
             found[str(one)] = one

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mdslite.errors import DeadlineExceeded, LoadFailed, Unavailable
+from mdslite.errors import DeadlineExceeded, LoadFailed, Unavailable, quoted
 from mdslite.runtimes import tensorflow_engine as engine
 from mdslite.runtimes.kinds import SAVED_MODEL_FILE
 from mdslite.runtimes.machine import cores
@@ -68,7 +68,7 @@ class TensorflowRuntime:
         unknown = sorted(options.settings.keys() - _SETTINGS)
         if unknown:
             raise LoadFailed(
-                f"unknown tensorflow setting {unknown[0]!r}: expected {', '.join(sorted(_SETTINGS))}"
+                f"unknown tensorflow setting {quoted(unknown[0])}: expected {', '.join(sorted(_SETTINGS))}"
             )
         _check_device(tensorflow, options.device)
         size = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())

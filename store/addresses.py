@@ -16,7 +16,7 @@ from typing import Self
 
 import httpcore2
 
-from mdslite.errors import ArtifactError, InvalidRequest
+from mdslite.errors import ArtifactError, InvalidRequest, quoted
 
 Resolve = Callable[[str, int], Sequence[str]]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -142,6 +142,6 @@ def _parse_entry(text: str) -> tuple[str, int | None]:
     port = None if found is None or found["port"] is None else int(found["port"])
     if found is None or (port is not None and not 0 < port < 65536):
         raise InvalidRequest(
-            f"--allow-internal {text!r} is no host; expected HOST or HOST:PORT, such as models.lan:8080"
+            f"--allow-internal {quoted(text)} is no host; expected HOST or HOST:PORT, such as models.lan:8080"
         )
     return _plain_host(found["host"]), port

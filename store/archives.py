@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, Self
 
-from mdslite.errors import ArtifactError, TooLarge
+from mdslite.errors import ArtifactError, TooLarge, quoted
 from mdslite.guises import ARCHIVES, recognize
 from mdslite.store.staging import Limits, Staging, is_ignored, read_chunks, split_name
 
@@ -150,16 +150,17 @@ def _check_zip_member(member: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise ArtifactError(
-            f"{member.filename!r} in the archive is a link or device; expected files and folders",
+            f"{quoted(member.filename)} in the archive is a link or device; expected files and folders",
             hint=_PACK_HINT,
         )
     if member.flag_bits & 0x1:
         raise ArtifactError(
-            f"{member.filename!r} in the archive is encrypted; expected it in the clear", hint=_PACK_HINT
+            f"{quoted(member.filename)} in the archive is encrypted; expected it in the clear",
+            hint=_PACK_HINT,
         )
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ArtifactError(
-            f"{member.filename!r} in the archive is packed by a rare method; expected deflate",
+            f"{quoted(member.filename)} in the archive is packed by a rare method; expected deflate",
             hint=_PACK_HINT,
         )
 
@@ -181,7 +182,8 @@ def _unpack_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, stagin
     parts = split_name(member.name)
     if not (member.isdir() or member.isreg()) or member.issparse():
         raise ArtifactError(
-            f"{member.name!r} in the archive is a link or device; expected files and folders", hint=_PACK_HINT
+            f"{quoted(member.name)} in the archive is a link or device; expected files and folders",
+            hint=_PACK_HINT,
         )
     if member.isdir() or is_ignored(parts):
         return
@@ -189,7 +191,7 @@ def _unpack_tar_member(archive: tarfile.TarFile, member: tarfile.TarInfo, stagin
     assert content is not None  # an ordinary file has content
     entry = staging.write(member.name, read_chunks(content))  # type: ignore[arg-type]
     if entry.size_bytes != member.size:
-        raise tarfile.ReadError(f"{member.name!r} ends early")
+        raise tarfile.ReadError(f"{quoted(member.name)} ends early")
 
 
 class _CheckedInfo(tarfile.TarInfo):

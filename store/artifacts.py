@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from mdslite.errors import ArtifactError, StorageFull
+from mdslite.errors import ArtifactError, StorageFull, quoted
 from mdslite.store.archives import ArchiveKind, archive_kind, common_folder, unpack
 from mdslite.store.disk import storage_errors
 from mdslite.store.external import external_locations, may_refer
@@ -294,7 +294,7 @@ def _locations(path: Path, name: str) -> list[str]:
             split_name(location)
         except ArtifactError as exc:
             raise ArtifactError(
-                f"the model {name} keeps its data in {location!r}; expected a file beside or below it",
+                f"the model {name} keeps its data in {quoted(location)}; expected a file beside or below it",
                 hint="save the model again with its data in the same folder",
             ) from exc
     return locations

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from mdslite.errors import InvalidRequest
+from mdslite.errors import InvalidRequest, quoted
 from mdslite.store.moments import parse_moment
 
 Operator: TypeAlias = Literal["=", "!=", "<", "<=", ">", ">=", "~", "!~"]
@@ -177,11 +177,11 @@ class _Reader:
             self._add(Term(name, "=", True, start + 1))
             return
         if of is None:
-            _refuse(start, f"there is no field {name!r}", _closest(name))
+            _refuse(start, f"there is no field {quoted(name)}", _closest(name))
         self.at = operator.end()
         if operator[1] not in (allowed := _OPERATORS[of.kind]):
             place = operator.start(1)
-            _refuse(place, f"{name} does not take {operator[1]!r}", f"{name} takes {' '.join(allowed)}")
+            _refuse(place, f"{name} does not take {quoted(operator[1])}", f"{name} takes {' '.join(allowed)}")
         value_at = self.at
         value = self._read_value(name)
         if name in ("since", "until"):
@@ -237,7 +237,7 @@ def _typed(name: str, value: str, at: int) -> str | float | bool:
     kind = of.kind if of is not None else "text"
     if kind == "flag":
         if value.lower() not in _FLAGS:
-            _refuse(at, f"{name} is true or false, got {value!r}", f"write {name} or {name}=false")
+            _refuse(at, f"{name} is true or false, got {quoted(value)}", f"write {name} or {name}=false")
         return _FLAGS[value.lower()]
     if kind in ("integer", "number"):
         convert: Callable[[str], float] = int if kind == "integer" else float
@@ -246,15 +246,15 @@ def _typed(name: str, value: str, at: int) -> str | float | bool:
                 raise ValueError
             number = convert(value)
         except ValueError:
-            what = f"{name} is {'a whole' if kind == 'integer' else 'a'} number, got {value!r}"
+            what = f"{name} is {'a whole' if kind == 'integer' else 'a'} number, got {quoted(value)}"
             _refuse(at, what, f"such as {name}{_EXAMPLES.get(name, '>=1')}")
         if not abs(number) < 2**53:  # NaN too
-            what = f"{name}: {value!r} is no number that it can have"
+            what = f"{name}: {quoted(value)} is no number that it can have"
             _refuse(at, what, f"such as {name}{_EXAMPLES.get(name, '>=1')}")
         return number
     if kind == "trace":
         if not _TRACE_ID.fullmatch(value.lower()):
-            _refuse(at, f"{name} is 32 hex digits, got {value!r}", 'as the log shows it; "" for none')
+            _refuse(at, f"{name} is 32 hex digits, got {quoted(value)}", 'as the log shows it; "" for none')
         return value.lower()
     return value
 
@@ -296,7 +296,7 @@ def _like(text: str) -> str:
 def _bare_word(word: str) -> tuple[str, str]:
     if word.lower() in ("and", "or", "not"):
         return (
-            f"{word!r} is not part of the language",
+            f"{quoted(word)} is not part of the language",
             "terms side by side must all hold; use != or !~ for not",
         )
     if (of := find_field(word)) is not None:
@@ -306,8 +306,8 @@ def _bare_word(word: str) -> tuple[str, str]:
             f"{word} takes {allowed}; in a shell quote the whole filter, which keeps < and > for it",
         )
     if near := _near(word):
-        return f"{word!r} is neither a term nor a flag", f"did you mean {near}?"
-    return f"{word!r} is neither a term nor a flag", f'to look for it in the bodies write text~"{word}"'
+        return f"{quoted(word)} is neither a term nor a flag", f"did you mean {near}?"
+    return f"{quoted(word)} is neither a term nor a flag", f'to look for it in the bodies write text~"{word}"'
 
 
 def _closest(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, time, timedelta
 
-from mdslite.errors import InvalidRequest
+from mdslite.errors import InvalidRequest, quoted
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
@@ -31,11 +31,11 @@ def _parse(text: str, now: float) -> float:
     if text == "now":
         return now
     if not text.isascii():  # other scripts' digits, which Python reads as numbers, too
-        raise InvalidRequest(f"{text!r} is no moment", hint=_EXAMPLES)
+        raise InvalidRequest(f"{quoted(text)} is no moment", hint=_EXAMPLES)
     if _SPAN.fullmatch(text):
         ago_s = sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text))
         if ago_s > now:
-            raise InvalidRequest(f"{text!r} is before 1970", hint=_EXAMPLES)
+            raise InvalidRequest(f"{quoted(text)} is before 1970", hint=_EXAMPLES)
         return now - ago_s
     try:
         if _CLOCK.fullmatch(text):
@@ -45,7 +45,7 @@ def _parse(text: str, now: float) -> float:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
     except (ValueError, OverflowError) as exc:
-        raise InvalidRequest(f"{text!r} is no moment", hint=_EXAMPLES) from exc
+        raise InvalidRequest(f"{quoted(text)} is no moment", hint=_EXAMPLES) from exc
 
 
 def time_text(unix_s: float) -> str:
@@ -62,7 +62,7 @@ def _latest(clock: time, now: float) -> float:
 def _unix(text: str) -> float:
     seconds = float(text)
     if seconds < 1e9:
-        raise InvalidRequest(f"{text!r} has no unit", hint=_EXAMPLES)
+        raise InvalidRequest(f"{quoted(text)} has no unit", hint=_EXAMPLES)
     if seconds >= _MAX_UNIX:
-        raise InvalidRequest(f"{text!r} is too far in the future", hint=_EXAMPLES)
+        raise InvalidRequest(f"{quoted(text)} is too far in the future", hint=_EXAMPLES)
     return seconds

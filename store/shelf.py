@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from mdslite.errors import ArtifactError
+from mdslite.errors import ArtifactError, quoted
 from mdslite.store.disk import remove_tree, storage_errors, sweep_drafts, sync_folder, write_whole
 from mdslite.store.memos import FileDigests
 from mdslite.store.recovery import restore_command
@@ -171,7 +171,7 @@ class Shelf:
     def _folder(self, digest: str) -> Path:
         found = _DIGEST.fullmatch(digest)
         if found is None:
-            raise ArtifactError(f"{digest!r} is no digest; expected sha256: and 64 hexadecimal digits")
+            raise ArtifactError(f"{quoted(digest)} is no digest; expected sha256: and 64 hexadecimal digits")
         return self.root / found.group(1)
 
     def _verify_file(self, digest: str, top: Path, name: str, expected: str, trust_inodes: bool) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from mdslite.errors import ArtifactError, StorageFull, TooLarge
+from mdslite.errors import ArtifactError, StorageFull, TooLarge, quoted
 from mdslite.store.disk import FULL_HINT, free_bytes, storage_errors, sync_folder
 
 # Called with the bytes done and their total, None when that is not known. What it raises ends the work.
@@ -64,18 +64,20 @@ def split_name(name: str) -> tuple[str, ...]:
     try:
         sizes = [len(part.encode()) for part in name.split("/")]
     except UnicodeEncodeError as exc:
-        raise ArtifactError(f"the file name {name!r} is not UTF-8; rename the file") from exc
+        raise ArtifactError(f"the file name {quoted(name)} is not UTF-8; rename the file") from exc
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     drive = len(name) > 1 and name[1] == ":"
     if name.startswith("/") or drive or ".." in parts or not parts:
-        raise ArtifactError(f"the file name {name!r} leads out of its folder; expected a name inside it")
+        raise ArtifactError(
+            f"the file name {quoted(name)} leads out of its folder; expected a name inside it"
+        )
     if "\\" in name or not name.isprintable():
         raise ArtifactError(
-            f"the file name {name!r} holds a backslash or a control character; rename the file"
+            f"the file name {quoted(name)} holds a backslash or a control character; rename the file"
         )
     if max(sizes) > MAX_NAME_BYTES:
         raise ArtifactError(
-            f"the file name {name[:80]!r}... is too long; expected at most {MAX_NAME_BYTES} bytes"
+            f"the file name {quoted(name)} is too long; expected at most {MAX_NAME_BYTES} bytes"
         )
     return parts
 
@@ -194,12 +196,12 @@ class Staging:
         parts = split_name(name)
         if len(parts) > self._limits.max_depth or len(name.encode()) > self._limits.max_path_bytes:
             raise ArtifactError(
-                f"the file name {name[:80]!r}... is too long; expected at most "
+                f"the file name {quoted(name)} is too long; expected at most "
                 f"{self._limits.max_depth} folders and {self._limits.max_path_bytes} bytes"
             )
         above = {parts[:depth] for depth in range(1, len(parts))}
         if parts in self._files or parts in self._folders or above & self._files:
-            raise ArtifactError(f"the file name {name!r} occurs twice; expected each name once")
+            raise ArtifactError(f"the file name {quoted(name)} occurs twice; expected each name once")
         if len(self._files) >= self._limits.max_files:
             raise TooLarge(f"more than {self._limits.max_files} files; expected a model, not a data set")
         self._files.add(parts)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
-from mdslite.errors import Conflict, InvalidRequest, NotFound
+from mdslite.errors import Conflict, InvalidRequest, NotFound, quoted
 from mdslite.store.moments import time_text
 from mdslite.store.registry import Registry
 
@@ -50,7 +50,7 @@ class Rate:
         """:raises InvalidRequest: it is no rate"""
         found = _RATE.fullmatch(text.strip())
         if found is None:
-            raise InvalidRequest(f"expected such as 100/s, 6000/m or 50/h; got {text[:40]!r}", field="rate")
+            raise InvalidRequest(f"expected such as 100/s, 6000/m or 50/h; got {quoted(text)}", field="rate")
         return cls(int(found[1]), found[2])
 
     def __str__(self) -> str:
@@ -129,15 +129,15 @@ class Wish:
         """
         unknown = set(scopes) - set(SCOPES)
         if unknown or not scopes:
-            got = repr(min(unknown)[:40]) if unknown else "none"
+            got = quoted(min(unknown)) if unknown else "none"
             raise InvalidRequest(f"expected one or more of {', '.join(SCOPES)}; got {got}", field="scopes")
         if name is not None and not _NAME.fullmatch(name):
             raise InvalidRequest(
-                f"expected up to 63 letters, digits and _.@-; got {name[:80]!r}", field="name"
+                f"expected up to 63 letters, digits and _.@-; got {quoted(name)}", field="name"
             )
         for what, given in (("project", project), ("model", model)):
             if given is not None and not _PLACE.fullmatch(given):
-                raise InvalidRequest(f"expected the name of one; got {given[:80]!r}", field=what)
+                raise InvalidRequest(f"expected the name of one; got {quoted(given)}", field=what)
         if model is not None and project is None:
             raise InvalidRequest("a token for one model names its project, too", field="model")
         return cls(
@@ -159,7 +159,7 @@ def parse_span(text: str) -> float:
     seconds = 0.0 if found is None else int(found[1]) * _SPAN_UNITS_S[found[2]]
     if not 0 < seconds <= _SPAN_MAX_S:
         raise InvalidRequest(
-            f"expected such as 12h, 30d or 1y, up to 100y; got {text[:40]!r}", field="expires"
+            f"expected such as 12h, 30d or 1y, up to 100y; got {quoted(text)}", field="expires"
         )
     return seconds
 
@@ -232,7 +232,7 @@ class Tokens:
             known = [_token(row) for row in db.query("select * from tokens")]
             token = next((one for one in known if one.is_live(now) and which in (one.id, one.name)), None)
             if token is None:
-                raise NotFound(f"there is no live token {which[:80]!r}", hint="mdslite token list")
+                raise NotFound(f"there is no live token {quoted(which)}", hint="mdslite token list")
             db.execute("update tokens set revoked_at = ? where id = ?", (now, token.id))
         return replace(token, revoked_at=now)
 
@@ -264,7 +264,7 @@ def _check_room(token: Token, known: Sequence[Token], now: float) -> None:
     live = [one for one in known if one.is_live(now)]
     if any(token.name in (one.name, one.id) for one in live):
         raise Conflict(
-            f"there is a token {token.name!r} already",
+            f"there is a token {quoted(token.name)} already",
             hint=f"choose another name, or end that one first: mdslite token revoke {token.name}",
         )
     if len(live) >= LIVE_MAX:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 import numpy as np
 
-from mdslite.errors import InvalidRequest
+from mdslite.errors import InvalidRequest, quoted
 from mdslite.store.bodyfields import Scalar, make_path, read_values
 from mdslite.store.columns import ID, Array
 from mdslite.store.filters import FIELDS, Filter, FilterField, find_field
@@ -74,7 +74,8 @@ def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAUL
     if of is None or of.kind in _UNCOUNTED:
         known = [name for name, one in FIELDS.items() if one.kind not in _UNCOUNTED]
         raise InvalidRequest(
-            f"{field!r} has no values to count", hint=f"fields: {' '.join(known)} request.NAME reply.NAME"
+            f"{quoted(field)} has no values to count",
+            hint=f"fields: {' '.join(known)} request.NAME reply.NAME",
         )
     counting = _counting(field, of)
     rows = 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import httpcore2
 import httpx2
 
-from mdslite.errors import ArtifactError, InvalidRequest, Unavailable
+from mdslite.errors import ArtifactError, InvalidRequest, Unavailable, quoted
 from mdslite.store.addresses import AllowList, CheckedBackend, Resolve, check_host, resolve_host
 
 CALL_S = 10.0
@@ -72,9 +72,9 @@ class Webhooks:
         try:
             target = httpx2.URL(url)
         except (httpx2.InvalidURL, ValueError) as exc:
-            raise InvalidRequest(f"{url[:80]!r} is no URL", field="webhook") from exc
+            raise InvalidRequest(f"{quoted(url)} is no URL", field="webhook") from exc
         if target.scheme not in ("http", "https") or not target.host or len(url) > _URL_MAX:
-            raise InvalidRequest(f"expected an http(s) URL, got {url[:80]!r}", field="webhook")
+            raise InvalidRequest(f"expected an http(s) URL, got {quoted(url)}", field="webhook")
         if target.userinfo:
             raise InvalidRequest("the URL holds a password; expected one without", field="webhook")
         return target

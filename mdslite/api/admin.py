@@ -49,7 +49,7 @@ from mdslite.api.schema import (
 from mdslite.deploy.events import Event, Feed
 from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
 from mdslite.deploy.plan import Plan
-from mdslite.errors import BODY_HINT, Conflict, InvalidRequest, MdsliteError, NotFound
+from mdslite.errors import BODY_HINT, Conflict, InvalidRequest, MdsliteError, NotFound, quoted
 from mdslite.http.access import Grant
 from mdslite.store.registry import Revision, VersionRow
 
@@ -170,7 +170,7 @@ async def backup(parts: Parts, call: Call[Nothing, Nothing, BackupBody]) -> Back
     """Copy the store into one file while it serves"""
     path = call.body.path
     if path is not None and not os.path.isabs(path):
-        raise InvalidRequest(f"expected an absolute path, got {path!r}", field="path")
+        raise InvalidRequest(f"expected an absolute path, got {quoted(path)}", field="path")
     call.caller.remark = f"to {path}" if path is not None else ""
     made = await asyncio.to_thread(_back_up, parts.settings.store, path, call.body.log)
     call.caller.remark = f"to {made.path}"
@@ -282,7 +282,7 @@ def _source(body: PlanBody) -> Source:
         return VersionSource(body.remove.project, body.remove.model, body.remove.version, None)
     assert body.source is not None
     if body.base is None or not os.path.isabs(body.base) or "\0" in body.base:
-        got = "none" if body.base is None else repr(body.base)
+        got = "none" if body.base is None else quoted(body.base)
         raise InvalidRequest(f"expected the absolute path of the file's folder, got {got}", field="base")
     return FileSource(body.source, body.file, Path(body.base), prune=body.prune)
 

@@ -51,7 +51,7 @@ from mdslite.api.schema import (
     ReadyQuery,
     VersionPath,
 )
-from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized
+from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized, quoted
 from mdslite.exposition import OPEN_METRICS, TEXT, wants_open_metrics
 from mdslite.http.access import NOBODY
 from mdslite.http.budget import BODIES, Claim
@@ -195,7 +195,7 @@ async def get_readiness(parts: Parts, call: Call[Nothing, ReadyQuery, Nothing]) 
     if call.query.model is not None:
         found = _MODEL.fullmatch(call.query.model)
         if found is None:
-            raise InvalidRequest(f"expected PROJECT/MODEL, got {call.query.model!r}", field="model")
+            raise InvalidRequest(f"expected PROJECT/MODEL, got {quoted(call.query.model)}", field="model")
         model = (found[1], found[2])
         if grant is NOBODY:
             raise Unauthorized("to ask for one model takes a token", hint="/readyz tells of the whole box")

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from mdslite.api.operations import JSON, Answer, Raw
-from mdslite.errors import InvalidRequest, PreconditionFailed
+from mdslite.errors import InvalidRequest, PreconditionFailed, quoted
 from mdslite.store.registry import VersionRow
 
 _TAG = re.compile(r'[ \t]*(W/)?("[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|$)')
@@ -107,7 +107,7 @@ def _parse(field: str, text: str | None, *, weak: bool) -> Tags | None:
     while at < len(text):
         one = _TAG.match(text, at)
         if one is None:
-            raise InvalidRequest(f"{field}: {_EXPECTED}, got {text[:80]!r}")
+            raise InvalidRequest(f"{field}: {_EXPECTED}, got {quoted(text)}")
         if weak or one[1] is None:
             found.append(one[2])
         at = one.end()

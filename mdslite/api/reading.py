@@ -22,6 +22,7 @@ from mdslite.errors import (
     RequestTimeout,
     TooLarge,
     UnsupportedMedia,
+    quoted,
 )
 from mdslite.http.budget import BODIES, Claim
 
@@ -91,7 +92,9 @@ def _check_announced(scope: Scope, limit_bytes: int, *, compressed: bool) -> Non
     """Refuse by its head a body that would not be read."""
     encoding = header(scope, b"content-encoding").strip().lower()
     if not compressed and encoding not in ("", "identity"):
-        raise UnsupportedMedia(f"content-encoding {encoding!r} is not read here; send the body uncompressed")
+        raise UnsupportedMedia(
+            f"content-encoding {quoted(encoding)} is not read here; send the body uncompressed"
+        )
     declared = header(scope, b"content-length")
     if declared.isascii() and declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
@@ -156,12 +159,12 @@ def parse_query(query: bytes, into: type[StructT]) -> StructT:
         ) from exc
     for name, value in pairs:
         if name in given:
-            raise InvalidRequest(f"the parameter {name!r} is given twice; expected it once")
+            raise InvalidRequest(f"the parameter {quoted(name)} is given twice; expected it once")
         given[name] = value
     unknown = given.keys() - set(into.__struct_encode_fields__)
     if unknown:
         known = ", ".join(into.__struct_encode_fields__) or "none"
-        raise InvalidRequest(f"unknown parameter {min(unknown)!r}; this URL takes: {known}")
+        raise InvalidRequest(f"unknown parameter {quoted(min(unknown))}; this URL takes: {known}")
     return convert(given, into)
 
 
@@ -175,7 +178,7 @@ def convert(given: dict[str, str], into: type[StructT]) -> StructT:
     except msgspec.ValidationError as exc:
         culprit, wrong = explain(exc, lambda: given, into)
         wrong = wrong.removesuffix(", got text")  # as all is in a URL
-        came = f"; got {given[culprit]!r}" if culprit in given and "; got " not in wrong else ""
+        came = f"; got {quoted(given[culprit])}" if culprit in given and "; got " not in wrong else ""
         raise InvalidRequest(f"{wrong}{came}", field=culprit) from exc
 
 

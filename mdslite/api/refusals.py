@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from mdslite.document import place_text
+from mdslite.errors import clip
 from mdslite.mistakes import choices_of, locate, word_of
 
+_QUOTED = re.compile(r"([`'])(.*)\1", re.DOTALL)  # a key, or a value, that nobody knows
 _LENGTH = re.compile(r"`?str`? of length (<=|>=) (\d+)")
 
 # msgspec's names of kinds, as people call what JSON has.
@@ -36,6 +38,7 @@ def explain(exc: msgspec.ValidationError, read: Callable[[], Any], kind: Any) ->
     what, _, pattern = what.partition(" matching regex ")
     if pattern:
         what = f"Expected {word_of(expected) or f'text like {pattern}'}"
+    what = _QUOTED.sub(lambda found: found[1] + clip(found[2]) + found[1], what)
     _, enum, came = what.partition("Invalid enum value ")
     if enum and (choices := choices_of(expected)):
         what = f"Expected one of {', '.join(choices)}; got {came}"

@@ -14,7 +14,7 @@ from mdslite.api.labeling import Labeling
 from mdslite.api.replay_schema import ReplayBody, ReplayInfo, State
 from mdslite.api.replay_source import Census, Sendable
 from mdslite.api.side_by_side import Answered, SideBySide
-from mdslite.errors import InvalidRequest, MdsliteError, Unavailable, without_frames
+from mdslite.errors import InvalidRequest, MdsliteError, Unavailable, quoted, without_frames
 from mdslite.predict.allowance import HANDLING_S, Allowance
 from mdslite.predict.answers import encode
 from mdslite.predict.call import Call
@@ -53,7 +53,7 @@ class Pace:
         most = TIMES_MAX if found and found[2] == "x" else PER_SECOND_MAX
         if found is None or not 0 < value <= most:
             raise InvalidRequest(
-                f"expected 2x or 50/s, at most {TIMES_MAX:g}x or {PER_SECOND_MAX:g}/s; got {text!r}",
+                f"expected 2x or 50/s, at most {TIMES_MAX:g}x or {PER_SECOND_MAX:g}/s; got {quoted(text)}",
                 field="rate",
             )
         return cls(value, None) if found[2] == "x" else cls(None, value)

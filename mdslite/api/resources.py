@@ -16,7 +16,7 @@ from mdslite.api.parts import Parts
 from mdslite.api.plan_schema import ApplyReply, WeightValue
 from mdslite.api.schema import Given, ModelPath, VersionInfo, VersionPath
 from mdslite.deploy.orders import Source, VersionSource, WeightsSource
-from mdslite.errors import InvalidRequest, NotFound
+from mdslite.errors import InvalidRequest, NotFound, quoted
 from mdslite.spec import Spec, from_plain
 from mdslite.store.registry import VersionRow
 
@@ -168,7 +168,7 @@ def _refuse_other_names(path: VersionPath, body: VersionWish) -> None:
         ("version", body.version, path.version),
     ):
         if said not in (None, wanted):
-            raise InvalidRequest(f"expected {wanted!r} as in the URL, got {said!r}", field=field)
+            raise InvalidRequest(f"expected {quoted(wanted)} as in the URL, got {quoted(said)}", field=field)
 
 
 def _label(path: VersionPath) -> str:

@@ -23,7 +23,7 @@ from mdslite.deploy.orders import Source, VersionSource
 from mdslite.deploy.plan import State, Wanted
 from mdslite.deployments import Deployment, Deployments, Version
 from mdslite.document import place_text
-from mdslite.errors import NotFound, SpecError
+from mdslite.errors import NotFound, SpecError, quoted
 from mdslite.fields import UNKNOWN_DIGEST
 
 _FILE = "the request"
@@ -153,7 +153,7 @@ def _refuse_relative(spec: Mapping[str, Any]) -> None:
 
 def _relative(place: str, expected: str, got: str) -> SpecError:
     hint = "a path is one of the appliance's machine"
-    return SpecError(f"expected {expected}, got {got!r}", field=place, file=_FILE, hint=hint)
+    return SpecError(f"expected {expected}, got {quoted(got)}", field=place, file=_FILE, hint=hint)
 
 
 def _sticky(spec: Mapping[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from mdslite.errors import InvalidRequest
+from mdslite.errors import InvalidRequest, quoted
 from mdslite.intervals import (
     Estimate,
     mean_difference,
@@ -64,7 +64,7 @@ class Gate:
         found = _GATE.fullmatch(text.strip())
         if found is None:
             raise InvalidRequest(
-                f"expected such as error_rate<1%, p99<1.2x or agreement>95%; got {text[:60]!r}",
+                f"expected such as error_rate<1%, p99<1.2x or agreement>95%; got {quoted(text)}",
                 field="gates",
                 hint="error_rate, p50, p99, latency, confidence and agreement can be gates",
             )
@@ -72,11 +72,13 @@ class Gate:
         if unit not in _UNITS[metric]:
             wanted = " or ".join(one or "a plain number" for one in _UNITS[metric])
             raise InvalidRequest(
-                f"{metric} is measured in {wanted}; got {text.strip()!r}", field="gates", hint=_GATE_HINT
+                f"{metric} is measured in {wanted}; got {quoted(text.strip())}",
+                field="gates",
+                hint=_GATE_HINT,
             )
         if unit == "%" and float(found["limit"]) > 100:
             raise InvalidRequest(
-                f"{metric} is never above 100 %; got {text.strip()!r}", field="gates", hint=_GATE_HINT
+                f"{metric} is never above 100 %; got {quoted(text.strip())}", field="gates", hint=_GATE_HINT
             )
         scale = {"%": 0.01, "s": 1000.0}.get(unit, 1.0)
         return cls(

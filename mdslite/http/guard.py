@@ -27,6 +27,8 @@ from mdslite.errors import (
     MethodNotAllowed,
     NotFound,
     Unauthorized,
+    clip,
+    quoted,
 )
 from mdslite.http.request import check_repeated
 
@@ -35,7 +37,6 @@ logger = logging.getLogger(__name__)
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _AUTHORITY = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?")
 _PORT_MAX = 65_535
-_SHOWN_CHARS = 100
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WILDCARD = ("0.0.0.0", "::", "")
 _SEEN_HOSTS = 64
@@ -164,15 +165,14 @@ class AllowList:
         found = _AUTHORITY.fullmatch(authority)
         if found is None or int(found[2] or 0) > _PORT_MAX:
             raise InvalidRequest(
-                f"malformed Host header {authority[:_SHOWN_CHARS]!r}: "
-                "expected a name or an address, and maybe a port"
+                f"malformed Host header {quoted(authority)}: expected a name or an address, and maybe a port"
             )
         name = _strip_port(authority).removesuffix(".")  # of a name that is spelt to its root
         if name in self._names or authority in self._extra or (self._any_address and _is_address(name)):
             return
         raise Forbidden(
-            f"requests for the host {authority!r} are not served here; expected the address that mdslite is "
-            "bound to",
+            f"requests for the host {quoted(authority)} are not served here; expected the address that "
+            "mdslite is bound to",
             hint="start it with --allow-host NAME to serve under that name",
         )
 
@@ -183,8 +183,8 @@ class AllowList:
         if _strip_port(authority) in self._extra:
             return
         raise Forbidden(
-            f"requests from pages of {origin.decode('latin-1')!r} are not served here; expected no Origin or "
-            "the host of the request",
+            f"requests from pages of {quoted(origin.decode('latin-1'))} are not served here; expected no "
+            "Origin or the host of the request",
             hint="start it with --allow-host NAME to admit pages of that name",
         )
 
@@ -228,8 +228,10 @@ async def _reply(send: Send, error: MdsliteError, request_id: str, extra: list[t
 def _of_router(exc: HTTPException, scope: Scope) -> MdsliteError:
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")
-        return MethodNotAllowed(f"{scope['method']} does not work on {scope['path']}; expected {allowed}")
-    return NotFound(f"there is nothing at {scope['path']}", hint="/docs lists every URL")
+        return MethodNotAllowed(
+            f"{clip(scope['method'])} does not work on {clip(scope['path'])}; expected {allowed}"
+        )
+    return NotFound(f"there is nothing at {clip(scope['path'])}", hint="/docs lists every URL")
 
 
 def _strip_port(authority: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from mdslite.errors import InvalidRequest, TooLarge, UnsupportedMedia
+from mdslite.errors import InvalidRequest, TooLarge, UnsupportedMedia, quoted
 
 _HINT = "compress all of it at once, or send it as it is"
 
@@ -20,7 +20,7 @@ def decompress(body: bytes, encoding: bytes, *, limit: int) -> bytes:
     window = windows.get(encoding)
     if window is None:
         raise UnsupportedMedia(
-            f"content-encoding {encoding.decode('latin-1')!r} is not served: expected gzip or deflate"
+            f"content-encoding {quoted(encoding.decode('latin-1'))} is not served: expected gzip or deflate"
         )
     engine = zlib.decompressobj(window)
     try:

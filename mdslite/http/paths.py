@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote_to_bytes
 
-from mdslite.errors import InvalidRequest, NotFound
+from mdslite.errors import InvalidRequest, NotFound, quoted
 
 # Project, model and version; None at model level.
 Names = tuple[str, str, str | None]
@@ -59,7 +59,7 @@ def split_model(name: str) -> tuple[str, str]:
     """
     project, dot, model = name.partition(".")
     if not dot:
-        raise NotFound(f"no model {name[:80]!r} is deployed: expected PROJECT.MODEL", hint="mdslite ls")
+        raise NotFound(f"no model {quoted(name)} is deployed: expected PROJECT.MODEL", hint="mdslite ls")
     return project, model
 
 
@@ -71,7 +71,8 @@ def check_names(project: str, model: str, version: str | None) -> Names:
     for name in (project, model, version):
         if name is not None and not _is_name(name):
             raise InvalidRequest(
-                f"{name[:80]!r} is no name: expected 1 to 63 letters, digits, _ or -, the first one no _ or -"
+                f"{quoted(name)} is no name: "
+                "expected 1 to 63 letters, digits, _ or -, the first one no _ or -"
             )
     return project, model, version
 

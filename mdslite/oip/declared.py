@@ -14,12 +14,12 @@ import numpy as np
 import orjson
 
 from mdslite.data import DataCodec
-from mdslite.errors import InvalidRequest, InvalidTensor, ModelError
+from mdslite.errors import InvalidRequest, InvalidTensor, ModelError, clip
 from mdslite.oip.inputs import InputTensor, check_rank, read_column
 from mdslite.oip.message import PREDICT_HINT, Messages
 from mdslite.oip.outputs import OutputTensor
 from mdslite.oip.wire import Buffer
-from mdslite.packing import check_shape, clip, show_shape
+from mdslite.packing import check_shape, show_shape
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Datum, Outputs, Signature, TensorSpec
 from mdslite.tensors import Columns
 

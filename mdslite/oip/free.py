@@ -14,13 +14,13 @@ import numpy as np
 import orjson
 
 from mdslite.data import DataCodec, read_text
-from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.errors import InvalidRequest, InvalidTensor, clip
 from mdslite.npy import MAX_RANK
 from mdslite.oip.inputs import InputTensor, check_rank, read_column
 from mdslite.oip.message import PREDICT_HINT, Messages
 from mdslite.oip.outputs import OutputTensor
 from mdslite.oip.wire import Buffer
-from mdslite.packing import clip, from_bfloat16
+from mdslite.packing import from_bfloat16
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Datum, Outputs, TensorSpec
 from mdslite.tensors import Columns
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mdslite.errors import InvalidTensor
+from mdslite.errors import InvalidTensor, clip
 from mdslite.npy import MAX_RANK
 from mdslite.oip.wire import ITEM_BYTES, Buffer, unpack_strings
-from mdslite.packing import Column, as_string, check_shape, clip, flatten, pack_flat, show_place, show_shape
+from mdslite.packing import Column, as_string, check_shape, flatten, pack_flat, show_place, show_shape
 from mdslite.runtimes.protocol import NUMPY_DTYPES, TensorSpec
 from mdslite.tensors import SHARED_BYTES, Codec, Columns
 

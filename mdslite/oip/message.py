@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.errors import InvalidRequest, InvalidTensor, clip
 from mdslite.oip.inputs import InputTensor, read_raw
 from mdslite.oip.outputs import OutputTensor, classify, empty_outputs
 from mdslite.oip.request import InferRequest, Wanted, parse_request
 from mdslite.oip.wire import Buffer
-from mdslite.packing import clip
 from mdslite.runtimes.protocol import Outputs, Signature, TensorSpec
 from mdslite.tensors import SHARED_BYTES, Columns, Key
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.errors import InvalidRequest, InvalidTensor, clip
 from mdslite.media import parse_json
-from mdslite.packing import clip, kind_of
+from mdslite.packing import kind_of
 
 _SHARED = "shared_memory_region"
 _LEAVE_OUT = "leave it out, or write it as the Open Inference Protocol has it"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mdslite.errors import InvalidRequest, TooLarge
+from mdslite.errors import InvalidRequest, TooLarge, quoted
 from mdslite.http.deflate import choose_coding
 from mdslite.oip.message import HEAD_HINT
-from mdslite.packing import clip
 from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.fleet import Served
 from mdslite.tensors import Columns
@@ -62,7 +61,7 @@ def read_length(value: bytes | None) -> int | None:
     if not text.isdigit() or len(text) > 18:
         raise InvalidRequest(
             "Inference-Header-Content-Length: expected a number of bytes, "
-            f"got {clip(text.decode('latin-1'))!r}",
+            f"got {quoted(text.decode('latin-1'))}",
             hint=HEAD_HINT,
         )
     return int(text)

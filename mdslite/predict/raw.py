@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdslite.data import DataCodec
-from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.errors import InvalidRequest, InvalidTensor, clip, quoted
 from mdslite.media import OCTETS
 from mdslite.npy import NPY
 from mdslite.oip.free import INPUT, take_data
@@ -19,7 +19,7 @@ from mdslite.oip.inputs import InputTensor, infer_shape, take_inputs
 from mdslite.oip.message import PLANS_MAX
 from mdslite.oip.outputs import OutputTensor, empty_outputs
 from mdslite.oip.wire import Buffer
-from mdslite.packing import clip, from_bfloat16
+from mdslite.packing import from_bfloat16
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Outputs
 from mdslite.serving.fleet import Served
 from mdslite.serving.loader import AnyCodec
@@ -193,7 +193,7 @@ def _read_dtype(value: bytes | None) -> str | None:
     datatype = _DATATYPES.get(name.lower(), name)
     if datatype not in _DATATYPES.values():
         raise InvalidTensor(
-            f"expected a dtype of numbers, got {clip(name)!r}",
+            f"expected a dtype of numbers, got {quoted(name)}",
             field=DTYPE.decode(),
             hint=f"one of {', '.join(_DATATYPES)}",
         )
@@ -209,7 +209,7 @@ def _read_shape(value: bytes | None) -> tuple[int, ...] | None:
     sizes = [size.strip() for size in text.split(",")]
     if not all(size.isascii() and size.isdigit() and len(size) <= 18 for size in sizes):
         raise InvalidTensor(
-            f"expected sizes with commas between them, got {clip(text)!r}",
+            f"expected sizes with commas between them, got {quoted(text)}",
             field=SHAPE.decode(),
             hint="rows come first: 8,3,224,224 is eight images",
         )

@@ -17,6 +17,7 @@ from mdslite.errors import (
     Overloaded,
     RateLimited,
     UnsupportedMedia,
+    clip,
     without_frames,
 )
 from mdslite.http.policing import Reason
@@ -142,7 +143,7 @@ class RpcDoor:
         if not exchange.head.is_grpc:
             return UnsupportedMedia("expected the content-type application/grpc")
         if method is _UNKNOWN:
-            return MethodNotAllowed(f"there is no method {exchange.head.path[:200]}")
+            return MethodNotAllowed(f"there is no method {clip(exchange.head.path)}")
         if self._calls > limits.calls:
             return Overloaded(f"{limits.calls} calls are under way; expected fewer", retry_after_s=1)
         if not method.public:

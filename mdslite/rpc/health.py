@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 
-from mdslite.errors import NotFound, Unavailable
+from mdslite.errors import NotFound, Unavailable, quoted
 from mdslite.rpc.exchange import Exchange, Message, Method
 from mdslite.rpc.schema import HEALTH, Schema, parse
 
@@ -37,7 +37,7 @@ class Health:
     async def _check(self, body: Message, exchange: Exchange) -> bytes:
         service = parse(self._request, body).service
         if service not in self._services:
-            raise NotFound(f"no service {service[:200]!r}")
+            raise NotFound(f"no service {quoted(service)}")
         return self._write(self._status)
 
     async def _watch(self, body: Message, exchange: Exchange) -> None:

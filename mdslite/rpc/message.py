@@ -16,14 +16,13 @@ from urllib.parse import quote
 import numpy as np
 
 from mdslite.data import DataCodec
-from mdslite.errors import InvalidRequest, InvalidTensor
+from mdslite.errors import InvalidRequest, InvalidTensor, clip
 from mdslite.oip.free import OUTPUT, take_data
 from mdslite.oip.inputs import InputTensor, read_raw
 from mdslite.oip.message import Plan
 from mdslite.oip.outputs import OutputTensor, classify, empty_outputs
 from mdslite.oip.request import InferRequest, check_place, read_outputs, read_timeout
 from mdslite.oip.wire import Buffer, pack_strings
-from mdslite.packing import clip
 from mdslite.predict.infer import InferForm
 from mdslite.rpc.schema import Schema, parse
 from mdslite.runtimes.protocol import Outputs, TensorSpec

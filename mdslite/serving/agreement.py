@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, clip
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Outputs, Signature
 from mdslite.spec import Compare
 
@@ -59,7 +59,7 @@ def check_output(rule: Compare | None, signature: Signature) -> None:
         return
     if signature == DATA_SIGNATURE:
         raise LoadFailed(
-            f'compare.output: "{rule.output}", but a Python package has no named outputs',
+            f'compare.output: "{clip(rule.output)}", but a Python package has no named outputs',
             hint="write compare: {field: NAME}, a field of what the package answers",
         )
     _choose(signature, rule.output)
@@ -88,7 +88,7 @@ def _choose(signature: Signature, name: str | None) -> int:
         if name not in names:
             known = ", ".join(names)
             raise LoadFailed(
-                f'compare.output: the model has no output "{name}"; expected one of {known}',
+                f'compare.output: the model has no output "{clip(name)}"; expected one of {known}',
                 hint="without output, the one whose name says label or class is compared",
             )
         return names.index(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import orjson
 
 from mdslite.data import read_confidences
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, clip
 from mdslite.fields import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_BATCH_TIMEOUT_MS,
@@ -57,7 +57,7 @@ def confidence_field(spec: Spec) -> str | None:
         return None
     if spec.confidence.output is not None:
         raise LoadFailed(
-            f'confidence.output: "{spec.confidence.output}", but a Python package has no named outputs',
+            f'confidence.output: "{clip(spec.confidence.output)}", but a Python package has no named outputs',
             hint="write confidence: {field: NAME}, a field of what the package answers",
         )
     return None if spec.confidence.field is None else str(spec.confidence.field)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, clip
 from mdslite.runtimes.protocol import Outputs, Signature
 from mdslite.serving.batch import Confidence
 from mdslite.spec import Confidence as ConfidenceSpec
@@ -33,7 +33,7 @@ def confidence_reader(
         names = [output.name for output in signature.outputs]
         if spec.output not in names:
             raise LoadFailed(
-                f'confidence: the model has no output "{spec.output}"',
+                f'confidence: the model has no output "{clip(spec.output)}"',
                 hint="its outputs are " + ", ".join(names),
             )
         return _reader(names.index(spec.output), spec.field)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mdslite.errors import ModelError
+from mdslite.errors import ModelError, clip
 from mdslite.graph import END, Choice, Node, Pipeline
 from mdslite.serving.nodes import Work
 
 _read_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _read_text = msgspec.json.Decoder(str).decode
-_MAX_SHOWN = 60
 
 
 class Stop:
@@ -48,8 +47,8 @@ class Stop:
         number = self._numbers.get(value, -1)
         if number < 0 and choice.otherwise is None:
             raise ModelError(
-                f"it chose no next node: {_field(choice.by)} is {_clip(value)}, expected one of "
-                f"{_clip(', '.join(choice.when))}",
+                f"it chose no next node: {_field(choice.by)} is {clip(value)}, expected one of "
+                f"{clip(', '.join(choice.when))}",
                 hint="add otherwise: to its choice in pipeline.yaml",
             )
         return self.options[number]  # what comes otherwise is the last one
@@ -103,7 +102,3 @@ def _step(found: bytes, part: str, by: tuple[str, ...]) -> bytes:
 
 def _field(by: tuple[str, ...]) -> str:
     return ".".join(by) or "its answer"
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from mdslite.errors import InvalidRequest
+from mdslite.errors import InvalidRequest, clip, quoted
 
 Message: TypeAlias = dict[str, list[Any]]
 
@@ -56,7 +56,7 @@ class _Reader:
         while not self._is(end):
             kind, name, _ = self._next("a field's name")
             if kind != "word":
-                raise self._error(f"expected a field's name, got {name}")
+                raise self._error(f"expected a field's name, got {clip(name)}")
             place = f"{within}.{name}" if within else name
             colon = self._take(":")
             if self._is("{") or self._is("<"):
@@ -100,7 +100,7 @@ class _Reader:
                 return float(plain) if any(letter in plain for letter in ".eE") else int(plain)
             case "word":
                 return {"true": True, "false": False}.get(text, text)
-        raise self._error(f"expected a value, got {text}")
+        raise self._error(f"expected a value, got {clip(text)}")
 
     def _enum(self, place: str, kind: str, text: str) -> str:
         names = self._enums[place]
@@ -111,7 +111,7 @@ class _Reader:
         near = get_close_matches(text.strip("\"'"), names, 1)
         known = f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0]
         raise self._error(
-            f"{place.rpartition('.')[2]}: expected {known}, got {text[:60]}",
+            f"{place.rpartition('.')[2]}: expected {known}, got {clip(text)}",
             hint=f"did you mean {near[0]}?" if near else None,
         )
 
@@ -121,7 +121,7 @@ class _Reader:
             found = _TOKEN.match(self._text, at)
             if found is None:
                 raise InvalidRequest(
-                    f"{self._place(at)}: {self._text[at]!r} is not understood here",
+                    f"{self._place(at)}: {quoted(self._text[at])} is not understood here",
                     hint="expected protobuf's text format, which is no JSON",
                 )
             if found.lastgroup != "space":
@@ -162,5 +162,5 @@ def _unquote(text: str) -> str:
         return str(ast.literal_eval(text))
     except (ValueError, SyntaxError) as exc:
         raise InvalidRequest(
-            f"the text {text[:60]} holds an escape that is not understood", hint="write the character itself"
+            f"the text {clip(text)} holds an escape that is not understood", hint="write the character itself"
         ) from exc

@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, quoted
 from mdslite.serving.remote.kubernetes import watch_service
 from mdslite.serving.remote.pool import Address
 from mdslite.serving.remote.wire import Unanswered, Wires, read_trust
@@ -149,7 +149,9 @@ def find_provider(name: str | None) -> Provider:
             raise LoadFailed(f"the provider {name} cannot be loaded: {exc}") from exc
         return provider
     others = sorted({*PROVIDERS, *(point.name for point in entry_points(group=GROUP))})
-    raise LoadFailed(f"endpoints_infos: there is no provider {name!r}; expected one of {', '.join(others)}")
+    raise LoadFailed(
+        f"endpoints_infos: there is no provider {quoted(name)}; expected one of {', '.join(others)}"
+    )
 
 
 async def merge(watches: Sequence[Watch]) -> Watch:

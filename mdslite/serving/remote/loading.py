@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mdslite.data import DataCodec
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, quoted
 from mdslite.runtimes.protocol import Signature
 from mdslite.serving.behaviour import remote_behaviour
 from mdslite.serving.remote.discovery import Wanted, Watch, find_provider, merge
@@ -103,9 +103,9 @@ def check_infos(infos: tuple[EndpointInfo, ...]) -> EndpointInfo:
     for info in infos:
         parts = urlsplit(info.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise LoadFailed(f"endpoints_infos: expected an http(s) URL, got {info.url!r}")
+            raise LoadFailed(f"endpoints_infos: expected an http(s) URL, got {quoted(info.url)}")
         if parts.query or parts.fragment or parts.username:
-            raise LoadFailed(f"endpoints_infos: expected a URL without user or query, got {info.url!r}")
+            raise LoadFailed(f"endpoints_infos: expected a URL without user or query, got {quoted(info.url)}")
         if is_machinery(parts.hostname):
             raise LoadFailed(
                 f"endpoints_infos: {parts.hostname} is a link-local address, as of a cloud's metadata;"
@@ -117,10 +117,11 @@ def check_infos(infos: tuple[EndpointInfo, ...]) -> EndpointInfo:
             kind = _OPTIONS.get(name)
             if info.provider in (None, "static", "dns", "mdslite", "kubernetes") and kind is None:
                 raise LoadFailed(
-                    f"endpoints_infos: unknown option {name!r}; expected one of {', '.join(sorted(_OPTIONS))}"
+                    f"endpoints_infos: unknown option {quoted(name)}; "
+                    f"expected one of {', '.join(sorted(_OPTIONS))}"
                 )
             if kind is not None and not isinstance(value, kind):
-                raise LoadFailed(f"endpoints_infos: option {name}: got {value!r}")
+                raise LoadFailed(f"endpoints_infos: option {name}: got {quoted(value)}")
     _balance(infos[0].options)
     return infos[0]
 
@@ -166,4 +167,6 @@ def _balance(options: Mapping[str, Any]) -> Balance:
     found = options.get("balance", "round_robin")
     if found == "round_robin" or found == "least_loaded":
         return found  # type: ignore[no-any-return]
-    raise LoadFailed(f"endpoints_infos: option balance: expected round_robin or least_loaded, got {found!r}")
+    raise LoadFailed(
+        f"endpoints_infos: option balance: expected round_robin or least_loaded, got {quoted(found)}"
+    )

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpcore2
 
-from mdslite.errors import LoadFailed
+from mdslite.errors import LoadFailed, quoted
 from mdslite.serving.remote.pool import Address
 from mdslite.serving.remote.speech import Answer, Question
 
@@ -136,7 +136,7 @@ def read_trust(options: Mapping[str, Any], *, more: Path | None = None) -> ssl.S
     ca = options.get("ca")
     if ca is not None and not os.path.isabs(ca):
         raise LoadFailed(
-            f"endpoints_infos: option ca: expected an absolute path, got {ca!r}",
+            f"endpoints_infos: option ca: expected an absolute path, got {quoted(ca)}",
             hint="apply its deployments file again: it says where that starts",
         )
     files = [file for file in (ca, more) if file is not None]

@@ -104,6 +104,18 @@ async def test_a_version_is_deleted_and_with_the_last_one_its_model(
             "spec.service_info.endpoints_infos[0].options.ca: expected an absolute path, got 'box.pem'",
         ),
         (
+            {"spec": {"uri": "x", "service_info": {"endpoints_infos": [["far"]]}}},
+            422,
+            "spec.service_info.endpoints_infos[0]: expected a mapping, got a list",
+        ),
+        ({"spec": {"uri": "/m.onnx", "service_info": []}}, 422, "spec.service_info: expected a mapping"),
+        ({"spec": {"uri": "/m.onnx", "service_info": ["x"]}}, 422, "spec.service_info: expected a mapping"),
+        (
+            {"spec": {"uri": "x", "service_info": {"endpoints_infos": "far"}}},
+            422,
+            "spec.service_info.endpoints_infos: expected a list",
+        ),
+        (
             {"spec": {"uri": "/m.onnx", "service_info": {"shadow": True, "weight": 100}}},
             422,
             "weight: a shadow answers nobody",

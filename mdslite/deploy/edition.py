@@ -51,7 +51,8 @@ def rewrite(current: State, source: VersionSource) -> Deployments:
         "model": source.model,
         "versions": [{"version": version, "spec": spec} for version, spec in versions.items()],
     }
-    sticky = next((one for spec in versions.values() if (one := _sticky(spec)) is not None), None)
+    stickies = (_inner(spec, "service_info", "sticky") for spec in versions.values())
+    sticky = next((one for one in stickies if one is not None), None)
     if sticky is not None:  # of the model: a version that comes without takes it on
         entry["sticky"] = sticky
     try:
@@ -140,10 +141,10 @@ def merge(current: State, parsed: Deployments, admitted: State, source: Source) 
 
 def _refuse_relative(spec: Mapping[str, Any]) -> None:
     uri = spec.get("uri")
-    endpoints = (spec.get("service_info") or {}).get("endpoints_infos")
+    endpoints = _inner(spec, "service_info", "endpoints_infos")
     if endpoints:  # served elsewhere: the uri leads to nothing
-        for number, one in enumerate(endpoints):
-            ca = (one.get("options") or {}).get("ca")
+        for number, one in enumerate(endpoints if isinstance(endpoints, list) else ()):
+            ca = _inner(one, "options", "ca")
             if isinstance(ca, str) and not ca.startswith("/"):
                 place = f"spec.service_info.endpoints_infos[{number}].options.ca"
                 raise _relative(place, "an absolute path", ca)
@@ -156,5 +157,8 @@ def _relative(place: str, expected: str, got: str) -> SpecError:
     return SpecError(f"expected {expected}, got {quoted(got)}", field=place, file=_FILE, hint=hint)
 
 
-def _sticky(spec: Mapping[str, Any]) -> Any:
-    return (spec.get("service_info") or {}).get("sticky")
+def _inner(value: Any, *names: str) -> Any:
+    """What stands at a place in a spec that nobody has checked yet, None where there is no such place."""
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

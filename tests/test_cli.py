@@ -233,6 +233,16 @@ class TestLs:
         assert run(["ls", "demo/letters"]) == 1
         assert capsys.readouterr().err == "error: nothing is deployed as demo/letters\nhint: mdslite ls\n"
 
+    @pytest.mark.parametrize("typed", ["digits", "demo/digit"])
+    def test_of_something_near_to_what_is_there_names_that(
+        self, api: ApiServer, typed: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["ls", typed]) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            f"error: nothing is deployed as {typed}: did you mean demo/digits?",
+            "hint: mdslite ls demo/digits",
+        ]
+
     def test_says_that_nothing_is_deployed(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         api.models = []
         assert run(["ls"]) == 0
@@ -276,6 +286,17 @@ class TestShow:
         assert "input  x  FP32 [?,4]" in out
         assert "output y  FP32 [?,3]" in out
         assert f"try    mdslite predict demo/digits@v1 --curl --url {api.url}" in out
+
+    def test_of_a_project_leads_to_what_is_in_it(
+        self, api: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["show", "demo"]) == 1
+        error, hint = capsys.readouterr().err.splitlines()
+        assert "'demo' names a project and no model: expected PROJECT/MODEL or PROJECT/MODEL@" in error
+        assert hint == "hint: mdslite ls demo"
+        monkeypatch.delenv("MDSLITE_URL")
+        assert run(["rollout", "demo", "--url", api.url]) == 1
+        assert capsys.readouterr().err.splitlines()[1] == f"hint: mdslite ls --url {api.url} demo"
 
     def test_of_a_model_prints_every_version(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]

@@ -271,6 +271,11 @@ def test_labels_without_a_terminal(client: Client, capsys: Captured, tmp_path: P
     say(capsys, "label", MODEL, "--export", str(tmp_path / "set.csv"))
     assert run(["label", MODEL, "--export", str(tmp_path / "set.csv")]) == 1
     assert "is there already\nhint: add --force" in capsys.readouterr().err
+    told = json.loads(say(capsys, "label", MODEL, "--export", str(tmp_path / "set.jsonl"), "--json"))
+    size_bytes = (tmp_path / "set.jsonl").stat().st_size
+    assert told == {"file": str(tmp_path / "set.jsonl"), "rows": 1, "size_bytes": size_bytes}
+    assert run(["label", MODEL, "--export", "-", "--json"]) == 1
+    assert "which leaves no room for --json" in json.loads(capsys.readouterr().out)["error"]
     cells = list(csv.DictReader(io.StringIO((tmp_path / "set.csv").read_text())))
     assert [(one["label"], json.loads(one["input"])) for one in cells] == [("4", items[0]["input"])]
     assert "1 labels dropped" in say(capsys, "label", MODEL, "--forget", "--yes")
@@ -290,13 +295,15 @@ def test_who_asks_is_who_is_named_everywhere(client: Client, capsys: Captured) -
 
 
 def test_a_model_that_is_not_deployed_is_not_said_to_have_nothing_to_label(
-    client: Client, capsys: Captured
+    client: Client, capsys: Captured, tmp_path: Path
 ) -> None:
-    for args in ((), ("--json",), ("--rules",)):
+    sets = ("--export", str(tmp_path / "set.jsonl")), ("--export", str(tmp_path / "set.jsonl"), "--json")
+    for args in ((), ("--json",), ("--rules",), ("--forget", "--yes"), *sets):
         assert run(["label", "demo/nope", *args]) == 1
         told = capsys.readouterr()
         assert bool(told.out) == ("--json" in args)  # the error, told once more
         assert told.err.splitlines()[0] == "error: no model demo/nope is deployed"
+    assert not [*tmp_path.iterdir()]
     assert run(["label", MODEL]) == 0
     assert "nothing of demo/digits waits for a label" in "".join(capsys.readouterr())
 

@@ -121,6 +121,15 @@ def test_top_values_come_with_their_shares(api: ApiServer, capsys: pytest.Captur
     assert said.err == "reply.label of 20 requests, 4 of them without; 1 have other values\n"
 
 
+def test_values_of_no_rows_are_no_table(api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    api.figures["/logs/top"] = {
+        "field": "status", "rows": 0, "missing": 0, "other": 0, "skipped": [], "values": []
+    }  # fmt: skip
+    assert run(["logs", "status=999", "--top", "status"]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "no logged request matches\n")
+
+
 def test_percentiles_by_version(api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     api.figures["/logs/percentiles"] = {
         "exact": False, "skipped": [],
@@ -172,6 +181,11 @@ def test_an_export_is_a_whole_file_or_none(
     assert run(["logs", "--export", str(target), "--limit", "2", "--force"]) == 0
     assert asked(api) == {"format": ["csv"], "limit": ["2"]}
     capsys.readouterr()
+    assert run(["logs", "--export", str(target), "--force", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"file": str(target), "rows": 2, "size_bytes": 19, "skipped": []}
+    assert run(["logs", "--export", "-", "--format", "csv", "--json"]) == 1
+    assert "which leaves no room for --json" in json.loads(capsys.readouterr().out)["error"]
     api.error = (400, {"error": "no", "code": "invalid_request", "request_id": "r"})
     assert run(["logs", "--export", str(tmp_path / "other.csv")]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]

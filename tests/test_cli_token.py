@@ -110,7 +110,7 @@ class TestAStoreThatNobodyServes:
             (["revoke", "nobody"], "there is no live token 'nobody'"),
             (["limit", "mail/spam"], "expected a model and its rate"),
             (["limit", "mail/spam@v1", "1/s"], "expected a model and its rate"),
-            (["limit", "mail", "1/s"], "names no model"),
+            (["limit", "mail", "1/s"], "names a project and no model"),
             (["limit", "mail/spam", "often"], "expected such as 100/s"),
         ],
     )

@@ -88,11 +88,17 @@ async def export_labels(parts: Parts, call: Call[Nothing, ExportQuery, Nothing])
     """A model's labels as a training set: JSON lines, CSV or Parquet"""
     query = call.query
     call.caller.grant.require_model(query.project, query.model)
-    rows = b"%d" % await parts.labeling.size(query.project, query.model)
+    size = await parts.labeling.size(query.project, query.model)
+    if not size:  # labels outlive their model
+        await require_model(parts, query.project, query.model)
     pieces = export(parts.labeling, query.project, query.model, query.format)
     first = await anext(pieces)  # what is missing for it is said with a status of its own
     return Download(
-        _joined(first, pieces), call.receive, MEDIA_TYPES[query.format], f"labels.{query.format}", rows
+        _joined(first, pieces),
+        call.receive,
+        MEDIA_TYPES[query.format],
+        f"labels.{query.format}",
+        b"%d" % size,
     )
 
 
@@ -143,6 +149,8 @@ async def put_labeling(parts: Parts, call: Call[ModelPath, Nothing, RulesBody]) 
 async def forget_labels(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> ForgottenReply:
     """Drop all labels of a model with their history. Export them before"""
     count = await parts.labeling.forget(call.path.project, call.path.model)
+    if not count:
+        await require_model(parts, call.path.project, call.path.model)
     call.caller.remark = f"{count} labels"
     return ForgottenReply(labels=count)
 
@@ -154,7 +162,7 @@ def make_operations() -> list[Operation]:
         declare("GET", f"{ROOT}/queue", get_queue, group="labels", reach="own"),
         declare("GET", f"{ROOT}/accuracy", get_accuracy, group="labels", errors=(404,), reach="own"),
         replace(
-            declare("GET", f"{ROOT}/export", export_labels, group="labels", reach="own"),
+            declare("GET", f"{ROOT}/export", export_labels, group="labels", errors=(404,), reach="own"),
             media_type=NDJSON,
             produces=(MEDIA_TYPES["csv"], MEDIA_TYPES["parquet"]),
             headers=((ROWS.decode(), "how many labels there are"),),
@@ -165,7 +173,7 @@ def make_operations() -> list[Operation]:
         declare("DELETE", one, undo_label, group="labels", errors=(404, 507), reach="own"),
         declare("GET", f"{model}/labeling", get_labeling, group="labels", errors=(404,)),
         declare("PUT", f"{model}/labeling", put_labeling, group="labels", errors=(404, 409, 507)),
-        declare("DELETE", f"{model}/labels", forget_labels, group="labels", errors=(507,)),
+        declare("DELETE", f"{model}/labels", forget_labels, group="labels", errors=(404, 507)),
     ]
 
 

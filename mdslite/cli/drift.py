@@ -143,7 +143,7 @@ def alerts(
         project, model = (None, None) if scope is None else (scope.project, scope.model)
         found = client.alerts(project, model, since=since, limit=limit)
         if not found and scope is not None:
-            require_scope(client.models(project), scope)
+            require_scope(client, scope)
     if as_json:
         output.write_json(found)
     elif not found:

@@ -36,6 +36,15 @@ def similar(path: Path) -> Path | None:
     return path.with_name(near[0]) if near else None
 
 
+def refuse_json_beside(target: str) -> None:
+    """:raises InvalidRequest: the file goes to stdout, where JSON that says what was written has no room"""
+    if target == "-":
+        raise InvalidRequest(
+            "--export - writes the file to stdout, which leaves no room for --json",
+            hint="leave --json out, or name a file: --json then says what was written to it",
+        )
+
+
 @contextmanager
 def new_file(target: str, *, force: bool) -> Iterator[IO[bytes]]:
     """A file to write, which appears when the block ends well, or does not.

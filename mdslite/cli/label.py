@@ -12,7 +12,7 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
-from mdslite.cli.files import new_file
+from mdslite.cli.files import new_file, refuse_json_beside
 from mdslite.cli.options import connect, json_option, url_option, yes_option
 from mdslite.cli.target import Target, parse_model
 from mdslite.cli.usage import refuse_ignored
@@ -161,7 +161,7 @@ def label(
         elif rules or changes:
             _write_rules(_rules(client, target, changes), as_json=as_json)
         elif target_file is not None:
-            _export(client, target, target_file, force=force)
+            _export(client, target, target_file, force=force, as_json=as_json)
         elif forget:
             _forget(client, target, yes=yes, as_json=as_json)
         elif as_json or limit is not None or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -285,7 +285,9 @@ def _write_rules(found: Json, *, as_json: bool) -> None:
     )
 
 
-def _export(client: Client, target: Target, file: str, *, force: bool) -> None:
+def _export(client: Client, target: Target, file: str, *, force: bool, as_json: bool) -> None:
+    if as_json:
+        refuse_json_beside(file)
     form = Path(file).suffix.lstrip(".").lower() or "jsonl"
     if form not in ("jsonl", "csv", "parquet"):
         raise errors.InvalidRequest(
@@ -301,7 +303,10 @@ def _export(client: Client, target: Target, file: str, *, force: bool) -> None:
         with new_file(file, force=force) as stream:
             for piece in download.pieces:
                 stream.write(piece)
-    output.note(f"wrote {file} ({size_text(Path(file).stat().st_size)})")
+    size_bytes = Path(file).stat().st_size
+    output.note(f"wrote {file} ({size_text(size_bytes)})")
+    if as_json:
+        output.write_json({"file": file, "rows": download.rows, "size_bytes": size_bytes})
 
 
 def _forget(client: Client, target: Target, *, yes: bool, as_json: bool) -> None:

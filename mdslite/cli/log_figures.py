@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mdslite.cli import output
 from mdslite.cli.absence import refuse_unknown, tell_skipped
-from mdslite.cli.files import new_file
+from mdslite.cli.files import new_file, refuse_json_beside
 from mdslite.errors import InvalidRequest
 from mdslite.sizes import size_text
 
@@ -156,6 +156,9 @@ def show_top(client: Client, filter: str, *, field: str, limit: int, as_json: bo
         )
         for one in found["values"]
     ]
+    if not found["rows"]:
+        output.note("no logged request matches")
+        return
     if rows:
         output.write_table(_TOP, rows)
     missing = f", {found['missing']:,} of them without" if found["missing"] else ""
@@ -185,10 +188,19 @@ def show_percentiles(client: Client, filter: str, *, as_json: bool) -> None:
 
 
 def export(
-    client: Client, filter: str, *, target: str, format: str | None, limit: int | None, force: bool
+    client: Client,
+    filter: str,
+    *,
+    target: str,
+    format: str | None,
+    limit: int | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write all rows that pass, or the newest `limit`, to a file, which appears when it is whole; `-` is
-    stdout."""
+    stdout. As JSON, say what was written."""
+    if as_json:
+        refuse_json_beside(target)
     chosen = format or FORMATS.get(Path(target).suffix.lower())
     if chosen is None:
         raise InvalidRequest(
@@ -199,10 +211,14 @@ def export(
         _download(client, filter, chosen, sys.stdout.buffer, limit=limit)
         return
     with new_file(target, force=force) as file:
-        _download(client, filter, chosen, file, limit=limit)
+        written = _download(client, filter, chosen, file, limit=limit)
+    if as_json:
+        output.write_json({"file": target, **written})
 
 
-def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limit: int | None) -> None:
+def _download(
+    client: Client, filter: str, format: str, file: IO[bytes], *, limit: int | None
+) -> dict[str, Any]:
     live = sys.stderr.isatty()
     size_bytes, told_at = 0, monotonic()
     with client.export_logs(filter, format=format, limit=limit) as coming:
@@ -225,6 +241,7 @@ def _download(client: Client, filter: str, format: str, file: IO[bytes], *, limi
         output.note_over("")
     count = f"{coming.rows:,} rows, " if coming.rows is not None else ""
     output.note(f"exported {count}{size_text(size_bytes)}")
+    return {"rows": coming.rows, "size_bytes": size_bytes, "skipped": list(coming.skipped)}
 
 
 def _latency_cells(one: Mapping[str, Any]) -> list[str]:

@@ -149,7 +149,9 @@ def _show(
     elif percentiles:
         log_figures.show_percentiles(client, filter, as_json=as_json)
     elif export is not None:
-        log_figures.export(client, filter, target=export, format=format, limit=limit, force=force)
+        log_figures.export(
+            client, filter, target=export, format=format, limit=limit, force=force, as_json=as_json
+        )
 
 
 def in_local_time(filter: str, now: datetime | None = None) -> str:

@@ -46,6 +46,7 @@ def url_option(command: Callable[..., int]) -> Callable[..., int]:
 
     return click.option(
         "--url", envvar="MDSLITE_URL", default=DEFAULT_URL, metavar="URL", show_default=True,
+        is_eager=True,  # so that it is known what the hint to a value that makes no sense is to lead to
         help="The appliance to talk to (or MDSLITE_URL).",
     )(addressed)  # fmt: skip
 

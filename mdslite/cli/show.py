@@ -61,10 +61,8 @@ Examples:
 def ls(scope: Scope | None, as_json: bool, url: str) -> int:
     """List what is deployed, with state, weight and traffic of the last minute."""
     with connect(url) as client:
-        found = client.models(scope.project if scope else None)
+        found = client.models() if scope is None else require_scope(client, scope)
         is_loading = not found and scope is None and not client.status()["ready"]
-    if scope is not None:
-        found = require_scope(found, scope)
     if as_json:
         output.write_json(found)
     elif is_loading:

@@ -6,14 +6,18 @@ The `parse_` functions are click callbacks: what they return is what the command
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mdslite import errors
+from mdslite.cli.usage import Hinted
+
+if TYPE_CHECKING:
+    from mdslite.client import Client
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 _TARGET = re.compile(f"(?P<project>{_NAME})/(?P<model>{_NAME})(?:@(?P<version>{_NAME}))?")
@@ -45,17 +49,22 @@ class Scope:
 
 def parse_target(ctx: click.Context, param: click.Parameter, value: str) -> Target:
     """`PROJECT/MODEL`, or `PROJECT/MODEL@VERSION`."""
+    return _read(ctx, param, value, "PROJECT/MODEL or PROJECT/MODEL@VERSION")
+
+
+def _read(ctx: click.Context, param: click.Parameter, value: str, expected: str) -> Target:
     found = _TARGET.fullmatch(value)
+    if found is None and re.fullmatch(_NAME, value):
+        words = f"{value!r} names a project and no model: expected {expected}"
+        raise Hinted(words, ctx, param, hint=f"mdslite ls {value}")
     if found is None:
-        raise click.BadParameter(
-            f"{value!r} names no model: expected PROJECT/MODEL or PROJECT/MODEL@VERSION", ctx, param
-        )
+        raise click.BadParameter(f"{value!r} names no model: expected {expected}", ctx, param)
     return Target(found["project"], found["model"], found["version"])
 
 
 def parse_model(ctx: click.Context, param: click.Parameter, value: str) -> Target:
     """`PROJECT/MODEL`, for what concerns all its versions."""
-    found = parse_target(ctx, param, value)
+    found = _read(ctx, param, value, "PROJECT/MODEL")
     if found.version is not None:
         raise click.BadParameter(
             f"{value!r} names a version: expected PROJECT/MODEL, as this is for all of its versions",
@@ -75,15 +84,23 @@ def parse_scope(ctx: click.Context, param: click.Parameter, value: str | None) -
     return Scope(found["project"], found["model"])
 
 
-def require_scope(models: Iterable[dict[str, Any]], scope: Scope) -> list[dict[str, Any]]:
-    """Those of a project's models that the scope names.
+def require_scope(client: Client, scope: Scope) -> list[dict[str, Any]]:
+    """The models that the scope names.
 
     :raises NotFound: there is none
     """
-    found = [one for one in models if scope.model in (None, one["model"])]
-    if not found:
-        raise errors.NotFound(f"nothing is deployed as {scope}", hint="mdslite ls")
-    return found
+    found = [one for one in client.models(scope.project) if scope.model in (None, one["model"])]
+    if found:
+        return found
+    said = f"nothing is deployed as {scope}"
+    names = [f"{one['project']}/{one['model']}" for one in client.models()]
+    meant = [name for name in names if name.partition("/")[2] == str(scope)]  # a model, without its project
+    meant = meant or get_close_matches(
+        str(scope), [*names, *(name.partition("/")[0] for name in names)], n=1, cutoff=0.85
+    )
+    if not meant:
+        raise errors.NotFound(said, hint="mdslite ls")
+    raise errors.NotFound(f"{said}: did you mean {' or '.join(meant)}?", hint=f"mdslite ls {meant[0]}")
 
 
 def parse_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

@@ -10,10 +10,19 @@ from collections.abc import Mapping, Sequence
 import click
 from click.core import ParameterSource
 
+from mdslite.cli.options import DEFAULT_URL, addressed_to
 from mdslite.errors import InvalidRequest
 
 _NO_NUMBER = re.compile(r"(?P<value>.*) is not (?:a valid (?:integer|float)|in the range )", re.DOTALL)
 _EXTRA = re.compile(r"Got unexpected extra arguments? \((?P<words>.*)\)", re.DOTALL)
+
+
+class Hinted(click.BadParameter):
+    """A value that makes no sense, where something better than the command's `--help` is to be typed."""
+
+    def __init__(self, message: str, ctx: click.Context, param: click.Parameter, *, hint: str) -> None:
+        super().__init__(message, ctx, param)
+        self.hint = hint
 
 
 def explain(error: click.ClickException) -> InvalidRequest:
@@ -84,6 +93,8 @@ def _hint(error: click.UsageError) -> str:
     context = error.ctx
     if context is None:
         return "mdslite --help"
+    if isinstance(error, Hinted):
+        return addressed_to(context.params.get("url") or DEFAULT_URL, error.hint)
     extra = _EXTRA.match(error.message)
     if extra is not None and isinstance(given := context.params.get("filter"), str) and given:
         whole = shlex.quote(f"{given} {extra['words']}")

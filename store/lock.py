@@ -1,7 +1,8 @@
 """The lock that lets one process at a time write to a store, and tells a second one who holds it.
 
-The kernel drops the lock with the process, however that ends, so there is no stale lock to clean up. The
-lock's file is never removed: a removed file would let two processes lock two files of the same name.
+The kernel drops the lock with the process, however that ends, so there is no stale lock to clean up. Two
+processes must not lock two files of the same name: only its holder removes the file, with a folder that it
+made for nothing, and who locks a file looks whether it is still the one of that name.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class StoreLock:
         self.path = store_dir / LOCK_NAME
         self._store_dir = store_dir
         self._fd: int | None = None
+        self._made = False
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -69,9 +71,15 @@ class StoreLock:
         """
         if self._fd is not None:
             return
+        self._made = not self._store_dir.exists()
         fd = self._open()
         try:
-            _lock(fd)
+            while True:
+                _lock(fd)
+                if self._is_named(fd):
+                    break
+                os.close(fd)
+                fd = self._open()
         except BlockingIOError as exc:
             os.close(fd)
             raise self._refusal() from exc
@@ -88,6 +96,21 @@ class StoreLock:
         if self._fd is not None:
             os.close(self._fd)  # closing drops the lock
             self._fd = None
+
+    def withdraw(self) -> None:
+        """Remove the folder that `acquire` made, if nothing but the lock is in it. Only for the holder."""
+        if not self._made or os.listdir(self._store_dir) != [LOCK_NAME]:
+            return
+        with suppress(OSError):
+            self.path.unlink()
+            self._store_dir.rmdir()
+
+    def _is_named(self, fd: int) -> bool:
+        """Is the locked file the one that others would open?"""
+        try:
+            return os.path.samestat(os.fstat(fd), self.path.stat())
+        except OSError:
+            return False
 
     def holder(self) -> Holder | None:
         """Read who signed the lock's file; None when nobody did or it is not readable."""

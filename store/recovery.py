@@ -96,6 +96,16 @@ def restore_command(store_dir: Path, *, holding: str) -> str:
     return f"mdslite restore {file} --store {shlex.quote(str(store_dir))} --force"
 
 
+def another_backup(store_dir: Path, *, but: Path) -> str | None:
+    """The command that restores the newest whole backup of a store's own but that one; None without any."""
+    others = (one for one in reversed(list_backups(store_dir)) if one != but.absolute())
+    found = next(filter(_is_whole, others), None)
+    if found is None:
+        return None
+    where = shlex.quote(str(store_dir.absolute()))
+    return f"mdslite restore {shlex.quote(str(found))} --store {where} --force"
+
+
 def _newest(store_dir: Path, prefix: str) -> str | None:
     """The newest backup that holds something whose name begins so, for a shell."""
     found = next((one for one in reversed(list_backups(store_dir)) if _holds(one, prefix)), None)

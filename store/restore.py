@@ -7,10 +7,11 @@ they replaced is kept in a folder beside them. The last step, which a crash may 
 from __future__ import annotations
 
 import os
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from mdslite.errors import ArtifactError, Conflict, StoreCorrupt, StoreError
+from mdslite.errors import ArtifactError, Conflict, StoreCorrupt, StoreError, StoreLocked
 from mdslite.store.archives import unpack
 from mdslite.store.backup import CONTENTS_NAME, Contents, choose_name, read_contents
 from mdslite.store.database import connect_reader, first_fault, size_fault, sqlite_errors
@@ -23,6 +24,7 @@ from mdslite.store.recovery import (
     LOG_NAME,
     PARTS,
     REGISTRY_NAME,
+    another_backup,
     begin_restore,
     finish_restore,
 )
@@ -43,27 +45,54 @@ def restore(path: Path, store_dir: Path, *, force: bool = False) -> Path | None:
     :raises StoreError: the backup is damaged or no backup; nothing was changed
     :raises StorageFull: no room for it beside the old one; nothing was changed
     """
-    contents = read_contents(path)
-    with StoreLock(store_dir), log_lock(store_dir / LOG_NAME, wait_s=LOG_WAIT_S):
-        with suppress(StoreCorrupt):  # a broken one is what this is for
+    with _naming_another(path, store_dir):
+        contents = read_contents(path)
+        with StoreLock(store_dir) as lock, log_lock(store_dir / LOG_NAME, wait_s=LOG_WAIT_S):
+            with suppress(StoreCorrupt):  # a broken one is what this is for
+                finish_restore(store_dir)
+            if not force:
+                _check_replaceable(store_dir)
+            try:
+                staged = _stage(path, store_dir, contents)
+            except BaseException:
+                lock.withdraw()
+                raise
+            aside = choose_name(store_dir, "replaced-", "")
+            begin_restore(store_dir, staged=staged.name, aside=aside.name, parts=contents.parts)
             finish_restore(store_dir)
-        if not force:
-            _check_replaceable(store_dir)
-        staged = draft_path(store_dir / "restore")
-        try:
-            _unpack_backup(path, staged)
-            _verify_staged(path, staged, contents)
-            with storage_errors():
-                for name in contents.files:
-                    (staged / name).chmod(0o600)
-                sync_tree(staged)
-        except BaseException:
-            remove_tree(staged)
-            raise
-        aside = choose_name(store_dir, "replaced-", "")
-        begin_restore(store_dir, staged=staged.name, aside=aside.name, parts=contents.parts)
-        finish_restore(store_dir)
     return aside if aside.exists() else None
+
+
+@contextmanager
+def _naming_another(path: Path, store_dir: Path) -> Iterator[None]:
+    """Of a backup that cannot be used: name the one to restore instead."""
+    try:
+        yield
+    except (StoreLocked, StoreCorrupt):
+        raise
+    except StoreError as exc:
+        command = another_backup(store_dir, but=path)
+        if command is not None:
+            exc.hint = f"restore another one, the newest that is whole: {command}"
+        elif exc.hint is None:
+            exc.hint = "copy it once more from where it was made, or restore an older one"
+        raise
+
+
+def _stage(path: Path, store_dir: Path, contents: Contents) -> Path:
+    """Unpack a backup beside what it is to replace, verified and synced."""
+    staged = draft_path(store_dir / "restore")
+    try:
+        _unpack_backup(path, staged)
+        _verify_staged(path, staged, contents)
+        with storage_errors():
+            for name in contents.files:
+                (staged / name).chmod(0o600)
+            sync_tree(staged)
+    except BaseException:
+        remove_tree(staged)
+        raise
+    return staged
 
 
 def _check_replaceable(store_dir: Path) -> None:

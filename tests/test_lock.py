@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -122,3 +123,35 @@ def test_a_store_that_is_a_file_is_called_one(tmp_path: Path) -> None:
     (tmp_path / "store").touch()
     with pytest.raises(StoreError, match="it is a file, expected a folder"):
         StoreLock(tmp_path / "store").acquire()
+
+
+def test_a_folder_made_for_nothing_goes_with_its_lock(tmp_path: Path) -> None:
+    with StoreLock(tmp_path / "store") as lock:
+        lock.withdraw()
+    assert not (tmp_path / "store").exists()
+    with StoreLock(tmp_path / "store") as lock:
+        (tmp_path / "store" / "registry.db").touch()
+        lock.withdraw()
+    assert (tmp_path / "store" / "lock").exists()
+
+
+def test_a_lock_that_its_holder_removed_is_not_taken_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = StoreLock(tmp_path / "store"), StoreLock(tmp_path / "store")
+    first.acquire()
+    flock = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        """The first gives it up after the second has opened its file."""
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.withdraw()
+        first.release()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second.acquire()
+    assert (tmp_path / "store" / "lock").exists()
+    with pytest.raises(StoreLocked):
+        StoreLock(tmp_path / "store").acquire()
+    second.release()

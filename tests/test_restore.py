@@ -201,7 +201,39 @@ def test_a_restore_without_room_changes_nothing(store: Store, small_disk: Path, 
     made = backup(store.path)
     with pytest.raises(StorageFull):
         restore(made, small_disk / "store")
-    assert entries(small_disk / "store") == {"lock"}
+    assert not (small_disk / "store").exists()
+
+
+def test_a_restore_that_fails_leaves_no_folder_and_says_what_to_restore(
+    store: Store, model: Path, tmp_path: Path
+) -> None:
+    store.deploy(model)
+    made = backup(store.path)
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(made.read_bytes()[:20_000])
+    with pytest.raises(StoreError, match="is no whole backup") as caught:
+        restore(cut, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert caught.value.hint == "copy it once more from where it was made, or restore an older one"
+    store.registry.close()
+    with pytest.raises(StoreError, match="is no whole backup") as caught:
+        restore(cut, store.path, force=True)
+    assert caught.value.hint is not None
+    command = shlex.split(caught.value.hint.rpartition(": ")[2])
+    assert command == ["mdslite", "restore", str(made), "--store", str(store.path), "--force"]
+    assert entries(store.path) >= {"lock", "registry.db"}
+
+
+def test_a_folder_that_was_there_stays_when_a_restore_fails(
+    store: Store, model: Path, tmp_path: Path
+) -> None:
+    store.deploy(model)
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(backup(store.path).read_bytes()[:20_000])
+    (tmp_path / "new").mkdir()
+    with pytest.raises(StoreError):
+        restore(cut, tmp_path / "new")
+    assert entries(tmp_path / "new") == {"lock"}
 
 
 def repack(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal, get_args
 
 from mdslite.fields import (
     DEFAULT_REPLICAS,
@@ -54,8 +54,12 @@ class PlannedRow:
     parts: list[str]
 
 
-_HEAD = PlannedRow("APPLY WILL", "VERSION", ["DIFF"])
-_FRAME = len("|  |  |  |") + len(_HEAD.action)  # columns of a table beside versions and diffs
+# What is still to come, what has been done, and what was to be done and failed.
+Tense = Literal["will", "did", "would"]
+_HEADS: Mapping[Tense, PlannedRow] = {
+    tense: PlannedRow(f"APPLY {tense.upper()}", "VERSION", ["DIFF"]) for tense in get_args(Tense)
+}
+_NAMES_LEAST = len("VERSION")
 
 
 def as_planned(body: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,9 +73,14 @@ def as_planned(body: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, An
     return {**body, "expect_revision": plan["base_revision"], "expect_digests": digests}
 
 
-def render_plan(plain: Mapping[str, Any], *, width: int | None = None) -> str:
+def render_plan(plain: Mapping[str, Any], *, width: int | None = None, tense: Tense = "will") -> str:
     """The text of a plan as the admin API gives it. What is retained is counted, not listed."""
-    return "\n\n".join("\n".join(model_lines(model, width=width)) for model in plain["models"])
+    return "\n\n".join("\n".join(model_lines(model, width=width, tense=tense)) for model in plain["models"])
+
+
+def tense_of(state: str) -> Tense:
+    """How to speak of a revision's plan, or of an apply's that is over."""
+    return "would" if state == "failed" else "did"
 
 
 def under_way(event: Mapping[str, Any]) -> str | None:
@@ -87,12 +96,14 @@ def under_way(event: Mapping[str, Any]) -> str | None:
     return f"fetching {_size(done, fine=True)} {so_far}: {event['uri']}"
 
 
-def model_lines(model: Mapping[str, Any], *, width: int | None = None) -> Iterator[str]:
+def model_lines(
+    model: Mapping[str, Any], *, width: int | None = None, tense: Tense = "will"
+) -> Iterator[str]:
     """What `render_plan` says of one model; in a table of that width, what is too long goes on below."""
     yield from head_lines(model, width=width)
     rows = planned_rows(model)
     if rows:
-        yield from _table(rows, width)
+        yield from _table(rows, width, _HEADS[tense])
 
 
 def head_lines(model: Mapping[str, Any], *, width: int | None = None) -> Iterator[str]:
@@ -121,20 +132,21 @@ def planned_rows(model: Mapping[str, Any]) -> list[PlannedRow]:
     ]
 
 
-def _table(rows: Sequence[PlannedRow], width: int | None) -> Iterator[str]:
-    names = max(len(_HEAD.version), *(len(row.version) for row in rows))
+def _table(rows: Sequence[PlannedRow], width: int | None, head: PlannedRow) -> Iterator[str]:
+    names = max(_NAMES_LEAST, *(len(row.version) for row in rows))
+    frame = len("|  |  |  |") + len(head.action)  # columns beside versions and diffs
     if width is not None:
-        names = min(names, max(len(_HEAD.version), (width - _FRAME) // 2))
-    room = None if width is None else max(8, width - _FRAME - names)
+        names = min(names, max(_NAMES_LEAST, (width - frame) // 2))
+    room = None if width is None else max(8, width - frame - names)
     broken = [
-        ([row.action], textwrap.wrap(row.version, names), _break(row.parts, room)) for row in (_HEAD, *rows)
+        ([row.action], textwrap.wrap(row.version, names), _break(row.parts, room)) for row in (head, *rows)
     ]
     longest = max(
         min(_DIFF_WIDTH, room or _DIFF_WIDTH), *(len(line) for _, _, diff in broken for line in diff)
     )
     for columns in broken:
         for action, version, diff in zip_longest(*columns, fillvalue=""):
-            yield f"| {action:<{len(_HEAD.action)}} | {version:<{names}} | {diff:<{longest}} |"
+            yield f"| {action:<{len(head.action)}} | {version:<{names}} | {diff:<{longest}} |"
 
 
 def _break(parts: Sequence[str], width: int | None) -> list[str]:

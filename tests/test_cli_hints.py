@@ -23,6 +23,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "deployments.yaml").write_text("deployments: []\n")
     (tmp_path / "empty").mkdir()
+    for name, files in (("mixed", ("site.yml",)), ("unclear", ("a.yaml", "b.yaml"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "alias.yaml").write_text("a: &a b\nc: *a\n")
+        for file in files:
+            (tmp_path / name / file).write_text("# ours\ndeployments:\n- project: p\n")
     (tmp_path / "spam.json").write_text("[1]")
     (tmp_path / "odd.json").write_bytes(b"\xff")
     (tmp_path / "package").mkdir()
@@ -51,6 +56,8 @@ def told(line: str, capsys: Captured) -> tuple[str, str]:
             "empty is a folder: expected",
             "mdslite init MODEL writes one for a",
         ),
+        ("apply -f mixed", "mixed is a folder: expected", "mdslite apply -f mixed/site.yml"),
+        ("apply -f unclear", "unclear is a folder: expected", "mdslite init MODEL writes one for a"),
         ("apply -f site/deployment.yaml", "cannot read ", "did you mean site/deployments.yaml?"),
         (
             "apply -f nothing/like",

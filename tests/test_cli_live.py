@@ -146,7 +146,9 @@ def test_apply_tells_nothing_from_something_to_do(live: Live, folder: Path, caps
     newest = json.loads(capsys.readouterr().out)[0]
     assert (newest["id"], newest["reason"], newest["summary"]["add"]) == (2, "more", 1)
     assert run(["history", "2"]) == 0
-    assert capsys.readouterr().out.endswith(TWO_VERSIONS)
+    told = capsys.readouterr().out
+    assert "| APPLY DID | VERSION | DIFF" in told
+    assert told.endswith(TWO_VERSIONS)
 
 
 def test_a_version_that_does_not_load_changes_nothing_and_is_on_record(
@@ -155,7 +157,8 @@ def test_a_version_that_does_not_load_changes_nothing_and_is_on_record(
     (folder / "v2.onnx").write_bytes(b"no model at all")
     (folder / "deployments.yaml").write_text(TWO_VERSIONS)
     assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "| APPLY WOULD | VERSION | DIFF" in out
     assert err.startswith("error: deployments.yaml:12:12: demo/digits v2: ")
     assert err.endswith("revision 2 failed, nothing was switched: what served before still serves\n")
     assert run(["history"]) == 0

@@ -8,7 +8,7 @@ import pytest
 
 from mdslite.deploy.plan import State, Wanted, make_plan, to_plain
 from mdslite.fields import RuntimeType
-from mdslite.planning import model_lines, render_plan
+from mdslite.planning import model_lines, render_plan, tense_of
 from mdslite.spec import Batch, Confidence, EndpointInfo, Resource, ServiceInfo, Spec
 
 DIGITS = ("demo", "digits")
@@ -53,6 +53,15 @@ def test_a_plan_looks_as_the_documentation_shows_it() -> None:
         "| ADD        | v2      | Weight: 20, 1.2 MB    |\n"
         "| UPDATE     | v1      | Weight: 100 -> 80     |"
     )
+
+
+@pytest.mark.parametrize(("state", "head"), [("applied", "APPLY DID"), ("failed", "APPLY WOULD")])
+def test_what_is_over_is_told_in_the_past(state: str, head: str) -> None:
+    plan = to_plain(make_plan({}, {DIGITS: {"v1": weighing(100)}}, prune=False))
+    table = render_plan(plan, tense=tense_of(state)).splitlines()[2:]
+    assert table[0].split("|")[1].strip() == head
+    assert len({len(line) for line in table}) == 1
+    assert table[1].split("|")[1].strip() == "ADD"
 
 
 def test_the_counts_take_two_lines_where_one_has_no_room() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,13 @@ from mdslite.hosts import author
 
 if TYPE_CHECKING:
     from mdslite.client import Client
+    from mdslite.planning import Tense
 
 CHANGED = 2  # --dry-run: something would change
 
+_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+_DEPLOYMENTS = re.compile(rb"^(?:\{\s*)?[\"']?deployments[\"']?\s*:", re.MULTILINE)
+_READ_MOST, _READ_BYTES = 50, 1 << 16  # files of a folder, and of each, that are looked at
 _INIT_HINT = "mdslite init MODEL writes one for a model"
 _KEPT = {errors.ArtifactError.code, errors.LoadFailed.code}  # what an apply that fails so is kept for
 
@@ -69,9 +74,9 @@ def read_source(path: str) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
     except IsADirectoryError as exc:
-        inside = next(iter(sorted(file.glob("deployments.y*ml")) or sorted(file.glob("*.y*ml"))), None)
+        inside = _deployments_in(file)
         raise errors.InvalidRequest(
-            f"{path} is a folder: expected a deployments.yaml",
+            f"{path} is a folder: expected a deployments file",
             hint=_INIT_HINT if inside is None else f"mdslite apply -f {shlex.quote(str(inside))}",
         ) from exc
     except OSError as exc:
@@ -82,6 +87,27 @@ def read_source(path: str) -> dict[str, Any]:
             hint=f"to serve a model file: mdslite up {shlex.quote(path)}",
         ) from exc
     return {"source": text, "file": path, "base": str(file.resolve().parent)}
+
+
+def _deployments_in(folder: Path) -> Path | None:
+    """The file in a folder that is likely to be meant: by its name, or the only one that has deployments."""
+    try:
+        found = sorted(one for one in folder.iterdir() if one.suffix.lower() in _SUFFIXES and one.is_file())
+    except OSError:
+        return None
+    for one in found:
+        if one.stem.lower() == "deployments":
+            return one
+    telling = [one for one in found[:_READ_MOST] if _has_deployments(one)]
+    return telling[0] if len(telling) == 1 else None
+
+
+def _has_deployments(file: Path) -> bool:
+    try:
+        with file.open("rb") as content:
+            return _DEPLOYMENTS.search(content.read(_READ_BYTES)) is not None
+    except OSError:
+        return False
 
 
 def change(
@@ -124,11 +150,11 @@ def change(
     return _carry_out(client, as_planned(wanted, plan), plan, as_json=as_json)
 
 
-def write_plan(plan: Mapping[str, Any]) -> None:
+def write_plan(plan: Mapping[str, Any], *, tense: Tense = "will") -> None:
     from mdslite.planning import render_plan
 
     if plan["models"]:
-        output.write(render_plan(plan, width=output.width_of(sys.stdout)))
+        output.write(render_plan(plan, width=output.width_of(sys.stdout), tense=tense))
     if not plan["changed"]:
         output.write("nothing would change")
 
@@ -163,7 +189,9 @@ def _write_told(
         ended = {name: value for name, value in result.items() if name != "diff"}
         output.write_json({"plan": plan, "steps": steps, "result": ended})
     elif plan is not None:
-        write_plan(plan)
+        from mdslite.planning import tense_of
+
+        write_plan(plan, tense=tense_of(result["state"]))
 
 
 def _tell_failure(result: Mapping[str, Any], url: str) -> int:

@@ -118,7 +118,7 @@ def _summary(counts: Json) -> str:
 
 
 def _write_revision(found: Json) -> None:
-    from mdslite.planning import render_plan
+    from mdslite.planning import render_plan, tense_of
 
     fields = {
         "revision": found["id"],
@@ -131,7 +131,8 @@ def _write_revision(found: Json) -> None:
     output.write_fields({name: value for name, value in fields.items() if value != ""})
     if found.get("diff") and found["diff"]["models"]:
         output.write()
-        output.write(render_plan(found["diff"], width=output.width_of(sys.stdout)))
+        width, tense = output.width_of(sys.stdout), tense_of(found["state"])
+        output.write(render_plan(found["diff"], width=width, tense=tense))
     if found.get("source"):
         output.write()
         output.write(found["source"].rstrip("\n"))

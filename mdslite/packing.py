@@ -15,7 +15,7 @@ import numpy as np
 
 from mdslite.errors import InvalidRequest, InvalidTensor, clip
 from mdslite.npy import MAX_RANK
-from mdslite.runtimes.protocol import NUMPY_DTYPES, Datatype, TensorSpec
+from mdslite.runtimes.protocol import NUMPY_DTYPES, Datatype, Signature, TensorSpec
 
 Column = bytes | memoryview | list[Any]
 RowShape = tuple[int, ...]
@@ -215,6 +215,23 @@ def check_shape(
         raise InvalidTensor(
             f'input "{spec.name}": {of}shape {show_shape(found)}, expected {show_shape(wanted)}'
         )
+
+
+def check_filled(signature: Signature, shapes: Sequence[RowShape | None]) -> Sequence[RowShape | None]:
+    """The shapes, if the model survives them.
+
+    :raises InvalidTensor: an input has no elements, which an operator does not survive
+    """
+    if signature.filled is None:
+        return shapes
+    for spec, shape in zip(signature.inputs, shapes, strict=True):
+        if shape is not None and 0 in shape:
+            row = "a tensor" if signature.rows == "none" else "a row"
+            raise InvalidTensor(
+                f'input "{spec.name}": {row} of shape {show_shape(shape)} has no elements, expected some: '
+                f"its {signature.filled} needs them"
+            )
+    return shapes
 
 
 def flatten(spec: TensorSpec, values: list[Any], wanted: Sequence[int | None]) -> tuple[RowShape, list[Any]]:

@@ -28,6 +28,7 @@ from mdslite.packing import (
     RowShape,
     Shared,
     as_bytes,
+    check_filled,
     check_shape,
     coarse,
     is_base64,
@@ -307,7 +308,7 @@ class Codec:
         form: Form,
         shared: Sequence[Shared] = (),
     ) -> Columns:
-        key = (*(shape for _, shape in columns), *shared)
+        key = (*check_filled(self.signature, [shape for _, shape in columns]), *shared)
         return Columns(rows, tuple(column for column, _ in columns), key, form)
 
     def _check_names(self, names: Any, field: str | None = None) -> None:

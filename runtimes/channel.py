@@ -1,4 +1,4 @@
-"""The control messages between the appliance and a package's process, and the socket that they go over.
+"""The control messages between the appliance and a process that computes for it, and the socket for them.
 
 One message is one packet of a socket pair: something else that writes into the socket spoils one message,
 which is found out, and not all that follow. Data never goes this way, only the descriptors of the blocks
@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from mdslite.runtimes.protocol import PackageReport
+from mdslite.runtimes.protocol import LoadOptions, PackageReport, Signature
 
 _PACKET_BYTES = 64 << 10
 LONGEST_TEXT = 4000  # characters of a text in a message
 
-Stage = Literal["imported", "built", "warmed up"]
+Stage = Literal["imported", "built", "warmed up", "opened"]
 
 
 class _Message(msgspec.Struct, array_like=True, tag=True):
@@ -35,6 +35,14 @@ class Open(_Message):
     path: str
     handler: str | None
     build: bool
+
+
+class OpenModel(_Message):
+    """The first message to a process that serves a model's file: what to open it with."""
+
+    path: str
+    runtime: str
+    options: LoadOptions
 
 
 class Share(_Message):
@@ -68,7 +76,7 @@ class Check(_Message):
     """Run the health check."""
 
 
-# From the package's process
+# From the process
 
 
 class Entered(_Message):
@@ -88,8 +96,16 @@ class Ready(_Message):
     """The class is built and warm."""
 
 
+class Serves(_Message):
+    """The model is open."""
+
+    signature: Signature
+    provider: str
+    threads: int
+
+
 class Refused(_Message):
-    """The package could not be opened."""
+    """The package or the model could not be opened."""
 
     message: str
     hint: str | None = None
@@ -121,8 +137,8 @@ class Checked(_Message):
     problem: str | None
 
 
-Order = Open | Share | Run | Next | Check
-Reply = Entered | Described | Ready | Refused | Room | Part | Piece | Checked
+Order = Open | OpenModel | Share | Run | Next | Check
+Reply = Entered | Described | Ready | Serves | Refused | Room | Part | Piece | Checked
 
 
 class Channel:

@@ -1,5 +1,5 @@
-"""A conversation with a supervised process that computes batches: whose turn it is, what is asked and answered,
-and how it ends. What the rows of a batch mean is the session's affair (`isolated`, `confined`).
+"""A conversation with a supervised process that computes batches: whose turn it is, what is asked and
+answered, and how it ends. What the rows of a batch mean is the session's affair (`isolated`, `confined`).
 
 Rows are written once, into a block that the process reads; answers once, into a block that is read here; one
 small message each way says so. The process is killed to stop a run, and when it sends what is no answer. One

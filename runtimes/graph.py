@@ -10,10 +10,13 @@ from __future__ import annotations
 import mmap
 import stat
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
 
 from mdslite.errors import LoadFailed, clip
 from mdslite.guises import recognize
@@ -24,7 +27,7 @@ from mdslite.wire import BYTES, VARINT, Malformed, fields, integer, records
 _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 25: "Function"},
     "Function": {7: "Node", 11: "Attribute"},
-    "Graph": {1: "Node", 5: "Initializer", 11: "Input", 15: "SparseInitializer"},
+    "Graph": {1: "Node", 5: "Initializer", 11: "Input", 12: "Value", 13: "Value", 15: "SparseInitializer"},
     "Node": {5: "Attribute"},
     "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
     "Initializer": {13: "Entry"},
@@ -32,6 +35,7 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {13: "Entry"},
     "Input": {},
+    "Value": {},
     "Entry": {},
 }
 # Message → the fields whose text is of interest.
@@ -40,6 +44,7 @@ _TEXTS: dict[str, frozenset[int]] = {
     "Node": frozenset({_INPUT, _OUTPUT, _OPERATOR}),
     "Initializer": frozenset({_INITIALIZER_NAME}),
     "Input": frozenset({_INPUT_NAME}),
+    "Value": frozenset({_INPUT_NAME}),
     "Entry": frozenset({_KEY, _VALUE}),
 }
 _IR_VERSION = 1
@@ -48,28 +53,39 @@ _GRAPH = 7
 _FIELDS = {_IR_VERSION: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, _GRAPH: BYTES, 8: BYTES}
 _FIELDS |= dict.fromkeys((14, 20, 25, 26), BYTES)
 _FIELDS_MOST = 10_000
+_TYPE, _TENSOR_TYPE, _ELEMENT = 2, 1, 1  # of a value's declaration
+_ATTRIBUTE, _ATTRIBUTE_INTEGER, _ATTRIBUTE_TENSOR, _DATA_TYPE, _RAW_DATA = 5, 3, 5, 2, 9
+# The types whose values are looked at, and where they stand if not as raw data.
+_WHOLE: Mapping[int, tuple[np.dtype[Any], int]] = {6: (np.dtype("<i4"), 5), 7: (np.dtype("<i8"), 7)}
+_MINUS_ONE = b"\xff" * 9 + b"\x01"  # as a varint
+_TYPED = frozenset({"Cast", "Constant", "ConstantOfShape"})  # an attribute says what type they give
 _REPLACEABLE_SINCE = 4  # before, initializers had to be listed as inputs, and were constants all the same
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Values by their names as they stand in the file; an input or output that is left out is empty."""
+    """Values by their names as they stand in the file; an input or output that is left out is empty.
+    `element` is the type of what it gives, where it says that itself, as ONNX numbers types; else 0."""
 
     operator: str
     inputs: tuple[bytes, ...]
     outputs: tuple[bytes, ...]
+    element: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     """`nodes` are those of sub-graphs and functions too, `constants` the initializers that no request can
     replace, `locations` the external data's, as the file gives them. `plain`: it was read to its end, and no
-    function in it gives an operator's name another meaning."""
+    function in it gives an operator's name another meaning. `types` are those of the elements of declared
+    values, `divisors` those constants of whole numbers of which none is -1."""
 
     nodes: tuple[Node, ...]
     constants: frozenset[bytes]
     locations: frozenset[str]
     plain: bool
+    types: Mapping[bytes, int] = field(default_factory=dict)
+    divisors: frozenset[bytes] = frozenset()
 
     @property
     def bounded(self) -> bool:
@@ -78,15 +94,23 @@ class Graph:
         It is where every operator's is, given the sizes that some take as values, and all those sizes follow
         from constants and shapes.
         """
-        known = {b"", *self.constants}  # values that are the same whatever stands in the inputs
+        known = self.follows
         for node in self.nodes:
             sizes = node.inputs[SIZES.get(node.operator, NONE)]
             if node.operator not in TIMED_BY_SHAPE or not known.issuperset(sizes):
                 return False
-            follows = node.operator not in RANDOM and known.issuperset(node.inputs)
-            if follows or node.operator in OF_SHAPES:
-                known.update(node.outputs)
         return self.plain and bool(self.nodes)
+
+    @property
+    def follows(self) -> frozenset[bytes]:
+        """Values that follow from constants and shapes: the same whatever stands in the inputs."""
+        known = {b"", *self.constants}
+        for node in self.nodes:
+            # A branch or a loop takes more than its inputs.
+            settled = node.operator in TIMED_BY_SHAPE and node.operator not in RANDOM
+            if node.operator in OF_SHAPES or (settled and known.issuperset(node.inputs)):
+                known.update(node.outputs)
+        return frozenset(known)
 
 
 def find_end(path: Path) -> int | None:
@@ -126,6 +150,9 @@ class _Walk:
         self._initializers: set[bytes] = set()
         self._inputs: set[bytes] = set()
         self._locations: set[str] = set()
+        self._types: dict[bytes, int] = {}
+        self._divisors: set[bytes] = set()
+        self._others: set[bytes] = set()  # constants that are none
         self._plain = True
 
     def graph(self) -> Graph:
@@ -134,19 +161,31 @@ class _Walk:
             message, start, stop = pending.popleft()
             texts: list[tuple[int, bytes]] = []
             try:
-                for field, at, end in fields(self._data, start, stop):
-                    if inner := _MESSAGES[message].get(field):
+                for number, at, end in fields(self._data, start, stop):
+                    if inner := _MESSAGES[message].get(number):
                         pending.append((inner, at, end))
-                    elif field in _TEXTS.get(message, ()):
-                        texts.append((field, self._data[at:end]))
+                    elif number in _TEXTS.get(message, ()):
+                        texts.append((number, self._data[at:end]))
             except Malformed:  # what came before the break counts
                 self._plain = False
             self._note(message, texts)
+            try:
+                self._note_type(message, dict(texts), start, stop)
+            except Malformed:
+                self._plain = False
         given = {name for node in self._nodes for name in node.outputs}
         if self._lists_replaceable():
             given |= self._inputs
         constants = frozenset(self._initializers - given)
-        return Graph(tuple(self._nodes), constants, frozenset(self._locations), self._plain)
+        made = {name for node in self._nodes if node.operator == "Constant" for name in node.outputs}
+        return Graph(
+            tuple(self._nodes),
+            constants,
+            frozenset(self._locations),
+            self._plain,
+            self._types,
+            frozenset(self._divisors & (constants | made)),
+        )
 
     def _note(self, message: str, texts: list[tuple[int, bytes]]) -> None:
         last = dict(texts)  # as protobuf has it
@@ -161,6 +200,57 @@ class _Walk:
             self._plain = False
         elif message == "Entry" and last.get(_KEY) == b"location":
             self._locations.add(last.get(_VALUE, b"").decode("utf-8", "replace"))
+
+    def _note_type(self, message: str, texts: dict[int, bytes], start: int, stop: int) -> None:
+        """What is said of elements: their type, and whether whole numbers would do as divisors."""
+        if message in ("Input", "Value"):
+            self._declare(
+                texts.get(_INPUT_NAME, b""), self._integer(start, stop, _TYPE, _TENSOR_TYPE, _ELEMENT)
+            )
+        elif message == "Initializer":
+            self._note_constant(texts.get(_INITIALIZER_NAME, b""), start, stop)
+        elif message == "Node" and (operator := self._nodes[-1].operator) in _TYPED:
+            for at, end in self._spans(start, stop, _ATTRIBUTE):
+                if operator == "Cast":
+                    element = self._integer(at, end, _ATTRIBUTE_INTEGER)
+                else:
+                    element = self._integer(at, end, _ATTRIBUTE_TENSOR, _DATA_TYPE)
+                if element:
+                    self._nodes[-1] = replace(self._nodes[-1], element=element)
+                if operator == "Constant" and self._nodes[-1].outputs:
+                    for begin, close in self._spans(at, end, _ATTRIBUTE_TENSOR):
+                        self._note_constant(self._nodes[-1].outputs[0], begin, close)
+
+    def _note_constant(self, name: bytes, start: int, stop: int) -> None:
+        element = self._integer(start, stop, _DATA_TYPE)
+        self._declare(name, element)
+        if element is not None and element in _WHOLE:
+            dtype, number = _WHOLE[element]
+            raw = [self._data[at:end] for at, end in self._spans(start, stop, _RAW_DATA)]
+            packed = [self._data[at:end] for at, end in self._spans(start, stop, number)]
+            fits = all(len(one) % dtype.itemsize == 0 and -1 not in np.frombuffer(one, dtype) for one in raw)
+            known = self._types[name] == element and name not in self._others
+            if known and (raw or packed) and fits and not any(_MINUS_ONE in one for one in packed):
+                self._divisors.add(name)
+            else:  # or there are two of that name
+                self._others.add(name)
+                self._divisors.discard(name)
+
+    def _declare(self, name: bytes, element: int | None) -> None:
+        self._types[name] = element or 0 if self._types.get(name, element) == element else 0
+
+    def _spans(self, start: int, stop: int, number: int) -> Iterator[tuple[int, int]]:
+        return ((at, end) for one, at, end in fields(self._data, start, stop) if one == number)
+
+    def _integer(self, start: int, stop: int, *path: int) -> int | None:
+        """The integer at the end of a path of fields, each but the last a message; None where one is missing,
+        or there are several, of which protobuf would make one."""
+        for number in path[:-1]:
+            spans = list(self._spans(start, stop, number))
+            if len(spans) != 1:
+                return None
+            start, stop = spans[0]
+        return integer(self._data, start, stop, number=path[-1])
 
     def _lists_replaceable(self) -> bool:
         """Whether an initializer among the inputs is what holds where a request has nothing else."""

@@ -19,6 +19,15 @@ def cores(*, limits: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return allowed if quota == "max" else max(1, min(allowed, math.ceil(int(quota) / int(period))))
 
 
+def memory_bytes(*, limits: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Memory that this process may use: the machine's, or its container's where that is less."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        return min(total, int(limits.read_text()))
+    except (OSError, ValueError):
+        return total
+
+
 def idle_s() -> float:
     """Seconds that the cores this process may use have idled since the machine started, all together."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None

@@ -29,6 +29,7 @@ from mdslite.errors import LoadFailed, Unavailable, quoted
 from mdslite.runtimes import engine
 from mdslite.runtimes.failures import load_error, run_error
 from mdslite.runtimes.graph import check_locations, read_graph
+from mdslite.runtimes.hazards import find_filled, find_hazards
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.protocol import (
     NUMPY_DTYPES,
@@ -98,6 +99,10 @@ class OnnxRuntime:
         graph = read_graph(model)
         check_locations(graph, model.parent)
         return graph.bounded
+
+    def find_hazards(self, path: Path) -> tuple[tuple[str, ...], str | None]:
+        graph = read_graph(find_model(path))
+        return find_hazards(graph), find_filled(graph)
 
 
 class OnnxHandle:

@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Protocol
@@ -74,6 +75,10 @@ class Inspectable(Runtime, Protocol):
         """Check a model without opening it; is a run's time a function of its input's size only?"""
         ...
 
+    def find_hazards(self, path: Path) -> tuple[tuple[str, ...], str | None]:
+        """A report's `hazards`, and its signature's `filled`."""
+        ...
+
 
 RUNTIMES: dict[str, Callable[[], Inspectable]] = {
     one.name: one for one in (OnnxRuntime, TorchRuntime, TensorflowRuntime)
@@ -106,6 +111,7 @@ def examine(
     :raises LoadFailed: with the runtime's reason
     """
     bounded = runtime.inspect(path)
+    hazards, filled = runtime.find_hazards(path)
     added_bytes = memory_meter(options.device, path)
     begun = perf_counter()
     session = runtime.open(path, options)
@@ -115,10 +121,11 @@ def examine(
     signature = settle_rows(session.signature, trial.outputs)
     has_texts = any(one.datatype == "BYTES" for one in signature.inputs)  # their lengths are no shapes
     return ProbeReport(
-        signature=signature,
+        signature=replace(signature, filled=filled),
         memory_bytes=added_bytes(),
         load_s=load_s,
         bounded=bounded and not has_texts and getattr(session, "bounded", True),
+        hazards=(*hazards, *getattr(session, "hazards", ())),
     )
 
 

@@ -42,12 +42,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """`shared` are optional inputs that do not count rows: one value for all rows of a run."""
+    """`shared` are optional inputs that do not count rows: one value for all rows of a run. `filled` is an
+    operator that does not survive an input without elements."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     rows: Rows
     shared: tuple[TensorSpec, ...] = ()
+    filled: str | None = None
 
 
 # Of what takes and gives free data (Python packages, pipelines) instead of tensors.
@@ -123,7 +125,8 @@ class ProbeReport:
     `signature` is as a run showed it, which may differ from an open session's in `rows`. `bounded` is False
     when the graph holds control flow (Loop, Scan, If), is told by data how much to compute, or holds texts or
     what is not known, so that its run time is no function of its inputs' shapes. `memory_bytes` is what
-    opening and warming it added to the child.
+    opening and warming it added to the child. `hazards` are operators by which a request could end the
+    process that computes it.
     """
 
     signature: Signature
@@ -132,6 +135,7 @@ class ProbeReport:
     bounded: bool
     package: PackageReport | None = None
     pipeline: PipelineReport | None = None
+    hazards: tuple[str, ...] = ()
 
 
 # One row of free data, told apart by its type: `bytes` itself is the JSON text of one value, a subclass of

@@ -92,6 +92,9 @@ class TorchRuntime:
         check_file(find_model(path), load_plain=_plain_loader(torch))
         return True
 
+    def find_hazards(self, path: Path) -> tuple[tuple[str, ...], str | None]:
+        return (), None  # the open session knows its own
+
 
 class TorchHandle:
     """Marks one run: PyTorch cannot stop it."""

@@ -1,5 +1,5 @@
-"""A package's process as the appliance sees it: started, told what to open, listened to until it is ready,
-and ended. What is then said to it is the session's business (`isolated`).
+"""The process of a package, or of a model, as the appliance sees it: started, told what to open, listened to
+until it is ready, and ended. What is then said to it is the session's business (`isolated`, `confined`).
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,13 +19,25 @@ import msgspec
 
 from mdslite.errors import LoadFailed, MdsliteError, Unavailable
 from mdslite.process import Child
-from mdslite.runtimes.channel import Channel, Described, Entered, Open, Ready, Refused, Reply
+from mdslite.runtimes.channel import (
+    Channel,
+    Described,
+    Entered,
+    Open,
+    OpenModel,
+    Ready,
+    Refused,
+    Reply,
+    Serves,
+)
 from mdslite.runtimes.protocol import LoadOptions, PackageReport
 
 RETRY_AFTER_S = 2.0  # after which a process that ended should be there again
 START_S = 60.0  # for the interpreter, and the worker's own imports
 CLOSE_S = 2.0  # that user code gets to end by itself
 _END_S = 2.0  # for a process to end after its socket was closed, or after it was killed
+_WORKER = "mdslite.runtimes.worker"
+_MODEL_WORKER = "mdslite.runtimes.model_worker"
 _TAIL_LENGTH = 2000  # characters of its output that the hint of a failed load quotes
 
 
@@ -37,7 +50,8 @@ class Opened:
 
 
 class PackageProcess:
-    """One process for one package. `ended` is called from any thread when it has ended, with the reason."""
+    """One process for one package, or one model. `ended` is called from any thread when it has ended, with
+    the reason."""
 
     def __init__(
         self,
@@ -61,9 +75,35 @@ class PackageProcess:
 
         :raises LoadFailed: with the package's reason, or how the process ended, or what took too long
         """
-        self._start()
+        with self._starting(_WORKER):
+            opened: Opened | None = None
+            self.channel.send(Open(str(path.resolve()), handler, build))
+            for reply in self._replies(limit_s, of="the package"):
+                if isinstance(reply, Described):
+                    opened = Opened(reply.report, reply.memory_bytes)
+                if opened is not None and isinstance(reply, Ready if build else Described):
+                    break
+            assert opened is not None
+            return opened
+
+    def open_model(self, order: OpenModel, *, limit_s: float) -> Serves:
+        """Start it and have it open a model's file.
+
+        :raises LoadFailed: with the runtime's reason, or how the process ended, or what took too long
+        """
+        with self._starting(_MODEL_WORKER):
+            self.channel.send(order)
+            replies = self._replies(limit_s, of="the model")
+            return next(reply for reply in replies if isinstance(reply, Serves))
+
+    @contextmanager
+    def _starting(self, module: str) -> Iterator[None]:
+        """Start the process, and end it if what it was started for does not come about."""
+        self._start(module)
         try:
-            return self._open(Open(str(path.resolve()), handler, build), limit_s)
+            yield
+            self.channel.limit(None)
+            self._ready = True
         except OSError as exc:
             reason = self._reason()
             raise LoadFailed(f"before it was {self._stage}, its process {reason}", hint=self._tail()) from exc
@@ -74,26 +114,23 @@ class PackageProcess:
             if not self._ready:
                 self.channel.close()
 
-    def _open(self, order: Open, limit_s: float) -> Opened:
+    def _replies(self, limit_s: float, *, of: str) -> Iterator[Any]:
+        """What it says on its way to be ready. Never ends by itself.
+
+        :raises LoadFailed: it refused, or took too long
+        """
         wait_s, deadline = START_S, monotonic() + START_S
-        opened: Opened | None = None
-        self.channel.send(order)
         while True:
-            reply = self._receive(deadline, wait_s)
+            reply = self._receive(deadline, wait_s, of)
             if isinstance(reply, Entered):
                 if self._stage == "started":  # the package's own time begins
                     wait_s, deadline = limit_s, monotonic() + limit_s
                 self._stage = reply.stage
-            elif isinstance(reply, Described):
-                opened = Opened(reply.report, reply.memory_bytes)
             elif isinstance(reply, Refused):
                 self.child.wait(_END_S)  # it ends by itself, with all of its output
                 said = [text for text in (reply.hint, self._tail()) if text]
                 raise LoadFailed(reply.message, hint="\n".join(said) or None)
-            if opened is not None and isinstance(reply, Ready if order.build else Described):
-                self.channel.limit(None)
-                self._ready = True
-                return opened
+            yield reply
 
     def gone(self) -> Unavailable:
         """The error of who was waiting for it: how it ended. Ends it, if it only closed its socket."""
@@ -116,18 +153,17 @@ class PackageProcess:
             killer.daemon = True
             killer.start()
 
-    def _start(self) -> None:
+    def _start(self, module: str) -> None:
         if sys.platform != "linux":
             raise LoadFailed(
-                "a package runs in a process of its own on Linux only",
-                hint="write isolation: inline in its spec",
+                "packages and models run in a process of their own on Linux only",
+                hint="write isolation: inline in the spec",
             )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        module = "mdslite.runtimes.worker"
         self.child = Child(
             # -B: what is compiled of a package must not lie beside it, in an artifact that never changes
             (self._python, "-P", "-B", "-m", module, str(theirs.fileno()), str(os.getpid())),
-            name=self._label or "package",
+            name=self._label or "model",
             env=self._env,
             fds=(theirs.fileno(),),
             memory_limit_bytes=self._memory_limit_bytes,
@@ -142,16 +178,14 @@ class PackageProcess:
         finally:
             theirs.close()
 
-    def _receive(self, deadline: float, wait_s: float) -> Any:
+    def _receive(self, deadline: float, wait_s: float, of: str) -> Any:
         self.channel.limit(max(0.001, deadline - monotonic()))
         try:
             reply = self.channel.receive()
         except TimeoutError:
             self.child.kill("took too long")
             self.child.wait(_END_S)
-            raise LoadFailed(
-                f"the package was not {self._stage} within {wait_s:g} s", hint=self._tail()
-            ) from None
+            raise LoadFailed(f"{of} was not {self._stage} within {wait_s:g} s", hint=self._tail()) from None
         except msgspec.DecodeError as exc:
             raise LoadFailed("its process sent what is no answer") from exc
         if reply is None:

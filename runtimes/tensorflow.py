@@ -97,6 +97,9 @@ class TensorflowRuntime:
             )
         return not operators & _UNTIMED
 
+    def find_hazards(self, path: Path) -> tuple[tuple[str, ...], str | None]:
+        return (), None
+
 
 @dataclass(slots=True)
 class _Opened:

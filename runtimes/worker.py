@@ -16,7 +16,9 @@ import resource
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import mds
@@ -50,8 +52,12 @@ from mdslite.runtimes.tracebacks import blame, exception_text, write_traceback
 OOM_SCORE = 500  # before the appliance, should the machine run out of memory
 
 
+# A batch's answers, one a row; what goes out in pieces is emitted, and the answer then says how it ended.
+Compute = Callable[[Run, list[Datum], Callable[[bytes], None]], Answers]
+
+
 class Worker:
-    """Does what the appliance orders, one thing at a time."""
+    """Runs the batches that the appliance orders, one at a time."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -59,46 +65,15 @@ class Worker:
         self._answers: Block  # where those of the present run go
         self._untaken = False  # something lies there that was not read yet
 
-    def work(self) -> None:
-        """Open the package as the first order says, and serve it until the appliance wants no more."""
-        order = self._channel.receive()
-        if not isinstance(order, Open):
-            return
-        try:
-            executor = self._open(order)
-        except MdsliteError as exc:
-            self._channel.send(Refused(shorten(exc.message), exc.hint and shorten(exc.hint)))
-            return
-        except BaseException as exc:  # whatever user code does while it is imported is the package's doing
-            write_traceback(exc)
-            self._channel.send(Refused(shorten(exception_text(exc))))
-            return
-        if executor is not None:
-            gc.collect()
-            gc.freeze()  # what is there by now stays: later collections need not look at it
-            self._serve(executor)
-            executor.close()
-
-    def _open(self, order: Open) -> Executor | None:
-        self._channel.send(Entered("imported"))
-        source = find_package(Path(order.path), order.handler)
-        description = mds.describe(load_class(source, exposed=True))
-        self._channel.send(Described(make_report(description, source), anonymous_bytes(os.getpid())))
-        if not order.build:
-            return None
-        self._channel.send(Entered("built"))
-        executor = build(description)
-        self._channel.send(Entered("warmed up"))
-        executor.warm()
-        self._channel.send(Ready())
-        return executor
-
-    def _serve(self, executor: Executor) -> None:
+    def serve(self, compute: Compute, check: Callable[[], str | None]) -> None:
+        """Serve until the appliance wants no more. `check` says what is wrong, None that all is well."""
+        gc.collect()
+        gc.freeze()  # what is there by now stays: later collections need not look at it
         while (order := self._receive()) is not None:
             if isinstance(order, Run):
-                self._run(executor, order)
+                self._run(compute, order)
             elif isinstance(order, Check):
-                self._channel.send(Checked(_check(executor)))
+                self._channel.send(Checked(check()))
 
     def _receive(self) -> Order | None:
         """The next order; a block that comes before it is taken in."""
@@ -111,14 +86,11 @@ class Worker:
             if order.instead_of is not None:
                 self._blocks.pop(order.instead_of, None)
 
-    def _run(self, executor: Executor, order: Run) -> None:
+    def _run(self, compute: Compute, order: Run) -> None:
         block, self._answers = self._blocks[order.data], self._blocks[order.answers]
         data = read_data(block, order.table_bytes)
         try:
-            if order.streams:
-                answers = executor.stream(data[0], self._emit, confidence=order.confidence)
-            else:
-                answers = executor.run(data, confidence=order.confidence, tensors=order.tensors)
+            answers = compute(order, data, self._emit)
         except ClientClosed as exc:
             answers = Answers([exc])
         except BaseException as exc:  # out of the machinery around user code: no memory, say
@@ -185,12 +157,54 @@ class Worker:
 
 def main() -> None:
     """Be a package's process."""
-    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    with joined(sys.argv) as channel:
+        executor = _open(channel)
+        if executor is not None:
+            Worker(channel).serve(partial(_compute, executor), partial(_check, executor))
+            executor.close()
+
+
+@contextmanager
+def joined(arguments: Sequence[str]) -> Iterator[Channel]:
+    """The channel to the appliance that a process was started with; ends quietly when that wants no more."""
+    descriptor, parent = int(arguments[1]), int(arguments[2])
     end_with_parent(parent)
     _prepare()
     os.set_inheritable(descriptor, False)
-    with suppress(BrokenPipeError, ConnectionResetError):  # the appliance wants no more
-        Worker(Channel(socket.socket(fileno=descriptor), Order)).work()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        yield Channel(socket.socket(fileno=descriptor), Order)
+
+
+def refuse(channel: Channel, exc: BaseException) -> None:
+    """Say why what was to be opened is not."""
+    if isinstance(exc, MdsliteError):
+        channel.send(Refused(shorten(exc.message), exc.hint and shorten(exc.hint)))
+    else:  # whatever user code does while it is imported is the package's doing
+        write_traceback(exc)
+        channel.send(Refused(shorten(exception_text(exc))))
+
+
+def _open(channel: Channel) -> Executor | None:
+    """Open the package as the first order says; None where it is not to be served."""
+    order = channel.receive()
+    if not isinstance(order, Open):
+        return None
+    try:
+        channel.send(Entered("imported"))
+        source = find_package(Path(order.path), order.handler)
+        description = mds.describe(load_class(source, exposed=True))
+        channel.send(Described(make_report(description, source), anonymous_bytes(os.getpid())))
+        if not order.build:
+            return None
+        channel.send(Entered("built"))
+        executor = build(description)
+        channel.send(Entered("warmed up"))
+        executor.warm()
+    except BaseException as exc:
+        refuse(channel, exc)
+        return None
+    channel.send(Ready())
+    return executor
 
 
 def make_report(description: mds.Description, source: PackageSource) -> PackageReport:
@@ -210,6 +224,12 @@ def make_report(description: mds.Description, source: PackageSource) -> PackageR
         has_check=description.health_check is not None,
         has_warmup=description.warmup is not None,
     )
+
+
+def _compute(executor: Executor, order: Run, data: list[Datum], emit: Callable[[bytes], None]) -> Answers:
+    if order.streams:
+        return executor.stream(data[0], emit, confidence=order.confidence)
+    return executor.run(data, confidence=order.confidence, tensors=order.tensors)
 
 
 def _check(executor: Executor) -> str | None:

@@ -48,7 +48,6 @@ async def test_a_plan_says_what_would_change_and_changes_nothing(box: Box, folde
     [
         ("package_type: MDS", "the spec says package_type: MDS, but v1.onnx is of package type ONNX"),
         ("runtime: PYTORCH", "the spec says runtime: PYTORCH, but v1.onnx is of package type ONNX"),
-        ("isolation: process", "isolation: process, but ONNX models run inside the appliance"),
     ],
 )
 async def test_a_spec_that_contradicts_its_artifact_is_refused(
@@ -150,7 +149,6 @@ async def test_when_one_version_fails_to_load_the_loaded_ones_are_closed_again(
         ("{uri: v1.onnx, confidence: {output: z}}", "confidence: {output"),
         ("{uri: v1.onnx, compare: {output: z}}", "compare: {output"),
         ("{uri: v1.onnx, resource: {gpu: 1}}", "gpu"),
-        ("{uri: v1.onnx, isolation: process}", "isolation"),
     ],
 )
 async def test_a_mistake_that_shows_late_has_its_place_too(

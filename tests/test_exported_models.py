@@ -54,6 +54,7 @@ def test_scikit_learn_s_models_are_timed_by_their_shapes(tmp_path: Path, make: C
     path = tmp_path / "m.onnx"
     path.write_bytes(to_onnx(model, x[:1]).SerializeToString())
     assert OnnxRuntime().inspect(path)
+    assert OnnxRuntime().find_hazards(path) == ((), None)
 
 
 def test_pytorch_s_models_are_timed_by_their_shapes(tmp_path: Path) -> None:
@@ -117,3 +118,4 @@ def test_pytorch_s_models_are_timed_by_their_shapes(tmp_path: Path) -> None:
                 input_names=["x"], output_names=["y"], dynamic_axes={"x": axes, "y": {0: "N"}},
             )  # fmt: skip
         assert OnnxRuntime().inspect(path) is timed, path.name
+        assert OnnxRuntime().find_hazards(path)[0] == (), path.name

@@ -131,11 +131,6 @@ class Intake:
         stored = self.artifacts.get(digest)  # its bytes are verified when the appliance itself opens it
         path = await self.open(digest) if stored is None else stored.path
         kind = await asyncio.to_thread(detect, path, spec.package_type, spec.runtime)
-        if spec.isolation == "process" and kind.runtime != "PYTHON":
-            raise Unprocessable(
-                f"isolation: process, but {kind.package_type} models run inside the appliance",
-                hint="leave isolation out: it is for Python packages",
-            )
         check_tensors(spec, kind.runtime)
         require(kind.runtime)
         return Examined(kind, await self._report(digest, path, kind, spec))

@@ -25,7 +25,6 @@ _FIELDS = {
     "the spec says package_type": ("package_type",),
     "the spec says runtime": ("runtime",),
     "source_type": ("source_type",),
-    "isolation": ("isolation",),
     "tensors": ("tensors",),
     "endpoints_infos": ("service_info", "endpoints_infos"),
 }

@@ -49,7 +49,7 @@ def load_options(
     """How one replica's session is opened as the spec wants it; `threads` is for a spec that does not say."""
     cpu = spec.resource.cpu
     env = dict(spec.container.env)
-    if device.kind == "cuda":
+    if device.kind == "cuda" and runtime == "PYTHON":  # which does not know devices by our numbers
         env.setdefault("CUDA_VISIBLE_DEVICES", str(device.index))
     return LoadOptions(
         device=device,

@@ -18,6 +18,7 @@ from msgspec import structs
 from mdslite import pipelines
 from mdslite.data import DataCodec
 from mdslite.graph import ModelName
+from mdslite.runtimes.confined import ConfinedRuntime
 from mdslite.runtimes.devices import Devices
 from mdslite.runtimes.kinds import cpu_build
 from mdslite.runtimes.protocol import DataSession, Device, Outputs, ProbeReport, Runtime, Session
@@ -133,7 +134,7 @@ class Loader:
         return await self._load_tensors(request, places)
 
     async def _load_tensors(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
-        report = request.report
+        report, confined = request.report, is_confined(request)
         sessions: list[Session] = []
         try:
             warm = await asyncio.to_thread(self._open_first, request, places[0])
@@ -156,7 +157,8 @@ class Loader:
                 sample=warm.sample,
                 gate=self.gate,
                 width=first.threads if on_cpu else 1,
-                inline=self.inline and on_cpu and report.bounded,
+                inline=self.inline and on_cpu and report.bounded and not confined,
+                costly_stop=confined,
             )
         except BaseException:
             for session in sessions:
@@ -166,7 +168,9 @@ class Loader:
 
     def _open_first(self, request: LoadRequest, device: Device) -> Warm:
         signature, rows_max = request.report.signature, make_knobs(request.spec, request.report).batch_size
-        if request.runtime == "ONNXRUNTIME" and device.kind == "cpu" and request.spec.resource.cpu is None:
+        # How many threads pay shows in this process's own time, where a confined model takes none.
+        fits = request.spec.resource.cpu is None and not is_confined(request)
+        if request.runtime == "ONNXRUNTIME" and device.kind == "cpu" and fits:
             return open_fitting(
                 lambda threads: self._opener(request, threads=threads)(device),
                 signature=signature,
@@ -178,7 +182,9 @@ class Loader:
         options = partial(
             load_options, request.spec, runtime=request.runtime, label=request.label, threads=threads
         )
-        return _opener(self.runtimes[request.runtime], request.path, options)
+        runtime = self.runtimes[request.runtime]
+        confined = is_confined(request)
+        return _opener(ConfinedRuntime(runtime.name) if confined else runtime, request.path, options)
 
     async def _load_pipeline(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
         """A pipeline: each handler is loaded like a package, the other nodes are called by their routes."""
@@ -226,7 +232,14 @@ class Loader:
             # kernel's to say, and a slow one must not hold a turn that others wait for.
             own = Gate(slots=len(sessions))
             self._make_lane(
-                station, request, sessions, codec=codec, curve=LatencyCurve(), sample=None, gate=lambda _: own
+                station,
+                request,
+                sessions,
+                codec=codec,
+                curve=LatencyCurve(),
+                sample=None,
+                gate=lambda _: own,
+                costly_stop=True,
             )
         except BaseException:
             for session in sessions:
@@ -246,6 +259,7 @@ class Loader:
         gate: Callable[[Device], Gate],
         width: int = 1,
         inline: bool = False,
+        costly_stop: bool = False,
     ) -> None:
         knobs, read_confidence = behaviour(request.spec, request.report, sample)
         loop = asyncio.get_running_loop()
@@ -263,7 +277,7 @@ class Loader:
             read_confidence=read_confidence,
             width=width,
             inline=inline,
-            costly_stop=request.report.package is not None,
+            costly_stop=costly_stop,
             on_lost=station.lost,
             loop=loop,
         )
@@ -275,6 +289,12 @@ class Loader:
             cpu = device.kind == "cpu"
             gate = self.gates[device.label] = Gate(slots=self.cores if cpu else 1, with_loop=cpu)
         return gate
+
+
+def is_confined(request: LoadRequest) -> bool:
+    """Whether a model gets a process of its own: as its spec says, else if a request could end it."""
+    isolation = request.spec.isolation
+    return isolation == "process" or (isolation is None and bool(request.report.hazards))
 
 
 def _make_handler(request: LoadRequest, lane: Lane, codec: DataCodec) -> Handler:

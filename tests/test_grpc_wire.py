@@ -260,7 +260,13 @@ async def test_a_length_that_is_none_is_malformed(lengths: list[str]) -> None:
         ({"more": [("grpc-timeout", "1S"), ("grpc-timeout", "2S")]}, "3", "one grpc-timeout, got 2"),
         ({"more": [("authorization", "a"), ("authorization", "b")]}, "3", "one Authorization header, got 2"),
         ({"more": [("grpc-encoding", "snappy")]}, "3", "identity, gzip or deflate"),
-        ({"more": [(f"x-{number}", "1") for number in range(100)]}, "3", "at most 100"),
+        (
+            {"more": [(f"x-{number}", "1") for number in range(100)]},
+            "8",
+            "longer than 16384 bytes",
+        ),
+        ({"more": [("x-long", "é" * 8192)]}, "8", "longer than 16384 bytes"),
+        ({"more": [("x-long", "y" * 30_000)]}, "8", "longer than 16384 bytes"),
     ],
 )
 async def test_calls_that_are_wrong_are_told_so(options: dict[str, Any], status: str, says: str) -> None:

@@ -268,10 +268,22 @@ async def test_too_many_header_fields_get_a_431() -> None:
         assert (await client.get()).status == 200
 
 
+@pytest.mark.parametrize("count", [17, 20, 30])
 @on_loop
-async def test_a_header_list_that_unpacks_too_large_ends_the_connection() -> None:
+async def test_a_head_that_is_too_long_is_refused_alone(count: int) -> None:
     async with serving() as server, server.connect() as client:
-        client.send(client.head(headers=[("a", "b" * 1000)] * 20))
+        request = client.head("/echo", method="POST", headers=[("a", "b" * 1000)] * count, end=False)
+        client.send(request, data(request.stream_id, b"its body"))
+        answer = await client.answer(request.stream_id)
+        assert (answer.status, json.loads(answer.body)["code"]) == (431, "head_too_long")
+        assert (await client.get()).status == 200
+        assert server.policed == []
+
+
+@on_loop
+async def test_a_header_list_that_unpacks_far_too_large_ends_the_connection() -> None:
+    async with serving() as server, server.connect() as client:
+        client.send(client.head(headers=[("a", "b" * 1000)] * 40))
         await client.until(lambda: client.closed)
         assert server.policed == ["headers_too_large"]
         assert [frame.error_code for frame in client.goaways] == [ENHANCE_YOUR_CALM]

@@ -35,7 +35,7 @@ from mdslite.http.policing import (
 
 LIMITS = Limits(
     max_streams=4,
-    max_header_bytes=1000,
+    max_block_bytes=1000,
     max_continuations=3,
     header_timeout_s=10,
     body_timeout_s=30,

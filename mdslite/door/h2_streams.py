@@ -55,7 +55,7 @@ from mdslite.http.policing import (
     Meter,
     Reason,
 )
-from mdslite.http.request import is_long, long_head
+from mdslite.http.request import HEAD_LIST_BYTES, is_long, long_head
 
 # The search of hpack's encoder is linear in its table, and the client may ask for one of any size.
 _ENCODER_TABLE_BYTES = 4096
@@ -121,7 +121,7 @@ class Streams(H2Protocol):
         self._opening = 0  # the stream whose application spawn_app is to start
         self._running = 0
         self._waiting: dict[int, tuple[float, int]] = {}  # since when, and at how many bytes sent
-        self.connection.decoder.max_header_list_size = link.limits.max_header_bytes
+        self.connection.decoder.max_header_list_size = link.limits.max_block_bytes
 
     async def open(self) -> None:
         """Send the settings and the connection's window."""
@@ -343,7 +343,7 @@ def _settings(limits: Limits, *, max_streams: int) -> Settings:
         client=False,
         initial_values={
             SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
-            SettingCodes.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+            SettingCodes.MAX_HEADER_LIST_SIZE: HEAD_LIST_BYTES,
             SettingCodes.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
         },
     )

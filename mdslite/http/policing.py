@@ -12,7 +12,7 @@ import enum
 import struct
 from dataclasses import dataclass, field
 
-from mdslite.http.request import HEAD_BYTES, HEADERS_MAX
+from mdslite.http.request import UNPACKED_BYTES
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 LAST_STREAM_ID = 2**31 - 1
@@ -75,7 +75,7 @@ class Limits:
     accompany it cost, so that the allowances bind only those who send little else."""
 
     max_streams: int = 128
-    max_header_bytes: int = HEAD_BYTES + 32 * HEADERS_MAX  # as RFC 9113 counts what HTTP/1.1 would take
+    max_block_bytes: int = UNPACKED_BYTES
     max_continuations: int = 8
     max_frame_bytes: int = 16 * 1024
     max_body_bytes: int = 257 * 1024 * 1024
@@ -339,7 +339,7 @@ class Meter:
 
     def _check_block(self) -> Violation | None:
         # A compressed block is never longer than the list of headers that it stands for.
-        if self._block_bytes > self.limits.max_header_bytes:
+        if self._block_bytes > self.limits.max_block_bytes:
             return Violation(Reason.HEADERS_TOO_LARGE)
         return None
 

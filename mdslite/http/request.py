@@ -15,6 +15,10 @@ from mdslite.errors import HeadTooLong, InvalidRequest, MdsliteError, Unsupporte
 # HTTP/2 compresses its heads: a longer one would hold the event loop for milliseconds while it is unpacked.
 HEAD_BYTES = 16 * 1024
 HEADERS_MAX = 100
+HEAD_LIST_BYTES = HEAD_BYTES + 32 * HEADERS_MAX  # the same as RFC 9113 counts
+# What is unpacked of a longer one, so as to refuse it alone: only who has read it can read what follows on
+# its connection. One that is longer still ends that.
+UNPACKED_BYTES = 2 * HEAD_BYTES
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, cast
 
 from mdslite.errors import RequestTimeout
 from mdslite.http.policing import LAST_STREAM_ID, PREFACE, Reason, goaway, ping
+from mdslite.http.request import HEAD_LIST_BYTES
 from mdslite.http.tls import subject_of
 from mdslite.rpc import frames
 from mdslite.rpc.control import FAREWELL, FIRST_WINDOW, Cut
 from mdslite.rpc.exchange import Exchange
-from mdslite.rpc.heads import METADATA_BYTES, BadBlock, LongBlock
+from mdslite.rpc.heads import BadBlock, LongBlock
 from mdslite.rpc.inbound import Inbound
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class RpcConnection(Inbound):
             (frames.MAX_CONCURRENT_STREAMS, limits.streams),
             (frames.INITIAL_WINDOW_SIZE, limits.stream_window_bytes),
             (frames.MAX_FRAME_SIZE, limits.frame_bytes),
-            (frames.MAX_HEADER_LIST_SIZE, METADATA_BYTES),
+            (frames.MAX_HEADER_LIST_SIZE, HEAD_LIST_BYTES),
         )
         wider = frames.window_update(0, limits.connection_window_bytes - FIRST_WINDOW)
         self._emit(frames.settings(settings) + wider)

@@ -12,12 +12,10 @@ from typing import Any
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
-from mdslite.errors import InvalidRequest, MdsliteError, UnsupportedMedia
-from mdslite.http.request import check_repeated
+from mdslite.errors import HeadTooLong, InvalidRequest, MdsliteError, UnsupportedMedia
+from mdslite.http.request import UNPACKED_BYTES, check_repeated, is_long, long_head
 from mdslite.rpc.frames import read_timeout
 
-METADATA_BYTES = 16 * 1024
-FIELDS_MAX = 100
 _HEADS_MAX = 64
 _TYPE = b"application/grpc"
 # What RFC 9113 demands and forbids, in 8.2.1, 8.2.2 and 8.3.1.
@@ -36,7 +34,7 @@ class BadBlock(Exception):
 
 
 class LongBlock(BadBlock):
-    """One that stands for more than is read."""
+    """One that stands for more than is unpacked."""
 
 
 class Head:
@@ -94,10 +92,11 @@ class Head:
 
     def _check(self, headers: list[tuple[bytes, bytes]], pseudo: dict[bytes, bytes]) -> None:
         names = [name for name, _ in headers]
+        # HTTP/1.1 has the authority among its fields, too.
+        if is_long(pseudo.get(b":path", b""), [one for one in headers if one[0] not in _REQUIRED]):
+            raise long_head()
         if pseudo.get(b":method") != b"POST":
             raise InvalidRequest("expected the method POST")
-        if len(headers) > FIELDS_MAX:
-            raise InvalidRequest(f"{len(headers)} header fields, expected at most {FIELDS_MAX}")
         check_repeated(self.metadata)
         for name in (b"grpc-timeout", b"grpc-encoding"):
             if names.count(name) > 1:
@@ -115,7 +114,7 @@ class Heads:
     """Reads the header blocks of one connection, each of them and in their order."""
 
     def __init__(self) -> None:
-        self._decoder = Decoder(METADATA_BYTES)
+        self._decoder = Decoder(UNPACKED_BYTES)
         self._known: dict[bytes, Head] = {}
         self.get = self._known.get  # what a block means, if that is remembered
 
@@ -135,7 +134,7 @@ class Heads:
         after = self._state()
         if before[0] != after[0] or before[1] is not after[1] or before[2] is not after[2]:
             self._known.clear()
-        elif len(self._known) < _HEADS_MAX:
+        elif len(self._known) < _HEADS_MAX and not isinstance(head.error, HeadTooLong):
             self._known[block] = head
         return head
 

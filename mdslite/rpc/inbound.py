@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from mdslite.errors import MdsliteError
 from mdslite.http.policing import LAST_STREAM_ID, PREFACE, Reason
+from mdslite.http.request import UNPACKED_BYTES
 from mdslite.rpc import frames
 from mdslite.rpc.control import Control, Cut
 from mdslite.rpc.exchange import Exchange
-from mdslite.rpc.heads import METADATA_BYTES, Heads
+from mdslite.rpc.heads import Heads
 
 if TYPE_CHECKING:
     from mdslite.rpc.door import RpcDoor
@@ -259,7 +260,7 @@ class Inbound(Control):
     # Headers
 
     def _on_headers(self, stream_id: int, flags: int, block: bytes, now: float) -> None:
-        if len(block) > METADATA_BYTES or self._block_id:
+        if len(block) > UNPACKED_BYTES or self._block_id:
             self._check_frame(len(block), frames.HEADERS, stream_id)
             raise Cut(Reason.HEADERS_TOO_LARGE, frames.ENHANCE_YOUR_CALM)
         if flags & (frames.PADDED | frames.PRIORITIZED):
@@ -277,7 +278,7 @@ class Inbound(Control):
         self._block_frames += 1
         if self._block_frames > self.limits.continuations:
             raise Cut(Reason.CONTINUATION_FLOOD, frames.ENHANCE_YOUR_CALM)
-        if len(self._block) > METADATA_BYTES:
+        if len(self._block) > UNPACKED_BYTES:
             raise Cut(Reason.HEADERS_TOO_LARGE, frames.ENHANCE_YOUR_CALM)
         if flags & frames.END_HEADERS:
             self._block_id, self._block_at = 0, math.inf

@@ -265,7 +265,7 @@ async def test_a_length_that_is_none_is_malformed(lengths: list[str]) -> None:
             "8",
             "longer than 16384 bytes",
         ),
-        ({"more": [("x-long", "é" * 8192)]}, "8", "longer than 16384 bytes"),
+        ({"more": [("x-long", "y" * 16_384)]}, "8", "longer than 16384 bytes"),
         ({"more": [("x-long", "y" * 30_000)]}, "8", "longer than 16384 bytes"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -43,6 +44,24 @@ class TestHistory:
         assert [line.split()[0] for line in lines[1:]] == ["3", "2", "1"]
         assert "failed   +1 ~2    v2 to a tenth; failed: v3: no such op" in lines[1]
         assert "applied  +1 ~2    v2 to a tenth" in lines[2]
+
+    def test_a_long_reason_goes_below_its_row_where_there_is_no_room_beside_it(self, api: ApiServer) -> None:
+        reason = "the last weight was too small to tell anything in the time that was left on Friday"
+        for one in api.revisions:
+            one |= {"reason": reason, "diff": None}
+        code, printed = on_a_terminal(
+            ["history", "--limit", "2"], MDSLITE_URL=api.url, COLUMNS="80", NO_COLOR="1"
+        )
+        lines = [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in printed.splitlines()]
+        assert code == 0
+        assert lines[0] == "REV  TIME                 AUTHOR    STATE     CHANGES"
+        assert lines[1].split()[-3:] == ["failed", "+1", "~2"]
+        assert " ".join(line.strip() for line in lines[2:4]) == f"{reason}; failed: v3: no such op"
+        assert [line[:5] for line in lines[2:4]] == [" " * 5] * 2
+        assert max(map(len, lines)) <= 80
+        code, printed = on_a_terminal(["history", "2"], MDSLITE_URL=api.url, COLUMNS="50", NO_COLOR="1")
+        at = printed.splitlines().index("reason    the last weight was too small to tell")
+        assert printed.splitlines()[at + 1] == "          anything in the time that was left on"
 
     def test_of_a_failed_revision_without_a_reason_says_why_it_failed(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]

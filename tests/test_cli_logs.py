@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
-from api_server import ApiServer
+from api_server import ApiServer, on_a_terminal
 
 from mdslite.cli import run
 from mdslite.cli.logs import in_local_time
@@ -58,6 +59,36 @@ class TestLogs:
         assert shown == ["r-1", "r-0", "r-new"]
         assert "follow=true" in api.requests[0][1]
         assert "filter=shadow" in api.requests[0][1]
+
+    @pytest.mark.parametrize("columns", [80, 120])
+    def test_on_a_terminal_what_follows_stands_below_what_was_there_and_long_values_are_cut(
+        self, api: ApiServer, columns: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost = "/projects/demo/models/one-that-is-not-there-and-has-a-long-name:predict"
+        request_id = "0123456789abcdefabcdef99"
+        api.rows = [{**row, "request_id": request_id, "code": "invalid_tensor"} for row in api.rows[:2]]
+        api.coming = [{**api.rows[0], "id": 101, "model": None, "url": lost, "version": None}]
+        monkeypatch.setenv("MDSLITE_URL", api.url)
+        _, printed = on_a_terminal(["logs", "--limit", "2"], COLUMNS=str(columns))
+        _, followed = on_a_terminal(["logs", "--limit", "2", "-f"], COLUMNS=str(columns))
+        there, coming = printed.splitlines(), followed.splitlines()
+        assert coming[:3] == there
+        assert max(map(len, coming[:4])) <= columns
+        at = there[0].index("VER")
+        assert [line[at:].split()[0] for line in coming[:4]] == ["VER", "v1", "v1", "-"]
+        assert (request_id in there[1]) == (columns == 120)
+        assert there[1].endswith(request_id[-4:]) and coming[3].startswith(there[1][:5])
+        assert re.search("  /proj[^ ]*…[^ ]*dict  ", coming[3])
+
+    @pytest.mark.parametrize("columns", [20, 40])
+    def test_on_a_very_narrow_terminal_each_cell_stands_behind_its_title(
+        self, api: ApiServer, columns: int
+    ) -> None:
+        code, printed = on_a_terminal(["logs", "--limit", "1"], MDSLITE_URL=api.url, COLUMNS=str(columns))
+        assert code == 0
+        assert printed.startswith("TIME ") and "REQUEST r-0" in printed
+        assert "TIME TIME" not in printed
+        assert max(map(len, printed.splitlines())) <= columns
 
     def test_following_names_a_file_that_becomes_unreadable_once(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ _COLUMNS = (
     output.Column("FROM"),
     output.Column("WHAT"),
     output.Column("STATUS", "right"),
-    output.Column("REMARK", folds=True),
+    output.Column("REMARK", folds=True, below=True),
 )
 
 

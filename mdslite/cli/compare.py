@@ -69,7 +69,7 @@ def compare(
         output.write_json(found)
         return 0
     write_comparison(found)
-    output.note("errors are 5xx, of these and the good answers; what was refused (4xx) is left out")
+    output.note("errors are 5xx; what was refused (4xx) is left out")
     agreement = found["agreement"]
     if agreement is None:
         output.note("no agreement: neither version has been the other's shadow in this time")

@@ -25,7 +25,7 @@ _SIGNALS = (
     output.Column("DIFFERENCE", "right"),
     output.Column("FIRES AT", "right"),
     output.Column("P", "right"),
-    output.Column("WHAT", folds=True),
+    output.Column("WHAT", folds=True, below=True),
 )
 _ALERTS = (
     output.Column("ID", "right"),
@@ -33,7 +33,7 @@ _ALERTS = (
     output.Column(""),
     output.Column("VERSION"),
     output.Column("SIGNAL"),
-    output.Column("WHAT", folds=True),
+    output.Column("WHAT", folds=True, below=True),
 )
 
 

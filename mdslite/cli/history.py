@@ -24,7 +24,7 @@ _COLUMNS = (
     output.Column("AUTHOR", folds=True),
     output.Column("STATE"),
     output.Column("CHANGES"),
-    output.Column("REASON", folds=True),
+    output.Column("REASON", folds=True, below=True),
 )
 
 

@@ -22,16 +22,16 @@ Row = Mapping[str, Any]
 
 _COLUMNS = (
     output.Column("TIME"),
-    output.Column("MODEL", folds=True),
+    output.Column("MODEL", least=8),
     output.Column("VER"),
     output.Column("CODE"),
     output.Column("MS", "right"),
     output.Column("CONF", "right"),
     output.Column("S"),
-    output.Column("REQUEST", folds=True),
+    output.Column("REQUEST", least=9),
 )
-# Lines that follow one by one cannot be aligned to each other: these widths fit most.
-_WIDTHS = (12, 20, 6, 4, 8, 5, 1, 0)
+# What most rows have room in: those that come later stand below those that were there.
+_TYPICAL = ("12:00:00.000", "project/model", "v1", "400 invalid_tensor", "1000.0", "0.99", "S", "0" * 24)
 # What each way to see the log reads of the other options.
 _MODES = {
     "histogram": ("interval", "by"),
@@ -111,12 +111,15 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
         rows = sorted(found, key=lambda row: row["time"])  # ids follow the answers
     if as_json:
         for row in rows:
-            _write_row(row, as_json=True)
+            _write_row(row)
     _tell_skipped(skipped, as_json=as_json)
     if as_json:
         return 0
     if rows:
-        output.write_table(_COLUMNS, [_cells(row) for row in rows])
+        layout = _layout(rows)
+        layout.write_head()
+        for row in rows:
+            layout.write_row(_cells(row))
     elif most and not skipped:
         output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
     return 0
@@ -216,15 +219,16 @@ def _newest(client: Client, filter: str, limit: int, *, bodies: bool) -> tuple[l
 
 
 def _follow(client: Client, filter: str, limit: int, *, as_json: bool) -> None:
-    if not as_json:
-        output.write(_line([column.title for column in _COLUMNS]))
     with client.follow_logs(filter, bodies=as_json, skipped=True) as coming:
         there, skipped = _newest(client, filter, limit, bodies=as_json)
         _tell_skipped(skipped, as_json=as_json)
         if not there and (absence := find_absence(client, filter)) is not None:
             output.note(f"{absence.message}\nhint: {absence.hint}")  # and yet it may come
+        layout = _layout(there)
+        if not as_json:
+            layout.write_head()
         for row in there:
-            _write_row(row, as_json=as_json)
+            _write_row(row, None if as_json else layout)
         # What came between the two questions is in both answers.
         newest, told = there[-1]["id"] if there else 0, set(skipped)
         for line in coming:
@@ -232,15 +236,20 @@ def _follow(client: Client, filter: str, limit: int, *, as_json: bool) -> None:
                 _tell_skipped([name for name in line["skipped"] if name not in told], as_json=as_json)
                 told.update(line["skipped"])
             elif line["id"] > newest:
-                _write_row(line, as_json=as_json)
+                _write_row(line, None if as_json else layout)
     raise Unavailable("the appliance ended the log here", hint="mdslite ls says whether it still serves")
 
 
-def _write_row(row: Row, *, as_json: bool) -> None:
-    if as_json:
+def _layout(rows: Sequence[Row]) -> output.Layout:
+    return output.Layout(_COLUMNS, [_cells(row) for row in rows], typical=_TYPICAL)
+
+
+def _write_row(row: Row, layout: output.Layout | None = None) -> None:
+    """As a line of a table, or as JSON."""
+    if layout is None:
         output.write_json(row, indent=None)
     else:
-        output.write(_line(_cells(row)))
+        layout.write_row(_cells(row))
 
 
 def _tell_skipped(skipped: Sequence[str], *, as_json: bool) -> None:
@@ -265,18 +274,12 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    parts = [
-        output.escape(cell).rjust(width) if column.align == "right" else output.escape(cell).ljust(width)
-        for cell, width, column in zip(cells, _WIDTHS, _COLUMNS, strict=True)
-    ]
-    return "  ".join(parts).rstrip()
-
-
 def _time(value: Any) -> str:
-    """The time of day, to the millisecond; the date as well when it is another day's."""
+    """The time of day, to the millisecond; to the second with its date when it is another day's."""
     if not isinstance(value, int | float):
         return output.time_text(value)
     moment = datetime.fromtimestamp(value)
-    clock = moment.strftime("%H:%M:%S.%f")[:-3]
-    return clock if moment.date() == datetime.now().date() else f"{moment:%Y-%m-%d} {clock}"
+    today = datetime.now().date()
+    if moment.date() == today:
+        return moment.strftime("%H:%M:%S.%f")[:-3]
+    return moment.strftime("%m-%d %H:%M:%S" if moment.year == today.year else "%Y-%m-%d %H:%M")

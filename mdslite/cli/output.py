@@ -14,9 +14,12 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from mdslite import errors
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 # C0 and C1 controls, bidirectional overrides, line separators and lone surrogates: what can move a
 # cursor, hide or reorder text, or not be written at all.
@@ -37,15 +40,20 @@ _STATES = {
 
 
 _FOLDED_WIDTH = 8  # narrower than this, a column that folds is no help
+_BESIDE_WIDTH = 40  # narrower than this, a long text stands better below its row
+_BELOW = 5  # columns by which what stands below its row is set in
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`folds` lets a terminal that is too narrow break this column's cells, and no other's."""
+    """What a terminal that is too narrow may do: break the cells of a column that `folds`; write those of the
+    last one `below` their rows; in a `Layout`, cut cells in the middle to no less than `least` (0: not)."""
 
     title: str
     align: Literal["left", "right"] = "left"
     folds: bool = False
+    below: bool = False
+    least: int = 0
 
 
 def escape(text: object) -> str:
@@ -118,11 +126,61 @@ def write_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> 
 
 
 def write_fields(fields: Mapping[str, object], *, indent: str = "") -> None:
-    """Name and value a line, values aligned; None is left out."""
+    """Name and value a line, values aligned, on a terminal the lines of long ones too; None is left out."""
     shown = {name: value for name, value in fields.items() if value is not None}
     width = max((len(name) for name in shown), default=0)
+    most = width_of(sys.stdout)
     for name, value in shown.items():
-        write(f"{indent}{escape(name):<{width}}  {escape(value)}")
+        head, text = f"{indent}{escape(name):<{width}}  ", escape(value)
+        if most is None or len(head) + len(text) <= most or most < 2 * len(head):
+            write(head + text)
+        else:
+            write("\n".join(_wrapped(text, most, first=head, rest=" " * len(head))))
+
+
+class Layout:
+    """A table whose lines are written one by one: its columns are as wide as the first rows and a `typical`
+    one ask for. On a terminal nothing is wider than that, and the columns with a `least` width give way."""
+
+    def __init__(
+        self, columns: Sequence[Column], rows: Iterable[Sequence[str]], *, typical: Sequence[str]
+    ) -> None:
+        self._columns = columns
+        self._room = width_of(sys.stdout)
+        lines = [[one.title for one in columns], typical, *([escape(cell) for cell in row] for row in rows)]
+        self._widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        while self._lacks_room and (place := self._widest()) is not None:
+            self._widths[place] -= 1
+
+    def write_head(self) -> None:
+        if not self._lacks_room:
+            self.write_row([column.title for column in self._columns])
+
+    def write_row(self, cells: Sequence[str]) -> None:
+        shown = [escape(cell) for cell in cells]
+        if self._room is not None and self._lacks_room:
+            write("\n".join(_titled_lines(self._columns, shown, self._room)))
+            return
+        if self._room is not None:
+            shown = [cut_middle(cell, width) for cell, width in zip(shown, self._widths, strict=True)]
+        write(_aligned(self._columns, shown, self._widths))
+
+    @property
+    def _lacks_room(self) -> bool:
+        return self._room is not None and sum(self._widths) + 2 * (len(self._widths) - 1) > self._room
+
+    def _widest(self) -> int | None:
+        """The widest column that may be narrower."""
+        found = [place for place, one in enumerate(self._columns) if 0 < one.least < self._widths[place]]
+        return max(found, key=lambda place: self._widths[place], default=None)
+
+
+def cut_middle(text: str, width: int) -> str:
+    """What fits of a text, with the more telling ends of it left."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def width_of(stream: TextIO) -> int | None:
@@ -171,13 +229,18 @@ def confirm(question: str, *, otherwise: str) -> bool:
 def _plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [[column.title for column in columns], *rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column.align == "right" else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
+    return [_aligned(columns, line, widths) for line in lines]
+
+
+def _aligned(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(
+        cell.rjust(width) if column.align == "right" else cell.ljust(width)
+        for cell, width, column in zip(cells, widths, columns, strict=True)
+    ).rstrip()
+
+
+def _wrapped(text: str, width: int, *, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def _titled_lines(columns: Sequence[Column], row: Sequence[str], width: int) -> list[str]:
@@ -196,17 +259,44 @@ def _titled_lines(columns: Sequence[Column], row: Sequence[str], width: int) -> 
 
 def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False, markup=False, emoji=False)
-    if _narrowest(columns, rows) > console.width:
+    beside = columns[:-1] if columns[-1].below else columns
+    if _narrowest(beside, rows) > console.width:
         for row in rows:
             write("\n".join(_titled_lines(columns, row, console.width)))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(Text(column.title), justify=column.align, overflow="fold", no_wrap=not column.folds)
+    widths = _natural(columns, rows)
+    room = console.width - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    if beside is columns or room >= min(_BESIDE_WIDTH, widths[-1]):
+        console.print(_rich_table(columns, rows))
+        return
+    for number, row in enumerate(rows):
+        console.print(_rich_table(beside, [row[:-1]], widths=widths[:-1], headed=not number))
+        for line in _wrapped(row[-1], console.width, first=" " * _BELOW, rest=" " * _BELOW):
+            console.print(Text(line))
+
+
+def _rich_table(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    widths: Sequence[int] | None = None,
+    headed: bool = True,
+) -> RichTable:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=headed)
+    for place, column in enumerate(columns):
+        table.add_column(
+            Text(column.title),
+            justify=column.align,
+            overflow="fold",
+            no_wrap=not column.folds,
+            min_width=None if widths is None else widths[place],
+        )
     for row in rows:
         table.add_row(
             *(
@@ -216,16 +306,25 @@ def _write_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
                 for cell, column in zip(row, columns, strict=True)
             )
         )
-    console.print(table)
+    return table
+
+
+def _natural(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column is where there is room; two more for a state's symbol."""
+    return [
+        max(len(cell) + 2 * (column.title == "STATE" and cell in _STATES) for cell in (column.title, *cells))
+        for column, *cells in zip(columns, *rows, strict=True)
+    ]
 
 
 def _narrowest(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
-    """How many columns of a terminal a table takes at least; two more for a state's symbol."""
-    widths = [max(map(len, cells)) for cells in zip([one.title for one in columns], *rows, strict=True)]
+    """How many columns of a terminal a table takes at least."""
+    widths = _natural(columns, [row[: len(columns)] for row in rows])
     fixed = sum(
-        _FOLDED_WIDTH if column.folds else width for column, width in zip(columns, widths, strict=True)
+        min(_FOLDED_WIDTH, width) if column.folds else width
+        for column, width in zip(columns, widths, strict=True)
     )
-    return fixed + 2 * len(columns)
+    return fixed + 2 * (len(columns) - 1)
 
 
 def _spell(found: re.Match[str]) -> str:

@@ -42,7 +42,7 @@ _ENDPOINT_COLUMNS = [
     output.Column("ENDPOINT", folds=True),
     output.Column("STATE"),
     *(output.Column(title, "right") for title in ("OPEN", "REQUESTS", "FAILURES")),
-    output.Column("WHY", folds=True),
+    output.Column("WHY", folds=True, below=True),
 ]
 _STORED = frozenset({"replicas", "device", "provider", "uri", "digest", "size", "memory", "batch"})
 _NODE_FIELDS = ("node", "replicas", "queue_rows", "batch_size", "batch_timeout_ms", "prediction_time_ms")

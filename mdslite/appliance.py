@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mdslite.assembly import Announce, Assembly, Settings
 from mdslite.deploy.orders import Order, read_source
+from mdslite.deploy.restarts import Restart
 from mdslite.door.front import shown_host
 from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.hosts import author
@@ -65,6 +66,14 @@ class Appliance(Assembly):
         _settle_memory()
         beside = "" if grpc_port is None else f"   gRPC {shown_host(self.settings.host)}:{grpc_port}"
         self.announce(f"serving on {self.url}   docs /docs   metrics /metrics{beside}")
+        if self.restart is not None:
+            self.noting = asyncio.create_task(self._note_differences(self.restart))
+
+    async def _note_differences(self, restart: Restart) -> None:
+        """Say how what is served differs from the file; models may take a while to be read."""
+        with suppress(MdsliteError):
+            if (line := await restart.note()) is not None:
+                self.announce(line)
 
     async def _start_judges(self) -> None:
         await self.comparisons.open()
@@ -108,12 +117,14 @@ class Appliance(Assembly):
         return await self.rpc.open(settings.host, settings.grpc_port, self.front.files)
 
     async def _apply_file(self, file: Path) -> None:
-        """Apply what `up` was given, unless it is what was applied last.
+        """Apply what `up` was given, unless it is what was applied last: see `deploy.restarts`.
 
         :raises MdsliteError: it cannot be; nothing has changed
         """
         source = await asyncio.to_thread(read_source, file)
-        if source.text == await self.deployer.last_file():
+        restart = Restart(self.intake, source)
+        if not await restart.needs_apply():
+            self.restart = restart
             return
         try:
             await self.deployer.apply(Order(source, author=author(), reason=f"mdslite up {file.name}"))
@@ -128,6 +139,10 @@ class Appliance(Assembly):
         """Drain and close: no request that was accepted is lost within the settings' times."""
         settings = self.settings
         self.draining = True
+        if self.restart is not None:
+            self.restart.stop()
+        if self.noting is not None:
+            self.noting.cancel()
         await self.alarms.close()
         if self.rpc is not None:
             await self.rpc.announce_stop()

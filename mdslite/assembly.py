@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mdslite.api.replaying import Replays
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.installs import Installs
 from mdslite.deploy.intake import Intake
+from mdslite.deploy.restarts import Restart
 from mdslite.deploy.rollouts import Rollouts
 from mdslite.door.door import Door, Limits
 from mdslite.door.front import Front, Place
@@ -107,6 +109,8 @@ class Assembly:
         self.started_at = time()
         self.draining = False
         self.url = ""
+        self.restart: Restart | None = None  # with a file that is not applied again
+        self.noting: asyncio.Task[None] | None = None
         self.rpc: RpcServer | None = None
         self.tracer: Tracer | None = None
         self._make_store()
@@ -151,7 +155,7 @@ class Assembly:
         )
         self.fleet.router.starting = True
         self.history = History(self.devices.readings, lambda: sum(one.queue_rows for one in self.fleet.all()))
-        intake = Intake(
+        self.intake = Intake(
             self.registry,
             self.worker,
             self.artifacts,
@@ -159,7 +163,7 @@ class Assembly:
             allow_internal=settings.allow_internal,
             installs=installs,
         )
-        self.deployer = Deployer(intake, self.fleet, save=lambda: autosave(store))
+        self.deployer = Deployer(self.intake, self.fleet, save=lambda: autosave(store))
 
     def _make_predictions(self) -> None:
         """What answers, and who may ask."""

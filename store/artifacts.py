@@ -80,9 +80,29 @@ class ArtifactStore:
             if kind is not None:
                 return self._add_archive(file, path.name, kind, progress)
             data = self._data_files(file, path)
-        sources = [_Source(path.name, partial(open_file, path))]
-        sources += [_Source(name, partial(open_beneath, path.parent, name)) for name in data]
-        return self._add_sources(sources, single=not data, progress=progress)
+        return self._add_sources(_file_sources(path, data), single=not data, progress=progress)
+
+    def digest(self, path: Path, *, check: Callable[[], None] = lambda: None) -> str:
+        """What `add_path` would call this, storing nothing; "" of an archive that was not unpacked yet.
+
+        :param check: called while files are read; what it raises ends the reading
+        :raises ArtifactError: missing, unreadable, or holds links or unsafe names
+        :raises TooLarge: as `add_path`
+        """
+        path = Path(os.path.abspath(path))
+        if os.path.isdir(path):
+            names = list_folder(path, limits=self._limits)
+            sources = [_Source(name, partial(open_beneath, path, name)) for name in names]
+            return folder_digest(self._entries(sources, lambda _: check()))
+        with open_file(path) as file:
+            kind = archive_kind(path.name)
+            if kind is not None:
+                key = f"{kind}:{self._shelf.hash(file, path.name, lambda _: check())}"
+                return self._origins.get(key).get("digest", "")
+            data = self._data_files(file, path)
+        sources = _file_sources(path, data)
+        entries = self._entries(sources, lambda _: check())
+        return folder_digest(entries) if data else f"sha256:{entries[0].sha256}"
 
     def add_url(
         self,
@@ -168,11 +188,7 @@ class ArtifactStore:
             with source.open() as file:
                 sizes.append(os.fstat(file.fileno()).st_size)
         halves = _Halves(progress, sum(sizes))
-        entries = []
-        for source, size_bytes in zip(sources, sizes, strict=True):
-            with source.open() as file:
-                sha256 = self._shelf.hash(file, source.name, halves.first)
-            entries.append(Entry(source.name, size_bytes, sha256))
+        entries = self._entries(sources, halves.first)
         if single and not sizes[0]:
             raise ArtifactError(
                 f"{sources[0].name} is empty; expected a model",
@@ -191,6 +207,14 @@ class ArtifactStore:
                     staging.write(source.name, read_source(file, source.name))
             staging.sync()
             return self._shelve(folder, staging.entries, single=single)
+
+    def _entries(self, sources: Sequence[_Source], report: Callable[[int], None]) -> list[Entry]:
+        entries = []
+        for source in sources:
+            with source.open() as file:
+                sha256 = self._shelf.hash(file, source.name, report)
+                entries.append(Entry(source.name, os.fstat(file.fileno()).st_size, sha256))
+        return entries
 
     def _add_archive(
         self, file: BinaryIO, name: str, kind: ArchiveKind, progress: Progress | None
@@ -242,6 +266,12 @@ class ArtifactStore:
     def _remember(self, key: str, facts: dict[str, str]) -> None:
         with suppress(StorageFull):  # then it is fetched or unpacked again next time
             self._origins.put(key, facts)
+
+
+def _file_sources(path: Path, data: Sequence[str]) -> list[_Source]:
+    """A model's file, and the data files that it refers to."""
+    beside = [_Source(name, partial(open_beneath, path.parent, name)) for name in data]
+    return [_Source(path.name, partial(open_file, path)), *beside]
 
 
 class _Halves:

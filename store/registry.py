@@ -189,12 +189,12 @@ class Registry:
         found = self.read("select * from revisions where state = 'applied' order by id desc limit 1")
         return _revision(found[0]) if found else None
 
-    def last_source(self) -> str | None:
-        """Read the text of the deployments file that was applied last; going back to a revision has none."""
+    def last_of_file(self) -> Revision | None:
+        """Read the latest applied revision of a file; going back to a revision has none."""
         found = self.read(
-            "select source from revisions where state = 'applied' and source <> '' order by id desc limit 1"
+            "select * from revisions where state = 'applied' and source <> '' order by id desc limit 1"
         )
-        return str(found[0]["source"]) if found else None
+        return _revision(found[0]) if found else None
 
     def add_artifact(self, digest: str, *, kind: ArtifactKind, size_bytes: int, origin: str) -> None:
         """Record where an artifact came from; the first origin of the same bytes is kept."""

@@ -220,6 +220,20 @@ def test_a_model_file_needs_no_yaml_and_is_applied_again_when_it_changed(tmp_pat
     assert revisions == 2
 
 
+def test_a_start_says_how_what_is_served_differs_from_its_file(tmp_path: Path, model: Path) -> None:
+    spec = write_spec(tmp_path, spec_of(v1=(model, 100)))
+    with live.up(spec.name, cwd=tmp_path):
+        pass
+    models.mlp(model, seed=2)
+    with live.up(spec.name, cwd=tmp_path) as box:
+        assert box.process.stderr is not None
+        line = next(line for line in box.process.stderr if line.startswith("! "))
+        assert line == (
+            "! what is served differs from deployments.json (p/m v1 has other bytes); "
+            f"to apply it: mdslite apply --url {box.url} -f deployments.json\n"
+        )
+
+
 def test_a_crashing_model_is_refused_and_the_appliance_lives(tmp_path: Path, model: Path) -> None:
     crashing = odd_models.crashing(tmp_path / "crashing.onnx")
     spec = write_spec(tmp_path, spec_of(v1=(model, 100)))

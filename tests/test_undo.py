@@ -90,11 +90,13 @@ async def test_undo_to_a_damaged_artifact_says_so_at_the_plan(box: Box, folder: 
 
 
 async def test_the_last_file_is_remembered_across_an_undo(box: Box, folder: Path) -> None:
-    assert await box.deployer.last_file() is None
+    assert await box.worker.call(box.registry.last_of_file) is None
     await apply(box, folder, V1)
     await apply(box, folder, V2)
     await box.deployer.apply(undo_order())
-    assert await box.deployer.last_file() == deployments(V2)
+    last = await box.worker.call(box.registry.last_of_file)
+    assert last is not None
+    assert (last.id, last.source) == (2, deployments(V2))
 
 
 # Start

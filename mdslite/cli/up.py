@@ -20,7 +20,7 @@ import click
 from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.files import similar
-from mdslite.cli.options import json_option
+from mdslite.cli.options import addressed_to, json_option
 from mdslite.cli.suggestions import suggest
 from mdslite.cli.usage import refuse_typed
 from mdslite.fields import parse_memory
@@ -225,13 +225,14 @@ class Announcer:
         self._as_json = as_json
         self._companion = companion
         self._thread: threading.Thread | None = None
+        self._url: str | None = None
 
     def __call__(self, line: str) -> None:
         found = _SERVING.search(line)
         if found is None:
-            _print(line, sys.stderr)
+            _print(line if self._url is None else addressed_to(self._url, line), sys.stderr)
             return
-        url = found["url"]
+        url = self._url = found["url"]
         if self._as_json:
             where: dict[str, Any] = {
                 "url": url,

@@ -145,10 +145,6 @@ class Deployer:
                     group.create_task(self._resume_version(key, version, slots))
             await self._collect()
 
-    async def last_file(self) -> str | None:
-        """The text of the deployments file that was applied last, undone or not; None before the first."""
-        return await self._worker.call(self._registry.last_source)
-
     @property
     def busy(self) -> bool:
         """Is an apply, a plan or the loading at start under way?"""

@@ -209,15 +209,13 @@ def read_source(file: Path) -> FileSource:
     try:
         if file.suffix.lower() in _SPEC_SUFFIXES:
             return FileSource(decode(file.read_bytes(), file=str(file)), str(file), file.resolve().parent)
-        found = file.stat()
+        file.stat()
     except OSError as exc:
         raise InvalidRequest(
             f"cannot read {file}: {os.strerror(exc.errno or 0)}",
             hint="expected a deployments.yaml, a model file or a package's folder: mdslite up --help",
         ) from exc
-    # The comment makes a model that was exported again a new text, and so a new apply.
-    stamp = f"# {file.name}: {found.st_size} bytes, modified {found.st_mtime_ns}"
     entry = {"version": "v1", "spec": {"uri": str(file.resolve())}}
     wanted = {"project": "default", "model": make_name(file.stem), "versions": [entry]}
-    text = f"{stamp}\n{json.dumps({'deployments': [wanted]}, indent=2)}\n"
+    text = f"{json.dumps({'deployments': [wanted]}, indent=2)}\n"
     return FileSource(text, str(file), file.resolve().parent, is_model=True)

@@ -147,6 +147,9 @@ def test_a_prediction_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
             await until(lambda: not site.lane().running)
             assert parsed(await ask(site, [[1]])) == {"predictions": [[1]]}
             assert site.statuses == [504, 504, 200]
+            given_up = next(row for row in site.logged if row["endpoint"])
+            assert (given_up["endpoint"], given_up["batch_rows"]) == ("local/0", 2)
+            assert given_up["latency_ms"] > given_up["compute_ms"] > 20
 
     run(test())
 
@@ -231,12 +234,16 @@ def test_cancelling_frees_the_rows_and_is_logged_as_a_client_that_left(tmp_path:
                 task.cancel()
             await until(lambda: lane.queue_rows == 2)
             assert site.statuses == [499] * 3
+            assert not any(row["endpoint"] for row in site.logged)
+            await until(lambda: not lane._crew.flight.waiting())
             running.cancel()
             assert [parsed(await task) for task in queued[3:]] == [
                 {"predictions": [[3]]},
                 {"predictions": [[4]]},
             ]
             assert site.statuses == [499] * 4 + [200] * 2
+            left = site.logged[3]
+            assert (left["endpoint"], left["compute_ms"] > 0) == ("local/0", True)
             assert site.predictor.books.open == 0
 
     run(test())

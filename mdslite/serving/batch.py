@@ -188,10 +188,10 @@ class Batch:
                 job.stream = None
 
     def note(self, job: Job, replica: str) -> None:
-        """Write down on a job where and how it was computed."""
+        """Write down on a job where and how it was computed, up to now if it still is."""
         if not job.started_at:
             job.started_at = self.started_at
-        job.compute_s += self.seconds
+        job.compute_s += self.seconds or perf_counter() - self.started_at
         job.batch_rows = self.rows
         job.replica = replica
 

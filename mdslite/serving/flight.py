@@ -73,6 +73,12 @@ class Flight:
         """Those of all batches: finished ones too, and one more than once if it was split."""
         return (job for batch in self.batches for job, _, _ in batch.slices)
 
+    def note(self, job: Job) -> None:
+        """Write down on a job that ends early what is being computed of it."""
+        for batch in self.batches:
+            if batch.started_at and batch.replica and any(one is job for one, _, _ in batch.slices):
+                batch.note(job, batch.replica.name)
+
     def stop_idle(self) -> None:
         """See to the end of the runs that nobody waits for any more."""
         for batch in self.batches:

@@ -106,6 +106,7 @@ class Outcomes:
         """Forget a job whose caller left."""
         if not job.finished:
             self._stats.cancelled += 1
+            self._crew.flight.note(job)
             self._end(job)
 
     def refuse_late(self, slices: Sequence[Slice], ready_at: float, bucket: Bucket) -> None:
@@ -130,6 +131,7 @@ class Outcomes:
 
     def _expire(self, job: Job, what: str) -> None:
         self._stats.expired += 1
+        self._crew.flight.note(job)
         self._fail_job(job, DeadlineExceeded(f"the prediction {what}: {allowed(job.allowed_s)}"))
 
     def _fail_job(self, job: Job, error: MdsliteError) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import importlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from mdslite.runtimes.protocol import (
     TensorSpec,
 )
 from mdslite.runtimes.signature import count_rows
+from mdslite.runtimes.tensorflow_operators import graphs, is_timed
 
 DEFAULT_SIGNATURE = "serving_default"
 _SERVE = "serve"  # the tag of the graph to serve
@@ -40,17 +41,6 @@ _SMALL_BYTES = 1 << 20  # two threads for less work than that cost more than the
 _SETTINGS = frozenset({"signature"})
 # They run Python, or read and write files of this machine.
 _REFUSED = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"})
-# With one of these, a run's time is no function of its inputs' shapes: control flow, and what makes a tensor
-# of a size that may stand in the data.
-_UNTIMED = frozenset(
-    {
-        "Case", "For", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "Switch", "While",
-        "BroadcastTo", "DecodeImage", "DecodeJpeg", "DecodePng", "Fill", "IRFFT", "LinSpace",
-        "MirrorPad", "OneHot", "Pad", "PadV2", "RFFT", "RandomStandardNormal", "RandomUniform",
-        "Range", "ResizeBilinear", "ResizeNearestNeighbor", "ScatterNd", "SparseToDense",
-        "StatelessRandomUniform", "Tile", "UnicodeDecode",
-    }
-)  # fmt: skip
 
 
 class TensorflowRuntime:
@@ -89,13 +79,13 @@ class TensorflowRuntime:
         :raises LoadFailed: it is no SavedModel, or runs Python, or handles files
         """
         engine.load()
-        operators = _operators(path)
-        refused = sorted(operators & _REFUSED)
+        saved = _read(path)
+        refused = sorted({node.op for nodes in graphs(saved) for node in nodes} & _REFUSED)
         if refused:
             raise LoadFailed(
                 f"the model uses {refused[0]}: a served model may not run Python or handle files"
             )
-        return not operators & _UNTIMED
+        return is_timed(saved)
 
     def find_hazards(self, path: Path) -> tuple[tuple[str, ...], str | None]:
         return (), None
@@ -293,23 +283,14 @@ def _dtype_name(info: Any) -> str:
     return str(values[info.dtype].name)
 
 
-def _operators(path: Path) -> set[str]:
-    """Every operator in a SavedModel's graphs and functions."""
+def _read(path: Path) -> Any:
+    """A SavedModel's message."""
     saved = importlib.import_module("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
     try:
         saved.ParseFromString((path / SAVED_MODEL_FILE).read_bytes())
     except Exception as exc:  # the parser's error class is another one in each implementation of protobuf
         raise LoadFailed(f"{SAVED_MODEL_FILE} is damaged or was not written by TensorFlow") from exc
-    return set(_nodes(saved))
-
-
-def _nodes(saved: Any) -> Iterator[str]:
-    for meta in saved.meta_graphs:
-        for node in meta.graph_def.node:
-            yield node.op
-        for function in meta.graph_def.library.function:
-            for node in function.node_def:
-                yield node.op
+    return saved
 
 
 def _check_device(tensorflow: Any, device: Device) -> None:

@@ -263,6 +263,21 @@ def test_a_model_that_handles_files_or_runs_python_is_refused(tmp_path: Path) ->
         TensorflowRuntime().inspect(path)
 
 
+def test_a_model_is_timed_by_its_shapes_only_where_no_value_says_how_much_there_is(tmp_path: Path) -> None:
+    def is_timed(name: str, function: Any, **inputs: Any) -> bool:
+        return TensorflowRuntime().inspect(tfm.save(tmp_path / name, function, **inputs))
+
+    x, size = tfm.spec([None, None, 4]), tfm.spec([], tf.int32)
+    assert is_timed("flat", lambda x: {"y": tf.reshape(x, [tf.shape(x)[0], -1])}, x=x)
+    assert is_timed("row", lambda x: {"y": x[:, 0] + tf.cast(tf.range(tf.size(x[0, 0])), tf.float32)}, x=x)
+    assert is_timed("best", lambda x: {"y": tf.math.top_k(x, 2).values}, x=x)
+    assert not is_timed("cut", lambda x, n: {"y": x[:, :n]}, x=x, n=size)
+    assert not is_timed("most", lambda x, n: {"y": tf.math.top_k(x, n).values}, x=x, n=size)
+    assert not is_timed("wide", lambda x, n: {"y": tf.fill([n], 1.0) + tf.reduce_sum(x)}, x=x, n=size)
+    assert not is_timed("odd", lambda x: {"y": tf.linalg.det(x @ tf.transpose(x, [0, 2, 1]))}, x=x)
+    assert not is_timed("pick", lambda x: {"y": tf.boolean_mask(x, x[:, 0, 0] > 0)}, x=x)
+
+
 def test_a_child_reports_what_a_model_is(tmp_path: Path) -> None:
     def probe(path: Path, timeout_s: float = DEADLINE_S) -> Any:
         return prober.probe("TENSORFLOW", path, LoadOptions(), timeout_s=timeout_s)

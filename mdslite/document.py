@@ -276,27 +276,29 @@ class _Reading:
         self._check_tag(node)
         written = str(node.value)
         value = _construct(str(node.tag).removeprefix(_TAG), written)
-        name = f"{label(path)}: " if path else ""
         if isinstance(value, float) and not math.isfinite(value):
-            message = f"{name}expected a finite number, got {clip(written)}"
-            raise self._error(node, message, hint="write a plain number")
+            message = f"expected a finite number, got {clip(written)}"
+            raise self._error(node, message, hint="write a plain number", path=path)
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-            message = f"{name}expected a number that fits in 64 bits"
-            raise self._error(node, message, hint="write a smaller number")
+            message = "expected a number that fits in 64 bits"
+            raise self._error(node, message, hint="write a smaller number", path=path)
         if not isinstance(value, str):
             return value
         try:
             # JSON writes a character beyond the first 65,536 as two escapes.
             value = value.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError as exc:
-            message = f"{name}expected text, got half of a surrogate pair"
-            raise self._error(node, message, hint="write the character itself") from exc
+            message = "expected text, got half of a surrogate pair"
+            raise self._error(node, message, hint="write the character itself", path=path) from exc
         if "\0" in value:
-            raise self._error(node, f"{name}expected text without NUL characters", hint="remove \\0")
+            raise self._error(node, "expected text without NUL characters", hint="remove \\0", path=path)
         return value
 
-    def _error(self, node: Node, message: str, *, hint: str) -> SpecError:
-        return self._document.error_at(node.start_mark.index, message, hint=hint)
+    def _error(self, node: Node, message: str, *, hint: str, path: Path = ()) -> SpecError:
+        told = f"{label(path)}: {message}" if path else message
+        error = self._document.error_at(node.start_mark.index, told, hint=hint)
+        error.path, error.wrong = path, message
+        return error
 
 
 def _construct(tag: str, text: str) -> Any:

@@ -47,13 +47,22 @@ _CAUSES_MAX = 64
 
 
 class MdsliteError(Exception):
-    """The base: `message` says what was wrong and what was expected, `hint` what to do next."""
+    """The base: `message` says what was wrong and what was expected, `hint` what to do next. `field` is the
+    parameter, the header, or the place in the body that was wrong; given here, the message begins with it."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
 
-    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float | None = None) -> None:
-        self.message = _plain_text(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.field = field
+        self.message = _plain_text(message if field is None else f"{field}: {message}")
         super().__init__(self.message)
         self.hint = hint and _plain_text(hint)
         self.retry_after_s = retry_after_s
@@ -62,7 +71,13 @@ class MdsliteError(Exception):
     def details(self) -> dict[str, Any]:
         """What a reply carries beside `error`, `code` and `request_id`."""
         found = self.place.details() if self.place is not None else {}
-        return found | ({"hint": self.hint} if self.hint else {})
+        own = {"hint": self.hint, "field": self.field}
+        return found | {name: value for name, value in own.items() if value}
+
+    def locate(self, field: str) -> None:
+        """Say what was wrong, for who did not know where that came from."""
+        self.field, self.message = field, f"{field}: {self.message}"
+        self.args = (self.message,)
 
 
 def _plain_text(text: str) -> str:
@@ -75,32 +90,8 @@ BODY_HINT = "/docs lists what it takes"  # to who wrote a body by hand
 
 
 class InvalidRequest(MdsliteError):
-    """`field` is the parameter, the header, or the place in the body that was wrong; the message begins with
-    it."""
-
     code = "invalid_request"
     status = 400
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        field: str | None = None,
-        hint: str | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(message, hint=hint, retry_after_s=retry_after_s)
-        self.field: str | None = None
-        if field is not None:
-            self.locate(field)
-
-    def locate(self, field: str) -> None:
-        """Say what was wrong, for who did not know where that came from."""
-        self.field, self.message = field, f"{field}: {self.message}"
-        self.args = (self.message,)
-
-    def details(self) -> dict[str, Any]:
-        return super().details() | ({"field": self.field} if self.field else {})
 
 
 class InvalidJson(InvalidRequest):
@@ -217,7 +208,7 @@ class SpecError(Unprocessable):
         self.wrong = message
 
     def details(self) -> dict[str, Any]:
-        names = ("file", "line", "column", "excerpt", "field")
+        names = ("file", "line", "column", "excerpt")
         found = {name: getattr(self, name) for name in names}
         return super().details() | {key: value for key, value in found.items() if value is not None}
 

@@ -27,8 +27,7 @@ def error_from(reply: Mapping[str, Any], *, retry_after_s: float | None = None) 
     if hint is None and request_id and issubclass(kind, errors.ModelError):
         hint = f"mdslite logs 'request_id={request_id}' --json"
     error = kind(message, hint=hint, retry_after_s=retry_after_s)
-    if isinstance(error, errors.InvalidRequest):
-        error.field = reply.get("field")
+    error.field = reply.get("field")
     if reply.get("line") is not None:
         error.place = _spec_error("", reply)
     return error

@@ -132,17 +132,19 @@ def parse(text: str, *, now: float) -> Filter:
     """
     if len(text) > MAX_CHARS:
         raise InvalidRequest(
-            f"the filter has {len(text)} characters, expected at most {MAX_CHARS}",
+            f"{len(text)} characters, expected at most {MAX_CHARS}",
+            field="filter",
             hint="ask in several parts",
         )
     if any("\ud800" <= char <= "\udfff" for char in text):
-        raise InvalidRequest("the filter is no Unicode text", hint="write it in UTF-8")
+        raise InvalidRequest("no Unicode text", field="filter", hint="write it in UTF-8")
     reader = _Reader(text, now)
     while reader.more():
         reader.read_term()
     if reader.since is not None and reader.until is not None and reader.since >= reader.until:
         raise InvalidRequest(
-            "the filter's since is not before its until, so nothing can match",
+            "its since is not before its until, so nothing can match",
+            field="filter",
             hint="such as since=1h until=15m",
         )
     return Filter(text.strip(), tuple(reader.terms), reader.since, reader.until)
@@ -330,7 +332,9 @@ def _excerpt(text: str, at: int) -> str:
 
 
 def _refuse(at: int, message: str, hint: str | None) -> NoReturn:
-    raise InvalidRequest(f"filter, position {at + 1}: {message}", hint=hint)
+    error = InvalidRequest(f"filter, position {at + 1}: {message}", hint=hint)
+    error.field = "filter"
+    raise error
 
 
 _FIELDS_HINT = f"fields: {' '.join(FIELDS)} request.NAME reply.NAME"

@@ -75,6 +75,7 @@ def find_top(log: RequestLog, wanted: Filter, *, field: str, limit: int = DEFAUL
         known = [name for name, one in FIELDS.items() if one.kind not in _UNCOUNTED]
         raise InvalidRequest(
             f"{quoted(field)} has no values to count",
+            field="field",
             hint=f"fields: {' '.join(known)} request.NAME reply.NAME",
         )
     counting = _counting(field, of)

@@ -48,6 +48,7 @@ async def test_no_operation_repeats_a_long_url_or_header(caller: Caller, operati
         heard = await caller.ask(operation.method, one, b"{}")
         assert heard.status >= 400
         assert len(heard.body) < MOST_BYTES, heard.body
+        assert heard.status not in (400, 422) or "field" in heard.json, heard.body
     for name in ("host", "origin", "content-type", "content-encoding", "if-match"):
         heard = await caller.ask(operation.method, url, b"{}", headers={name: LONG})
         assert heard.status == 200 or len(heard.body) < MOST_BYTES, heard.body

@@ -137,6 +137,42 @@ async def test_a_mistake_names_its_field_and_changes_nothing(
     assert len(box.versions()) == 2
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "spec"),
+        ({"spec": {"uri": "/nowhere.onnx"}}, "spec.uri"),
+        ({"spec": {"uri": 10**30}}, "spec.uri"),
+        ({"spec": {"uri": "V3", "confidence": {"output": "none"}}}, "spec.confidence.output"),
+        ({"spec": {"uri": "V3"}, "more": 1}, "more"),
+    ],
+)
+async def test_whatever_is_wrong_with_a_version_is_told_with_its_place(
+    deployed: Path, caller: Caller, body: Any, field: str
+) -> None:
+    if body.get("spec", {}).get("uri") == "V3":
+        body["spec"]["uri"] = str(deployed / "v3.onnx")
+    heard = await caller.ask("PUT", f"{VERSION}/v3", body)
+    assert 400 <= heard.status < 500
+    assert heard.json["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("weights", "field"),
+    [({"v1": -1}, "v1"), ({"v2": 1e9}, "v2"), ({"v1": 0, "v2": 0}, None)],
+)
+async def test_weights_that_cannot_be_are_told_with_their_place(
+    deployed: Path, caller: Caller, weights: dict[str, float], field: str | None
+) -> None:
+    heard = await caller.ask("PUT", WEIGHTS, weights)
+    assert (heard.status, heard.json.get("field")) == (422, field)
+    wish = {"weights": {"project": "p", "model": "m", "weights": weights}}
+    for url in ("/api/v1/plan", "/api/v1/apply"):
+        heard = await caller.post(url, wish)
+        assert heard.status == 422
+        assert heard.json["field"] == ".".join(("weights.weights", *([field] if field else [])))
+
+
 async def test_the_last_version_with_a_weight_stays(deployed: Path, caller: Caller) -> None:
     await caller.ask("PUT", WEIGHTS, {"v2": 0})
     heard = await caller.ask("DELETE", f"{VERSION}/v1")

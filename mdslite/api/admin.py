@@ -277,7 +277,8 @@ def _source(body: PlanBody) -> Source:
     if body.revision is not None:
         return RevisionSource(body.revision)
     if body.weights is not None:
-        return WeightsSource(body.weights.project, body.weights.model, body.weights.weights)
+        wish = body.weights
+        return WeightsSource(wish.project, wish.model, wish.weights, place="weights.weights")
     if body.remove is not None:
         return VersionSource(body.remove.project, body.remove.model, body.remove.version, None)
     assert body.source is not None

@@ -107,12 +107,12 @@ def _parse(field: str, text: str | None, *, weak: bool) -> Tags | None:
     while at < len(text):
         one = _TAG.match(text, at)
         if one is None:
-            raise InvalidRequest(f"{field}: {_EXPECTED}, got {quoted(text)}")
+            raise InvalidRequest(f"{_EXPECTED}, got {quoted(text)}", field=field)
         if weak or one[1] is None:
             found.append(one[2])
         at = one.end()
     if not text.strip():
-        raise InvalidRequest(f"{field}: {_EXPECTED}, got nothing")
+        raise InvalidRequest(f"{_EXPECTED}, got nothing", field=field)
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from starlette.types import Receive, Scope
 
 from mdslite.api.refusals import explain
+from mdslite.document import place_text
 from mdslite.errors import (
     BODY_HINT,
     ClientClosed,
@@ -93,7 +94,9 @@ def _check_announced(scope: Scope, limit_bytes: int, *, compressed: bool) -> Non
     encoding = header(scope, b"content-encoding").strip().lower()
     if not compressed and encoding not in ("", "identity"):
         raise UnsupportedMedia(
-            f"content-encoding {quoted(encoding)} is not read here; send the body uncompressed"
+            f"{quoted(encoding)} is not read here",
+            field="content-encoding",
+            hint="send the body uncompressed",
         )
     declared = header(scope, b"content-length")
     if declared.isascii() and declared.isdigit() and int(declared) > limit_bytes:
@@ -159,12 +162,12 @@ def parse_query(query: bytes, into: type[StructT]) -> StructT:
         ) from exc
     for name, value in pairs:
         if name in given:
-            raise InvalidRequest(f"the parameter {quoted(name)} is given twice; expected it once")
+            raise InvalidRequest("given twice; expected it once", field=place_text((name,)))
         given[name] = value
     unknown = given.keys() - set(into.__struct_encode_fields__)
     if unknown:
         known = ", ".join(into.__struct_encode_fields__) or "none"
-        raise InvalidRequest(f"unknown parameter {quoted(min(unknown))}; this URL takes: {known}")
+        raise InvalidRequest(f"unknown parameter; this URL takes: {known}", field=place_text((min(unknown),)))
     return convert(given, into)
 
 

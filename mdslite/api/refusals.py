@@ -13,6 +13,7 @@ from mdslite.errors import clip
 from mdslite.mistakes import choices_of, locate, word_of
 
 _QUOTED = re.compile(r"([`'])(.*)\1", re.DOTALL)  # a key, or a value, that nobody knows
+_KEY = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 _LENGTH = re.compile(r"`?str`? of length (<=|>=) (\d+)")
 
 # msgspec's names of kinds, as people call what JSON has.
@@ -42,6 +43,8 @@ def explain(exc: msgspec.ValidationError, read: Callable[[], Any], kind: Any) ->
     _, enum, came = what.partition("Invalid enum value ")
     if enum and (choices := choices_of(expected)):
         what = f"Expected one of {', '.join(choices)}; got {came}"
+    if key := _KEY.fullmatch(what):
+        path, what = (*path, key[2]), "Unknown key" if key[1] == "contains unknown" else "It is missing"
     what = _LENGTH.sub(_length_words, what).replace("`", "")
     if not (enum or pattern):
         what = _KIND.sub(lambda found: _KINDS[found[0]], what)

@@ -50,12 +50,14 @@ class RevisionSource:
 @dataclass(frozen=True, slots=True)
 class WeightsSource:
     """What is deployed now, with other weights for some versions of one model. A shadow that is given one
-    is a shadow no more; `shadows` become shadows, and need the weight 0."""
+    is a shadow no more; `shadows` become shadows, and need the weight 0. `place` is where in a request the
+    weights stand."""
 
     project: str
     model: str
     weights: Mapping[str, float]
     shadows: frozenset[str] = frozenset()
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ def reweigh(current: State, source: WeightsSource) -> State:
             raise NotFound.version(*key, version, versions)
         if not (math.isfinite(weight) and 0 <= weight <= WEIGHT_MAX):
             raise Unprocessable(
-                f"{name} {version}: a weight is a number from 0 to {WEIGHT_MAX:,}, got {weight}",
+                f"a weight is a number from 0 to {WEIGHT_MAX:,}, got {weight:g}",
+                field=f"{source.place}.{version}".removeprefix("."),
                 hint="only the ratio of weights counts: 80 and 20 are as 4 and 1",
             )
         old = versions[version]
@@ -159,6 +162,7 @@ def reweigh(current: State, source: WeightsSource) -> State:
     if not any(one.spec.service_info.weight for one in changed.values()):
         raise Unprocessable(
             f"every weight of {name} would be 0, so no version would answer",
+            field=source.place or None,
             hint="give one version a weight above 0",
         )
     return {key: changed}

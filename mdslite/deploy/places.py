@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mdslite import deployments
-from mdslite.deploy.orders import FileSource, Source
+from mdslite.deploy.orders import FileSource, Source, VersionSource
 from mdslite.errors import ArtifactError, InvalidRequest, MdsliteError, SpecError
 
 _ABOUT = re.compile(r"(?P<project>[\w-]+)/(?P<model>[\w-]+) (?P<version>[\w-]+): (?P<what>.*)", re.DOTALL)
@@ -44,6 +44,8 @@ def placing(source: Source) -> Iterator[None]:
             ) from exc
         raise
     except MdsliteError as exc:
+        if isinstance(source, VersionSource) and (about := _ABOUT.match(exc.message)):
+            exc.field = ".".join(("spec", *_field(about["what"])))
         if isinstance(source, FileSource):
             if source.is_model:
                 _name(exc, source.file)
@@ -68,6 +70,9 @@ def _find(message: str, source: FileSource) -> SpecError | None:
     found = _ABOUT.match(message)
     if found is None:
         return None
-    field = next((path for start, path in _FIELDS.items() if found["what"].startswith(start)), ("uri",))
     names = found["project"], found["model"], found["version"]
-    return deployments.place(source.text, names, field=field, file=source.file)
+    return deployments.place(source.text, names, field=_field(found["what"]), file=source.file)
+
+
+def _field(what: str) -> tuple[str, ...]:
+    return next((path for start, path in _FIELDS.items() if what.startswith(start)), ("uri",))

@@ -60,8 +60,8 @@ def read_length(value: bytes | None) -> int | None:
     text = value if value.isdigit() else value.strip()
     if not text.isdigit() or len(text) > 18:
         raise InvalidRequest(
-            "Inference-Header-Content-Length: expected a number of bytes, "
-            f"got {quoted(text.decode('latin-1'))}",
+            f"expected a number of bytes, got {quoted(text.decode('latin-1'))}",
+            field="inference-header-content-length",
             hint=HEAD_HINT,
         )
     return int(text)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import getpass
 import ipaddress
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+DEFAULT_PORT = 8500
 UNIX = "unix:"  # before the folder of a store, or the path of its socket, where a URL is expected
 SOCKET_NAME = "admin.sock"  # in the store's folder, for its owner
 _PATH_MAX_BYTES = 100  # what fits into a Unix socket's address everywhere
@@ -21,6 +24,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def start_hint(url: str, store: str | None = None) -> str:
+    """How an appliance is started that is to answer at `url` of this machine, on its `store` where that is
+    known and is not the one that it would take."""
+    port = urlsplit(url).port
+    told = "" if port in (None, DEFAULT_PORT) else f" --port {port}"
+    told += "" if store is None else f" --store {shlex.quote(store)}"
+    return f"start it with: mdslite up{told}"
 
 
 def socket_path(url: str) -> Path:

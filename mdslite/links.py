@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 
 from mdslite import errors
-from mdslite.hosts import SOCKET_NAME, UNIX, short_path, socket_path
+from mdslite.hosts import SOCKET_NAME, UNIX, short_path, socket_path, start_hint
 from mdslite.replies import ELSEWHERE
 
 DEFAULT_URL = "http://127.0.0.1:8500"
@@ -181,5 +181,4 @@ def _start_hint(url: str) -> str:
     parsed = httpx2.URL(url)
     if not _is_loopback(parsed.host):
         return f"is it running there? MDSLITE_URL and --url say where to look; the default is {DEFAULT_URL}"
-    port = "" if url == DEFAULT_URL or parsed.port is None else f" --port {parsed.port}"
-    return f"start it with: mdslite up{port}"
+    return start_hint(url)

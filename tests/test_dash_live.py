@@ -243,3 +243,18 @@ def test_without_a_token_it_says_how_to_get_in(folder: Path) -> None:
 
         tell(running.url, refused)
         tell(running.url, reading, token)
+
+
+def test_an_appliance_that_went_away_is_started_again_on_its_own_store(folder: Path) -> None:
+    store = folder / "its store"
+    with live.up("deployments.yaml", "--store", str(store), cwd=folder) as appliance:
+
+        async def story(app: DashApp, pilot: Pilot[None]) -> None:
+            await until(pilot, lambda: app.snapshot.status)
+            await asyncio.to_thread(appliance.stop)
+            await until(pilot, lambda: app.snapshot.connection.state == "unreachable")
+            port = appliance.url.rpartition(":")[2]
+            hint = f"start it with: mdslite up --port {port} --store '{store}'"
+            await until(pilot, lambda: app.snapshot.connection.hint == hint)
+
+        tell(appliance.url, story)

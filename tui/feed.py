@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from mdslite import errors
 from mdslite.asks import Ask, Lines, Pieces
 from mdslite.client import Download
+from mdslite.hosts import start_hint
 from mdslite.tui.ears import Ears
 from mdslite.tui.origin import Origin
 from mdslite.tui.snapshot import Connection, Json, Reach, Snapshot, View
@@ -179,13 +180,19 @@ class LiveFeed:
             state=state,
             url=self._client.url,
             message=exc.message,
-            hint=exc.hint,
+            hint=self._way_back(exc.hint),
             since=since,
             retry_at=self._clock() + wait_s,
         )
         self._due.clear()
         self._publish()
         return wait_s
+
+    def _way_back(self, hint: str | None) -> str | None:
+        """To the appliance that was here before, on its own store."""
+        store = (self._kept.status or {}).get("store")
+        url = self._client.url
+        return start_hint(url, store) if store is not None and hint == start_hint(url) else hint
 
     def _heard(self, kind: str, data: Json) -> None:
         """An event of the appliance: what it is about is asked for anew."""

@@ -39,7 +39,9 @@ def banner(snapshot: Snapshot) -> Line | None:
 
 def _unreachable(width: int, snapshot: Snapshot) -> list[Line]:
     connection = snapshot.connection
-    lines: list[Line] = [[], [("  ✖ ", "bad"), (f"{clean(connection.message)}", "bold")], []]
+    first, *more = wrap(clean(connection.message), width - 6) or [""]
+    lines: list[Line] = [[], [("  ✖ ", "bad"), (first, "bold")]]
+    lines += [[(f"    {text}", "bold")] for text in more] + [[]]
     lines += _hint(connection.hint, width)
     again = max(0.0, (connection.retry_at or snapshot.clock) - snapshot.clock)
     lines += [

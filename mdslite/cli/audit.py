@@ -29,7 +29,9 @@ Examples:
 It has the calls that were to change something, and those that were refused for want of a token or a scope:
 the last 10,000 of the former and 1,000 of the latter. Predictions are in mdslite logs.""",
 )
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest N.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=20, show_default=True, help="The newest N."
+)
 @store_option
 @json_option
 @url_option

@@ -42,11 +42,22 @@ one of the two to be the other's shadow. Copies get what time requests leave, an
 @click.argument("first", metavar="V1")
 @click.argument("second", metavar="V2")
 @click.option(
-    "--since", default="1h", show_default=True, callback=parse_since, help="From when on: 15m, 24h, 14:00."
+    "--since",
+    metavar="SINCE",
+    default="1h",
+    show_default=True,
+    callback=parse_since,
+    help="From when on: 15m, 24h, 14:00.",
 )
-@click.option("--until", default=None, callback=parse_since, help="Until when; now by default.")
+@click.option("--until", metavar="UNTIL", callback=parse_since, help="Until when; now by default.")
 @click.option(
-    "--disagreements", "limit", type=click.IntRange(0, 200), default=5, show_default=True, help="At most N."
+    "--disagreements",
+    "limit",
+    type=click.IntRange(0, 200),
+    metavar="N",
+    default=5,
+    show_default=True,
+    help="Show at most N requests on which they disagree.",
 )
 @json_option
 @url_option

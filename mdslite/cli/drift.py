@@ -114,7 +114,9 @@ are, unless the appliance was started with --allow-internal."""
 )
 @click.argument("scope", metavar="[PROJECT[/MODEL]]", required=False, callback=parse_scope)
 @click.option("--since", metavar="SINCE", callback=parse_since, help="Not older than this: 24h, 7d.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The newest N.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), metavar="N", default=20, show_default=True, help="The newest N."
+)
 @click.option("--webhook", metavar="URL", help="Have alerts posted there.")
 @click.option("--no-webhook", is_flag=True, help="Have them posted nowhere.")
 @json_option

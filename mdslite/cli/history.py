@@ -36,7 +36,9 @@ Examples:
   mdslite history --json"""
 )
 @click.argument("revision", metavar="[REV]", type=click.IntRange(min=1), required=False)
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest N.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", default=20, show_default=True, help="The newest N."
+)
 @json_option
 @url_option
 def history(revision: int | None, limit: int, as_json: bool, url: str) -> int:

@@ -102,7 +102,9 @@ several rows takes none."""
 @click.option("--note", default="", metavar="TEXT", help="Kept with the label.")
 @click.option("--undo", is_flag=True, help="Take the last label of ID back.")
 @click.option("--rule", type=click.Choice(_RULES), default=None, help="Only what this rule chose.")
-@click.option("--limit", type=click.IntRange(1, 200), help="List so many, on a terminal too; else 50.")
+@click.option(
+    "--limit", type=click.IntRange(1, 200), metavar="N", help="List so many, on a terminal too; else 50."
+)
 @click.option("--accuracy", is_flag=True, help="How right each version was.")
 @click.option("--rules", is_flag=True, help="Show which requests are chosen.")
 @click.option("--below-confidence", callback=parse_threshold, metavar="X|off", help="Choose the less sure.")

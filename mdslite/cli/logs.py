@@ -73,6 +73,7 @@ time of this machine's zone: 14:03, 2026-11-17T14:03).""",
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
+    metavar="N",
     help="How many of the newest rows, or values of --top: 20 by default. Of --export: all by default.",
 )
 @click.option("--histogram", is_flag=True, help="Draw how many there were over time.")
@@ -86,7 +87,7 @@ time of this machine's zone: 14:03, 2026-11-17T14:03).""",
 )
 @click.option("--top", metavar="FIELD", help="Show a field's most frequent values, --limit of them.")
 @click.option("--percentiles", is_flag=True, help="Show latency and confidence of good answers by version.")
-@click.option("--export", metavar="FILE", help="Write rows to a .csv, .jsonl or .parquet file.")
+@click.option("--export", metavar="FILE", help="Write rows to a .csv, .jsonl or .parquet file; - is stdout.")
 @click.option("--format", type=click.Choice(["csv", "jsonl", "parquet"]), help="Of the exported file.")
 @click.option("--force", is_flag=True, help="Replace a file that --export finds there.")
 @json_option

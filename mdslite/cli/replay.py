@@ -65,10 +65,21 @@ of the appliance; what came of it is kept. Only requests whose whole body is in 
 )
 @click.argument("filter", metavar="['FILTER']", default="", required=False)
 @click.option("--to", "target", callback=parse_version, metavar="PROJECT/MODEL@VERSION", help="Where to.")
-@click.option("--rate", default="1x", show_default=True, help="2x: twice the pace of before; 50/s: as told.")
+@click.option(
+    "--rate",
+    metavar="RATE",
+    default="1x",
+    show_default=True,
+    help="2x: twice the pace of before; 50/s: so many a second.",
+)
 @click.option("--compare", is_flag=True, help="Put the answers beside those of before.")
 @click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=10_000, show_default=True, help="At most N."
+    "--limit",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    default=10_000,
+    show_default=True,
+    help="At most N requests, the oldest.",
 )
 @click.option("--detach", is_flag=True, help="Begin it, and do not wait for its end.")
 @click.option("--list", "as_list", is_flag=True, help="List replays.")

@@ -61,9 +61,22 @@ unless somebody else has changed it meanwhile."""
 )
 @click.argument("target", metavar="PROJECT/MODEL", callback=parse_model)
 @click.argument("version", metavar="[VERSION|pause|resume|promote|abort]", required=False)
-@click.option("--steps", default="5,25,50,100", show_default=True, callback=parse_steps, help="Percentages.")
 @click.option(
-    "--every", "every_s", default="10m", show_default=True, callback=parse_span, help="How long each lasts."
+    "--steps",
+    metavar="P,P,...",
+    default="5,25,50,100",
+    show_default=True,
+    callback=parse_steps,
+    help="Percentages of the model's traffic, one after the other.",
+)
+@click.option(
+    "--every",
+    "every_s",
+    metavar="SPAN",
+    default="10m",
+    show_default=True,
+    callback=parse_span,
+    help="How long each lasts.",
 )
 @click.option("--gate", "gates", multiple=True, metavar="GATE", help="What must hold; may be repeated.")
 @click.option("--ungated", is_flag=True, help="Without gates, step it up whatever it does.")

@@ -53,13 +53,17 @@ _NODE_FIELDS = ("node", "replicas", "queue_rows", "batch_size", "batch_timeout_m
 Examples:
   mdslite ls
   mdslite ls demo
-  mdslite ls demo/digits --json"""
+  mdslite ls demo/digits --json
+
+Traffic is that of the last minute, or since a younger version serves. RPS counts
+all requests; P50 and P99 are of good answers. ERR % is the share of errors (5xx)
+in these and the good answers: what was refused (4xx) is left out."""
 )
 @click.argument("scope", metavar="[PROJECT[/MODEL]]", callback=parse_scope, required=False)
 @json_option
 @url_option
 def ls(scope: Scope | None, as_json: bool, url: str) -> int:
-    """List what is deployed, with state, weight and traffic of the last minute."""
+    """List what is deployed, with state, weight and traffic."""
     with connect(url) as client:
         found = client.models() if scope is None else require_scope(client, scope)
         is_loading = not found and scope is None and not client.status()["ready"]

@@ -70,15 +70,21 @@ To serve beyond this machine takes a token: mdslite token create --help.
 Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 )
 @click.argument("file", type=click.Path(), metavar="[FILE]", required=False)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to serve on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8500, show_default=True, help="0: any free one."
+    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="The address to serve on."
 )
+@click.option(
+    "--port", type=click.IntRange(0, 65535), metavar="PORT", default=8500, show_default=True,
+    help="The port to serve on; 0: any free one.",
+)  # fmt: skip
 @click.option(
     "--grpc-port", type=click.IntRange(0, 65535), metavar="PORT",
     help="Serve gRPC too, on this port; 0: any free one. Needs mdslite[grpc].",
 )  # fmt: skip
-@click.option("--store", type=click.Path(), default=DEFAULT_STORE, show_default=True, metavar="DIR")
+@click.option(
+    "--store", type=click.Path(), default=DEFAULT_STORE, show_default=True, metavar="DIR",
+    help="Where all is kept: what is deployed, models, the request log.",
+)  # fmt: skip
 @click.option("--tls-cert", type=click.Path(), metavar="FILE", help="Serve TLS with this certificate (PEM).")
 @click.option("--tls-key", type=click.Path(), metavar="FILE", help="The certificate's key (PEM).")
 @click.option("--tls-self-signed", is_flag=True, help="Serve TLS with a certificate made here, for a try.")

@@ -56,6 +56,11 @@ def test_dropped_copies_are_told_with_why_and_what_to_do(
     assert run(["compare", "p/m", "v1", "v2", "--since", "10m", "--url", live.url]) == 0
     told = capsys.readouterr()
     assert re.search(r"agreement +95.00 % \[.*\] of 20 pairs, v2 as the shadow of v1", told.out)
+    head, *figures = told.out.partition("\n\n")[0].splitlines()
+    assert head.split() == ["v1", "v2", "difference"]
+    assert [re.split("  +", line)[0] for line in figures] == [
+        "requests", "errors", "p50 ms", "p99 ms", "confidence",
+    ]  # fmt: skip
     assert re.search(r"copies +20 of 1000 answered \(2 %\)", told.out)
     assert "dropped: 970 as requests left no time for them, 10 as v2 was behind with others" in told.out
     line = f"mdslite replay --url {live.url} 'version=v1 since=10m' --to p/m@v2 --compare --rate 1000/s"

@@ -16,14 +16,6 @@ from mdslite.cli.target import Target, parse_model
 Json = Mapping[str, Any]
 
 _AT_ONCE = "1000/s"  # the most: a replay goes behind everybody else anyhow
-_SIDES = (
-    output.Column(""),
-    output.Column("REQUESTS", "right"),
-    output.Column("ERRORS", "right"),
-    output.Column("P50 ms", "right"),
-    output.Column("P99 ms", "right"),
-    output.Column("CONFIDENCE", "right"),
-)
 
 
 @click.command(
@@ -112,30 +104,22 @@ def write_comparison(found: Json) -> None:
 
 
 def _write_sides(found: Json) -> None:
-    rows = []
-    for side in (found["first"], found["second"]):
-        rows.append(
-            [
-                side["version"] + (" (shadow)" if side["shadow"] else ""),
-                side["requests"],
-                _figure(side["error_rate"], 100, " %"),
-                _figure(side["p50_ms"]),
-                _figure(side["p99_ms"]),
-                _figure(side["confidence"]),
-            ]
-        )
-    difference = found["difference"]
-    rows.append(
-        [
-            "difference",
-            "",
-            _figure(difference["error_rate"], 100, " %"),
-            _figure(difference["p50_ratio"], 1, "x"),
-            _figure(difference["p99_ratio"], 1, "x"),
-            _figure(difference["confidence"]),
-        ]
-    )
-    output.write_table(_SIDES, rows)
+    """A line for each figure, so that both versions and their difference fit side by side."""
+    first, second, difference = found["first"], found["second"], found["difference"]
+    titles = [one["version"] + (" (shadow)" if one["shadow"] else "") for one in (first, second)]
+    rows = [
+        ("requests", first["requests"], second["requests"], ""),
+        *(
+            (label, _figure(first[name], times, unit), _figure(second[name], times, unit), gap)
+            for label, name, times, unit, gap in (
+                ("errors", "error_rate", 100, " %", _figure(difference["error_rate"], 100, " %")),
+                ("p50 ms", "p50_ms", 1, "", _figure(difference["p50_ratio"], 1, "x")),
+                ("p99 ms", "p99_ms", 1, "", _figure(difference["p99_ratio"], 1, "x")),
+                ("confidence", "confidence", 1, "", _figure(difference["confidence"])),
+            )
+        ),
+    ]
+    output.write_table([output.Column(title) for title in ("", *titles, "difference")], rows)
 
 
 def _write_agreement(agreement: Json | None) -> None:

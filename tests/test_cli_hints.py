@@ -12,6 +12,7 @@ from api_server import ApiServer
 
 from mdslite import cli, deploy, errors
 from mdslite.cli import run
+from mdslite.cli.options import placed_in
 
 Captured = pytest.CaptureFixture[str]
 
@@ -233,3 +234,56 @@ def test_every_error_of_a_command_or_an_apply_ends_with_a_hint(room: ModuleType)
         and "hint" not in {keyword.arg for keyword in call.keywords}
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("text", "placed"),
+    [
+        ("make one with: mdslite backup", "make one with: mdslite backup --store s"),
+        ("mdslite up makes it", "mdslite up --store s makes it"),
+        ("mdslite up d.yaml; or: mdslite ls", "mdslite up --store s d.yaml; or: mdslite ls --url unix:s"),
+        ("mdslite audit, then mdslite doctor", "mdslite audit --store s, then mdslite doctor --store s"),
+        ("mdslite restore FILE --store /s --force", "mdslite restore FILE --store /s --force"),
+        ("mdslite up --store other; mdslite logs --help", "mdslite up --store other; mdslite logs --help"),
+        ("an update of mdslite upgrades it", "an update of mdslite upgrades it"),
+    ],
+)  # fmt: skip
+def test_commands_of_a_hint_are_about_the_store_that_was_named(text: str, placed: str) -> None:
+    assert placed_in("s", text) == placed
+    assert placed_in("my store", text) == placed.replace("--store s", "--store 'my store'").replace(
+        "unix:s", "'unix:my store'"
+    )
+
+
+def test_the_default_store_is_named_where_a_command_would_ask_an_appliance() -> None:
+    assert placed_in(".mdslite", "mdslite backup") == "mdslite backup --store .mdslite"
+    assert placed_in("./.mdslite", "mdslite up makes it") == "mdslite up makes it"
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("up site/deployment.yaml --store s", "mdslite up --store s site/deployments.yaml"),
+        ("up --host 0.0.0.0 --port 0 --store t", "mdslite token create --scope admin --store t, then start"),
+        ("token revoke nobody --store s", "mdslite token list --store s"),
+    ],
+)
+def test_a_command_that_failed_on_a_store_names_it_in_its_hint(
+    folder: Path, line: str, hint: str, capsys: Captured
+) -> None:
+    assert run(["token", "create", "ann", "--scope", "predict", "--store", "s"]) == 0
+    assert run(["token", "revoke", "ann", "--store", "s"]) == 0
+    capsys.readouterr()
+    assert run(shlex.split(line)) == 1
+    assert f"hint: {hint}" in capsys.readouterr().err
+
+
+def test_doctor_names_the_store_in_its_hints(folder: Path, capsys: Captured) -> None:
+    (folder / "s").mkdir()
+    (folder / ".mdslite").mkdir()
+    for command, store in (
+        (["doctor", "--store", "s"], "s"),
+        (["doctor", "--url", "http://127.0.0.1:9"], "./.mdslite"),
+    ):
+        run(command)
+        assert f"  hint: make one with: mdslite backup --store {store}\n" in capsys.readouterr().out

@@ -10,10 +10,8 @@ import click
 
 from mdslite import errors
 from mdslite.cli import output
-from mdslite.cli.options import connect, json_option, url_option
+from mdslite.cli.options import DEFAULT_STORE, addressed_to, connect, json_option, placed_in, url_option
 from mdslite.cli.usage import refuse_typed
-
-DEFAULT_STORE = "./.mdslite"
 
 Finding = Mapping[str, Any]
 
@@ -36,7 +34,7 @@ def doctor(store: str | None, as_json: bool, url: str) -> int:
     """Say what is wrong with this machine's GPU, drivers and store, and how to mend it."""
     if store is not None:
         refuse_typed("beside --store", "url")
-    findings = [*_check_machine(), *_check_store(Path(store))] if store is not None else _ask_or_check(url)
+    findings = _ask_or_check(url) if store is None else _check(store)
     if as_json:
         output.write_json(findings)
     else:
@@ -56,21 +54,17 @@ def _ask_or_check(url: str) -> list[Finding]:
             found = client.doctor()
     except errors.MdsliteError as exc:
         nobody = {"level": "warning", "what": exc.message, "hint": exc.hint}
-        return [nobody, *_check_machine(), *_check_store(Path(DEFAULT_STORE))]
-    return [{"level": "ok", "what": f"an appliance serves at {url}", "hint": None}, *found]
+        return [nobody, *_check(DEFAULT_STORE)]
+    there = [{**one, "hint": one["hint"] and addressed_to(url, one["hint"])} for one in found]
+    return [{"level": "ok", "what": f"an appliance serves at {url}", "hint": None}, *there]
 
 
-def _check_machine() -> list[Finding]:
+def _check(store: str) -> list[Finding]:
+    """What this process finds by itself; commands in hints are about the store that was looked at."""
     from mdslite.runtimes.check import check_machine
-
-    return [_plain(finding) for finding in check_machine()]
-
-
-def _check_store(store: Path) -> list[Finding]:
     from mdslite.store.check import check_store
 
-    return [_plain(finding) for finding in check_store(store)]
-
-
-def _plain(finding: Any) -> Finding:
-    return {"level": finding.level, "what": finding.what, "hint": finding.hint}
+    return [
+        {"level": one.level, "what": one.what, "hint": one.hint and placed_in(store, one.hint)}
+        for one in (*check_machine(), *check_store(Path(store)))
+    ]

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8500"  # client.DEFAULT_URL, without importing the client for --help
 
+DEFAULT_STORE = "./.mdslite"
+
 _ASKING = re.compile(
-    r"\bmdslite (alerts|apply|audit|backup|compare|dash|drift|history|label|load|logs|ls|predict|replay|"
-    r"rollout|show|token (?:limit|list|revoke)|undo|unload)\b"
+    r"\bmdslite (alerts|apply|audit|backup|compare|dash|doctor|drift|history|label|load|logs|ls|predict|"
+    r"replay|rollout|show|token (?:limit|list|revoke)|undo|unload)\b"
 )
+# Those that take a store, and ask an appliance without one.
+_KEEPING = re.compile(r"\bmdslite (audit|backup|doctor|token (?:create|limit|list|revoke))\b")
+_STARTING = re.compile(r"\bmdslite up\b")
+_COMMAND_END = re.compile(r"[;,)]|  |$")
 
 _SHOWN_LENGTH = 60  # characters of what was typed
 
@@ -40,8 +46,9 @@ def url_option(command: Callable[..., int]) -> Callable[..., int]:
                 exc = in_words_of_the_command(exc)
             if isinstance(exc, errors.Unauthorized) and os.environ.get("MDSLITE_TOKEN"):
                 exc.message = f"the token of MDSLITE_TOKEN is refused: {exc.message}"
+            store = options.get("store")
             if exc.hint is not None:
-                exc.hint = addressed_to(url, exc.hint)
+                exc.hint = addressed_to(url, exc.hint) if store is None else placed_in(store, exc.hint)
             raise exc
 
     return click.option(
@@ -49,6 +56,21 @@ def url_option(command: Callable[..., int]) -> Callable[..., int]:
         is_eager=True,  # so that it is known what the hint to a value that makes no sense is to lead to
         help="The appliance to talk to (or MDSLITE_URL).",
     )(addressed)  # fmt: skip
+
+
+def starting(command: Callable[..., int]) -> Callable[..., int]:
+    """Errors of a command with a `store` of its own, whose hints lead to that store."""
+
+    @functools.wraps(command)
+    def started(*args: Any, store: str, **options: Any) -> int:
+        try:
+            return command(*args, store=store, **options)
+        except errors.MdsliteError as exc:
+            if exc.hint is not None and not _is_default(store):
+                exc.hint = placed_in(store, exc.hint)
+            raise
+
+    return started
 
 
 def in_words_of_the_command(error: errors.InvalidRequest) -> errors.InvalidRequest:
@@ -75,6 +97,30 @@ def addressed_to(url: str, text: str) -> str:
         return text
     address = shlex.quote(url)
     return _ASKING.sub(lambda found: f"{found[0]} --url {address}", text)
+
+
+def placed_in(store: str, text: str) -> str:
+    """A text whose commands, typed where this one was, are about the store, whether or not it is served."""
+    folder = shlex.quote(store)
+    text = _with(text, _KEEPING, f"--store {folder}")
+    text = _with(text, _ASKING, f"--url {shlex.quote(f'unix:{store}')}")
+    return text if _is_default(store) else _with(text, _STARTING, f"--store {folder}")
+
+
+def _is_default(store: str) -> bool:
+    return os.path.abspath(store) == os.path.abspath(DEFAULT_STORE)
+
+
+def _with(text: str, commands: re.Pattern[str], option: str) -> str:
+    """The text with the option at its commands that say neither a place nor are about their help."""
+
+    def place(found: re.Match[str]) -> str:
+        end = _COMMAND_END.search(text, found.end())
+        rest = text[found.end() : end.start() if end else None]
+        said = any(one in rest for one in ("--store", "--url", "--help"))
+        return found[0] if said else f"{found[0]} {option}"
+
+    return commands.sub(place, text)
 
 
 def json_option(command: F) -> F:

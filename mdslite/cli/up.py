@@ -20,7 +20,7 @@ import click
 from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.files import similar
-from mdslite.cli.options import addressed_to, json_option
+from mdslite.cli.options import DEFAULT_STORE, addressed_to, json_option, starting
 from mdslite.cli.suggestions import suggest
 from mdslite.cli.usage import refuse_typed
 from mdslite.fields import parse_memory
@@ -28,7 +28,6 @@ from mdslite.fields import parse_memory
 if TYPE_CHECKING:
     from mdslite.cli.beside import Beside
 
-DEFAULT_STORE = "./.mdslite"
 CERTIFICATE = "tls/cert.pem"  # in the store, where the appliance makes its own
 
 
@@ -131,6 +130,7 @@ Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
 )  # fmt: skip
 @click.option("--dash", is_flag=True, help="Open the dashboard here once it serves.")
 @json_option
+@starting
 def up(
     file: str | None,
     store: str,

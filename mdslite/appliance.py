@@ -23,6 +23,7 @@ from mdslite.errors import InvalidRequest, MdsliteError, StorageFull
 from mdslite.hosts import author
 from mdslite.serving.fleet import Served
 from mdslite.store.backup import autosave
+from mdslite.store.disk import FULL_HINT
 
 logger = logging.getLogger(__name__)
 
@@ -211,6 +212,12 @@ async def _serve(settings: Settings, announce: Announce) -> int:
     except asyncio.CancelledError:
         await appliance.stop()
         return 0
+    except StorageFull as exc:
+        await appliance.stop()
+        where = shlex.quote(str(settings.store))
+        way = f"free some space on the disk of {where}, or move it to a larger one; then start again"
+        exc.hint = way if exc.hint is None else exc.hint.replace(FULL_HINT, way)
+        raise
     except BaseException:
         await appliance.stop()
         raise

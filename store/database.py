@@ -11,12 +11,13 @@ import os
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdslite.errors import MdsliteError, StorageFull, StoreCorrupt, StoreError, Unavailable
-from mdslite.store.disk import FULL_HINT
+from mdslite.sizes import size_text
+from mdslite.store.disk import FULL_HINT, free_bytes, storage_errors
 from mdslite.store.recovery import LEDGERS, REGISTRY_NAME, corrupt_ledger, corrupt_store, find_leavings
 
 _BUSY_WAIT_S = 5.0
@@ -26,6 +27,7 @@ _WRITE_FAULTS = {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
 }
+_FULL_BYTES = 1 << 20  # with less than this left, whatever failed to be written had no room
 _CORRUPTION = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -75,7 +77,7 @@ class Ledger(ABC):
     _db: sqlite3.Connection | None = field(default=None, init=False)
 
     def open(self) -> None:
-        with sqlite_errors(self.path):
+        with storage_errors(), sqlite_errors(self.path):
             self.path.touch()
             self._db = connect_writer(self.path)
             self._db.execute("pragma synchronous = normal")
@@ -124,12 +126,21 @@ def _code(exc: sqlite3.Error) -> int:
     return int(getattr(exc, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
+def _why(exc: sqlite3.Error, path: Path) -> str:
+    """What SQLite says, or that the disk is full, which it may call an I/O error."""
+    with suppress(OSError):
+        free = free_bytes(path.parent)
+        if free < _FULL_BYTES:
+            return f"its disk is full ({size_text(free)} free)"
+    return str(exc)
+
+
 def _translate(exc: sqlite3.Error, path: Path) -> MdsliteError:
     code = _code(exc)
     if code in _CORRUPTION:
         return _corrupt(path, str(exc))
     if code in _WRITE_FAULTS:
-        return StorageFull(f"{path.name} could not be written: {exc}", hint=FULL_HINT)
+        return StorageFull(f"{path.name} could not be written: {_why(exc, path)}", hint=FULL_HINT)
     if code in _BUSY:
         return Unavailable(f"another program holds {path.name}; try again", retry_after_s=1.0)
     return StoreError(f"{path.name} failed: {exc}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mdslite.errors import ArtifactError, StorageFull, TooLarge, quoted
+from mdslite.sizes import size_text
 from mdslite.store.disk import FULL_HINT, free_bytes, storage_errors, sync_folder
 
 # Called with the bytes done and their total, None when that is not known. What it raises ends the work.
@@ -222,9 +223,10 @@ class Staging:
         with storage_errors():
             free = free_bytes(self.folder)
         if free < needed_bytes + self._limits.reserve_bytes:
+            kept = size_text(self._limits.reserve_bytes)
             raise StorageFull(
-                f"{needed_bytes} bytes do not fit on the store's disk: {free} are free and "
-                f"{self._limits.reserve_bytes} of them are kept for the registry and the request log",
+                f"{size_text(needed_bytes)} do not fit on the store's disk: {size_text(free)} are free "
+                f"there, and {kept} are kept for the registry and the request log",
                 hint=FULL_HINT,
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -232,6 +233,31 @@ def test_a_start_says_how_what_is_served_differs_from_its_file(tmp_path: Path, m
             "! what is served differs from deployments.json (p/m v1 has other bytes); "
             f"to apply it: mdslite apply --url {box.url} -f deployments.json\n"
         )
+
+
+def test_a_start_on_a_full_disk_says_so_and_what_to_do(tmp_path: Path, model: Path, small_disk: Path) -> None:
+    def fail(*args: str) -> tuple[str, str]:
+        with pytest.raises(AssertionError) as caught, live.up(*args, "--store", str(store), cwd=tmp_path):
+            pass
+        told = str(caught.value).splitlines()
+        assert "Traceback" not in told
+        return told[-2], told[-1]
+
+    store = small_disk / "store"
+    error, hint = fail(model.name)
+    assert " do not fit on the store's disk: " in error
+    assert error.endswith(" MB are free there, and 67.1 MB are kept for the registry and the request log")
+    way = f"hint: free some space on the disk of {store}, or move it to a larger one; then start again"
+    assert hint == way
+    with (
+        (small_disk / "ballast").open("wb", buffering=0) as ballast,
+        pytest.raises(OSError, match="No space"),
+    ):
+        while True:
+            ballast.write(bytes(4096))
+    error, hint = fail()
+    assert re.fullmatch(r"error: registry\.db could not be written: its disk is full \(.* free\)", error)
+    assert hint == way
 
 
 def test_a_crashing_model_is_refused_and_the_appliance_lives(tmp_path: Path, model: Path) -> None:

@@ -23,6 +23,7 @@ def row(*values: Any, **options: Any) -> Asked:
 
 
 ROW = b'{"instances": [[1, 2, 3]]}'
+INFER = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}
 
 GOOD = [
     row(),
@@ -47,7 +48,15 @@ GOOD = [
     post({"inputs": {"a": [[1, 2]], "b": [[3, 4]]}}, target="/projects/p/models/two:predict"),
     post({"instances": [["ham"], ["spam\u00e4"]]}, target="/projects/p/models/words:predict"),
     row(7, target="/projects/p/models/gather:predict"),
+    row(target="/projects/p/models/%6D:predict"),
+    row(target="/projects/p/models/m%3apredict"),
+    post(ROW, ("te", "trailers"), ("range", "bytes=0-1"), ("if-match", "x"), ("priority", "u=1")),
+    post(INFER, target="/v2/models/p.m/infer"),
+    post(INFER, target="/v2/models/p.m/versions/v1/infer?a=b"),
     Asked(),
+    Asked(target="/v2/models/p%2Em"),
+    Asked("GET", "/healthz", b"a body"),
+    Asked(host="LOCALHOST."),
     Asked(headers=[(f"x-{number}", "y" * 140) for number in range(99)]),
     Asked(headers=[("cookie", "y" * 15 * 1024)]),
     Asked("HEAD"),
@@ -140,8 +149,36 @@ BAD = [
     # heads
     Asked(headers=[(f"x-{number}", "y") for number in range(100)]),
     Asked(headers=[(f"x-{number}", "y" * 330) for number in range(50)]),
-    Asked(headers=[("cookie", "y" * 16 * 1024)]),
+    *(Asked(headers=[("cookie", "y" * kib * 1024)]) for kib in (16, 20, 30)),
+    Asked(headers=[(f"x-{number}", "y") for number in range(400)]),
     Asked(target="/healthz?" + "y" * 16 * 1024),
+    # what is quoted
+    Asked(target="/healthz?" + "y" * 14_000),
+    Asked(target="/" + "y" * 14_000),
+    row(target=f"/projects/p/models/{'y' * 14_000}:predict"),
+    Asked(host="y" * 14_000),
+    Asked(headers=[("origin", "y" * 14_000)]),
+    # targets
+    *(
+        Asked(target=target)
+        for target in (
+            "/caf\xe9",
+            "/%",
+            "/%zz",
+            "/healthz?a=%zz",
+            "/x|y",
+            "/HEALTHZ",
+            "/./healthz",
+            "/health%7A",
+        )
+    ),
+    row(target="/projects/p/models/m:predict%20"),
+    row(target="/projects/p/models/m%ff:predict"),
+    row(target="/projects/p/models/m:predict#part"),
+    post(INFER, target="/v2/models/pm/infer"),
+    post(INFER, target="/v2/models/p.m/infer/"),
+    post(INFER, ("inference-header-content-length", "some"), target="/v2/models/p.m/infer"),
+    *(Asked(method, "/healthz") for method in ("TRACE", "PROPFIND", "PATCH")),
     # what nobody may ask
     Asked(target="/healthz%00"),
     Asked(target="/healthz%0a"),

@@ -55,7 +55,7 @@ from mdslite.http.policing import (
     Meter,
     Reason,
 )
-from mdslite.http.request import HEAD_LIST_BYTES, is_long, long_head
+from mdslite.http.request import HEAD_LIST_BYTES, NO_PATH, is_long, long_head
 
 # The search of hpack's encoder is linear in its table, and the client may ask for one of any size.
 _ENCODER_TABLE_BYTES = 4096
@@ -373,7 +373,7 @@ def _malformed(event: RequestReceived) -> MdsliteError | None:
     if not _METHOD.fullmatch(method):
         return InvalidRequest("this method is not served")
     if not _TARGET.fullmatch(target):
-        return InvalidRequest("expected a path as the request's target, such as /healthz")
+        return InvalidRequest(NO_PATH)
     if _CONTROL.search(target):
         return InvalidRequest("the request's target holds a control character")
     return None

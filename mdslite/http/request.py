@@ -20,6 +20,8 @@ HEAD_LIST_BYTES = HEAD_BYTES + 32 * HEADERS_MAX  # the same as RFC 9113 counts
 # its connection. One that is longer still ends that.
 UNPACKED_BYTES = 2 * HEAD_BYTES
 
+NO_PATH = "expected a path as the request's target, such as /healthz"
+
 Headers = list[tuple[bytes, bytes]]
 
 _ONLY_ONCE = ((b"host", "Host"), (b"authorization", "Authorization"), (b"content-type", "Content-Type"))
@@ -58,7 +60,7 @@ def check(request: Request) -> None:
         raise InvalidRequest("expected a Host header")
     target = request.target
     if not target.startswith(b"/"):
-        raise InvalidRequest("expected a path as the request's target, such as /healthz")
+        raise InvalidRequest(NO_PATH)
     if b"%" in target and any(code in target.lower() for code in (b"%00", b"%0a", b"%0d")):
         raise InvalidRequest("the request's target holds a control character")
 
@@ -129,4 +131,6 @@ def explain(exc: httptools.HttpParserError) -> MdsliteError:
     """What llhttp refused, in our words."""
     if "HTTP version" in str(exc):
         return VersionNotSupported("this HTTP version is not served: expected 1.1 or 2")
+    if isinstance(exc, httptools.HttpParserInvalidURLError):
+        return InvalidRequest(NO_PATH)
     return InvalidRequest(f"malformed HTTP request: {exc}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from circles import LIMIT_S, MIB, Witness, wide
 from decorated import make, texts
 from doors import Site, open_site, run
 from h1_client import PREDICT, gzipped, request
+from h2.stream import H2Stream
 from h2_client import Answer
 from h2_client import connect as connect_h2
 from h2_client import data as h2_data
@@ -25,6 +27,7 @@ from waiting import until
 
 import mds
 from mdslite.data import DataCodec
+from mdslite.door import connection, h2_connection, h2_exchange, h2_streams
 from mdslite.errors import MdsliteError, ModelError, without_frames
 from mdslite.http.budget import BODIES
 from mdslite.npy import NPY
@@ -194,6 +197,30 @@ def test_a_client_that_leaves_before_its_answer_leaves_nothing(tmp_path: Path) -
 
     run(test(over_http1))
     run(test(over_http2))
+
+
+def test_a_connection_of_http_2_that_is_over_leaves_nothing(tmp_path: Path) -> None:
+    kinds = (
+        connection.Connection,
+        h2_connection.Connection,
+        h2_streams.Streams,
+        h2_exchange.Exchange,
+        H2Stream,
+    )
+
+    def left() -> set[int]:
+        return {id(one) for one in gc.get_objects() if isinstance(one, kinds)}
+
+    async def test() -> None:
+        async with open_site(tmp_path) as site:
+            before = left()
+            async with connect_h2(site.address) as client:
+                for _ in range(3):
+                    assert (await client.get("/healthz")).status == 200
+                assert len(left() - before) >= 2
+            await until(lambda: left() <= before, limit_s=LIMIT_S)
+
+    run(test())
 
 
 # Lanes

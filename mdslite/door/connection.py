@@ -169,6 +169,7 @@ class Connection(Receiver):
         self._door.connections.discard(self)
         self._deaf = True
         self._door.adopt_http2(self.transport, data)
+        self._parser = None  # it knows this object
 
     def switch(self, protocol: asyncio.BaseProtocol) -> None:
         transport = self.transport

@@ -105,6 +105,8 @@ class Connection(asyncio.StreamReaderProtocol):
             self.hang_up()
             with suppress(OSError):
                 await self._writer.wait_closed()
+            self._streams = streams = None  # which know this object, as the writer does
+            del self._writer
 
     def drain(self, *, patience_s: float) -> None:
         """End the connection when its last answer is out; what the client sent so far is still served.
@@ -268,6 +270,7 @@ class Connection(asyncio.StreamReaderProtocol):
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _say_goodbye(self, error_code: int) -> None:
         self._announce(goaway(self.meter.last_stream_id, error_code=error_code))

@@ -53,6 +53,7 @@ class Exchange:
             if not self._begun and not self._left:
                 await self._send_error(MdsliteError("something went wrong inside the appliance"))
             await self._send(None)
+            self._send = _nowhere  # Hypercorn's stream, which knows this: no circle for the collector
 
     async def put(self, message: Any) -> None:
         """Hypercorn's end of the queue that `receive` reads."""
@@ -82,6 +83,10 @@ class Exchange:
         headers, body = error_reply(error)
         await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+
+async def _nowhere(_: Message | None) -> None:
+    """Where nothing is sent any more."""
 
 
 def error_reply(error: MdsliteError) -> tuple[list[tuple[bytes, bytes]], bytes]:

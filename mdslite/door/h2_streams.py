@@ -153,6 +153,10 @@ class Streams(H2Protocol):
             await buffer.close()
         for exchange in list(self._exchanges.values()):
             exchange.abandon()
+        # This and h2's connection know themselves: what they hold would wait for the collector.
+        self.send = _nowhere
+        del self.task_group
+        self.connection.streams.clear()
 
     def check(self, now: float) -> None:
         """Start cutting the streams whose client is too slow."""
@@ -336,6 +340,10 @@ class Streams(H2Protocol):
 
     def _on_answered(self, _: asyncio.Task[None]) -> None:
         self._running -= 1
+
+
+async def _nowhere(_: LinkEvent) -> None:
+    """Where nothing is sent any more."""
 
 
 def _settings(limits: Limits, *, max_streams: int) -> Settings:

@@ -28,6 +28,10 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY = msgspec.json.Decoder(msgspec.Raw)
 
 
+# Models that take tensors read these literals. A datum's text goes on as it came, to whoever reads it next.
+_NO_LITERALS = "JSON has no NaN and no infinities: send null, or an array as application/x-npy"
+
+
 class DataCodec:
     """Decodes requests into data and encodes answers. `confidence` is the field that holds an answer's."""
 
@@ -58,7 +62,8 @@ class DataCodec:
                 _ANY.decode(body)
         except (msgspec.DecodeError, RecursionError) as exc:
             why = f"no JSON: {exc}" if body else "empty: expected JSON"
-            raise InvalidJson(f"the body is {why}") from exc
+            literal = b"NaN" in body or b"Infinity" in body
+            raise InvalidJson(f"the body is {why}", hint=_NO_LITERALS if literal else None) from exc
         return self._columns([body], "value")
 
     def decode_typed(self, body: bytes, media_type: bytes) -> Columns:

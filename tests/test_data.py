@@ -82,11 +82,20 @@ def test_any_other_json_is_one_datum(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b'{"instances": [1,]}', b'{"instances": [NaN]}', b'"\xff"', b"[" * 100_000, b'{"a": 01}'],
+    [b"{", b'{"instances": [1,]}', b'"\xff"', b"[" * 100_000, b'{"a": 01}'],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidJson, match="the body is no JSON"):
         DataCodec().decode(body)
+
+
+@pytest.mark.parametrize("body", [b'{"instances": [NaN]}', b"[1, -Infinity]"])
+def test_a_number_that_json_has_not_is_refused_with_what_to_send_instead(body: bytes) -> None:
+    with pytest.raises(InvalidJson) as caught:
+        DataCodec().decode(body)
+    assert caught.value.hint == (
+        "JSON has no NaN and no infinities: send null, or an array as application/x-npy"
+    )
 
 
 def test_another_body_is_one_datum_that_knows_its_type() -> None:

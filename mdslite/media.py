@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import orjson
@@ -15,6 +16,9 @@ OCTETS = b"application/octet-stream"
 # mean text, which a package gets as such.
 _JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urlencoded"})
 _DIGITS_MAX = 300  # of an integer that every float holds
+# In lower case, and where no backslash is escaped.
+_PAIR = re.compile(rb"\\ud[89ab]..\\ud[c-f]..", re.DOTALL)
+_HALF = re.compile(rb"\\ud[89a-f]")
 
 
 def plain_type(media_type: bytes) -> bytes:
@@ -49,15 +53,19 @@ def _parse_leniently(body: bytes) -> Any:
     """
     try:
         found = json.loads(body.decode(), parse_float=_finite, parse_int=_whole)
-        if b"\\u" in body:  # half of a surrogate pair is a text to this parser, and to nobody behind it
-            json.dumps(found, ensure_ascii=False).encode()
     except RecursionError as exc:
         raise InvalidJson("the body is no JSON: depth limit exceeded") from exc
-    except UnicodeEncodeError as exc:
-        raise InvalidJson("the body is no JSON: a text holds half of a surrogate pair") from exc
     except ValueError as exc:
         raise InvalidJson(f"the body is no JSON: {exc}") from exc
+    if b"\\u" in body and _has_half_pair(body):  # to this parser a text, and to nobody behind it
+        raise InvalidJson("the body is no JSON: a text holds half of a surrogate pair")
     return found
+
+
+def _has_half_pair(body: bytes) -> bool:
+    """Whether half of a surrogate pair is escaped in a JSON text."""
+    escapes = body.replace(rb"\\", b"--").lower()
+    return b"\\ud" in escapes and _HALF.search(_PAIR.sub(b"-", escapes)) is not None
 
 
 def _finite(text: str) -> float:

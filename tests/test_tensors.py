@@ -126,6 +126,8 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
     [
         (b'"\\ud800"', "half of a surrogate pair"),
         (b'{"\\udfff": 1}', "half of a surrogate pair"),
+        (b'"\\ud83d\\ud83d\\ude00"', "half of a surrogate pair"),
+        (b'"\\ud83d\\\\\\ude00"', "half of a surrogate pair"),
         (b'"\xed\xa0\x80"', "can't decode byte 0xed"),
         (b"1" * 10_000, "number is infinity when parsed as double"),
         (b"-1e400", "number is infinity when parsed as double"),

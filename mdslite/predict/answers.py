@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mdslite.predict.call import Call
 from mdslite.runtimes.protocol import Outputs
-from mdslite.serving.answers import encode_answer, join_pieces
+from mdslite.serving.answers import encode_answer, encode_parts, is_long, join_pieces
 from mdslite.serving.fleet import Served
+from mdslite.tensors import Codec
 
 
 def encode_empty(call: Call, served: Served) -> bytes:
@@ -19,6 +22,15 @@ def encode(call: Call) -> bytes:
     """A call's answer in the JSON of the predict URLs."""
     assert call.served is not None
     return encode_answer(call.served.codec, call.pieces, call.columns.form)
+
+
+def encode_long(call: Call) -> Iterator[bytes] | None:
+    """The parts of an answer that takes a while to write; None where it does not."""
+    assert call.served is not None
+    codec = call.served.codec
+    if isinstance(codec, Codec) and codec.counted and is_long(call.pieces):
+        return encode_parts(codec, call.pieces, call.columns.form)
+    return None
 
 
 def gather(call: Call) -> Outputs:

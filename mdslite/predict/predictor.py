@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from time import perf_counter
 
 from mdslite.data import DataCodec
@@ -20,7 +21,7 @@ from mdslite.http.deflate import INLINE_BYTES, LEAST_BYTES, compress
 from mdslite.http.guard import error_body
 from mdslite.http.paths import is_infer, parse_infer_path, parse_predict_path
 from mdslite.npy import MAGIC, NPY
-from mdslite.predict.answers import encode, encode_empty, gather
+from mdslite.predict.answers import encode, encode_empty, encode_long, gather
 from mdslite.predict.books import Books
 from mdslite.predict.call import EVENT_LINES, JSON_LINES, Call, Headers, Reply, reply_headers
 from mdslite.predict.events import Pieces, make_error_event
@@ -35,6 +36,7 @@ from mdslite.tensors import Columns
 
 logger = logging.getLogger(__name__)
 
+_PART_BYTES = 16 * 1024  # of an answer that takes a while to write: less is no reason to let others in
 _GZIP = b"\x1f\x8b"
 
 
@@ -126,17 +128,43 @@ class Predictor:
             self._send_error(call, call.error)
             return
         try:
-            body = encode(call) if call.form is None else call.form.write(call, gather(call))
+            if call.form is None:
+                parts = encode_long(call)
+                if parts is not None:
+                    self._write_on(call, parts, [])
+                    return
+                body = encode(call)
+            else:
+                body = call.form.write(call, gather(call))
         except MdsliteError as exc:
             self._send_error(call, exc)
         except Exception:
             logger.exception("request %s: the answer could not be encoded", call.request_id)
             self._send_error(call, MdsliteError("the model's answer could not be encoded"))
         else:
-            if call.coding and len(body) >= LEAST_BYTES:
-                self._compress(call, body)
-            else:
-                self._send(call, 200, body, None)
+            self._answer(call, body)
+
+    def _write_on(self, call: Call, parts: Iterator[bytes], written: list[bytes]) -> None:
+        """Write a long answer part by part, and let others have their turn after each."""
+        try:
+            for part in parts:
+                written.append(part)
+                if len(part) > _PART_BYTES:
+                    asyncio.get_running_loop().call_soon(self._write_on, call, parts, written)
+                    return
+        except MdsliteError as exc:
+            self._send_error(call, exc)
+        except Exception:
+            logger.exception("request %s: the answer could not be encoded", call.request_id)
+            self._send_error(call, MdsliteError("the model's answer could not be encoded"))
+        else:
+            self._answer(call, b"".join(written))
+
+    def _answer(self, call: Call, body: bytes) -> None:
+        if call.coding and len(body) >= LEAST_BYTES:
+            self._compress(call, body)
+        else:
+            self._send(call, 200, body, None)
 
     def _compress(self, call: Call, body: bytes) -> None:
         """Send an answer in the coding that its caller wishes for; a long one is compressed in a thread."""

@@ -58,8 +58,17 @@ PARTS = {
 
 def list_backups(store_dir: Path) -> list[Path]:
     """List the backups in the store's own folder of backups, oldest first."""
-    found = (store_dir / BACKUPS_NAME).glob(f"[!.]*{BACKUP_SUFFIX}")
-    return [path.absolute() for path in sorted(filter(Path.is_file, found), key=_backup_time)]
+    return [path.absolute() for path in _backups_in(store_dir / BACKUPS_NAME)]
+
+
+def newest_of(folder: Path) -> Path | None:
+    """The newest file in a folder that is called as backups are."""
+    return next(reversed(_backups_in(folder)), None)
+
+
+def _backups_in(folder: Path) -> list[Path]:
+    found = folder.glob(f"[!.]*{BACKUP_SUFFIX}")
+    return sorted(filter(Path.is_file, found), key=_backup_time)
 
 
 def find_leavings(store_dir: Path) -> str | None:

@@ -29,6 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name / "alias.yaml").write_text("a: &a b\nc: *a\n")
         for file in files:
             (tmp_path / name / file).write_text("# ours\ndeployments:\n- project: p\n")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "b.tar").touch()
     (tmp_path / "spam.json").write_text("[1]")
     (tmp_path / "odd.json").write_bytes(b"\xff")
     (tmp_path / "package").mkdir()
@@ -80,6 +82,8 @@ def told(line: str, capsys: Captured) -> tuple[str, str]:
             "there is no nofile: expected a backup's file",
             "mdslite backup makes one",
         ),
+        ("restore site --store s", "site is a folder: expected a backup's file", "mdslite backup makes one"),
+        ("restore kept --store s", "kept is a folder: expected a", "mdslite restore kept/b.tar --store s"),
         ("restore spam.json --store s", "spam.json is no backup that can be", "mdslite backup makes one"),
     ],
 )
@@ -94,6 +98,15 @@ def test_a_file_that_is_not_what_was_meant(
 @pytest.mark.parametrize(
     ("line", "said", "hint"),
     [
+        ("apply -f", "Option '-f' requires an argument.", "mdslite apply --help"),
+        ("logs --limit", "Option '--limit' requires an argument.", "mdslite logs --help"),
+        ("--nothing", "No such option '--nothing'.", "mdslite --help"),
+        ("apply --yes", "Missing option '-f' / '--file'.", "mdslite apply --help"),
+        (
+            "apply site/deployments.yaml --yes",
+            "Missing option '-f' / '--file'.",
+            "mdslite apply -f site/deployments.yaml",
+        ),
         ("history abc", "expected a whole number of 1 or more, got abc", "mdslite history --help"),
         ("up --port 70000", "expected a whole number from 0 to 65,535, got 70000", "mdslite up --help"),
         ("up --log-days 0", "expected a number above 0, got 0.0", "mdslite up --help"),

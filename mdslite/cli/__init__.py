@@ -129,7 +129,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def run(args: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Errors become `error:` and `hint:` lines on stderr, and an object on
     stdout where JSON was asked for."""
-    as_json = "--json" in (sys.argv[1:] if args is None else args)  # whatever else was wrong with them
+    typed = sys.argv[1:] if args is None else args
+    as_json = "--json" in typed  # whatever else was wrong with them
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(
@@ -142,7 +143,8 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.ClickException as exc:
         from mdslite.cli.usage import explain
 
-        return _fail(explain(exc), as_json=as_json)
+        command = next((word for word in typed if word in COMMANDS), None)
+        return _fail(explain(exc, typed, command=command), as_json=as_json)
     except errors.MdsliteError as exc:
         return _fail(exc, as_json=as_json)
     return code if isinstance(code, int) else 0

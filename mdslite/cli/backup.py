@@ -98,11 +98,20 @@ def restore(backup_path: str, store: str, force: bool, as_json: bool) -> int:
 
 
 def _check(path: Path, store: Path) -> None:
-    """:raises InvalidRequest: there is no such backup; the hint names the newest of the store's own"""
-    if path.exists():
+    """:raises InvalidRequest: there is no such backup, or it is a folder; the hint names the newest there"""
+    if path.exists() and not path.is_dir():
         return
-    from mdslite.store.recovery import list_backups
+    from mdslite.store.recovery import list_backups, newest_of
 
+    where = f"--store {shlex.quote(str(store))}"
+    if path.is_dir():
+        found = newest_of(path)
+        hint = (
+            "mdslite backup makes one"
+            if found is None
+            else f"mdslite restore {shlex.quote(str(found))} {where}"
+        )
+        raise InvalidRequest(f"{path} is a folder: expected a backup's file", hint=hint)
     newest = next(reversed(list_backups(store)), None)
     raise InvalidRequest(
         f"there is no {path}: expected a backup's file",

@@ -3,6 +3,7 @@ click does not see: options that would change nothing."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ class Hinted(click.BadParameter):
         self.hint = hint
 
 
-def explain(error: click.ClickException) -> InvalidRequest:
-    """The error as one of ours."""
+def explain(error: click.ClickException, typed: Sequence[str], *, command: str | None) -> InvalidRequest:
+    """The error as one of ours, about the words that were typed and the command among them."""
     if not isinstance(error, click.UsageError):
         return InvalidRequest(_on_one_line(error.format_message()), hint="mdslite --help")
     message = error.format_message()
@@ -34,7 +35,7 @@ def explain(error: click.ClickException) -> InvalidRequest:
     if isinstance(wanted, click.IntRange | click.FloatRange) and (no := _NO_NUMBER.match(error.message)):
         words = f"expected {_number_words(wanted)}, got {no['value'].strip(chr(39))}"
         message = message.replace(error.message, words)
-    return InvalidRequest(_on_one_line(message), hint=_hint(error))
+    return InvalidRequest(_on_one_line(message), hint=_hint(error, typed, command))
 
 
 def refuse_ignored(modes: Mapping[str, Sequence[str]], *, always: Sequence[str] = ()) -> None:
@@ -89,17 +90,31 @@ def _number_words(wanted: click.IntRange | click.FloatRange) -> str:
     return word if most is None else f"{word} of {most} or less"
 
 
-def _hint(error: click.UsageError) -> str:
+def _hint(error: click.UsageError, typed: Sequence[str], command: str | None) -> str:
     context = error.ctx
     if context is None:
-        return "mdslite --help"
+        return "mdslite --help" if command is None else f"mdslite {command} --help"
     if isinstance(error, Hinted):
         return addressed_to(context.params.get("url") or DEFAULT_URL, error.hint)
     extra = _EXTRA.match(error.message)
     if extra is not None and isinstance(given := context.params.get("filter"), str) and given:
         whole = shlex.quote(f"{given} {extra['words']}")
         return f"a filter is one argument: {context.command_path} {whole}"
+    if isinstance(error, click.MissingParameter) and (line := _with_its_option(error, context, typed)):
+        return line
     return f"{context.command_path} --help"
+
+
+def _with_its_option(
+    error: click.MissingParameter, context: click.Context, typed: Sequence[str]
+) -> str | None:
+    """The command with the option before the one file that was typed, where that can mean nothing else."""
+    if not isinstance(error.param, click.Option):
+        return None
+    files = [word for word in typed if os.path.isfile(word)]
+    if len(files) != 1 or any(isinstance(one, click.Argument) for one in context.command.params):
+        return None
+    return f"{context.command_path} {error.param.opts[0]} {shlex.quote(files[0])}"
 
 
 def _on_one_line(text: str) -> str:

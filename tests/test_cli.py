@@ -205,6 +205,24 @@ class TestLs:
             "mail/spamfilter@v1 failed: bad \\x1b[31mgraph [/bold]",
         ]
 
+    def test_tells_few_requests_from_none(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        for version, rps in zip(api.models[0]["versions"], (0.0334, 0.0, 1.25), strict=True):
+            version["rps"] = rps
+        assert run(["ls", "demo"]) == 0
+        assert [line.split()[5] for line in capsys.readouterr().out.splitlines()[1:]] == [
+            "0.033",
+            "0.0",
+            "1.2",
+        ]
+
+    def test_of_an_unloaded_version_says_once_that_it_is(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        reason = "it was unloaded: mdslite load demo/digits brings it back"
+        api.models[0]["versions"][0] |= {"state": "unloaded", "reason": reason}
+        assert run(["ls", "demo"]) == 0
+        assert capsys.readouterr().err.splitlines()[1] == f"demo/digits@v1: {reason}"
+
     @pytest.mark.parametrize(
         ("windows", "told"),
         [

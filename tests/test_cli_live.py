@@ -86,9 +86,7 @@ def test_a_model_that_is_unloaded_says_how_it_is_loaded_again(
     for line in (hint, found.err.strip().removeprefix("bring it back: ")):
         assert line == f"mdslite load --url {live.url} demo/digits"
     assert run(["ls", *url]) == 0
-    reason = (
-        f"demo/digits@v1 unloaded: it was unloaded: mdslite load --url {live.url} demo/digits brings it back"
-    )
+    reason = f"demo/digits@v1: it was unloaded: mdslite load --url {live.url} demo/digits brings it back"
     assert reason in capsys.readouterr().err
     assert run([*shlex.split(hint)[1:], "--json"]) == 0
     assert [one["state"] for one in json.loads(capsys.readouterr().out)["versions"]] == ["ready"]

@@ -134,7 +134,7 @@ def _write_models(models: Sequence[Json], url: str) -> None:
             version["state"],
             _weight(version),
             _percent(version.get("share")),
-            output.number_text(version.get("rps")),
+            _rate(version.get("rps")),
             output.number_text(version.get("p50_ms")),
             output.number_text(version.get("p99_ms")),
             _percent(version.get("error_rate"), digits=2, sign=""),
@@ -149,7 +149,10 @@ def _write_models(models: Sequence[Json], url: str) -> None:
             if version.get("reason"):
                 name = f"{model['project']}/{model['model']}@{version['version']}"
                 reason = addressed_to(url, output.escape(version["reason"]))
-                output.note(f"{name} {version['state']}: {reason}")
+                state = (
+                    "" if version["state"] == "unloaded" else f" {version['state']}"
+                )  # which it says itself
+                output.note(f"{name}{state}: {reason}")
             for one in version.get("endpoints") or ():
                 if not one["available"]:
                     name = f"{model['project']}/{model['model']}@{version['version']}"
@@ -257,9 +260,9 @@ def _write_printed(printed: Json) -> None:
 def _traffic(version: Json) -> str:
     if not version.get("rps"):
         return "no requests"
-    figures = {name: output.number_text(version.get(name)) for name in ("rps", "p50_ms", "p99_ms")}
+    p50, p99 = (output.number_text(version.get(name)) for name in ("p50_ms", "p99_ms"))
     errors_text = _percent(version.get("error_rate"), digits=2)
-    told = f"{figures['rps']}/s  p50 {figures['p50_ms']} ms  p99 {figures['p99_ms']} ms  errors {errors_text}"
+    told = f"{_rate(version['rps'])}/s  p50 {p50} ms  p99 {p99} ms  errors {errors_text}"
     return f"{told}  refused {version['refused']}" if version.get("refused") else told
 
 
@@ -295,6 +298,11 @@ def _where(endpoint: Json) -> str:
 def _short(digest: str) -> str:
     kind, _, digits = digest.partition(":")
     return f"{kind}:{digits[:12]}"
+
+
+def _rate(value: float | None) -> str:
+    """Requests a second; a few in a minute are not none."""
+    return f"{value:.2g}" if value is not None and 0 < value < 1 else output.number_text(value)
 
 
 def _percent(value: float | None, *, digits: int = 0, sign: str = "%") -> str:

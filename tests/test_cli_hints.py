@@ -297,6 +297,7 @@ def test_doctor_names_the_store_in_its_hints(folder: Path, capsys: Captured) -> 
     for command, store in (
         (["doctor", "--store", "s"], "s"),
         (["doctor", "--url", "http://127.0.0.1:9"], "./.mdslite"),
+        (["doctor", "--url", "unix:s"], "s"),
     ):
         run(command)
         assert f"  hint: make one with: mdslite backup --store {store}\n" in capsys.readouterr().out

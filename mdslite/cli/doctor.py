@@ -54,7 +54,8 @@ def _ask_or_check(url: str) -> list[Finding]:
             found = client.doctor()
     except errors.MdsliteError as exc:
         nobody = {"level": "warning", "what": exc.message, "hint": exc.hint}
-        return [nobody, *_check(DEFAULT_STORE)]
+        store = url.removeprefix("unix:") if url.startswith("unix:") else DEFAULT_STORE
+        return [nobody, *_check(store)]
     there = [{**one, "hint": one["hint"] and addressed_to(url, one["hint"])} for one in found]
     return [{"level": "ok", "what": f"an appliance serves at {url}", "hint": None}, *there]
 

@@ -157,7 +157,8 @@ class Appliance(Assembly):
         )
         await self.rollouts.close()
         await self.replays.close()
-        await self.deployer.close(grace_s=settings.drain_s)
+        # An apply at the start is nobody's: the next start makes it.
+        await self.deployer.close(grace_s=0.0 if self.fleet.router.starting else settings.drain_s)
         await self.deferrals.close()
         await self.fleet.close(grace_s=settings.drain_s)
         await self.front.finish()
@@ -187,7 +188,7 @@ class Appliance(Assembly):
 
 
 def serve(settings: Settings, announce: Announce) -> int:
-    """Run the appliance until SIGTERM or SIGINT, and return the exit code.
+    """Run the appliance until SIGTERM, SIGINT or SIGHUP, and return the exit code.
 
     :raises MdsliteError: it could not start
     """
@@ -199,13 +200,13 @@ def serve(settings: Settings, announce: Announce) -> int:
 async def _serve(settings: Settings, announce: Announce) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    _await_signals(loop, stopping)
     appliance = Appliance(settings, announce)
     starting = asyncio.create_task(appliance.start())
     waiting = asyncio.create_task(stopping.wait())
     await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
+        announce("stopping: what is being loaded is given up; a second Ctrl-C or SIGTERM stops at once")
         starting.cancel()
     try:
         await starting
@@ -222,12 +223,26 @@ async def _serve(settings: Settings, announce: Announce) -> int:
         await appliance.stop()
         raise
     await waiting
-    # A second signal ends the process the hard way.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
     announce(_stop_line(appliance.predictor.books.open, settings.drain_grace_s))
     await appliance.stop()
     return 0
+
+
+def _await_signals(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    """Have the first signal set `stopping`, and a second one end the process the hard way. When a terminal is
+    closed, several may come."""
+    hard = (signal.SIGTERM, signal.SIGINT)
+
+    def stop() -> None:
+        stopping.set()
+        for number in hard:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # what Python does at a Ctrl-C waits for all threads
+
+    for number in hard:
+        loop.add_signal_handler(number, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        loop.add_signal_handler(signal.SIGHUP, stop)
 
 
 def _settle_memory() -> None:

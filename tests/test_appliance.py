@@ -16,11 +16,13 @@ import models
 import odd_models
 import pytest
 from load import Load
+from packages import class_text, write_package
 from waiting import hold_on
 
 from mdslite.appliance import _stop_line
 from mdslite.client import Client
 from mdslite.errors import LoadFailed, MdsliteError
+from mdslite.hosts import SOCKET_NAME
 
 PATH = "/projects/p/models/m:predict"
 BODY = json.dumps({"instances": [[1, 2, 3, 4]]}).encode()
@@ -82,17 +84,62 @@ def test_the_split_is_exact_from_outside(tmp_path: Path, model: Path, other: Pat
         assert seen[:100].count("v1") == seen[100:].count("v1") == 80
 
 
-@pytest.mark.parametrize("keep", [True, False], ids=["kept connections", "a connection a request"])
-def test_a_stop_under_load_loses_no_request(tmp_path: Path, model: Path, keep: bool) -> None:
+@pytest.mark.parametrize(
+    ("keep", "number"),
+    [(True, signal.SIGTERM), (False, signal.SIGTERM), (True, signal.SIGINT), (True, signal.SIGHUP)],
+)
+def test_a_stop_under_load_loses_no_request(
+    tmp_path: Path, model: Path, keep: bool, number: signal.Signals
+) -> None:
     spec = write_spec(tmp_path, spec_of(v1=(model, 100)))
     with live.up(str(spec), "--drain-grace", "0.3", cwd=tmp_path) as box:
         with Load(box.url, PATH, BODY, clients=32 if keep else 8, keep=keep) as load:
             load.wait_for_more(200)
-            box.process.send_signal(signal.SIGTERM)
+            box.process.send_signal(number)
             load.join()
         assert load.lost == []
         assert set(load.statuses) == {200}
         assert box.process.wait(20) == 0
+
+
+def test_the_end_of_a_terminal_stops_it_unless_nohup_was_asked_to_keep_it(tmp_path: Path) -> None:
+    with live.up("--drain-grace", "30", cwd=tmp_path) as box:
+        for _ in range(3):
+            box.process.send_signal(signal.SIGHUP)
+        hold_on(lambda: get(box.url, "/readyz")[0] == 503)
+        assert get(box.url, "/healthz")[0] == 200
+        assert box.stop()[0] == -signal.SIGTERM
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with live.up(cwd=tmp_path) as box:
+            box.process.send_signal(signal.SIGHUP)
+            assert get(box.url, "/readyz")[0] == 200
+            assert box.stop()[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_it_loads_says_so_and_a_second_one_waits_for_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    methods = """
+        def __init__(self):
+            import time
+            time.sleep(600)
+
+        @mds.predict
+        def answer(self, data):
+            return data
+    """
+    package = write_package(tmp_path / "slow", {"model.py": class_text(methods, name="Slow")})
+    with live.begin(str(package), cwd=tmp_path) as process:
+        hold_on((tmp_path / ".mdslite" / SOCKET_NAME).exists)
+        process.send_signal(number)
+        assert process.stderr is not None
+        assert next(line for line in process.stderr if line.startswith("stopping: what is being loaded"))
+        process.send_signal(number)
+        assert process.wait(20) == -number
 
 
 def test_while_it_drains_it_is_not_ready_but_still_answers(tmp_path: Path, model: Path) -> None:

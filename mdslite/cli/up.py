@@ -66,7 +66,7 @@ Examples:
 
 To serve beyond this machine takes a token: mdslite token create --help.
 
-Stops on Ctrl-C or SIGTERM after finishing what is in flight."""
+Stops on Ctrl-C, SIGTERM or SIGHUP (its terminal is closed) after finishing what is in flight."""
 )
 @click.argument("file", type=click.Path(), metavar="[FILE]", required=False)
 @click.option(

@@ -26,11 +26,13 @@ def encode(call: Call) -> bytes:
 
 def encode_long(call: Call) -> Iterator[bytes] | None:
     """The parts of an answer that takes a while to write; None where it does not."""
+    if not is_long(call.pieces):
+        return None
     assert call.served is not None
     codec = call.served.codec
-    if isinstance(codec, Codec) and codec.counted and is_long(call.pieces):
-        return encode_parts(codec, call.pieces, call.columns.form)
-    return None
+    if not isinstance(codec, Codec) or not codec.counted:
+        return None
+    return encode_parts(codec, call.pieces, call.columns.form)
 
 
 def gather(call: Call) -> Outputs:

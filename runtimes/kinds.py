@@ -314,7 +314,7 @@ def runtime_settings(runtime: str, container_parameter: Mapping[str, Any]) -> Ma
     return found if isinstance(found, Mapping) else {}
 
 
-PROBE_RULES = 5  # one more whenever a probe comes to say something else of the same file
+PROBE_RULES = 6  # one more whenever a probe comes to say something else of the same file
 
 
 def probe_engine(runtime: str, settings: Mapping[str, Any] | None = None) -> str:

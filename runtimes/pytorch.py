@@ -120,6 +120,7 @@ class TorchSession:
         self._failures = engine.exceptions(torch)
         self._compute: Callable[[Mapping[str, Any]], Sequence[Any]] = program.compute
         self._is_bounded = program.is_bounded
+        self._find_hazards = program.find_hazards
         self._datatypes = {one.name: one.datatype for one in program.signature.inputs}
         self._copies = program.writes
         self._sizes = program.sizes
@@ -130,6 +131,11 @@ class TorchSession:
     def bounded(self) -> bool:
         """Is a run's time a function of its inputs' sizes?"""
         return self._is_bounded()
+
+    @property
+    def hazards(self) -> tuple[str, ...]:
+        """Operators by which a request could end the process."""
+        return self._find_hazards()
 
     def handle(self) -> TorchHandle:
         return TorchHandle()
@@ -155,6 +161,7 @@ class TorchSession:
         """Free the model's memory, once the runs under way are over."""
         self._compute = _closed
         self._is_bounded = bool
+        self._find_hazards = tuple
         if self._gpu is not None:
             self._gpu.release()
 

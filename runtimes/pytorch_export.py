@@ -46,14 +46,20 @@ class Size:
         return f'input "{self.name}": dimension {self.axis} is {size}, but was exported to be{wanted}'
 
 
+DIVISION = "aten::div"  # a hazard where it rounds like this, by PyTorch 2.13
+TRUNCATE = "trunc"
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A model on its device. `compute` takes named tensors and gives one an output, `writes` says that it may
-    write to those that it takes; `rows_most` is how many rows it was exported for."""
+    write to those that it takes; `rows_most` is how many rows it was exported for; `find_hazards` names the
+    operators by which a request could end the process."""
 
     signature: Signature
     compute: Compute
     is_bounded: Callable[[], bool]
+    find_hazards: Callable[[], tuple[str, ...]]
     writes: bool
     sizes: tuple[Size, ...] = ()
     rows_most: int | None = None
@@ -76,13 +82,14 @@ def read_exported(torch: Any, program: Any, device: Any) -> Program:
     sizes = tuple(_sizes(program, names, values))
     symbol = _row_symbol([values[name] for name in names], [value for _, value in outputs], sizes)
     rows: Rows = "free" if symbol is not None else _fixed_rows((*inputs, *results), bool(inputs))
-    bounded = _is_bounded(torch, graph)
+    bounded, hazards = _is_bounded(torch, graph), _find_hazards(graph)
     program.state_dict.clear()  # what is left of it refers to itself, and would stay until a collection
     program.constants.clear()
     return Program(
         Signature(inputs, results, rows),
         _call(graph, arguments, names, places),
         is_bounded=lambda: bounded,
+        find_hazards=lambda: hazards,
         writes=writes,
         sizes=tuple(one for one in sizes if one.symbol != symbol),
         rows_most=next((one.most for one in sizes if one.symbol == symbol), None),
@@ -257,3 +264,14 @@ def _is_bounded(torch: Any, graph: Any) -> bool:
             if free_symbols(node.meta.get("val")):
                 return False  # a value in the data, which may be the size of what follows
     return True
+
+
+def _find_hazards(graph: Any) -> tuple[str, ...]:
+    """Whole numbers divided and cut off: the least of them by -1 stops the processor."""
+    for module in graph.modules():
+        for node in module.graph.nodes if hasattr(module, "graph") else ():
+            cuts = str(node.target).startswith("aten.div.") and node.kwargs.get("rounding_mode") == TRUNCATE
+            dtype = getattr(node.meta.get("val"), "dtype", None)
+            if cuts and not (dtype is not None and dtype.is_floating_point):
+                return (DIVISION,)
+    return ()

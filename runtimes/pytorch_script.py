@@ -17,7 +17,7 @@ from mdslite.errors import LoadFailed
 from mdslite.runtimes.protocol import Datatype, Signature, TensorSpec
 from mdslite.runtimes.pytorch_archive import read_text
 from mdslite.runtimes.pytorch_engine import DATATYPES, datatype_of, exceptions, run_error, to_tensor
-from mdslite.runtimes.pytorch_export import Compute, Program
+from mdslite.runtimes.pytorch_export import DIVISION, TRUNCATE, Compute, Program
 from mdslite.runtimes.pytorch_signature import (
     Outcome,
     Run,
@@ -59,6 +59,7 @@ def read_script(torch: Any, module: Any, model: Path, settings: Mapping[str, Any
         signature,
         compute_parts,
         is_bounded=lambda: _is_bounded(torch, module),
+        find_hazards=lambda: _find_hazards(module),
         writes=any(node.kind().endswith("_") for node in _nodes(module.inlined_graph)),
     )
 
@@ -295,6 +296,14 @@ def _is_bounded(torch: Any, module: Any) -> bool:
         if node.kind() in _TO_NUMBERS and next(iter(node.inputs())).node().kind() != "prim::NumToTensor":
             return False  # a value in the data, which may be the size of what follows
     return True
+
+
+def _find_hazards(module: Any) -> tuple[str, ...]:
+    """Numbers divided and cut off, which may be whole ones: the file does not say."""
+    for node in _nodes(module.inlined_graph):
+        if node.kind() == DIVISION and any(value.toIValue() == TRUNCATE for value in list(node.inputs())[2:]):
+            return (DIVISION,)
+    return ()
 
 
 def _names(found: Sequence[TensorSpec] | Sequence[Argument]) -> str:

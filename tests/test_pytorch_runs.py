@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from torch_sessions import floats, open_model
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, ModelError, OutOfMemory, Unavailable
 from mdslite.packing import to_bfloat16
+from mdslite.runtimes.confined import ConfinedRuntime
 from mdslite.runtimes.machine import cores
 from mdslite.runtimes.protocol import NUMPY_DTYPES, Device, LoadOptions
 from mdslite.runtimes.pytorch import TorchRuntime
@@ -129,6 +131,24 @@ def test_an_exported_program_with_branches_is_not_bounded(tmp_path: Path) -> Non
     session = open_model(tm.export(tmp_path / "b.pt2", Branches(), torch.ones(2, 2)))
     assert not session.bounded
     np.testing.assert_array_equal(session.run({"x": np.ones((1, 2), np.float32)})[0], [[2, 2]])
+
+
+def test_a_division_of_whole_numbers_that_cuts_off_could_end_the_process(tmp_path: Path) -> None:
+    whole, real = torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 2)
+    assert open_model(tm.export(tmp_path / "w.pt2", tm.Division(), whole, whole.clone())).hazards == (
+        "aten::div",
+    )
+    assert open_model(tm.export(tmp_path / "r.pt2", tm.Division(), real, real.clone())).hazards == ()
+    scripted = tm.trace(tmp_path / "s.pt", tm.Division(), whole, whole.clone())
+    inputs = [{"name": name, "datatype": "INT64", "shape": [-1, 2]} for name in "xy"]
+    outputs = [{"name": "output", "datatype": "INT64", "shape": [-1, 2]}]  # it refuses zeros
+    assert open_model(scripted, inputs=inputs, outputs=outputs).hazards == ("aten::div",)
+    assert open_model(tm.script(tmp_path / "m.pt", tm.Mlp())).hazards == ()
+    with (
+        pytest.raises(Unavailable, match="SIGFPE"),
+        contextlib.closing(ConfinedRuntime("PYTORCH").open(tmp_path / "w.pt2", LoadOptions())) as session,
+    ):
+        session.run({"x": np.full((1, 2), -(2**63)), "y": np.full((1, 2), -1)})
 
 
 def test_an_exported_program_whose_sizes_are_in_the_data_is_not_bounded(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ class Mlp(Module):
         return torch.softmax(self.layers(x), -1)
 
 
+class Division(Module):
+    """x, y → x / y, rounded towards zero."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.div(x, y, rounding_mode="trunc")
+
+
 class Linear(torch.nn.Linear):
     """input FP32 [N, 4] → FP32 [N, 3]."""
 

@@ -304,6 +304,11 @@ class StoreCorrupt(StoreError):
     code = "store_corrupt"
 
 
+def unknown_error() -> MdsliteError:
+    """What is said of what nobody foresaw."""
+    return MdsliteError("something went wrong inside the appliance; its log has the details")
+
+
 def clip(text: str, limit: int = QUOTED_CHARS) -> str:
     """What somebody else wrote, as it may stand in a message: cut short."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

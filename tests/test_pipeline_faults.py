@@ -108,7 +108,7 @@ class TestErrors:
             lane = pipeline_lane(pipeline(to("a", "b"), model("b", "m/m")), appenders("a"), routes=object())  # type: ignore[arg-type]
             request = Request("x")
             submit(lane, request)
-            with pytest.raises(MdsliteError, match=r"^node b: internal error$"):
+            with pytest.raises(MdsliteError, match=r"^node b: something went wrong inside the appliance"):
                 await request.answer()
             assert "AttributeError" in caplog.text
             lane.close()

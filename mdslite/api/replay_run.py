@@ -14,7 +14,7 @@ from mdslite.api.labeling import Labeling
 from mdslite.api.replay_schema import ReplayBody, ReplayInfo, State
 from mdslite.api.replay_source import Census, Sendable
 from mdslite.api.side_by_side import Answered, SideBySide
-from mdslite.errors import InvalidRequest, MdsliteError, Unavailable, quoted, without_frames
+from mdslite.errors import InvalidRequest, MdsliteError, Unavailable, quoted, unknown_error, without_frames
 from mdslite.predict.allowance import HANDLING_S, Allowance
 from mdslite.predict.answers import encode
 from mdslite.predict.call import Call
@@ -250,7 +250,7 @@ class Run:
         except Exception:
             logger.exception("replayed request %s failed", call.request_id)
             call.finished = True
-            call.error = MdsliteError("internal error")
+            call.error = unknown_error()
             self._finish(call)
 
     def _finish(self, call: ReplayCall) -> None:

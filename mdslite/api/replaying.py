@@ -22,7 +22,7 @@ from mdslite.api import replay_source
 from mdslite.api.labeling import Labeling
 from mdslite.api.replay_run import Pace, Run
 from mdslite.api.replay_schema import ReplayBody, ReplayInfo
-from mdslite.errors import MdsliteError, NotFound, Overloaded, Unavailable
+from mdslite.errors import MdsliteError, NotFound, Overloaded, Unavailable, unknown_error
 from mdslite.http.access import Grant
 from mdslite.predict.allowance import Allowance
 from mdslite.predict.predictor import Predictor
@@ -152,7 +152,7 @@ class Replays:
             run.end("failed", exc.message)
         except Exception:
             logger.exception("replay %s failed", run.number)
-            run.end("failed", "internal error")
+            run.end("failed", unknown_error().message)
         finally:
             try:
                 with suppress(MdsliteError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from mdslite.door.replies import reply_head
-from mdslite.errors import MdsliteError
+from mdslite.errors import unknown_error
 from mdslite.http.tls import tls_extension
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from mdslite.http.request import Request
 
 logger = logging.getLogger(__name__)
-
-OPAQUE = "something went wrong inside the appliance; its log has the details"
 
 
 class Exchange:
@@ -53,7 +51,7 @@ class Exchange:
         if self._begun:
             self._connection.abort()
         else:
-            self._connection.answer_error(self._request, MdsliteError(OPAQUE))
+            self._connection.answer_error(self._request, unknown_error())
 
     def disconnected(self) -> None:
         """The client left."""
@@ -74,8 +72,8 @@ class Exchange:
             "query_string": query,
             "root_path": "",
             "headers": self._request.headers,
-            "client": _address(transport.get_extra_info("peername")),
-            "server": _address(transport.get_extra_info("sockname")),
+            "client": address(transport.get_extra_info("peername")),
+            "server": address(transport.get_extra_info("sockname")),
             "extensions": tls_extension(transport.get_extra_info("peercert")),
         }
 
@@ -142,5 +140,6 @@ class Exchange:
             self._connection.transport.write(data)
 
 
-def _address(name: Any) -> tuple[str, int] | None:
+def address(name: Any) -> tuple[str, int] | None:
+    """Of one end of a connection, as ASGI has it; none of a socket that is a file."""
     return (name[0], name[1]) if isinstance(name, tuple) else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
 
+from mdslite.door.asgi import address
 from mdslite.http.policing import (
     INTERNAL_ERROR,
     LAST_STREAM_ID,
@@ -60,8 +61,8 @@ class Connection(asyncio.StreamReaderProtocol):
         self.limits = bridge.limits
         self.meter = Meter(bridge.limits, now=loop.time())
         self.is_tls = transport.get_extra_info("ssl_object") is not None
-        self.client = _address(transport.get_extra_info("peername"))
-        self.server = _address(transport.get_extra_info("sockname"))
+        self.client = address(transport.get_extra_info("peername"))
+        self.server = address(transport.get_extra_info("sockname"))
         self.extensions = tls_extension(transport.get_extra_info("peercert"))
         self.final_stream_id = LAST_STREAM_ID
         self._bridge = bridge
@@ -294,7 +295,3 @@ class Connection(asyncio.StreamReaderProtocol):
             self._link.write(b"".join(self._corked))
         self._corked.clear()
         self._corked_bytes = 0
-
-
-def _address(found: Any) -> tuple[str, int] | None:
-    return (found[0], found[1]) if isinstance(found, tuple) else None

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Scope
 
-from mdslite.errors import MdsliteError
+from mdslite.errors import MdsliteError, unknown_error
 from mdslite.http.guard import error_body, error_headers, make_request_id
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Exchange:
             logger.exception("%s %s failed", scope["method"], scope["path"])
         finally:
             if not self._begun and not self._left:
-                await self._send_error(MdsliteError("something went wrong inside the appliance"))
+                await self._send_error(unknown_error())
             await self._send(None)
             self._send = _nowhere  # Hypercorn's stream, which knows this: no circle for the collector
 

@@ -29,6 +29,7 @@ from mdslite.errors import (
     Unauthorized,
     clip,
     quoted,
+    unknown_error,
 )
 from mdslite.http.request import check_repeated
 
@@ -125,7 +126,7 @@ class Errors:
             headers = [(key.lower().encode(), value.encode()) for key, value in (exc.headers or {}).items()]
         except Exception:
             logger.exception("request %s failed", scope["request_id"])
-            error = MdsliteError("something went wrong inside the appliance; its log has the details")
+            error = unknown_error()
         if started:
             logger.error("request %s broke off its answer: %s", scope["request_id"], error.message)
             raise error

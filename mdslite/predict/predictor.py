@@ -15,7 +15,15 @@ from collections.abc import Iterator
 from time import perf_counter
 
 from mdslite.data import DataCodec
-from mdslite.errors import InvalidJson, InvalidRequest, MdsliteError, NotFound, Unauthorized, without_frames
+from mdslite.errors import (
+    InvalidJson,
+    InvalidRequest,
+    MdsliteError,
+    NotFound,
+    Unauthorized,
+    unknown_error,
+    without_frames,
+)
 from mdslite.http.access import ANYBODY, Access, Grant
 from mdslite.http.deflate import INLINE_BYTES, LEAST_BYTES, compress
 from mdslite.http.guard import error_body
@@ -111,7 +119,7 @@ class Predictor:
             self._send_error(call, exc, of_model=exc is not error)
         except Exception:
             logger.exception("request %s failed", call.request_id)
-            self._send_error(call, MdsliteError("internal error"))
+            self._send_error(call, unknown_error())
 
     def refuse(self, call: Call, error: MdsliteError) -> None:
         """End a call of which it cannot be told where it wanted to go."""

@@ -19,6 +19,7 @@ from mdslite.errors import (
     MdsliteError,
     Overloaded,
     TooLarge,
+    unknown_error,
     without_frames,
 )
 from mdslite.http.budget import LEAST_BYTES, Claim, bind, claim_body, make_space
@@ -27,7 +28,7 @@ from mdslite.http.inflate import decompress
 from mdslite.rpc import frames
 from mdslite.rpc.heads import Head
 from mdslite.rpc.limits import RpcLimits
-from mdslite.rpc.statuses import end_of, unknown_error
+from mdslite.rpc.statuses import end_of
 
 logger = logging.getLogger(__name__)
 

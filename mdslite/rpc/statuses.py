@@ -52,8 +52,3 @@ def end_of(error: MdsliteError, request_id: str) -> bytes:
     trailing += [(name.decode(), value.decode("latin-1")) for name, value in error_fields(error)]
     code = STATUSES.get(error.status, INTERNAL)
     return frames.status(code, describe(error)) + frames.fields(trailing)
-
-
-def unknown_error() -> MdsliteError:
-    """What is said of what nobody foresaw."""
-    return MdsliteError("something went wrong inside the appliance; its log has the details")

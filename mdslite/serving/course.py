@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
-from mdslite.errors import DeadlineExceeded, InvalidRequest, MdsliteError, ModelError, UnsupportedMedia
+from mdslite.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MdsliteError,
+    ModelError,
+    UnsupportedMedia,
+    unknown_error,
+)
 from mdslite.runtimes.protocol import Datum
 from mdslite.serving.network import Network
 from mdslite.serving.nodes import NodeJob, read_answers
@@ -285,4 +292,4 @@ class Course:
 
 def _unexpected(course: Course, error: Exception) -> MdsliteError:
     logger.error("%s: unexpected error", course.name, exc_info=error)
-    return MdsliteError("internal error")
+    return unknown_error()

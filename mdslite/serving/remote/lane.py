@@ -20,6 +20,7 @@ from mdslite.errors import (
     Overloaded,
     TooLarge,
     Unavailable,
+    unknown_error,
     without_frames,
 )
 from mdslite.serving.batch import Confidence
@@ -152,7 +153,7 @@ class RemoteLane:
             job.error = without_frames(exc)
         except Exception:
             logger.exception("%s: a request could not be sent on", self.name)
-            job.error = MdsliteError("internal error")
+            job.error = unknown_error()
         if not job.finished:
             job.finished = True
             job.left = 0

@@ -9,21 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from mdslite.errors import ArtifactError, MdsliteError
+from mdslite.errors import ArtifactError, MdsliteError, StoreError
 from mdslite.findings import Finding, Level
 from mdslite.sizes import size_text
 from mdslite.store.database import connect_reader, first_fault, size_fault, sqlite_errors
 from mdslite.store.disk import free_bytes
+from mdslite.store.drift import SET_AGAIN, read_wishes, wishes_set_aside
 from mdslite.store.hours import list_hours
 from mdslite.store.lock import StoreLock, is_locked
 from mdslite.store.recovery import (
     ARTIFACTS_NAME,
-    LEDGERS,
+    DRIFT_NAME,
     LOG_NAME,
     MARKER_NAME,
     REGISTRY_NAME,
     corrupt_ledger,
     corrupt_store,
+    databases_beside,
     list_backups,
 )
 from mdslite.store.shelf import Artifact, Shelf
@@ -46,6 +48,7 @@ def check_store(store_dir: Path, *, clock: Callable[[], float] = time.time) -> l
         *_check_lock(store_dir),
         *_check_registry(store_dir),
         *_check_ledgers(store_dir),
+        *_check_wishes(store_dir / DRIFT_NAME),
         *_check_log(store_dir),
         *_check_backups(store_dir, clock()),
         *_check_disk(store_dir),
@@ -82,8 +85,7 @@ def _check_registry(store_dir: Path) -> Iterator[Finding]:
 
 
 def _check_ledgers(store_dir: Path) -> Iterator[Finding]:
-    for name in LEDGERS:
-        path = store_dir / f"{name}.db"
+    for path in databases_beside(store_dir):
         if not path.exists():
             continue
         try:
@@ -93,6 +95,20 @@ def _check_ledgers(store_dir: Path) -> Iterator[Finding]:
                 raise corrupt_ledger(path, fault)
         except MdsliteError as exc:
             yield Finding("error", exc.message, exc.hint)
+
+
+def _check_wishes(folder: Path) -> Iterator[Finding]:
+    """What somebody chose about drift: the alerts' webhook and baselines."""
+    try:
+        read_wishes(folder)
+    except StoreError as exc:
+        yield Finding("error", exc.message, exc.hint)
+    for path in wishes_set_aside(folder):
+        yield Finding(
+            "warning",
+            f"{path.name}, with the alerts' webhook and the chosen baselines, was set aside as damaged",
+            f"{SET_AGAIN}; then remove it: rm {shlex.quote(str(path))}",
+        )
 
 
 def _examine_registry(store_dir: Path, path: Path) -> tuple[dict[str, str], dict[str, str]]:

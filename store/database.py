@@ -11,14 +11,21 @@ import os
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mdslite.errors import MdsliteError, StorageFull, StoreCorrupt, StoreError, Unavailable
 from mdslite.sizes import size_text
 from mdslite.store.disk import FULL_HINT, free_bytes, storage_errors
-from mdslite.store.recovery import LEDGERS, REGISTRY_NAME, corrupt_ledger, corrupt_store, find_leavings
+from mdslite.store.recovery import (
+    REGISTRY_NAME,
+    corrupt_ledger,
+    corrupt_store,
+    databases_beside,
+    find_leavings,
+    is_beside,
+)
 
 _BUSY_WAIT_S = 5.0
 _WRITE_FAULTS = {
@@ -98,6 +105,17 @@ class Ledger(ABC):
         return self._db
 
 
+def check_beside(store_dir: Path) -> None:
+    """Look whether the databases beside the registry are such; nothing of what is in them is read.
+
+    :raises StoreCorrupt: says what is lost, and how to go on
+    """
+    for path in databases_beside(store_dir):
+        if path.exists():
+            with sqlite_errors(path), closing(connect_reader(path)) as db:
+                db.execute("select count(*) from sqlite_schema").fetchone()
+
+
 def first_fault(db: sqlite3.Connection, *, thorough: bool = False) -> str | None:
     """Examine a database; `thorough` also compares indexes with their tables. None when all is well."""
     check = "integrity_check" if thorough else "quick_check"
@@ -149,6 +167,6 @@ def _translate(exc: sqlite3.Error, path: Path) -> MdsliteError:
 def _corrupt(path: Path, fault: str) -> StoreCorrupt:
     if path.name == REGISTRY_NAME:
         return corrupt_store(path.parent, fault)
-    if path.stem in LEDGERS:
+    if is_beside(path):
         return corrupt_ledger(path, fault)
     return StoreCorrupt(f"{path.name} is corrupt: {fault}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +20,17 @@ import msgspec
 from mdslite.drift.baseline import Baseline
 from mdslite.drift.sketches import Window
 from mdslite.drift.watch import Signal
-from mdslite.errors import StoreError
+from mdslite.errors import StoreCorrupt, StoreError
 from mdslite.store.database import connect_reader, connect_writer, sqlite_errors
 from mdslite.store.disk import storage_errors
+from mdslite.store.recovery import DRIFT_DATABASE
 
 KEPT_S = 8 * 86_400.0  # of hours: a week, and a day to choose it
 HOURS_BYTES = 256 << 20  # of all versions' hours; the oldest go
 ALERTS_MAX = 10_000
-DATABASE = "drift.db"
 WISHES = "wishes.json"
+SET_AGAIN = "set them again: mdslite alerts --webhook URL, mdslite drift P/M --baseline SINCE"
+SET_ASIDE = ".damaged"  # behind the name of what could not be read, with when that was
 
 _SCHEMA = """
 create table if not exists watches (
@@ -146,11 +149,42 @@ class Watched:
 
 
 def read_wishes(folder: Path) -> Wishes:
-    """What was wished last; nothing where there is no file, or none that can be read."""
+    """What was wished last; nothing where there is no file.
+
+    :raises StoreCorrupt: it is damaged
+    :raises StoreError: it cannot be read
+    """
+    path = folder.absolute() / WISHES
     try:
-        return msgspec.json.decode((folder / WISHES).read_bytes(), type=Wishes)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=Wishes)
+    except FileNotFoundError:
         return Wishes()
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be read: {exc.strerror}", hint="check its permissions") from exc
+    except ValueError as exc:
+        raise StoreCorrupt(
+            f"{path}, with the alerts' webhook and the baselines that were chosen, is damaged: {exc}",
+            hint=f"the next mdslite up sets it aside; {SET_AGAIN}",
+        ) from exc
+
+
+def recover_wishes(folder: Path) -> tuple[Wishes, Path | None]:
+    """What was wished last; of a damaged file nothing, and under which name it is kept.
+
+    :raises StoreError: it can neither be read nor set aside
+    """
+    try:
+        return read_wishes(folder), None
+    except StoreCorrupt:
+        aside = folder / f"{WISHES}{SET_ASIDE}-{time.time_ns()}"
+        with storage_errors(WISHES):
+            (folder / WISHES).rename(aside)
+        return Wishes(), aside.absolute()
+
+
+def wishes_set_aside(folder: Path) -> list[Path]:
+    """The damaged files that were set aside, the oldest first."""
+    return sorted(folder.absolute().glob(f"{WISHES}{SET_ASIDE}-*"))
 
 
 def write_wishes(folder: Path, wishes: Wishes) -> None:
@@ -179,7 +213,7 @@ class DriftStore:
 
     @property
     def path(self) -> Path:
-        return self.folder / DATABASE
+        return self.folder / DRIFT_DATABASE
 
     def open(self) -> None:
         """
@@ -194,7 +228,7 @@ class DriftStore:
                 self._db.executescript("pragma synchronous = normal; pragma journal_size_limit = 8388608")
                 self._db.executescript(_SCHEMA)
         except OSError as exc:
-            raise StoreError(f"{DATABASE} cannot be made: {exc.strerror}") from exc
+            raise StoreError(f"{DRIFT_DATABASE} cannot be made: {exc.strerror}") from exc
 
     def close(self) -> None:
         if self._db is not None:
@@ -286,7 +320,7 @@ class DriftStore:
     @property
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
-            raise StoreError(f"{DATABASE} is not open")
+            raise StoreError(f"{DRIFT_DATABASE} is not open")
         return self._db
 
 
@@ -353,7 +387,7 @@ class DriftReader:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        path = self.folder / DATABASE
+        path = self.folder / DRIFT_DATABASE
         if not path.exists():
             yield None
             return

@@ -34,7 +34,9 @@ MARKER_NAME = "restore.json"
 # comparisons, as they keep how far these were read: a copy of them may lag behind, and not run ahead.
 DEFERRED_NAME = "deferred"
 LEDGERS = ("candidates", "comparisons", DEFERRED_NAME)
+DRIFT_DATABASE = "drift.db"
 _KEPT = {
+    DRIFT_NAME: "what is usual of each version, and the alerts",
     "candidates": "the requests that wait for a label",
     "comparisons": "what was compared with shadows",
     DEFERRED_NAME: "predictions for later and their answers",
@@ -151,18 +153,29 @@ def corrupt_store(store_dir: Path, fault: str) -> StoreCorrupt:
 def corrupt_ledger(path: Path, fault: str) -> StoreCorrupt:
     """Build the error about a database beside the registry: what is lost with it, and the way on without."""
     path = path.absolute()
-    store = shlex.quote(str(path.parent))
-    aside = shlex.quote(str(path.with_name("corrupt")))
+    store_dir = path.parent.parent if path.stem == DRIFT_NAME else path.parent
+    store = shlex.quote(str(store_dir))
+    aside = shlex.quote(str(store_dir / "corrupt"))
     hint = f"go on without it: mkdir -p {aside} && mv {shlex.quote(str(path))}* {aside}"
-    backup = _newest(path.parent, path.name)
+    backup = _newest(store_dir, path.relative_to(store_dir).as_posix())
     if backup is not None:
         hint += (
             "  or take the whole store back to the newest backup that has it: "
             f"mdslite restore {backup} --store {store} --force"
         )
     return StoreCorrupt(
-        f"{path.name} of the store {path.parent}, with {_KEPT[path.stem]}, is corrupt: {fault}", hint=hint
+        f"{path.name} of the store {store_dir}, with {_KEPT[path.stem]}, is corrupt: {fault}", hint=hint
     )
+
+
+def databases_beside(store_dir: Path) -> list[Path]:
+    """The databases beside the registry, there or not."""
+    return [*(store_dir / f"{name}.db" for name in LEDGERS), store_dir / DRIFT_NAME / DRIFT_DATABASE]
+
+
+def is_beside(path: Path) -> bool:
+    """Is this one of the databases beside a store's registry?"""
+    return path.stem in _KEPT
 
 
 def begin_restore(store_dir: Path, *, staged: str, aside: str, parts: Sequence[str]) -> None:

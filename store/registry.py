@@ -19,7 +19,7 @@ from typing import Any, Literal
 from sqlite_utils import Database
 
 from mdslite.errors import Conflict, NotFound, StoreError
-from mdslite.store.database import connect_writer, first_fault, size_fault, sqlite_errors
+from mdslite.store.database import check_beside, connect_writer, first_fault, size_fault, sqlite_errors
 from mdslite.store.disk import draft_path, storage_errors, sync_folder
 from mdslite.store.migrations import APPLICATION_ID, make_migrations, unknown_migrations
 from mdslite.store.recovery import corrupt_store, finish_restore
@@ -79,7 +79,8 @@ class Registry:
         self._opened: Database | None = None
 
     def open(self) -> None:
-        """Open the registry, creating or migrating it, after finishing a restore that was cut short.
+        """Open the registry, creating or migrating it, after finishing a restore that was cut short and a
+        look at the databases beside it: what is damaged is to be known before anybody is served.
 
         :raises StoreCorrupt: names the newest backup and the command that restores it
         :raises StoreError: the registry was written by a newer mdslite
@@ -89,6 +90,7 @@ class Registry:
         fault = size_fault(self.path)
         if fault is not None:
             raise corrupt_store(self.path.parent, fault)
+        check_beside(self.path.parent)
         if not self.path.exists():
             self._create()
         with sqlite_errors(self.path):

@@ -17,9 +17,16 @@ from mdslite.errors import StorageFull, StoreCorrupt
 from mdslite.store.database import connect_reader, sqlite_errors
 from mdslite.store.deferred import KEEP_S, copy_kept
 from mdslite.store.disk import storage_errors, sync_file
-from mdslite.store.drift import DATABASE, WISHES
+from mdslite.store.drift import WISHES
 from mdslite.store.hours import list_hours
-from mdslite.store.recovery import DEFERRED_NAME, DRIFT_NAME, LEDGERS, LOG_NAME, REGISTRY_NAME
+from mdslite.store.recovery import (
+    DEFERRED_NAME,
+    DRIFT_DATABASE,
+    DRIFT_NAME,
+    LEDGERS,
+    LOG_NAME,
+    REGISTRY_NAME,
+)
 
 
 def copy_database(source: Path, copy: Path) -> None:
@@ -78,7 +85,7 @@ def take_snapshots(store_dir: Path, work: Path, *, beside: bool, log: bool) -> l
 
 def _snapshot_drift(store_dir: Path, work: Path) -> list[str]:
     """Copy what is known of drift, with the wishes only where there is something that they are about."""
-    database, wishes = f"{DRIFT_NAME}/{DATABASE}", f"{DRIFT_NAME}/{WISHES}"
+    database, wishes = f"{DRIFT_NAME}/{DRIFT_DATABASE}", f"{DRIFT_NAME}/{WISHES}"
     with storage_errors("the backup"):
         (work / DRIFT_NAME).mkdir()
     if not copy_whole(store_dir / database, work / database):

@@ -23,7 +23,7 @@ from mdslite.drift.features import Reading, read_bodies
 from mdslite.drift.schedule import DAY_S, HOUR_S, PANE_S
 from mdslite.drift.sketches import Vocabulary, Window
 from mdslite.drift.watch import Change, Watch
-from mdslite.errors import MdsliteError
+from mdslite.errors import MdsliteError, StoreError
 from mdslite.store.blocks import Block, Ints
 from mdslite.store.bodies import Body
 from mdslite.store.drift import WISHES as WISHES_FILE
@@ -284,7 +284,10 @@ class Watcher:
         if stamp == self._wishes_stamp:
             return False
         self._wishes_stamp = stamp
-        self._wishes = read_wishes(self._folder)
+        try:
+            self._wishes = read_wishes(self._folder)
+        except StoreError:  # the appliance says so; what was wished before holds until it has written anew
+            return False
         self._deployed = {(one.project, one.model, one.version): one for one in self._wishes.deployed}
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,20 @@ from mdslite.api.bulletin import Bulletin
 from mdslite.api.drift import usual_text
 from mdslite.drift.baseline import Finding
 from mdslite.drift.watch import Signal
-from mdslite.errors import MdsliteError
+from mdslite.errors import MdsliteError, StoreError
 from mdslite.runtimes.prober import Prober
-from mdslite.store.drift import Alert, DriftReader, DriftStore, Key, Record, read_wishes
+from mdslite.store.drift import (
+    Alert,
+    Chosen,
+    DriftReader,
+    DriftStore,
+    Key,
+    Record,
+    Wishes,
+    read_wishes,
+    wishes_set_aside,
+    write_wishes,
+)
 from mdslite.store.webhooks import Webhooks
 
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
@@ -286,6 +298,50 @@ def test_an_alert_is_logged_told_as_event_and_counted_once(
 
     asyncio.run(main())
     assert "drift of input.age in p/m v1 firing: median 40, usual is 20" in caplog.text
+
+
+def test_damaged_wishes_are_set_aside_and_said_to_be_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        write(tmp_path, alert())
+        damaged = random.Random(7).randbytes(20)
+        (tmp_path / "wishes.json").write_bytes(damaged)
+        bulletin = Bulletin()
+        alarms = make_alarms(tmp_path, bulletin)
+        await alarms.start()
+        (aside,) = wishes_set_aside(tmp_path)
+        assert aside.read_bytes() == damaged
+        assert f"the damaged file is kept as {aside}" in caplog.text
+        assert "mdslite alerts --webhook URL" in caplog.text
+        write(tmp_path, alert(state="resolved", opened=1))
+        await until(lambda: read_wishes(tmp_path).told == 2)
+        assert len(bulletin.after(0)[0]) == 1  # what was told before is not told anew
+        await alarms.close()
+
+    asyncio.run(main())
+
+
+def test_wishes_that_cannot_be_read_are_not_overwritten(tmp_path: Path) -> None:
+    async def main() -> None:
+        (tmp_path / "wishes.json").mkdir()
+        alarms = make_alarms(tmp_path)
+        with pytest.raises(StoreError, match="cannot be read: Is a directory"):
+            await alarms.start()
+        await alarms.close()
+
+    asyncio.run(main())
+
+
+def test_a_wish_without_a_log_keeps_those_before(tmp_path: Path) -> None:
+    async def main() -> None:
+        write_wishes(tmp_path, Wishes(webhook="http://8.8.8.8/hook", told=3))
+        alarms = make_alarms(tmp_path)  # never started
+        chosen = Chosen(since=0.0, until=3600.0)
+        await alarms.choose("p", "m", chosen)
+        assert read_wishes(tmp_path) == Wishes(webhook="http://8.8.8.8/hook", told=3, chosen={"p/m": chosen})
+
+    asyncio.run(main())
 
 
 def test_a_webhook_that_fails_is_called_again_and_given_up_at_last(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ import pytest
 from artifact_files import damage
 from models import mlp
 
+from mdslite.errors import StoreCorrupt
 from mdslite.findings import Finding
 from mdslite.sizes import size_text
 from mdslite.store.artifacts import Artifact, ArtifactStore
 from mdslite.store.backup import backup
 from mdslite.store.check import check_store
+from mdslite.store.drift import DriftStore, recover_wishes
 from mdslite.store.lock import StoreLock
 from mdslite.store.recovery import LEDGERS
 from mdslite.store.registry import Registry, VersionRow
@@ -143,6 +145,45 @@ def test_a_corrupt_database_beside_the_registry_is_an_error(store: Path, name: s
     found = find(check_store(store), f"{name}.db of the store")
     assert found.level == "error"
     assert f"mv {store}/{name}.db* {store}/corrupt" in (found.hint or "")
+
+
+def test_a_corrupt_database_of_drift_is_an_error_whose_hint_works(store: Path, registry: Registry) -> None:
+    registry.close()
+    drift = DriftStore(store / "drift")
+    drift.open()
+    drift.close()
+    made = backup(store)
+    drift.path.write_bytes(b"no database at all")
+    found = find(check_store(store), "drift.db of the store")
+    assert found.level == "error"
+    first, second = (found.hint or "").removeprefix("go on without it: ").split("  or ")
+    assert f"mdslite restore {made} --store {store} --force" in second
+    with pytest.raises(StoreCorrupt, match="with what is usual of each version, and the alerts, is corrupt"):
+        registry.open()
+    subprocess.run(first, shell=True, check=True)
+    registry.open()
+    assert [one for one in check_store(store) if one.level == "error"] == []
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_a_registry_beside_a_corrupt_database_is_not_opened(
+    store: Path, registry: Registry, name: str
+) -> None:
+    registry.close()
+    (store / f"{name}.db").write_bytes(b"no database at all")
+    with pytest.raises(StoreCorrupt, match=f"{name}.db of the store"):
+        registry.open()
+
+
+def test_damaged_wishes_are_named_before_and_after_they_were_set_aside(store: Path) -> None:
+    (store / "drift").mkdir()
+    (store / "drift" / "wishes.json").write_bytes(bytes(20))
+    found = find(check_store(store), "with the alerts' webhook")
+    assert (found.level, "is damaged" in found.what) == ("error", True)
+    _, aside = recover_wishes(store / "drift")
+    found = find(check_store(store), "with the alerts' webhook")
+    assert (found.level, "set aside" in found.what) == ("warning", True)
+    assert f"rm {aside}" in (found.hint or "")
 
 
 def test_all_versions_of_a_damaged_artifact_are_named(

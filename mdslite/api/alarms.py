@@ -23,17 +23,18 @@ from mdslite.errors import MdsliteError
 from mdslite.exposition import Gauge
 from mdslite.serving.fleet import Served
 from mdslite.store.drift import (
-    DATABASE,
+    SET_AGAIN,
     Alert,
     Chosen,
     Deployed,
     DriftReader,
     Watched,
     Wishes,
-    read_wishes,
+    recover_wishes,
     write_wishes,
 )
 from mdslite.store.moments import time_text
+from mdslite.store.recovery import DRIFT_DATABASE
 from mdslite.store.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Alarms:
         self._tell_delays_s = tuple(tell_delays_s)
         self._clock = clock
         self._wishes = Wishes()
+        self._recovered = False  # with a log from the start on, without one once something is wished
         self._writing = asyncio.Lock()
         self._last = 0  # the alert that was passed on last
         self._stamp: tuple[int, ...] = ()
@@ -78,8 +80,7 @@ class Alarms:
 
     async def start(self) -> None:
         """Once all that is deployed is known."""
-        self._wishes = await asyncio.to_thread(read_wishes, self._folder)
-        self._last = self._wishes.told
+        await self._recover()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._look_often(), name="alarms"),
@@ -106,6 +107,7 @@ class Alarms:
 
         :raises StoreError: it cannot be written
         """
+        await self._recover()
         others = {name: one for name, one in self._wishes.chosen.items() if name != f"{project}/{model}"}
         if chosen is not None:
             others[f"{project}/{model}"] = chosen
@@ -121,7 +123,33 @@ class Alarms:
             await asyncio.to_thread(self._webhooks.check, url)
         await self._wish(webhook=url)
 
+    async def _recover(self) -> None:
+        """Go on with what was wished before this process began; said once where that is lost.
+
+        :raises StoreError: it can neither be read nor set aside
+        """
+        async with self._writing:
+            if self._recovered:
+                return
+            self._wishes, aside = await asyncio.to_thread(recover_wishes, self._folder)
+            self._recovered = True
+        self._last = self._wishes.told
+        if aside is None:
+            return
+        logger.error(
+            "the alerts' webhook and the baselines that were chosen cannot be read; the damaged file is kept "
+            "as %s; %s",
+            aside,
+            SET_AGAIN,
+        )
+        with suppress(
+            MdsliteError
+        ):  # what was passed on already is not known either: do not tell it all anew
+            for newest in await asyncio.to_thread(self.reader.alerts, limit=1):
+                self._last = newest.id
+
     async def _wish(self, **changes: Any) -> None:
+        await self._recover()
         async with self._writing:
             wishes = msgspec.structs.replace(self._wishes, **changes)
             if wishes != self._wishes:
@@ -172,7 +200,7 @@ class Alarms:
 
     def _read_stamp(self) -> tuple[int, ...]:
         stamps = []
-        for name in (DATABASE, f"{DATABASE}-wal"):
+        for name in (DRIFT_DATABASE, f"{DRIFT_DATABASE}-wal"):
             with suppress(OSError):
                 found = (self._folder / name).stat()
                 stamps += [found.st_mtime_ns, found.st_size]

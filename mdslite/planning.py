@@ -26,6 +26,7 @@ _LONGEST = 120
 _NOT_READ = (
     "not read"  # for the digest and the size of a model that could not be had, or whose turn did not come
 )
+_NAMED = 3  # models that stay as they are: so many are counted
 _SAID = 100  # characters of what an installation says
 _LABELS = {
     "digest": "Artifact",
@@ -75,7 +76,32 @@ def as_planned(body: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, An
 
 def render_plan(plain: Mapping[str, Any], *, width: int | None = None, tense: Tense = "will") -> str:
     """The text of a plan as the admin API gives it. What is retained is counted, not listed."""
-    return "\n\n".join("\n".join(model_lines(model, width=width, tense=tense)) for model in plain["models"])
+    told, kept = told_apart(plain)
+    blocks = ["\n".join(model_lines(model, width=width, tense=tense)) for model in told]
+    if kept:
+        blocks.append(
+            "\n".join(textwrap.wrap(kept_text(kept, tense), width or 10**6, break_on_hyphens=False))
+        )
+    return "\n\n".join(blocks)
+
+
+def told_apart(plain: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The models of a plan that are told one by one, and those of which it is enough that they stay as they
+    are: where there is one model only, it is told whatever becomes of it."""
+    models = list(plain["models"])
+    if len(models) < 2:
+        return models, []
+    told = [model for model in models if any(step["action"] != "RETAIN" for step in model["steps"])]
+    return told, [model for model in models if model not in told]
+
+
+def kept_text(models: Sequence[Mapping[str, Any]], tense: Tense) -> str:
+    """That models stay as they are, by their names where they are few."""
+    names = [f"{model['project']}/{model['model']}" for model in models]
+    who = " and ".join(names) if len(names) < _NAMED else f"{len(names)} models"
+    if tense != "will":
+        return f"{who} stayed as {'it was' if len(names) == 1 else 'they were'}"
+    return f"{who} {'stays as it is' if len(names) == 1 else 'stay as they are'}"
 
 
 def tense_of(state: str) -> Tense:

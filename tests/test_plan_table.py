@@ -86,6 +86,40 @@ def test_models_stand_apart() -> None:
     assert second.splitlines()[-1] == "| DELETE     | v1      | Weight: 5, 1.2 MB     |"
 
 
+def many(count: int, weight: float = 5) -> dict[tuple[str, str], dict[str, Wanted]]:
+    return {("mail", f"spam-{number}"): {"v1": weighing(weight)} for number in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "mail/spam-0 stays as it is"),
+        (2, "mail/spam-0 and mail/spam-1 stay as they are"),
+        (26, "26 models stay as they are"),
+    ],
+)
+def test_models_that_stay_as_they_are_share_a_line_below_the_others(count: int, said: str) -> None:
+    before = {**many(count), DIGITS: {"v1": weighing(100)}}
+    after = {**many(count), DIGITS: {"v1": weighing(80)}}
+    first, second = rendered(before, after).split("\n\n")
+    assert first == rendered({DIGITS: before[DIGITS]}, {DIGITS: after[DIGITS]})
+    assert second == said
+
+
+def test_of_several_models_none_of_which_changes_one_line_tells() -> None:
+    assert rendered(many(27), many(27)) == "27 models stay as they are"
+
+
+def test_models_that_stayed_as_they_were_are_told_of_in_the_past() -> None:
+    plan = to_plain(make_plan(many(2), many(2), prune=False))
+    assert render_plan(plan, tense="did") == "mail/spam-0 and mail/spam-1 stayed as they were"
+    assert render_plan(plan, tense="would", width=30).splitlines() == [
+        "mail/spam-0 and mail/spam-1",
+        "stayed as they were",
+    ]
+    assert render_plan(to_plain(make_plan(many(1), many(1), prune=True)), tense="did").startswith("PROJECT")
+
+
 def test_an_empty_plan_is_an_empty_text() -> None:
     assert rendered({}, {}) == ""
 

@@ -15,7 +15,7 @@ from textual.widgets import Input
 
 from mdslite import calls, errors
 from mdslite.asks import Lines
-from mdslite.planning import as_planned, model_lines, under_way
+from mdslite.planning import as_planned, kept_text, model_lines, told_apart, under_way
 from mdslite.replies import error_from
 from mdslite.tui import figures
 from mdslite.tui.clean import clean
@@ -264,7 +264,8 @@ def word_for(plan: Json) -> str | None:
 def plan_lines(plan: Json | None, width: int) -> list[Line]:
     """A plan as `mdslite apply` prints it, each action in its own colour and with its own sign."""
     lines: list[Line] = []
-    for model in plan["models"] if plan is not None else ():
+    told, kept = told_apart(plan) if plan is not None else ([], [])
+    for model in told:
         name, counts, *table = model_lines(model, width=width)
         lines += [[]] if lines else []
         lines += [*([(one, "bold")] for one in wrap(clean(name), width)), [(cut(counts, width), "")]]
@@ -272,4 +273,7 @@ def plan_lines(plan: Json | None, width: int) -> list[Line]:
         for text in table:
             role = _ROLES.get(text[2:].partition(" ")[0], role)  # which a line that goes on has as well
             lines.append([(clean(text), role)])
+    if kept:
+        lines += [[]] if lines else []
+        lines += [[(one, "dim")] for one in wrap(clean(kept_text(kept, "will")), width)]
     return lines

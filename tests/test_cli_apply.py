@@ -63,6 +63,18 @@ class TestHistory:
         at = printed.splitlines().index("reason    the last weight was too small to tell")
         assert printed.splitlines()[at + 1] == "          anything in the time that was left on"
 
+    def test_a_long_failure_takes_two_lines_and_is_told_whole_of_its_revision(self, api: ApiServer) -> None:
+        why = "v3 failed to load: " + "an operator that nobody knows, " * 40
+        api.revisions[0] |= {"reason": "", "error": f"{why}\nTraceback", "diff": None}
+        _, printed = on_a_terminal(
+            ["history", "--limit", "1"], MDSLITE_URL=api.url, COLUMNS="80", NO_COLOR="1"
+        )
+        lines = printed.splitlines()
+        assert len(lines) == 4 and lines[3].rstrip().endswith("…")
+        assert why.startswith(" ".join(line.strip() for line in lines[2:])[:-1])
+        _, printed = on_a_terminal(["history", "3"], MDSLITE_URL=api.url, COLUMNS="80", NO_COLOR="1")
+        assert printed.split().count("operator") == 40
+
     def test_of_a_failed_revision_without_a_reason_says_why_it_failed(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -12,6 +12,7 @@ from mdslite.cli import output
 from mdslite.cli.apply import change
 from mdslite.cli.options import addressed_to, connect, json_option, url_option, yes_option
 from mdslite.cli.usage import refuse_ignored
+from mdslite.errors import clip
 
 if TYPE_CHECKING:
     from mdslite.client import Client
@@ -26,6 +27,8 @@ _COLUMNS = (
     output.Column("CHANGES"),
     output.Column("REASON", folds=True, below=True),
 )
+
+_WHY = 140  # characters of a reason in a list: two lines
 
 
 @click.command(
@@ -107,11 +110,17 @@ def _write_revisions(revisions: Sequence[Json]) -> None:
             one.get("author") or "-",
             one["state"],
             _summary(one.get("summary") or {}),
-            why_text(one),
+            _in_short(why_text(one)),
         ]
         for one in revisions
     ]
     output.write_table(_COLUMNS, rows)
+
+
+def _in_short(why: str) -> str:
+    """The beginning of a reason, which may be a failure with all that led to it."""
+    first, *more = why.strip().splitlines() or [""]
+    return clip(f"{first}…" if more else first, _WHY)
 
 
 def _summary(counts: Json) -> str:

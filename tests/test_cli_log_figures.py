@@ -11,8 +11,9 @@ import pytest
 from api_server import ApiServer
 
 from mdslite.cli import run
+from mdslite.cli.files import new_file
 from mdslite.cli.log_figures import draw_histogram, read_interval
-from mdslite.errors import InvalidRequest
+from mdslite.errors import InvalidRequest, StorageFull
 
 
 def series(
@@ -202,7 +203,7 @@ def test_an_export_to_stdout_names_its_format(
     ("arguments", "says"),
     [
         (["--export", "rows.txt"], "which format"),
-        (["--export", "/no/such/folder/rows.csv"], "cannot be written"),
+        (["--export", "/no/such/folder/rows.csv"], "name a file in a folder that is there"),
         (["--histogram", "--interval", "soon"], "no interval"),
     ],
 )
@@ -211,3 +212,17 @@ def test_what_cannot_be_is_said(
 ) -> None:
     assert run(["logs", *arguments]) == 1
     assert says in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_no_want_of_room(
+    api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["logs", "--export", "/no/such/folder/rows.csv", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["code"] == "invalid_request"
+
+
+def test_no_room_for_a_file_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv.part").symlink_to("/dev/full")
+    target = str(tmp_path / "rows.csv")
+    with pytest.raises(StorageFull, match="No space left"), new_file(target, force=False) as file:
+        file.write(b"x" * 10)

@@ -3,6 +3,7 @@ when they are whole and replace nothing unasked."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import IO
 from mdslite.errors import Conflict, InvalidRequest, StorageFull
 
 _LOOKED_AT = 1000  # names of a folder
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def unreadable(path: str, exc: OSError, *, hint: str) -> InvalidRequest:
@@ -50,7 +52,8 @@ def new_file(target: str, *, force: bool) -> Iterator[IO[bytes]]:
     """A file to write, which appears when the block ends well, or does not.
 
     :raises Conflict: there is one already, and `force` is not given
-    :raises StorageFull: it cannot be written
+    :raises StorageFull: there is no room for it
+    :raises InvalidRequest: it cannot be written for another reason
     """
     path = Path(target)
     if path.exists() and not path.is_file():
@@ -63,9 +66,11 @@ def new_file(target: str, *, force: bool) -> Iterator[IO[bytes]]:
             yield file
         os.replace(draft, path)
     except OSError as exc:
-        raise StorageFull(
-            f"{target} cannot be written: {exc.strerror}",
-            hint="name a file where there is room, or - for stdout",
+        wrong = f"{target} cannot be written: {exc.strerror}"
+        if exc.errno in _NO_ROOM:
+            raise StorageFull(wrong, hint="name a file where there is room, or - for stdout") from exc
+        raise InvalidRequest(
+            wrong, hint="name a file in a folder that is there and can be written to, or - for stdout"
         ) from exc
     finally:
         with suppress(OSError):

@@ -24,14 +24,14 @@ _COLUMNS = (
     output.Column("TIME"),
     output.Column("MODEL", least=8),
     output.Column("VER"),
-    output.Column("CODE"),
+    output.Column("CODE", least=18),
     output.Column("MS", "right"),
     output.Column("CONF", "right"),
     output.Column("S"),
     output.Column("REQUEST", least=9),
 )
 # What most rows have room in: those that come later stand below those that were there.
-_TYPICAL = ("12:00:00.000", "project/model", "v1", "400 invalid_tensor", "1000.0", "0.99", "S", "0" * 24)
+_TYPICAL = ("12:00:00.000", "project/model", "v1", "504 deadline_exceeded", "1000.0", "0.99", "S", "0" * 24)
 # What each way to see the log reads of the other options.
 _MODES = {
     "histogram": ("interval", "by"),

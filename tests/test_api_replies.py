@@ -50,7 +50,15 @@ async def test_an_unknown_url_is_404_in_the_form_of_all_errors(caller: Caller) -
     msgspec.convert(heard.json, schema.ErrorReply)
 
 
-@pytest.mark.parametrize("url", ["/docs/", "/api/v1", "/api/v1/models/", "/"])
+async def test_who_opens_the_address_that_up_prints_gets_to_the_documentation(caller: Caller) -> None:
+    heard = await caller.get("/")
+    assert (heard.status, heard.headers["location"]) == (307, "docs")
+    assert heard.json["docs"] == "/docs"
+    for url in heard.json.values():
+        assert (await caller.get(url)).status == 200
+
+
+@pytest.mark.parametrize("url", ["/docs/", "/api/v1", "/api/v1/models/"])
 async def test_no_url_redirects(caller: Caller, url: str) -> None:
     assert (await caller.get(url)).status == 404
 

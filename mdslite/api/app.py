@@ -80,6 +80,7 @@ def create_app(parts: Parts) -> ASGIApp:
         for operation in operations
     ]
     routes += [Route(url, oip.NoSharedMemory()) for url in oip.SHARED_MEMORY_URLS]
+    routes.append(Route("/", Welcome(), methods=["GET"]))
     settings = parts.settings
     allow_list = AllowList(settings.host, extra=settings.allow_hosts)
     return RequestIds(Errors(Guard(Routes(routes, predict=predict), allow_list)))
@@ -230,6 +231,16 @@ class Pages:
         """This API as a page to read"""
         self._docs = self._docs or make_page(make_document(self._operations))
         return Raw(self._docs, media_type=HTML)
+
+
+class Welcome:
+    """What stands where `up` says that it serves: the way to the documentation, for a browser to follow and
+    for others to read. No operation, as there is nothing to ask for."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ways = {"docs": "/docs", "openapi": "/openapi.json", "metrics": "/metrics", "ready": "/readyz"}
+        answer = Raw(msgspec.json.encode(ways), status=307, headers=((b"location", b"docs"),))
+        await answer(send)
 
 
 def _predict_operations() -> list[Operation]:

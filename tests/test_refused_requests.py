@@ -127,6 +127,7 @@ def test_an_unknown_version_of_http_is_refused(tmp_path: Path, version: str) -> 
                 reply = await refused(site, data)
                 assert reply.status == 505
                 assert reply.code == "http_version_not_supported"
+                assert "expected 1.0, 1.1 or 2" in reply.json["error"]
             assert not site.rows
 
     run(test())

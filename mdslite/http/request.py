@@ -53,7 +53,7 @@ def check(request: Request) -> None:
     :raises UnsupportedMedia: a body is encoded several times over
     """
     if request.version not in ("1.1", "1.0"):
-        raise VersionNotSupported(f"HTTP/{request.version} is not served: expected 1.1 or 2")
+        raise VersionNotSupported(f"HTTP/{request.version} is not served: expected 1.0, 1.1 or 2")
     if len(request.fields) != len(request.headers):
         check_repeated(request.headers)
     if b"host" not in request.fields and request.version == "1.1":
@@ -130,7 +130,7 @@ def long_head() -> HeadTooLong:
 def explain(exc: httptools.HttpParserError) -> MdsliteError:
     """What llhttp refused, in our words."""
     if "HTTP version" in str(exc):
-        return VersionNotSupported("this HTTP version is not served: expected 1.1 or 2")
+        return VersionNotSupported("this HTTP version is not served: expected 1.0, 1.1 or 2")
     if isinstance(exc, httptools.HttpParserInvalidURLError):
         return InvalidRequest(NO_PATH)
     return InvalidRequest(f"malformed HTTP request: {exc}")

@@ -13,7 +13,7 @@ from mdslite.errors import ArtifactError, MdsliteError, StoreError
 from mdslite.findings import Finding, Level
 from mdslite.sizes import size_text
 from mdslite.store.database import connect_reader, first_fault, size_fault, sqlite_errors
-from mdslite.store.disk import free_bytes
+from mdslite.store.disk import READ_ONLY_HINT, free_bytes, is_read_only
 from mdslite.store.drift import SET_AGAIN, read_wishes, wishes_set_aside
 from mdslite.store.hours import list_hours
 from mdslite.store.lock import StoreLock, is_locked
@@ -222,6 +222,9 @@ def _check_backups(store_dir: Path, now: float) -> Iterator[Finding]:
 
 
 def _check_disk(store_dir: Path) -> Iterator[Finding]:
+    if is_read_only(store_dir):
+        yield Finding("error", "disk of the store: read-only, so nothing can be kept there", READ_ONLY_HINT)
+        return
     free = free_bytes(store_dir)
     level: Level = "error" if free < _EMPTY_BYTES else "warning" if free < _LOW_BYTES else "ok"
     hint = (

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mdslite.errors import MdsliteError, StorageFull, StoreCorrupt, StoreError, Unavailable
 from mdslite.sizes import size_text
-from mdslite.store.disk import FULL_HINT, free_bytes, storage_errors
+from mdslite.store.disk import FULL_HINT, READ_ONLY_HINT, free_bytes, is_read_only, storage_errors
 from mdslite.store.recovery import (
     REGISTRY_NAME,
     corrupt_ledger,
@@ -72,7 +72,21 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open an existing database for reading; what a crash left in its journal is read, not merged."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_WAIT_S)
+    return sqlite3.connect(reader_uri(path), uri=True, timeout=_BUSY_WAIT_S)
+
+
+def reader_uri(path: Path) -> str:
+    """How SQLite is to open a database for reading. On a disk that is read-only it cannot make the index of a
+    journal, and has to be told that it needs none: where there is one already it does without being told."""
+    journal, index = (path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm"))
+    with suppress(OSError):
+        if is_read_only(path.parent) and not index.exists() and not _holds_anything(journal):
+            return f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    return f"{path.absolute().as_uri()}?mode=ro"
+
+
+def _holds_anything(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 @dataclass(slots=True)
@@ -145,7 +159,9 @@ def _code(exc: sqlite3.Error) -> int:
 
 
 def _why(exc: sqlite3.Error, path: Path) -> str:
-    """What SQLite says, or that the disk is full, which it may call an I/O error."""
+    """What SQLite says, or that the disk is read-only or full, which it may call an I/O error."""
+    if is_read_only(path.parent):
+        return "its disk is read-only"
     with suppress(OSError):
         free = free_bytes(path.parent)
         if free < _FULL_BYTES:
@@ -157,11 +173,23 @@ def _translate(exc: sqlite3.Error, path: Path) -> MdsliteError:
     code = _code(exc)
     if code in _CORRUPTION:
         return _corrupt(path, str(exc))
+    journal = path.with_name(f"{path.name}-wal")
+    if code == sqlite3.SQLITE_CANTOPEN and is_read_only(path.parent) and _holds_anything(journal):
+        return _unmerged(path)
     if code in _WRITE_FAULTS:
-        return StorageFull(f"{path.name} could not be written: {_why(exc, path)}", hint=FULL_HINT)
+        hint = READ_ONLY_HINT if is_read_only(path.parent) else FULL_HINT
+        return StorageFull(f"{path.name} could not be written: {_why(exc, path)}", hint=hint)
     if code in _BUSY:
         return Unavailable(f"another program holds {path.name}; try again", retry_after_s=1.0)
     return StoreError(f"{path.name} failed: {exc}")
+
+
+def _unmerged(path: Path) -> MdsliteError:
+    """Of a database whose journal has no index, on a disk where none can be made."""
+    return StorageFull(
+        f"{path.name} could not be read: its disk is read-only, and {path.name}-wal holds a part of it",
+        hint=f"{READ_ONLY_HINT}; or copy the whole folder to a disk that can be written, and look there",
+    )
 
 
 def _corrupt(path: Path, fault: str) -> StoreCorrupt:

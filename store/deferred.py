@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mdslite.errors import Overloaded
-from mdslite.store.database import connect_writer, sqlite_errors
+from mdslite.store.database import connect_writer, reader_uri, sqlite_errors
 
 COUNT_MAX = 10_000
 BYTES_MAX = 1 << 30
@@ -213,7 +213,7 @@ def copy_kept(source: Path, copy: Path, *, since: float) -> None:
     """
     copy.touch(mode=0o600)
     with sqlite_errors(source), closing(sqlite3.connect(copy.absolute().as_uri(), uri=True)) as db:
-        db.execute("attach database ? as source", (f"{source.absolute().as_uri()}?mode=ro",))
+        db.execute("attach database ? as source", (reader_uri(source),))
         db.executescript(_SCHEMA)
         known = {row[1] for row in db.execute("pragma source.table_info(predictions)")}
         columns = ", ".join(

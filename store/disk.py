@@ -16,6 +16,7 @@ from mdslite.errors import StorageFull, StoreError
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 DRAFT_PREFIX = ".draft-"
 FULL_HINT = "free some space there and try again; what serves already goes on meanwhile"
+READ_ONLY_HINT = "dmesg says why it is so; mount it to be written (mount -o remount,rw), and try again"
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def storage_errors(what: str = "the store") -> Iterator[None]:
     except OSError as exc:
         reason = os.strerror(exc.errno) if exc.errno else str(exc)
         if exc.errno in FULL_ERRNOS:
-            raise StorageFull(f"the disk of {what} takes no more: {reason}", hint=FULL_HINT) from exc
+            hint = READ_ONLY_HINT if exc.errno == errno.EROFS else FULL_HINT
+            raise StorageFull(f"the disk of {what} takes no more: {reason}", hint=hint) from exc
         hint = "check the folder's permissions, and those of all in it"
         raise StoreError(f"{what} could not be written: {reason}", hint=hint) from exc
 
@@ -93,6 +95,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
+
+
+def is_read_only(folder: Path) -> bool:
+    """Can nothing be written to the folder's disk, whoever asks?"""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def remove_tree(top: Path) -> None:

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from mdslite.errors import MdsliteError, StorageFull, StoreCorrupt, StoreError
+from mdslite.store.database import reader_uri
 
 HOUR_S = 3600
 APPLICATION_ID = 0x6D64736C  # "mdsl", in every hour file's header
@@ -127,9 +127,8 @@ def connect(path: Path, *, write: bool = False, timeout_s: float = 2.0) -> sqlit
 
     :raises sqlite3.Error: as SQLite says; see `translated`
     """
-    mode = "rwc" if write else "ro"
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}",
+        f"{path.absolute().as_uri()}?mode=rwc" if write else reader_uri(path),
         uri=True,
         timeout=timeout_s,
         isolation_level=None,

@@ -139,7 +139,7 @@ BAD = [
     Asked("OPTIONS", PREDICT),
     Asked("POST", "/healthz"),
     Asked("DELETE", "/healthz"),
-    Asked(target="/"),
+    Asked(method="POST", target="/"),
     Asked(target="/nowhere"),
     Asked(target="/healthz/"),
     Asked(target="/readyz?model=nonsense"),
@@ -200,6 +200,16 @@ def test_good_requests_are_answered_alike(tmp_path: Path) -> None:
             for asked in GOOD:
                 answer = await compare(site, asked)
                 assert answer.status == 200, asked
+
+    run(test())
+
+
+def test_the_way_to_the_documentation_is_shown_alike(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with open_corpus_site(tmp_path) as site:
+            for method in ("GET", "HEAD"):
+                answer = await compare(site, Asked(method=method, target="/"))
+                assert (answer.status, answer.headers["location"]) == (307, "docs")
 
     run(test())
 

@@ -18,6 +18,7 @@ _JSON_TYPES = frozenset({b"", b"application/json", b"application/x-www-form-urle
 _DIGITS_MAX = 300  # of an integer that every float holds
 # In lower case, and where no backslash is escaped.
 _PAIR = re.compile(rb"\\ud[89ab]..\\ud[c-f]..", re.DOTALL)
+_INFINITE = "number is infinity when parsed as double"  # what the parser says
 _HALF = re.compile(rb"\\ud[89a-f]")
 
 
@@ -43,7 +44,7 @@ def parse_json(body: bytes) -> Any:
             raise InvalidJson("the body is empty: expected JSON") from exc
         if b"NaN" in body or b"Infinity" in body:
             return _parse_leniently(body)
-        raise InvalidJson(f"the body is no JSON: {exc}") from exc
+        raise _no_json(exc) from exc
 
 
 def _parse_leniently(body: bytes) -> Any:
@@ -56,10 +57,19 @@ def _parse_leniently(body: bytes) -> Any:
     except RecursionError as exc:
         raise InvalidJson("the body is no JSON: depth limit exceeded") from exc
     except ValueError as exc:
-        raise InvalidJson(f"the body is no JSON: {exc}") from exc
+        raise _no_json(exc) from exc
     if b"\\u" in body and _has_half_pair(body):  # to this parser a text, and to nobody behind it
         raise InvalidJson("the body is no JSON: a text holds half of a surrogate pair")
     return found
+
+
+def _no_json(exc: ValueError) -> InvalidJson:
+    """What a parser refused. A number may well be JSON, and beyond what anybody could compute with."""
+    reason = str(exc)
+    if reason.startswith(_INFINITE):
+        place = reason.removeprefix(_INFINITE)
+        return InvalidJson(f"a number in the body is beyond the range of float64{place}")
+    return InvalidJson(f"the body is no JSON: {reason}")
 
 
 def _has_half_pair(body: bytes) -> bool:
@@ -72,7 +82,7 @@ def _finite(text: str) -> float:
     """A number that was written out: infinite is only what says so."""
     found = float(text)
     if math.isinf(found):
-        raise ValueError("number is infinity when parsed as double")
+        raise ValueError(_INFINITE)
     return found
 
 

@@ -42,6 +42,7 @@ _FLOATS = {
     "FP32": 2**128 - 2**103,
     "FP64": 2**1024 - 2**970,
 }
+_WHOLE = 2.0**63  # from here on, a float may be a whole number that JSON's reader has no integer for
 
 
 def pack_column(
@@ -64,7 +65,7 @@ def pack_column(
         if each is None:
             check_shape(spec, found, shape)
         else:
-            check_shape(spec, found[1:], shape[1:], of=each)
+            check_shape(spec, found[1:], shape[1:], of=each, at=(0,))  # all have it, or they were ragged
         return pack_flat(spec, flat, found), found[1:]
     except InvalidTensor as exc:
         if exc.at:
@@ -192,7 +193,9 @@ def _string(spec: TensorSpec, value: Any, number: int) -> str | bytes:
     if isinstance(value, str):
         return value
     if not is_base64(value):
-        raise InvalidTensor(f'input "{spec.name}": expected BYTES values, got {kind_of(value)}', at=(number,))
+        raise InvalidTensor(
+            f'input "{spec.name}": expected {_values_of(spec)}, got {kind_of(value)}', at=(number,)
+        )
     text = value["b64"]
     try:
         return as_string(spec, base64.b64decode(text, validate=True), number)
@@ -203,9 +206,15 @@ def _string(spec: TensorSpec, value: Any, number: int) -> str | bytes:
 
 
 def check_shape(
-    spec: TensorSpec, found: Sequence[int], wanted: Sequence[int | None], *, of: str = ""
+    spec: TensorSpec,
+    found: Sequence[int],
+    wanted: Sequence[int | None],
+    *,
+    of: str = "",
+    at: tuple[int, ...] = (),
 ) -> None:
-    """Compare a shape with the one wanted, None standing for any size. `of` is what has it.
+    """Compare a shape with the one wanted, None standing for any size. `of` is what has it, and `at` where it
+    stands.
 
     :raises InvalidTensor: naming both
     """
@@ -213,7 +222,7 @@ def check_shape(
         size is not None and size != given for given, size in zip(found, wanted, strict=True)
     ):
         raise InvalidTensor(
-            f'input "{spec.name}": {of}shape {show_shape(found)}, expected {show_shape(wanted)}'
+            f'input "{spec.name}": {of}shape {show_shape(found)}, expected {show_shape(wanted)}', at=at
         )
 
 
@@ -267,7 +276,7 @@ def _ragged(
         size = known if known is not None else next(one for one in lengths if one is not None)
         expected = f"a list of {size}" if known is not None else f"a list of {size}, as another has"
     else:
-        size, expected = None, f"{spec.datatype} values"
+        size, expected = None, _values_of(spec)
     number = next(at for at, length in enumerate(lengths) if length != size)
     length = lengths[number]
     got = kind_of(level[number]) if length is None else f"a list of {length}"
@@ -305,9 +314,14 @@ def _check_types(spec: TensorSpec, flat: list[Any], allowed: set[type]) -> None:
         return
     types = list(map(type, flat))  # and no loop of ours over a million values, as others wait
     number = min(map(types.index, set(types) - allowed))
-    raise InvalidTensor(
-        f'input "{spec.name}": expected {spec.datatype} values, got {kind_of(flat[number])}', at=(number,)
-    )
+    wrong = f"expected {_values_of(spec)}, got {kind_of(flat[number])}"
+    if types[number] is float and abs(flat[number]) >= _WHOLE:
+        wrong = f"{kind_of(flat[number])} does not fit into {spec.datatype}"
+    raise InvalidTensor(f'input "{spec.name}": {wrong}', at=(number,))
+
+
+def _values_of(spec: TensorSpec) -> str:
+    return "strings" if spec.datatype == "BYTES" else f"{spec.datatype} values"
 
 
 def _to_bytes(spec: TensorSpec, flat: list[Any]) -> bytes:
@@ -365,7 +379,7 @@ def show_place(at: Sequence[int]) -> str:
 
 
 def show_shape(shape: Sequence[int | None]) -> str:
-    return "[" + ",".join("-1" if size is None else str(size) for size in shape) + "]"
+    return "[" + ",".join("?" if size is None else str(size) for size in shape) + "]"
 
 
 def kind_of(value: Any) -> str:

@@ -113,7 +113,7 @@ def _rows(second: int) -> list[dict[str, Any]]:
     )
     if second % 10 != 3:
         return [primary, shadow]
-    told = body('{"error":"input \\"pixels\\": shape [1,3], expected [-1,64]","code":"invalid_tensor"}')
+    told = body('{"error":"input \\"pixels\\": shape [1,3], expected [?,64]","code":"invalid_tensor"}')
     bad = make_row(at + 500_000, status=400, code="invalid_tensor", confidence=None, batch_rows=0, reply=told)
     return [primary, shadow, bad]
 

@@ -112,7 +112,7 @@ def test_traffic_is_split_over_the_frameworks(live: Live) -> None:
 def test_a_wrong_shape_is_the_caller_s_error_whatever_serves(live: Live, version: str) -> None:
     status, _, body = predict(live, f"demo/mlp@{version}", {"instances": [[1, 2, 3]]})
     assert (status, body["code"]) == (400, "invalid_tensor")
-    assert body["error"] == 'input "x": an instance of shape [3], expected [4]'
+    assert body["error"] == 'instances[0]: input "x": an instance of shape [3], expected [4]'
     assert body["hint"] == "GET /v2/models/demo.mlp says what it takes and gives"
     with urllib.request.urlopen(f"{live.url}/v2/models/demo.mlp", timeout=10) as reply:
         assert json.load(reply)["inputs"][0]["shape"] == [-1, 4]

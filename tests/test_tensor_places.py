@@ -64,7 +64,7 @@ def decode(message: Any, *inputs: TensorSpec, rows: Rows = "free") -> None:
         (
             [WORDS],
             {"instances": [["a"], ["b"], [3]]},
-            "instances[2][0]: expected BYTES values, got the number 3",
+            "instances[2][0]: expected strings, got the number 3",
         ),
         ([WORDS], {"instances": [["a"], [{"b64": "!"}]]}, 'instances[1][0]: expected base64 in "b64"'),
         ([WORDS], {"instances": [["a"], [{"b64": "/w=="}]]}, "instances[1][0]: string 1 is not valid UTF-8"),

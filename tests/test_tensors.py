@@ -75,9 +75,9 @@ def test_the_fast_way_and_the_careful_way_agree(rows: list[list[float]]) -> None
 @pytest.mark.parametrize(
     ("message", "says"),
     [
-        ({"instances": [[1, 2, 3]]}, 'input "x": an instance of shape [3], expected [4]'),
+        ({"instances": [[1, 2, 3]]}, 'instances[0]: input "x": an instance of shape [3], expected [4]'),
         ({"instances": [1, 2]}, 'input "x": an instance of shape [], expected [4]'),
-        ({"inputs": {"x": [[1, 2, 3]]}}, 'input "x": shape [1,3], expected [-1,4]'),
+        ({"inputs": {"x": [[1, 2, 3]]}}, 'input "x": shape [1,3], expected [?,4]'),
         ({"instances": [[1, 2, 3, "4"]]}, 'expected FP32 values, got the text "4"'),
         ({"instances": [[1, 2, 3, True]]}, "expected FP32 values, got true"),
         ({"instances": [[1, 2, 3, None]]}, "expected FP32 values, got null"),
@@ -94,6 +94,18 @@ def test_a_wrong_tensor_is_named_with_what_was_expected(message: object, says: s
         decode(make_codec(X4), message)
     assert says in caught.value.message
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("value", ["99999999999999999999", "-1e20", "3e300"])
+def test_a_number_that_no_integer_holds_does_not_fit_into_one(value: str) -> None:
+    codec = make_codec(TensorSpec("x", "INT8", (None, 2)))
+    with pytest.raises(InvalidTensor, match=r"^instances\[0\]\[1\]: .* does not fit into INT8$"):
+        codec.decode(b'{"instances": [[1, %b]]}' % value.encode())
+
+
+def test_a_number_that_nothing_holds_is_told_apart_from_what_is_no_json() -> None:
+    with pytest.raises(InvalidJson, match=r"^a number in the body is beyond the range of float64: line 1"):
+        make_codec(X4).decode(b'{"instances": [[' + b"9" * 10_000 + b"]]}")
 
 
 @pytest.mark.parametrize(
@@ -129,9 +141,9 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
         (b'"\\ud83d\\ud83d\\ude00"', "half of a surrogate pair"),
         (b'"\\ud83d\\\\\\ude00"', "half of a surrogate pair"),
         (b'"\xed\xa0\x80"', "can't decode byte 0xed"),
-        (b"1" * 10_000, "number is infinity when parsed as double"),
-        (b"-1e400", "number is infinity when parsed as double"),
-        (b"1,", "Expecting value: line 1 column 27"),
+        (b"1" * 10_000, "a number in the body is beyond the range of float64"),
+        (b"-1e400", "a number in the body is beyond the range of float64"),
+        (b"1,", "the body is no JSON: Expecting value: line 1 column 27"),
         (b"[" * 100_000, "depth limit exceeded"),
     ],
 )

@@ -140,6 +140,7 @@ class Appliance(Assembly):
         """Drain and close: no request that was accepted is lost within the settings' times."""
         settings = self.settings
         self.draining = True
+        self.deployer.end_drafts()
         if self.restart is not None:
             self.restart.stop()
         if self.noting is not None:

@@ -110,7 +110,10 @@ def tense_of(state: str) -> Tense:
 
 
 def under_way(event: Mapping[str, Any]) -> str | None:
-    """What is being fetched or installed, by what a plan or an apply has just told; None when nothing is."""
+    """What is being fetched, installed or tried, by what a plan or an apply has just told; None when nothing
+    is."""
+    if event.get("event") == "try":
+        return f"trying {event['version']}: opening it and running it once, apart from all else"
     if event.get("event") == "install":
         return f"installing: {event['line'][:_SAID]}"
     if event.get("event") != "fetch":

@@ -33,6 +33,12 @@ class Probing(Protocol):
     def probe(self, path: Path, options: LoadOptions, *, timeout_s: float) -> ProbeReport: ...
 
 
+class Trial:
+    """One probe, for whoever may come to have no use for it any more. Give it to `Prober.give_up`."""
+
+    is_over = False
+
+
 class Prober:
     """One zygote, started when it is first needed; the runtimes in `own` do without it. Every method may be
     called from any thread; probes in the zygote wait for each other."""
@@ -48,6 +54,8 @@ class Prober:
         self._command = command
         self._margin_s = margin_s
         self._lock = threading.Lock()
+        self._under_way: Trial | None = None
+        self._handing_over = threading.Lock()  # of the zygote, from one trial to the next
         self._process: subprocess.Popen[bytes] | None = None
         self._noise: IO[bytes] | None = None
 
@@ -62,17 +70,24 @@ class Prober:
         with self._lock:
             self._ensure()
 
-    def probe(self, runtime: str, path: Path, options: LoadOptions, *, timeout_s: float) -> ProbeReport:
+    def probe(
+        self, runtime: str, path: Path, options: LoadOptions, *, timeout_s: float, trial: Trial | None = None
+    ) -> ProbeReport:
         """Have the model at `path` opened and run once in a process of its own. Blocks.
 
-        :raises LoadFailed: with the reason, which may be a crash or the time limit
+        :raises LoadFailed: with the reason, which may be a crash, the time limit, or that `trial` is over
         :raises OutOfMemory: the device has no room for it
         """
         if runtime in self._own:
             return self._own[runtime].probe(path, options, timeout_s=timeout_s)
         request = Request(runtime, str(path.resolve()), options, timeout_s)
         with self._lock:
-            line = self._exchange(msgspec.json.encode(request) + b"\n", timeout_s + self._margin_s)
+            self._begin(trial or Trial())
+            try:
+                line = self._exchange(msgspec.json.encode(request) + b"\n", timeout_s + self._margin_s)
+            finally:
+                with self._handing_over:
+                    self._under_way = None
         try:
             verdict = msgspec.json.decode(line, type=Verdict)
         except msgspec.DecodeError as exc:
@@ -80,6 +95,20 @@ class Prober:
         if verdict.report is None:
             raise _ERRORS.get(verdict.code, LoadFailed)(verdict.message, hint=verdict.hint)
         return verdict.report
+
+    def give_up(self, trial: Trial) -> None:
+        """End a trial, be it under way or still behind another. Does not block."""
+        with self._handing_over:
+            trial.is_over = True
+            process = self._process
+            if self._under_way is trial and process is not None:
+                process.kill()  # and its child with it
+
+    def _begin(self, trial: Trial) -> None:
+        with self._handing_over:
+            if trial.is_over:
+                raise LoadFailed("nobody waits for the model any more")
+            self._under_way = trial
 
     def close(self) -> None:
         """End the zygote and free its memory; a probe under way fails. It may be started again."""

@@ -56,6 +56,22 @@ class FileServer:
         self.pages[target] = handle
 
 
+class SlowFile:
+    """A file whose second half comes when it is let go."""
+
+    def __init__(self, content: bytes) -> None:
+        self.asked = threading.Event()
+        self.go_on = threading.Event()
+        self.content = content
+
+    def __call__(self, request: Request, send: Callable[[bytes], None]) -> None:
+        half = len(self.content) // 2
+        send(reply(self.content[:half], headers={"content-length": str(len(self.content))}))
+        self.asked.set()
+        assert self.go_on.wait(WAIT_S)
+        send(self.content[half:])
+
+
 def reply(body: bytes, *, status: str = "200 OK", headers: Mapping[str, str] | None = None) -> bytes:
     lines = [f"HTTP/1.1 {status}", "connection: close"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]

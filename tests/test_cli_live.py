@@ -15,9 +15,11 @@ from datetime import datetime
 from pathlib import Path
 
 import models
+import psutil  # type: ignore[import-untyped]
 import pytest
 from api_server import left_on_screen, on_a_terminal
-from live import DEPLOYMENTS, STOP_WAIT_S, TWO_VERSIONS, Live, fill, send, up
+from live import DEPLOYMENTS, STOP_WAIT_S, TWO_VERSIONS, Live, begin, fill, send, up
+from waiting import hold_on
 
 from mdslite.cli import run
 
@@ -71,6 +73,19 @@ def test_up_says_where_it_serves_and_what_it_suggests_works(
     assert code == 0
     assert err.endswith("\nstopping: no request is under way; a second Ctrl-C or SIGTERM stops at once\n")
     assert re.search(r"^✓ demo/digits v1 ready \d+\.\ds$", err, re.MULTILINE)
+
+
+def test_a_signal_while_a_model_is_tried_ends_that_and_says_so(tmp_path: Path) -> None:
+    models.loop(tmp_path / "endless.onnx", endless=True)
+    with begin("endless.onnx", "--store", "store", cwd=tmp_path) as process:
+        family = psutil.Process(process.pid)
+        tried = hold_on(lambda: [one for child in family.children() for one in child.children()])
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)  # a first run may take a minute
+    assert process.returncode == 0
+    said = "stopping: what is being loaded is given up; a second Ctrl-C or SIGTERM stops at once"
+    assert err.endswith(f"\n{said}\n")
+    hold_on(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in tried))
 
 
 def test_a_model_that_is_unloaded_says_how_it_is_loaded_again(

@@ -24,7 +24,7 @@ from waiting import hold_on
 from mdslite.errors import LoadFailed, OutOfMemory
 from mdslite.runtimes import engine
 from mdslite.runtimes.probe import NICENESS, STACK_BYTES
-from mdslite.runtimes.prober import Prober
+from mdslite.runtimes.prober import Prober, Trial
 from mdslite.runtimes.protocol import Device, LoadOptions, ProbeReport, TensorSpec
 
 DEADLINE_S = 30.0
@@ -48,13 +48,13 @@ def zygote_of(prober: Prober) -> psutil.Process:
     return psutil.Process(prober.pid)
 
 
-def start_probe(prober: Prober, path: Path) -> tuple[threading.Thread, list[str]]:
+def start_probe(prober: Prober, path: Path, trial: Trial | None = None) -> tuple[threading.Thread, list[str]]:
     """Probe in a thread of its own; the list gets the message of the error that ends it."""
     messages: list[str] = []
 
     def run() -> None:
         try:
-            probe(prober, path)
+            prober.probe("ONNXRUNTIME", path, LoadOptions(), timeout_s=DEADLINE_S, trial=trial)
         except LoadFailed as exc:
             messages.append(exc.message)
 
@@ -191,6 +191,29 @@ def test_a_closed_prober_leaves_no_process_and_may_be_used_again(tmp_path: Path)
         assert psutil.Process().children() == before
         assert probe(prober, path).bounded
     assert psutil.Process().children() == before
+
+
+def test_a_trial_that_is_given_up_ends_with_its_process_and_others_go_on(tmp_path: Path) -> None:
+    endless, sound = models.loop(tmp_path / "endless.onnx", endless=True), models.mlp(tmp_path / "m.onnx")
+    with contextlib.closing(Prober()) as prober:
+        zygote = zygote_of(prober)
+        first, second = Trial(), Trial()
+        thread, messages = start_probe(prober, endless, first)
+        hold_on(lambda: bool(zygote.children()))
+        (child,) = zygote.children()
+        behind, told = start_probe(prober, sound, second)
+        third, unharmed = start_probe(prober, sound)
+        prober.give_up(second)
+        prober.give_up(first)
+        for one in (thread, behind, third):
+            one.join(DEADLINE_S)
+            assert not one.is_alive()
+        hold_on(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        assert messages == ["the process that tries models ended"]
+        assert told == ["nobody waits for the model any more"]
+        assert unharmed == []
+        prober.give_up(first)
+        assert probe(prober, sound).bounded
 
 
 def test_closing_ends_a_probe_under_way(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ import pytest
 from applying import apply_body
 from box import Box, Caller, Heard, open_box
 from feeds import StillFeed
-from file_server import WAIT_S, FileServer, Request, reply
+from file_server import FileServer, SlowFile
 from piloting import piloted, text_of
 from scenes import make_scene
 from waiting import until
@@ -31,22 +30,6 @@ from mdslite.tui.plan_dialog import PlanDialog
 
 T = TypeVar("T")
 NDJSON = "application/x-ndjson"
-
-
-class SlowFile:
-    """A file whose second half comes when it is let go."""
-
-    def __init__(self, content: bytes) -> None:
-        self.asked = threading.Event()
-        self.go_on = threading.Event()
-        self.content = content
-
-    def __call__(self, request: Request, send: Callable[[bytes], None]) -> None:
-        half = len(self.content) // 2
-        send(reply(self.content[:half], headers={"content-length": str(len(self.content))}))
-        self.asked.set()
-        assert self.go_on.wait(WAIT_S)
-        send(self.content[half:])
 
 
 @pytest.fixture
@@ -97,7 +80,8 @@ async def test_a_plan_tells_how_far_its_download_is_while_it_runs_and_ends_with_
     heard = await asking
     assert (heard.status, heard.headers["content-type"]) == (200, NDJSON)
     *events, last = heard.lines
-    assert {one["event"] for one in events} == {"fetch"}
+    assert {one["event"] for one in events[:-1]} == {"fetch"}
+    assert events[-1] == {"event": "try", "version": "p/m v1"}
     plain = await plan(box, wish, "application/json")
     assert plain.headers["content-type"] == "application/json"
     assert last == {"event": "plan", **plain.json}
@@ -116,6 +100,22 @@ async def test_a_plan_ends_when_its_reader_leaves_and_others_need_not_wait_for_i
     assert not (await asking).complete
     await until(lambda: not box.deployer.busy)
     assert (await plan(box, apply_body(folder, "v1, uri: v1.onnx"))).lines[-1]["changed"]
+    slow.go_on.set()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/api/v1/plan", "/api/v1/apply"])
+async def test_what_a_stop_ends_says_so_in_its_last_line(
+    box: Box, slow: SlowFile, wish: dict[str, Any], path: str
+) -> None:
+    caller = Watcher(box.app)
+    asking = asyncio.create_task(caller.post(path, wish, accept=NDJSON))
+    await until(caller.told)
+    box.deployer.end_drafts()
+    last = (await asking).lines[-1]
+    assert (last["event"], last["state"], last["status"]) == ("result", "failed", 503)
+    assert last["error"].startswith("the appliance was stopped before")
+    assert last["revision"] is None
     slow.go_on.set()
 
 

@@ -46,6 +46,7 @@ from mdslite.api.schema import (
     Status,
     VersionPath,
 )
+from mdslite.deploy.drafting import DraftEnded
 from mdslite.deploy.events import Event, Feed
 from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
 from mdslite.deploy.plan import Plan
@@ -289,14 +290,15 @@ def _source(body: PlanBody) -> Source:
 
 
 async def _plan_told(parts: Parts, source: Source, feed: Feed) -> PlanEvent | ResultEvent:
-    """:raises MdsliteError: what is wrong shows before anything is known of the plan"""
+    """:raises MdsliteError: what is wrong shows before anything was told, or is known of the plan"""
     sketches, started = list[Plan](), monotonic()
     try:
         draft = await parts.deployer.plan(source, progress=feed.post, sketched=sketches.append)
     except MdsliteError as exc:
-        if not sketches:
+        if not (sketches or feed.begun):
             raise
-        return result_event(Outcome("failed", None, sketches[-1], monotonic() - started, exc))
+        sketch = sketches[-1] if sketches else None
+        return result_event(Outcome("failed", None, sketch, monotonic() - started, exc))
     return views.plan_event(draft)
 
 
@@ -308,7 +310,7 @@ async def _last_line(task: asyncio.Task[Outcome]) -> Raw:
 async def _end(task: asyncio.Task[Outcome]) -> ResultEvent:
     try:
         return result_event(await asyncio.shield(task))
-    except Conflict as exc:  # found out only after something was fetched, which has been told
+    except (Conflict, DraftEnded) as exc:  # found out only after something was fetched, which has been told
         return result_event(Outcome("failed", None, None, 0.0, exc))
 
 

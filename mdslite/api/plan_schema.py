@@ -8,7 +8,7 @@ from msgspec import Meta, Struct, field
 
 from mdslite.api.operations import Name
 from mdslite.api.schema import Digest, Given, Limit, Time, Value
-from mdslite.deploy.events import FetchEvent, InstallEvent, StepEvent
+from mdslite.deploy.events import FetchEvent, InstallEvent, StepEvent, TryEvent
 from mdslite.deploy.orders import WEIGHT_MAX
 
 REVISION_MAX = 2**63 - 1  # what the registry can count to
@@ -146,8 +146,8 @@ class ResultEvent(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fie
     diff: DiffInfo | None = None
 
 
-PlanLine = FetchEvent | InstallEvent | PlanEvent | ResultEvent
-ApplyLine = FetchEvent | InstallEvent | StepEvent | ResultEvent
+PlanLine = FetchEvent | InstallEvent | TryEvent | PlanEvent | ResultEvent
+ApplyLine = FetchEvent | InstallEvent | TryEvent | StepEvent | ResultEvent
 
 
 class Summary(Value, frozen=True, kw_only=True):

@@ -34,7 +34,7 @@ async def tell(
     """
     task.add_done_callback(lambda _: feed.end())
     try:
-        if not await until_left(feed.begun(), receive):
+        if not await until_left(feed.wait_begun(), receive):
             await asyncio.shield(task)
     except BaseException:
         if not goes_on:

@@ -15,7 +15,7 @@ class Progress:
     """The lines `(1/2) v2 ... DONE`, with the model's name when there are several.
 
     When live, on a terminal, the first half shows as soon as the step starts; before that, in a line that
-    the next one replaces, what is fetched or installed.
+    the next one replaces, what is fetched, installed or tried.
     """
 
     def __init__(self, *, several: bool, live: bool) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-from mdslite.deploy.drafting import Drafter
+from mdslite.deploy.drafting import DraftEnded, Drafter
 from mdslite.deploy.edition import complete
 from mdslite.deploy.events import Progress, ignore
 from mdslite.deploy.intake import Intake, blaming
@@ -29,6 +30,7 @@ from mdslite.deploy.orders import (
     RevisionSource,
     Source,
     WeightsSource,
+    needs_models,
     parse,
     revision_number,
     reweigh,
@@ -39,8 +41,9 @@ from mdslite.deploy.orders import (
 )
 from mdslite.deploy.places import placing
 from mdslite.deploy.plan import Action, Plan, State, Step, Wanted, target_state, to_plain
-from mdslite.deploy.premises import require_digests, require_revision
+from mdslite.deploy.premises import digests_of, require_digests, require_revision
 from mdslite.deploy.reporting import key_of, label_of, reporting
+from mdslite.deploy.turns import Turns
 from mdslite.deployments import Deployments
 from mdslite.errors import Conflict, LoadFailed, MdsliteError, NotFound
 from mdslite.serving.fleet import Fleet, Key, Served
@@ -76,13 +79,12 @@ class Deployer:
         self._registry = intake.registry
         self._worker = intake.worker
         self._fleet = fleet
-        self._drafter = Drafter(intake, fleet)
-        self._turn_wait_s = turn_wait_s
         self._load_timeout_s = load_timeout_s
-        self._rest_s = rest_s
         self._save = save
-        self._rest: asyncio.TimerHandle | None = None
-        self._turn = asyncio.Lock()
+        self._turns = Turns(
+            wait_s=turn_wait_s, rest_s=rest_s, rested=lambda: self.own(self._end_prober(), name="rest")
+        )
+        self._drafter = Drafter(intake, fleet, self._turns)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def plan(
@@ -98,15 +100,16 @@ class Deployer:
         :raises SpecError: the file is wrong
         :raises NotFound: there is no such revision
         :raises ArtifactError, LoadFailed: a version could not be served
-        :raises Conflict: an apply is running
+        :raises Conflict: another plan or apply has been getting models for too long
         """
         with placing(source):
             parsed = await asyncio.to_thread(parse, source)
-            async with self.turn():
+            with self._turns.prepared():
+                latest = await self._latest()
                 current = state_of(await self._worker.call(self._registry.current))
                 parsed = await complete(parsed, current, source)
                 return await self._drafter.draft(
-                    await self._latest(), current, source, parsed, progress, sketched=sketched
+                    source, latest, current, parsed, progress=progress, sketched=sketched
                 )
 
     async def apply(self, order: Order, *, progress: Progress = ignore) -> Outcome:
@@ -134,7 +137,8 @@ class Deployer:
         What a crash left half made in the artifact store is removed, and what no revision refers to.
         """
         async with self.turn():
-            await asyncio.to_thread(self._intake.artifacts.sweep)
+            async with self._turns.adding(), self._turns.fetching():
+                await asyncio.to_thread(self._intake.artifacts.sweep)
             rows = await self._worker.call(self._registry.current)
             wanted = [(row.key, wanted_of(row)) for row in rows]
             for key, version in wanted:
@@ -148,17 +152,22 @@ class Deployer:
     @property
     def busy(self) -> bool:
         """Is an apply, a plan or the loading at start under way?"""
-        return self._turn.locked()
+        return self._turns.busy
+
+    def end_drafts(self) -> None:
+        """Have nobody wait for models any more that are fetched or tried: the appliance is being stopped."""
+        self._drafter.end()
 
     async def close(self, *, grace_s: float) -> None:
         """Let a running apply end within `grace_s`, then cancel it: nothing of it is switched."""
-        self._stay_awake()
+        self.end_drafts()
+        self._turns.stay_awake()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._stay_awake()
+        self._turns.stay_awake()
 
     # One apply
 
@@ -166,27 +175,36 @@ class Deployer:
         started = monotonic()
         with placing(order.source):
             parsed = await asyncio.to_thread(parse, order.source)
-        async with self.turn():
-            latest, current, parsed = await self._look(order, parsed)
+        fetches = needs_models(order.source)
+        async with AsyncExitStack() as turns:
+            if fetches:
+                turns.enter_context(self._turns.prepared())
+            else:
+                await turns.enter_async_context(self.turn())
+            known = await self._look(order, parsed)
             sketches: list[Plan] = []
+            draft_now = partial(self._drafter.draft, progress=progress, sketched=sketches.append)
             try:
                 with placing(order.source):
-                    draft = await self._drafter.draft(
-                        latest, current, order.source, parsed, progress,
-                        planned=order.expect_digests, sketched=sketches.append,
-                    )  # fmt: skip
+                    draft = await draft_now(order.source, *known, planned=order.expect_digests)
+                    if fetches:
+                        await turns.enter_async_context(self.turn())
+                        if await self._latest() != draft.base_revision:  # others applied what needs no models
+                            known = await self._look(order, parsed)
+                            planned = {**digests_of(draft.plan), **order.expect_digests}
+                            draft = await draft_now(order.source, *known, planned=planned)
                     plan = draft.plan
                     require_digests(order, plan)
                     if not plan.changed:
-                        return Outcome("unchanged", latest, plan, monotonic() - started)
+                        return Outcome("unchanged", draft.base_revision, plan, monotonic() - started)
                     revision = await self._carry_out(order, draft, progress)
-            except (NotFound, Conflict):
+            except (NotFound, Conflict, DraftEnded):
                 raise
             except MdsliteError as exc:
                 sketch = sketches[-1] if sketches else Plan(())
                 failed = await self._record_failure(order, sketch, exc)
                 return Outcome("failed", failed, sketch, monotonic() - started, exc)
-            await self._collect()
+            await self._collect(own=int(fetches))
             await self._keep_copy()
             return Outcome("applied", revision, plan, monotonic() - started)
 
@@ -316,8 +334,11 @@ class Deployer:
             else:
                 self._fleet.switch(added=[served])
 
-    async def _collect(self) -> None:
-        """Remove the artifacts that no revision refers to, such as those of plans that were never applied."""
+    async def _collect(self, *, own: int = 0) -> None:
+        """Remove the artifacts that no revision refers to, such as those of plans that were never applied.
+        Left to the next one while somebody prepares something, `own` of which ask for it themselves."""
+        if self._turns.preparing > own:
+            return
         try:
             keep = await self._worker.call(self._registry.referenced)
             gone = await asyncio.to_thread(self._intake.artifacts.remove_unreferenced, keep)
@@ -339,36 +360,16 @@ class Deployer:
         latest = await self._worker.call(self._registry.latest)
         return latest.id if latest is not None else 0
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    def turn(self) -> AbstractAsyncContextManager[None]:
         """Have nobody else change what is deployed or loaded.
 
         :raises Conflict: somebody has been at it for too long
         """
-        try:
-            async with asyncio.timeout(self._turn_wait_s):
-                await self._turn.acquire()
-        except TimeoutError as exc:
-            raise Conflict(
-                f"another apply has been running for more than {self._turn_wait_s:g} s",
-                hint="mdslite history shows when it has ended; then try again",
-            ) from exc
-        self._stay_awake()
-        try:
-            yield
-        finally:
-            self._turn.release()
-            loop = asyncio.get_running_loop()
-            self._rest = loop.call_later(self._rest_s, lambda: self.own(self._end_prober(), name="rest"))
-
-    def _stay_awake(self) -> None:
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        return self._turns.changing()
 
     async def _end_prober(self) -> None:
         """Free the memory of the process that tries models; the next probe starts another."""
-        async with self._turn:
+        async with self._turns.alone():
             await asyncio.to_thread(self._intake.prober.close)
 
     def own(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -21,28 +22,44 @@ from mdslite.deploy.orders import (
 from mdslite.deploy.pipelines import check_calls
 from mdslite.deploy.plan import Action, Change, Plan, State, Step, Wanted, make_plan, target_state
 from mdslite.deploy.reporting import key_of, label_of
+from mdslite.deploy.turns import Turns
 from mdslite.deployments import Deployments
-from mdslite.errors import MdsliteError
+from mdslite.errors import MdsliteError, Unavailable
 from mdslite.serving.fleet import Fleet
+
+_ENDED = "the appliance was stopped before the models were fetched and tried: nothing has changed"
+
+
+class DraftEnded(Unavailable):
+    """The appliance is being stopped. Nothing is wrong with what was to be planned."""
 
 
 class Drafter:
-    """Makes the plans."""
+    """Makes the plans, until it is told to make no more."""
 
-    def __init__(self, intake: Intake, fleet: Fleet) -> None:
+    def __init__(self, intake: Intake, fleet: Fleet, turns: Turns) -> None:
         self._intake = intake
+        self._turns = turns
         self._registry = intake.registry
         self._worker = intake.worker
         self._fleet = fleet
+        self._drafts: set[asyncio.Task[Draft]] = set()
+        self._ended = False
+
+    def end(self) -> None:
+        """Give up the drafts under way, and make no more."""
+        self._ended = True
+        for draft in self._drafts:
+            draft.cancel()
 
     async def draft(
         self,
+        source: Source,
         latest: int,
         current: State,
-        source: Source,
         parsed: Deployments | None,
-        progress: Progress,
         *,
+        progress: Progress,
         planned: Mapping[str, str] = NONE_PLANNED,
         sketched: Callable[[Plan], None] = lambda _: None,
     ) -> Draft:
@@ -52,7 +69,34 @@ class Drafter:
 
         :raises NotFound: there is no such revision
         :raises ArtifactError, LoadFailed: a version could not be served
+        :raises DraftEnded: `end` was called
         """
+        if self._ended:
+            raise DraftEnded(_ENDED)
+        work = self._make(source, latest, current, parsed, progress, planned=planned, sketched=sketched)
+        draft = asyncio.get_running_loop().create_task(work, name="draft")
+        self._drafts.add(draft)
+        try:
+            return await draft
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._ended and task is not None and not task.cancelling():
+                raise DraftEnded(_ENDED) from None
+            raise
+        finally:
+            self._drafts.discard(draft)
+
+    async def _make(
+        self,
+        source: Source,
+        latest: int,
+        current: State,
+        parsed: Deployments | None,
+        progress: Progress,
+        *,
+        planned: Mapping[str, str],
+        sketched: Callable[[Plan], None],
+    ) -> Draft:
         if isinstance(source, RevisionSource):
             wanted = state_of(
                 await self._worker.call(self._registry.at_revision, revision_number(source, latest))
@@ -67,7 +111,7 @@ class Drafter:
             asked = alone(parsed, source)
             admitted: dict[tuple[str, str], dict[str, Wanted]] = {}
             try:
-                await self._intake.admit(asked, progress, found=admitted, planned=planned)
+                await self._intake.admit(asked, progress, turns=self._turns, found=admitted, planned=planned)
             except MdsliteError:
                 sketched(self._compare(current, parsed, guess(current, asked, admitted), source))
                 raise

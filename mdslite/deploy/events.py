@@ -26,6 +26,13 @@ class InstallEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event",
     line: str
 
 
+class TryEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="try"):
+    """A model that was never opened before is opened and run once, in a process that nothing else needs.
+    `version` is `PROJECT/MODEL VERSION`."""
+
+    version: str
+
+
 class StepEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="step"):
     """A step of the plan begins, is ready or fails. Routes switch after the last step that loads."""
 
@@ -39,7 +46,7 @@ class StepEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", ta
     error: str | None = None
 
 
-Event = FetchEvent | InstallEvent | StepEvent
+Event = FetchEvent | InstallEvent | TryEvent | StepEvent
 Progress = Callable[[Event], None]
 
 
@@ -51,6 +58,7 @@ class Feed:
     """Events from one plan or apply to one reader, both on the event loop."""
 
     def __init__(self) -> None:
+        self.begun = False  # there was an event
         self._pending: list[Event] = []
         self._ended = False
         self._wake = asyncio.Event()
@@ -60,6 +68,7 @@ class Feed:
         if self._pending and _outdates(event, self._pending[-1]):
             self._pending.pop()
         self._pending.append(event)
+        self.begun = True
         self._wake.set()
 
     def end(self) -> None:
@@ -67,10 +76,10 @@ class Feed:
         self._ended = True
         self._wake.set()
 
-    async def begun(self) -> bool:
+    async def wait_begun(self) -> bool:
         """Wait for the first event or the end; was there an event?"""
         await self._wake.wait()
-        return bool(self._pending)
+        return self.begun
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         while True:

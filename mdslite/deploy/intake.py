@@ -5,9 +5,10 @@ what a disposable child found out about each model. Changes no route and records
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mdslite.deploy.events import FetchEvent, Progress
+from mdslite.deploy.events import FetchEvent, Progress, TryEvent
 from mdslite.deploy.installs import Installs
 from mdslite.deploy.pipelines import examine_pipeline
 from mdslite.deploy.plan import Wanted
+from mdslite.deploy.turns import Turns
 from mdslite.deployments import Deployments
 from mdslite.errors import (
     ArtifactError,
@@ -32,6 +34,7 @@ from mdslite.errors import (
 )
 from mdslite.fields import Operator, PackageType, SourceType, version_name
 from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require, runtime_settings
+from mdslite.runtimes.prober import Trial
 from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport
 from mdslite.serving.declared import check_tensors
 from mdslite.spec import Spec
@@ -49,6 +52,8 @@ FAILURE_SLOW_S = 5.0
 FAILURE_KEPT_S = 120.0
 NONE_PLANNED: Mapping[str, str] = MappingProxyType({})
 REPORT_S = 0.1  # between two reports on one artifact
+
+Trying = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class Intake:
         deployments: Deployments,
         progress: Progress,
         *,
+        turns: Turns,
         found: dict[tuple[str, str], dict[str, Wanted]],
         planned: Mapping[str, str] = NONE_PLANNED,
     ) -> None:
@@ -95,33 +101,52 @@ class Intake:
         :raises ArtifactError: an artifact cannot be had, or is not what it should be
         :raises LoadFailed: a model cannot be opened
         :raises StorageFull: the store has no room
+        :raises Conflict: another one has been at that for too long
         """
         fetched: dict[str, Artifact] = {}
-        with self.installs.told_to(progress):
-            for deployment in deployments.deployments:
-                versions = found[deployment.project, deployment.model] = {}
-                for version in deployment.versions:
-                    name = version_name(deployment.project, deployment.model, version.version)
-                    with blaming(f"{deployment.project}/{deployment.model} {version.version}"):
-                        wanted = await self._want(version.spec, fetched, progress, planned.get(name))
-                        versions[version.version] = wanted
-                        if wanted.digest != REMOTE:
-                            examined = await self.examine(wanted.digest, version.spec)
-                            memory_bytes = examined.report.memory_bytes
-                            versions[version.version] = replace(wanted, memory_bytes=memory_bytes)
+
+        @asynccontextmanager
+        async def trying(label: str) -> AsyncIterator[None]:
+            async with turns.fetching():
+                with self.installs.told_to(progress):
+                    progress(TryEvent(version=label))
+                    yield
+
+        for deployment in deployments.deployments:
+            versions = found[deployment.project, deployment.model] = {}
+            for version in deployment.versions:
+                name = version_name(deployment.project, deployment.model, version.version)
+                label = f"{deployment.project}/{deployment.model} {version.version}"
+                with blaming(label):
+                    wanted = await self._want(version.spec, fetched, progress, turns, planned.get(name))
+                    versions[version.version] = wanted
+                    if wanted.digest != REMOTE:
+                        examined = await self.examine(
+                            wanted.digest, version.spec, trying=partial(trying, label)
+                        )
+                        memory_bytes = examined.report.memory_bytes
+                        versions[version.version] = replace(wanted, memory_bytes=memory_bytes)
 
     async def _want(
-        self, spec: Spec, fetched: dict[str, Artifact], progress: Progress, planned: str | None
+        self,
+        spec: Spec,
+        fetched: dict[str, Artifact],
+        progress: Progress,
+        turns: Turns,
+        planned: str | None,
     ) -> Wanted:
         if spec.service_info.endpoints_infos:
             return Wanted(spec=spec, digest=REMOTE, size_bytes=0)
         if spec.uri not in fetched:
-            fetched[spec.uri] = await self._fetch(spec.uri, progress, planned)
+            far = spec.uri.lower().startswith(("http://", "https://")) and planned is None
+            async with turns.fetching() if far else turns.adding():
+                fetched[spec.uri] = await self._fetch(spec.uri, progress, planned)
         artifact = fetched[spec.uri]
         return Wanted(spec=spec, digest=artifact.digest, size_bytes=artifact.size_bytes)
 
-    async def examine(self, digest: str, spec: Spec) -> Examined:
-        """What a stored model is, asking a disposable child at most once for each library that runs it.
+    async def examine(self, digest: str, spec: Spec, *, trying: Trying = nullcontext) -> Examined:
+        """What a stored model is, asking a disposable child at most once for each library that runs it;
+        `trying()` is the context of that.
 
         :raises LoadFailed: it is nothing that can be served here, or the child could not open it
         :raises ArtifactError: the bytes in the store are missing or damaged
@@ -133,9 +158,9 @@ class Intake:
         kind = await asyncio.to_thread(detect, path, spec.package_type, spec.runtime)
         check_tensors(spec, kind.runtime)
         require(kind.runtime)
-        return Examined(kind, await self._report(digest, path, kind, spec))
+        return Examined(kind, await self._report(digest, path, kind, spec, trying))
 
-    async def _report(self, digest: str, path: Path, kind: Kind, spec: Spec) -> ProbeReport:
+    async def _report(self, digest: str, path: Path, kind: Kind, spec: Spec, trying: Trying) -> ProbeReport:
         settings = runtime_settings(kind.runtime, spec.container_parameter)
         # ONNX files say all about themselves; of the other kinds, settings may say what they leave open.
         engine = probe_engine(kind.runtime, None if kind.runtime == "ONNXRUNTIME" else settings)
@@ -145,9 +170,13 @@ class Intake:
         if known is not None:
             with suppress(msgspec.ValidationError):  # written by another release: ask again
                 return msgspec.convert(known, ProbeReport)
-        report = await asyncio.to_thread(
-            self._probe, kind, path, LoadOptions(settings=settings, env=spec.container.env)
-        )
+        options, trial = LoadOptions(settings=settings, env=spec.container.env), Trial()
+        async with trying():
+            try:
+                report = await asyncio.to_thread(self._probe, kind, path, options, trial)
+            except asyncio.CancelledError:
+                self.prober.give_up(trial)
+                raise
         with suppress(StorageFull):  # then it is asked again; whether a write is needed is decided later
             await self.worker.call(
                 self.registry.add_probe,
@@ -158,26 +187,33 @@ class Intake:
             )
         return report
 
-    def _probe(self, kind: Kind, path: Path, options: LoadOptions) -> ProbeReport:
+    def _probe(self, kind: Kind, path: Path, options: LoadOptions, trial: Trial) -> ProbeReport:
         """Ask a disposable child, which may take a minute to find that a model never opens: an apply that
         follows its plan is not made to wait for that again."""
         key = str(path), msgspec.json.encode(options)
         failed = self.failures.get(key)
-        if failed is not None and monotonic() - failed[0] < FAILURE_KEPT_S:
-            raise LoadFailed(failed[1], hint=failed[2])
+        if failed is not None and (age_s := monotonic() - failed[0]) < FAILURE_KEPT_S:
+            found = (
+                f"that was found {age_s:.0f} s ago; from {FAILURE_KEPT_S - age_s:.0f} s on it is tried again"
+            )
+            raise LoadFailed(failed[1], hint=found if failed[2] is None else f"{failed[2]}; {found}")
         started = monotonic()
         try:
-            return self._probe_anew(kind, path, options)
+            return self._probe_anew(kind, path, options, trial)
         except LoadFailed as exc:
-            if monotonic() - started > FAILURE_SLOW_S:
+            if monotonic() - started > FAILURE_SLOW_S and not trial.is_over:
                 self.failures.clear()  # one is enough: the plan's, for the apply
                 self.failures[key] = (monotonic(), exc.message, exc.hint)
             raise
 
-    def _probe_anew(self, kind: Kind, path: Path, options: LoadOptions) -> ProbeReport:
+    def _probe_anew(self, kind: Kind, path: Path, options: LoadOptions, trial: Trial) -> ProbeReport:
         def probe(handler: str | None) -> ProbeReport:
             return self.prober.probe(
-                kind.runtime, path, replace(options, handler=handler), timeout_s=self.probe_timeout_s
+                kind.runtime,
+                path,
+                replace(options, handler=handler),
+                timeout_s=self.probe_timeout_s,
+                trial=trial,
             )
 
         return examine_pipeline(path, probe) if kind == PIPELINE else probe(None)

@@ -72,6 +72,13 @@ class VersionSource:
 
 
 Source = FileSource | RevisionSource | WeightsSource | VersionSource
+
+
+def needs_models(source: Source) -> bool:
+    """May it name models that are not in the store yet?"""
+    return isinstance(source, FileSource | VersionSource)
+
+
 # What must hold of what is deployed, with the latest revision, when an order's turn has come.
 Check = Callable[[Sequence[VersionRow], int], None]
 

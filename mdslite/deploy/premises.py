@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mdslite.deploy.orders import Order
 from mdslite.deploy.plan import Plan
 from mdslite.errors import Conflict
@@ -22,12 +24,7 @@ def require_revision(order: Order, latest: int) -> None:
 
 def require_digests(order: Order, plan: Plan) -> None:
     """:raises Conflict: the artifact of a version is another one than when the order was planned"""
-    found = {
-        version_name(model.project, model.model, step.version): step.after.digest
-        for model in plan.models
-        for step in model.steps
-        if step.after is not None
-    }
+    found = digests_of(plan)
     for name, planned in order.expect_digests.items():
         if name not in found:
             message = f"{name}: it was planned with {planned}, and is not part of this apply"
@@ -35,3 +32,13 @@ def require_digests(order: Order, plan: Plan) -> None:
         if found[name] != planned:
             message = f"{name}: its artifact is {found[name]} by now; this apply was planned with {planned}"
             raise Conflict(message, hint=_HINT)
+
+
+def digests_of(plan: Plan) -> Mapping[str, str]:
+    """The artifacts' digests after a plan, by `PROJECT/MODEL@VERSION`."""
+    return {
+        version_name(model.project, model.model, step.version): step.after.digest
+        for model in plan.models
+        for step in model.steps
+        if step.after is not None
+    }

@@ -18,7 +18,7 @@ import msgspec
 
 from mdslite.errors import LoadFailed, MdsliteError, OutOfMemory
 from mdslite.runtimes.probe import Request, Verdict
-from mdslite.runtimes.protocol import LoadOptions, ProbeReport
+from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Trial
 
 COMMAND = (sys.executable, "-P", "-m", "mdslite.runtimes.probe")
 # On top of what a probe is allowed: the zygote's start, and its own answer to a probe that is late.
@@ -30,13 +30,9 @@ _ERRORS: dict[str, type[MdsliteError]] = {OutOfMemory.code: OutOfMemory}
 class Probing(Protocol):
     """A runtime that sees to a disposable process itself."""
 
-    def probe(self, path: Path, options: LoadOptions, *, timeout_s: float) -> ProbeReport: ...
-
-
-class Trial:
-    """One probe, for whoever may come to have no use for it any more. Give it to `Prober.give_up`."""
-
-    is_over = False
+    def probe(
+        self, path: Path, options: LoadOptions, *, timeout_s: float, trial: Trial | None
+    ) -> ProbeReport: ...
 
 
 class Prober:
@@ -54,8 +50,6 @@ class Prober:
         self._command = command
         self._margin_s = margin_s
         self._lock = threading.Lock()
-        self._under_way: Trial | None = None
-        self._handing_over = threading.Lock()  # of the zygote, from one trial to the next
         self._process: subprocess.Popen[bytes] | None = None
         self._noise: IO[bytes] | None = None
 
@@ -79,15 +73,10 @@ class Prober:
         :raises OutOfMemory: the device has no room for it
         """
         if runtime in self._own:
-            return self._own[runtime].probe(path, options, timeout_s=timeout_s)
+            return self._own[runtime].probe(path, options, timeout_s=timeout_s, trial=trial)
         request = Request(runtime, str(path.resolve()), options, timeout_s)
-        with self._lock:
-            self._begin(trial or Trial())
-            try:
-                line = self._exchange(msgspec.json.encode(request) + b"\n", timeout_s + self._margin_s)
-            finally:
-                with self._handing_over:
-                    self._under_way = None
+        with self._lock, (trial or Trial()).ended_by(self._kill):
+            line = self._exchange(msgspec.json.encode(request) + b"\n", timeout_s + self._margin_s)
         try:
             verdict = msgspec.json.decode(line, type=Verdict)
         except msgspec.DecodeError as exc:
@@ -96,27 +85,16 @@ class Prober:
             raise _ERRORS.get(verdict.code, LoadFailed)(verdict.message, hint=verdict.hint)
         return verdict.report
 
-    def give_up(self, trial: Trial) -> None:
-        """End a trial, be it under way or still behind another. Does not block."""
-        with self._handing_over:
-            trial.is_over = True
-            process = self._process
-            if self._under_way is trial and process is not None:
-                process.kill()  # and its child with it
-
-    def _begin(self, trial: Trial) -> None:
-        with self._handing_over:
-            if trial.is_over:
-                raise LoadFailed("nobody waits for the model any more")
-            self._under_way = trial
-
     def close(self) -> None:
         """End the zygote and free its memory; a probe under way fails. It may be started again."""
-        process = self._process
-        if process is not None:
-            process.kill()
+        self._kill()
         with self._lock:
             self._stop()
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None:
+            process.kill()  # and its child with it
 
     def _exchange(self, request: bytes, wait_s: float) -> bytes:
         deadline = monotonic() + wait_s

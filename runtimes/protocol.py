@@ -6,14 +6,16 @@ thread, or from the event loop when the model is known to be quick and bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 
-from mdslite.errors import MdsliteError
+from mdslite.errors import LoadFailed, MdsliteError
 
 # The Open Inference Protocol's names; OBJECT stands for an output that is no tensor (a sequence of maps).
 Datatype = Literal[
@@ -246,6 +248,38 @@ class DataSession(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Trial:
+    """One probe, for whoever may come to have no use for it. Used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._end: Callable[[], object] | None = None
+        self.is_over = False
+
+    def give_up(self) -> None:
+        """End it, be it under way or not begun yet. Does not wait for its end."""
+        with self._lock:
+            self.is_over = True
+            if self._end is not None:
+                self._end()
+
+    @contextmanager
+    def ended_by(self, end: Callable[[], object]) -> Iterator[None]:
+        """Have `end` called by `give_up` for as long as the block runs.
+
+        :raises LoadFailed: it was given up
+        """
+        with self._lock:
+            if self.is_over:
+                raise LoadFailed("nobody waits for the model any more")
+            self._end = end
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end = None
 
 
 class Runtime(Protocol):

@@ -15,7 +15,7 @@ from mdslite.errors import LoadFailed
 from mdslite.runtimes.inline import InlineSession
 from mdslite.runtimes.isolated import IsolatedSession
 from mdslite.runtimes.packages import find_package
-from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport
+from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport, Trial
 from mdslite.runtimes.requirements import find_unmet, parse_requirements
 from mdslite.runtimes.supervised import PackageProcess
 from mdslite.runtimes.venvs import Environments
@@ -56,16 +56,19 @@ class PythonRuntime:
         session.open(path, handler=options.handler, limit_s=self._load_timeout_s)
         return session
 
-    def probe(self, path: Path, options: LoadOptions, *, timeout_s: float) -> ProbeReport:
+    def probe(
+        self, path: Path, options: LoadOptions, *, timeout_s: float, trial: Trial | None = None
+    ) -> ProbeReport:
         """Import the package at `path` in a process of its own, and say what it is. Builds no instance.
 
         An environment that it needs is built first, and `timeout_s` does not count that.
 
-        :raises LoadFailed: as `open`
+        :raises LoadFailed: as `open`, or that `trial` is over
         """
         process = PackageProcess(options, python=self._find_python(path, options))
         begun = perf_counter()
-        opened = process.open(path, handler=options.handler, build=False, limit_s=timeout_s)
+        with (trial or Trial()).ended_by(process.break_off):
+            opened = process.open(path, handler=options.handler, build=False, limit_s=timeout_s)
         process.kill()
         return ProbeReport(
             signature=DATA_SIGNATURE,

@@ -38,6 +38,7 @@ CLOSE_S = 2.0  # that user code gets to end by itself
 _END_S = 2.0  # for a process to end after its socket was closed, or after it was killed
 _WORKER = "mdslite.runtimes.worker"
 _MODEL_WORKER = "mdslite.runtimes.model_worker"
+_UNWANTED = "was ended, as nobody waited for it any more"
 _TAIL_LENGTH = 2000  # characters of its output that the hint of a failed load quotes
 
 
@@ -67,6 +68,7 @@ class PackageProcess:
         self._ended = ended
         self._stage = "started"
         self._ready = False
+        self._started = self._unwanted = False
         self.child: Child
         self.channel: Channel
 
@@ -145,6 +147,12 @@ class PackageProcess:
         self.child.close()
         self.channel.close()
 
+    def break_off(self) -> None:
+        """End it while somebody has it started, who hears of it. From any thread; waits for nothing."""
+        self._unwanted = True
+        if self._started:
+            self.child.kill(_UNWANTED)
+
     def end(self) -> None:
         """Let it end by itself, and see to it that it does. Does not wait."""
         self.channel.shut()
@@ -177,6 +185,9 @@ class PackageProcess:
             raise LoadFailed(exc.message) from exc
         finally:
             theirs.close()
+        self._started = True
+        if self._unwanted:
+            self.child.kill(_UNWANTED)
 
     def _receive(self, deadline: float, wait_s: float, of: str) -> Any:
         self.channel.limit(max(0.001, deadline - monotonic()))

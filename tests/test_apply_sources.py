@@ -21,8 +21,8 @@ from waiting import until
 
 from mdslite.deploy import intake
 from mdslite.errors import ArtifactError, LoadFailed, StorageFull
-from mdslite.runtimes.prober import Prober, Trial
-from mdslite.runtimes.protocol import LoadOptions, ProbeReport
+from mdslite.runtimes.prober import Prober
+from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Trial
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from waiting import hold_on
 
 from mdslite.errors import DeadlineExceeded, LoadFailed, Unavailable
 from mdslite.process import TAIL_BYTES
-from mdslite.runtimes.protocol import DataSession, LoadOptions
+from mdslite.runtimes.protocol import DataSession, LoadOptions, Trial
 from mdslite.runtimes.python import PythonRuntime
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of their own are for Linux")
@@ -238,6 +238,28 @@ def test_an_import_that_hangs_is_no_description(tmp_path: Path) -> None:
     package = write_package(tmp_path, head="time.sleep(600)")
     with pytest.raises(LoadFailed, match=r"was not imported within 0\.2 s"):
         PythonRuntime().probe(package, LoadOptions(), timeout_s=0.2)
+
+
+def test_a_trial_that_is_given_up_ends_the_package_s_process(tmp_path: Path) -> None:
+    met = tmp_path / "met"
+    head = f"open({str(met)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    package, trial, said = write_package(tmp_path, head=head), Trial(), []
+
+    def probe() -> None:
+        try:
+            PythonRuntime().probe(package, LoadOptions(), timeout_s=DEADLINE_S, trial=trial)
+        except LoadFailed as exc:
+            said.append(exc.message)
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    pid = int(hold_on(lambda: met.read_text() if met.exists() else ""))
+    trial.give_up()
+    thread.join(DEADLINE_S)
+    assert said == ["before it was imported, its process was ended, as nobody waited for it any more"]
+    hold_on(lambda: is_gone(pid))
+    probe()
+    assert said[1:] == ["nobody waits for the model any more"]
 
 
 def test_a_process_that_cannot_be_started_is_a_failed_load(obedient: Path) -> None:

@@ -24,8 +24,8 @@ from waiting import hold_on
 from mdslite.errors import LoadFailed, OutOfMemory
 from mdslite.runtimes import engine
 from mdslite.runtimes.probe import NICENESS, STACK_BYTES
-from mdslite.runtimes.prober import Prober, Trial
-from mdslite.runtimes.protocol import Device, LoadOptions, ProbeReport, TensorSpec
+from mdslite.runtimes.prober import Prober
+from mdslite.runtimes.protocol import Device, LoadOptions, ProbeReport, TensorSpec, Trial
 
 DEADLINE_S = 30.0
 LINUX = sys.platform == "linux"
@@ -203,8 +203,8 @@ def test_a_trial_that_is_given_up_ends_with_its_process_and_others_go_on(tmp_pat
         (child,) = zygote.children()
         behind, told = start_probe(prober, sound, second)
         third, unharmed = start_probe(prober, sound)
-        prober.give_up(second)
-        prober.give_up(first)
+        second.give_up()
+        first.give_up()
         for one in (thread, behind, third):
             one.join(DEADLINE_S)
             assert not one.is_alive()
@@ -212,7 +212,7 @@ def test_a_trial_that_is_given_up_ends_with_its_process_and_others_go_on(tmp_pat
         assert messages == ["the process that tries models ended"]
         assert told == ["nobody waits for the model any more"]
         assert unharmed == []
-        prober.give_up(first)
+        first.give_up()
         assert probe(prober, sound).bounded
 
 

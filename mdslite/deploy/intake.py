@@ -34,8 +34,7 @@ from mdslite.errors import (
 )
 from mdslite.fields import Operator, PackageType, SourceType, version_name
 from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require, runtime_settings
-from mdslite.runtimes.prober import Trial
-from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport
+from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport, Trial
 from mdslite.serving.declared import check_tensors
 from mdslite.spec import Spec
 from mdslite.uris import SERVED_HINT
@@ -175,7 +174,7 @@ class Intake:
             try:
                 report = await asyncio.to_thread(self._probe, kind, path, options, trial)
             except asyncio.CancelledError:
-                self.prober.give_up(trial)
+                trial.give_up()
                 raise
         with suppress(StorageFull):  # then it is asked again; whether a write is needed is decided later
             await self.worker.call(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from api_server import BACKUP, ApiServer, on_a_terminal
@@ -238,6 +239,32 @@ class TestLs:
             version["window_s"] = window_s
         assert run(["ls", "demo"]) == 0
         assert capsys.readouterr().err.splitlines()[0] == told
+
+    def test_tells_of_versions_that_refuse_much_why_and_what_helps(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        v1, v2, _ = api.models[0]["versions"]
+        v1 |= {"requests": 10_000, "refused": 9_712, "window_s": 60.0}
+        v2 |= {"requests": 1_000, "refused": 49}
+        api.figures["/logs/top"] = {"values": [{"value": "queue_full", "count": 9_712, "share": 1.0}]}
+        assert run(["ls"]) == 0
+        told = [line for line in capsys.readouterr().err.splitlines() if "refused" in line or "hint" in line]
+        assert told[0] == "demo/digits@v1 refused 97 % of its requests: 9,712 queue_full"
+        assert told[1].startswith("hint: more is asked than it can answer") and len(told) == 2
+        asked = parse_qs(urlsplit(api.requests[-1][1]).query)
+        assert asked["field"] == ["code"]
+        assert asked["filter"] == ["project=demo model=digits version=v1 status>=400 status<500 since=60s"]
+        api.figures["/logs/top"]["values"][0]["value"] = "invalid_tensor"
+        assert run(["ls"]) == 0
+        shows = "mdslite logs 'project=demo model=digits version=v1 status>=400 status<500' shows them"
+        assert f"hint: {shows}" in capsys.readouterr().err
+
+    def test_of_many_refused_says_how_many_where_the_log_does_not_know_why(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.models[0]["versions"][0] |= {"requests": 20, "refused": 10}
+        assert run(["ls"]) == 0
+        assert "demo/digits@v1 refused 50 % of its requests\nhint: " in capsys.readouterr().err
 
     def test_narrows_to_a_project_or_a_model(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]

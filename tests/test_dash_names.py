@@ -59,6 +59,17 @@ def test_wide_terminals_give_names_the_room_of_the_least_figures() -> None:
     assert "the-model-that" in first and "candida" in first
 
 
+@pytest.mark.parametrize("width", [78, 112])
+def test_a_version_that_refuses_much_says_so_beside_its_errors(width: int) -> None:
+    calm, busy = many(2), many(2)
+    version = busy.models[0]["versions"][0] if busy.models else {}
+    version |= {"requests": 1000, "refused": 973, "errors": 0, "error_rate": 0.0}
+    assert "REF%" not in plain(table_lines(width, 10, calm, cursor=1)[0])
+    head, first, *_ = table_lines(width, 10, busy, cursor=1)
+    assert plain(head).index("REF%") < plain(head).index("ERR%")
+    assert ("  97.3", "bad") in [(text, role.removesuffix(" bold")) for text, role in first]
+
+
 def test_all_versions_are_reached_on_the_screen_of_devices() -> None:
     snapshot = many(200)
     lines, first = pane_lines(78, 18, snapshot, first=100_000)

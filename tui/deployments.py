@@ -76,6 +76,9 @@ _COLUMNS = (
     _Column("~VRAM", 5, lambda one, flow: figures.size(one.version.get("memory_bytes")), 3),
     _Column("PROVIDER", 9, lambda one, flow: provider_of(one.version), 9, "left"),
 )
+# Beside ERR%, which leaves them out, where a version refused that share of its requests, and so many.
+_REFUSED = _Column("REF%", 5, lambda one, flow: figures.percent(flow.refused_share, 1), 2)
+_REFUSED_SHARE, _REFUSED_LEAST = 0.05, 10
 _EXTRAS = 6  # columns of this rank and above make room for names
 _NAME = (10, 28)  # columns for a name: what it gets before the figures, and at most
 _VERSION = (5, 16)
@@ -103,14 +106,20 @@ def entries_of(snapshot: Snapshot) -> list[Entry]:
 def table_lines(width: int, height: int, snapshot: Snapshot, *, cursor: int) -> list[Line]:
     """The head and the lines around the cursor."""
     entries = entries_of(snapshot)
-    shape = _shape(width, entries)
+    flows = [figures_of(snapshot, one.project, one.model, one.version) for one in entries]
+    shape = _shape(width, entries, tells_refused=any(_refuses(one) for one in flows))
     lines: list[Line] = [_head(shape)]
     for at in seen_entries(height, len(entries), cursor):
-        lines.append(_line(entries[at], snapshot, shape, chosen=at == cursor))
+        lines.append(_line(entries[at], flows[at], shape, chosen=at == cursor))
     return lines
 
 
-def _shape(width: int, entries: list[Entry]) -> _Shape:
+def _refuses(flow: Figures) -> bool:
+    """Whether it is to be told how much was refused."""
+    return flow.refused >= _REFUSED_LEAST and (flow.refused_share or 0.0) >= _REFUSED_SHARE
+
+
+def _shape(width: int, entries: list[Entry], *, tells_refused: bool) -> _Shape:
     """Room for the figures first, but for the extra ones, which come after what names want."""
     bar = _BAR if width >= 96 else 6 if width >= 60 else 0
     left = width - _FIXED - bar - _NAME[0] - _VERSION[0]
@@ -119,11 +128,14 @@ def _shape(width: int, entries: list[Entry]) -> _Shape:
     version = max(_VERSION[0], min(_VERSION[1], version))
     wanted = max(0, min(_NAME[1], name) - _NAME[0]) + version - _VERSION[0]
     columns: list[_Column] = []
-    for one in sorted(_COLUMNS, key=lambda column: column.rank):
+    order = list(_COLUMNS)
+    if tells_refused:
+        order.insert(next(at for at, one in enumerate(order) if one.title == "ERR%"), _REFUSED)
+    for one in sorted(order, key=lambda column: column.rank):
         if one.width + 1 + (wanted if one.rank >= _EXTRAS else 0) <= left:
             columns.append(one)
             left -= one.width + 1
-    columns.sort(key=_COLUMNS.index)
+    columns.sort(key=order.index)
     version = min(version, _VERSION[0] + max(0, left) // 3)
     name = _NAME[0] + left - (version - _VERSION[0])
     return _Shape(max(6, min(_NAME[1], name)), version, bar, columns)
@@ -143,9 +155,8 @@ def _head(shape: _Shape) -> Line:
     return [(text, "head")]
 
 
-def _line(entry: Entry, snapshot: Snapshot, shape: _Shape, *, chosen: bool) -> Line:
+def _line(entry: Entry, flow: Figures, shape: _Shape, *, chosen: bool) -> Line:
     version, bar = entry.version, shape.bar
-    flow = figures_of(snapshot, entry.project, entry.model, version)
     sign, role = STATES.get(version["state"], ("·", ""))
     shadow = version["shadow"]
     weight = "S" if shadow else _weight(version["weight"])
@@ -159,7 +170,7 @@ def _line(entry: Entry, snapshot: Snapshot, shape: _Shape, *, chosen: bool) -> L
         (f" {sign} {fit(version['state'], 9)}", role),
     ]
     for one in shape.columns:
-        wrong = one.title == "ERR%" and bool(flow.error_rate)
+        wrong = (one.title == "ERR%" and bool(flow.error_rate)) or (one is _REFUSED and _refuses(flow))
         line.append((" " + fit(one.text(entry, flow), one.width, one.align), "bad" if wrong else ""))
     return [(text, f"{how} bold" if chosen and "bold" not in how else how) for text, how in line]
 

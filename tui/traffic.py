@@ -26,11 +26,13 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of `window_s` seconds: `rps` is of all requests, `good` and `errors` are how many of them were."""
+    """Of `window_s` seconds: `rps` is of all requests, `good`, `errors` and `refused` are how many of them
+    were."""
 
     window_s: float | None = None
     good: int = 0
     errors: int = 0
+    refused: int = 0
     rps: float | None = None
     p50_ms: float | None = None
     p95_ms: float | None = None
@@ -38,6 +40,12 @@ class Figures:
     error_rate: float | None = None
     confidence: float | None = None
     low_confidence: float | None = None
+
+    @property
+    def refused_share(self) -> float | None:
+        """Of all requests, 0 to 1; None without any."""
+        total = self.good + self.errors + self.refused
+        return self.refused / total if total else None
 
 
 def from_log(snapshot: Snapshot) -> bool:
@@ -57,6 +65,7 @@ def figures_of(snapshot: Snapshot, project: str, model: str, version: Json) -> F
             window_s=version.get("window_s"),
             good=requests - errors - refused,
             errors=errors,
+            refused=refused,
             rps=version.get("rps"),
             p50_ms=version.get("p50_ms"),
             p95_ms=slow.get("p95"),
@@ -76,6 +85,7 @@ def figures_of(snapshot: Snapshot, project: str, model: str, version: Json) -> F
         window_s=length_s,
         good=group["count"] - group["errors"] - group["refused"],
         errors=group["errors"],
+        refused=group["refused"],
         rps=group["count"] / length_s,
         p50_ms=slow.get("p50"),
         p95_ms=slow.get("p95"),

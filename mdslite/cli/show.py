@@ -9,6 +9,7 @@ import click
 
 from mdslite.cli import output
 from mdslite.cli.options import addressed_to, connect, json_option, url_option
+from mdslite.cli.refused import refusal_lines
 from mdslite.cli.suggestions import command_line
 from mdslite.cli.target import Scope, Target, parse_moment, parse_scope, parse_target, require_scope
 from mdslite.sizes import size_text
@@ -57,7 +58,8 @@ Examples:
 
 Traffic is that of the last minute, or since a younger version serves. RPS counts
 all requests; P50 and P99 are of good answers. ERR % is the share of errors (5xx)
-in these and the good answers: what was refused (4xx) is left out."""
+in these and the good answers: what was refused (4xx) is left out, and told below
+the table where it is much; --json has "refused" beside "requests"."""
 )
 @click.argument("scope", metavar="[PROJECT[/MODEL]]", callback=parse_scope, required=False)
 @json_option
@@ -67,6 +69,7 @@ def ls(scope: Scope | None, as_json: bool, url: str) -> int:
     with connect(url) as client:
         found = client.models() if scope is None else require_scope(client, scope)
         is_loading = not found and scope is None and not client.status()["ready"]
+        refused = [] if as_json else list(refusal_lines(client, found, url))
     if as_json:
         output.write_json(found)
     elif is_loading:
@@ -76,6 +79,8 @@ def ls(scope: Scope | None, as_json: bool, url: str) -> int:
         output.note(addressed_to(url, "hint: mdslite apply -f deployments.yaml"))
     else:
         _write_models(found, url)
+        for line in refused:
+            output.note(line)
     return 0
 
 

@@ -10,6 +10,7 @@
     ├── MethodNotAllowed         405 method_not_allowed
     ├── RequestTimeout           408 request_timeout
     ├── Conflict                 409 conflict
+    │   └── AddressInUse         409 address_in_use       (ends a command, exit 1)
     ├── PreconditionFailed       412 precondition_failed
     ├── TooLarge                 413 too_large
     ├── UnsupportedMedia         415 unsupported_media_type
@@ -155,6 +156,12 @@ class RequestTimeout(MdsliteError):
 class Conflict(MdsliteError):
     code = "conflict"
     status = 409
+
+
+class AddressInUse(Conflict):
+    """Somebody else listens there."""
+
+    code = "address_in_use"
 
 
 class PreconditionFailed(MdsliteError):

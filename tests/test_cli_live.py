@@ -348,6 +348,15 @@ def test_over_tls_what_it_suggests_works_too(folder: Path, file: str) -> None:
         assert len(json.loads(done.stdout)["predictions"]) == 1
 
 
+def test_up_on_a_port_that_another_appliance_has_says_which(shared: Live, tmp_path: Path) -> None:
+    port = shared.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "mdslite", "up", "--port", port, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    failure = json.loads(done.stdout)
+    assert (done.returncode, failure["code"]) == (1, "address_in_use")
+    assert f"(process {shared.process.pid}): stop it first, or choose another with --port" in failure["hint"]
+
+
 def test_a_second_up_on_the_same_store_says_who_holds_it(shared: Live) -> None:
     command = [sys.executable, "-m", "mdslite", "up", "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)

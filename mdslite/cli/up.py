@@ -20,7 +20,7 @@ import click
 from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.files import similar
-from mdslite.cli.options import DEFAULT_STORE, addressed_to, json_option, starting
+from mdslite.cli.options import DEFAULT_STORE, addressed_to, json_option, read_token, starting
 from mdslite.cli.suggestions import suggest
 from mdslite.cli.usage import refuse_typed
 from mdslite.fields import parse_memory
@@ -47,6 +47,7 @@ def read_days(context: click.Context, option: click.Parameter, days: float | Non
 _SERVING = re.compile(r"serving on (?P<url>https?://\S+)")
 _GRPC = re.compile(r"gRPC (?P<place>\S+)")
 _JOIN_WAIT_S = 5.0
+_ASK_S = 2.0
 
 
 @click.command(
@@ -178,8 +179,30 @@ def up(
     announcer = Announcer(file, store, tls_cert, as_json=as_json, companion=companion)
     try:
         return serve(settings, announcer)
+    except errors.AddressInUse as exc:
+        if (there := _appliance_at(settings.host, settings.port, exc)) is not None:
+            exc.hint = f"{there}, or {exc.hint}"
+        raise
     finally:
         announcer.close()
+
+
+def _appliance_at(host: str, port: int, error: errors.AddressInUse) -> str | None:
+    """What there is to say of the one that has the port, where it is an appliance; None where that cannot be
+    learnt."""
+    from mdslite.client import Client, Retries
+
+    if f"{host}:{port}:" not in error.message:  # but the one for gRPC
+        return None
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    try:
+        with Client(url, token=read_token(), timeout_s=_ASK_S, retries=Retries(count=0)) as client:
+            found = client.status()
+    except errors.MdsliteError:
+        return None
+    store, pid = found.get("store"), found.get("pid")
+    place = f", on the store {store} (process {pid})" if store and pid else ""
+    return f"an appliance serves there already{place}: stop it first" if "revision" in found else None
 
 
 def _path(text: str | None) -> Path | None:

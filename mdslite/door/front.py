@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mdslite.door.door import Door
-from mdslite.door.listener import TlsListener, drop_new, open_sockets
+from mdslite.door.listener import TlsListener, drop_new, open_sockets, unheard
 from mdslite.door.local import LocalListener
 from mdslite.errors import InvalidRequest
 from mdslite.hosts import is_loopback
@@ -86,6 +86,7 @@ class Front:
     async def open(self) -> str:
         """Listen; returns the URL.
 
+        :raises AddressInUse: somebody else has the port
         :raises InvalidRequest: the address cannot be had, or a certificate not be read
         """
         place = self._place
@@ -99,11 +100,8 @@ class Front:
             else:
                 port = await self._open_tls(files)
         except OSError as exc:
-            reason = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
-            raise InvalidRequest(
-                f"cannot listen on {place.host}:{place.port}: {reason}",
-                hint="choose another with --port, or --port 0 for any free one",
-            ) from exc
+            hint = "choose another with --port, or --port 0 for any free one"
+            raise unheard(exc, f"{place.host}:{place.port}", hint=hint) from exc
         await self._local.start()
         return f"{'http' if files is None else 'https'}://{shown_host(place.host)}:{port}"
 

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import logging
+import os
 import socket
 import ssl
 import struct
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import cast
 
-from mdslite.errors import InvalidRequest
+from mdslite.errors import AddressInUse, InvalidRequest, MdsliteError
 from mdslite.http.guard import error_body, make_request_id
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,13 @@ def open_sockets(host: str, port: int, *, backlog: int) -> list[socket.socket]:
             one.close()
         raise
     return sockets
+
+
+def unheard(exc: OSError, place: str, *, hint: str) -> MdsliteError:
+    """Why nobody can listen at a place."""
+    reason = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
+    kind = AddressInUse if exc.errno == errno.EADDRINUSE else InvalidRequest
+    return kind(f"cannot listen on {place}: {reason}", hint=hint)
 
 
 class TlsListener:

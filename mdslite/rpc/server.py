@@ -7,16 +7,14 @@ they may send what gRPC takes, which nobody here answers.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable
 
 from mdslite.api.app import HTML, make_operations
 from mdslite.api.caller import Caller
 from mdslite.api.operations import Operation
 from mdslite.api.parts import Parts
-from mdslite.door.listener import TlsListener, open_sockets
-from mdslite.errors import InvalidRequest, Unauthorized
+from mdslite.door.listener import TlsListener, open_sockets, unheard
+from mdslite.errors import Unauthorized
 from mdslite.http.tls import Renewal, TlsFiles
 from mdslite.rpc.calls import InferService
 from mdslite.rpc.door import RpcDoor
@@ -64,16 +62,14 @@ class RpcServer:
     async def open(self, host: str, port: int, files: TlsFiles | None) -> int:
         """Listen, and answer that nothing is served yet; returns the port.
 
+        :raises AddressInUse: somebody else has the port
         :raises InvalidRequest: the address cannot be had, or a certificate not be read
         """
         try:
             sockets = await asyncio.to_thread(open_sockets, host, port, backlog=_BACKLOG)
         except OSError as exc:
-            reason = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
-            raise InvalidRequest(
-                f"cannot listen on {host}:{port} for gRPC: {reason}",
-                hint="choose another with --grpc-port, or --grpc-port 0 for any free one",
-            ) from exc
+            hint = "choose another with --grpc-port, or --grpc-port 0 for any free one"
+            raise unheard(exc, f"{host}:{port} for gRPC", hint=hint) from exc
         if files is None:
             loop, make = asyncio.get_running_loop(), self.door.connection
             self._ports = [await loop.create_server(make, sock=one, backlog=_BACKLOG) for one in sockets]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import orjson
 import pytest
 from api_server import NAMED, ApiServer
 
-from mdslite.cli import run
+from mdslite.cli import output, run
 from mdslite.cli.examples import example_body, example_curl
 
 
@@ -190,3 +192,31 @@ class TestExamples:
         done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=30)
         assert json.loads(done.stdout) == example_body(signature)
         assert shlex.split(rest)[-2:] == ["--data-binary", "@-"]
+
+
+def test_a_server_that_does_not_answer_is_waited_for_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = threading.Event()
+
+    def note(text: str) -> None:
+        printed(text)
+        said.set()
+
+    def hold(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            said.wait(30)
+
+    printed = output.note
+    monkeypatch.setattr("mdslite.cli.predict._PATIENCE_S", 0.01)
+    monkeypatch.setattr("mdslite.cli.output.note", note)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        holding = threading.Thread(target=hold, args=(server,))
+        holding.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert run(["predict", "p/m", "-d", '{"instances": [1]}', "--url", url]) == 1
+        holding.join()
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == "no answer yet: waiting for it, up to 10 minutes; Ctrl-C stops"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from mdslite.cli.target import Target, parse_target
 if TYPE_CHECKING:
     from mdslite.client import Client
     from mdslite.payloads import Prediction
+
+_PATIENCE_S = 5.0
 
 
 @click.command(
@@ -67,7 +70,7 @@ def predict(target: Target, data: str | None, curl: bool, as_json: bool, url: st
                 hint=f"mdslite predict {target} --curl prints a request to start from",
             )
         body = _body(client, target, _read(data, target))
-        with _hinting(target):
+        with _hinting(target), _saying_that_it_waits():
             reply = client.predict(target.project, target.model, body, version=target.version)
     answer = _answer(reply)
     if as_json:
@@ -115,6 +118,21 @@ def _hinting(target: Target) -> Iterator[None]:
         if exc.hint is None or exc.hint.startswith("GET "):  # what programs can look up, people are shown
             exc.hint = f"mdslite predict {target} --curl prints a request that it takes"
         raise
+
+
+@contextmanager
+def _saying_that_it_waits() -> Iterator[None]:
+    """Say of an answer that takes long how long it is waited for."""
+    from mdslite.asks import PREDICT_WAIT_S
+
+    words = f"no answer yet: waiting for it, up to {PREDICT_WAIT_S / 60:.0f} minutes; Ctrl-C stops"
+    timer = threading.Timer(_PATIENCE_S, lambda: output.note(words))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _read(data: str, target: Target) -> str:

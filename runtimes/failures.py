@@ -38,6 +38,22 @@ _FAILURE = re.compile(r"\b(CUDA|CUBLAS|CUDNN) failure (\d+)")
 LOST_CUDA_ERRORS = frozenset(
     {46, 100, 101, 214, 219, 220, 226, 700, 702, 704, 709, 710, 714, 715, 716, 717, 718, 719, 720, 721, 999}
 )
+_EXPORT_AGAIN = "a file that was cut off, or made for a newer onnxruntime, is mended by exporting it again"
+_OLDER = "export it for an older one ({which}), or install a newer onnxruntime: pip install -U onnxruntime"
+# What a refused model lacks, by what the library says of it.
+_REMEDIES = (
+    (
+        re.compile(r"No Op registered for|is not a registered function/op|No opset import for domain"),
+        "export it with operators that ONNX has at its opset; those of other libraries are not loaded here, "
+        "but a Python package may load them: mdslite init NAME",
+    ),
+    (re.compile(r"till opset \d+"), _OLDER.format(which="opset_version=17 suits nearly all models")),
+    (re.compile(r"Unsupported model IR version"), _OLDER.format(which="a lower ir_version")),
+    (
+        re.compile(r"[Ee]xternal data|External initializer"),
+        "put the files with its weights beside it, whole and as they were exported, and deploy that folder",
+    ),
+)
 _LOST_LIBRARY = re.compile(r"(?:CUBLAS|CUDNN)_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)")
 
 
@@ -75,7 +91,7 @@ def load_error(exc: Exception, *, model: str, folder: Path | None = None) -> Mds
         return OutOfMemory(f"{model}: the device has no memory left for this model: {text}")
     return LoadFailed(
         f"{model}: onnxruntime refused the model: {text}",
-        hint="a file that was cut off, or made for a newer onnxruntime, is mended by exporting it again",
+        hint=next((hint for found, hint in _REMEDIES if found.search(text)), _EXPORT_AGAIN),
     )
 
 

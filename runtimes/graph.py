@@ -47,6 +47,7 @@ _TEXTS: dict[str, frozenset[int]] = {
     "Value": frozenset({_INPUT_NAME}),
     "Entry": frozenset({_KEY, _VALUE}),
 }
+_COPY_WEIGHTS = "copy it there, as it was exported: a model and the files of its weights go together"
 _IR_VERSION = 1
 # A model's own fields with their wire types, and how many of them are looked at to tell that it is one.
 _GRAPH = 7
@@ -284,7 +285,7 @@ def check_locations(graph: Graph, folder: Path) -> None:
             try:
                 found = at.lstat()
             except (OSError, ValueError) as exc:
-                raise LoadFailed(f"{shown}, which is missing beside it") from exc
+                raise LoadFailed(f"{shown}, which is missing beside it", hint=_COPY_WEIGHTS) from exc
             if stat.S_ISLNK(found.st_mode):
                 raise LoadFailed(f"{shown}, a link: put the file itself beside the model")
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:

@@ -23,7 +23,7 @@ from typing import BinaryIO, Literal, Self
 
 from mdslite.errors import ArtifactError, TooLarge, quoted
 from mdslite.guises import ARCHIVES, recognize
-from mdslite.store.staging import Limits, Staging, is_ignored, read_chunks, split_name
+from mdslite.store.staging import UNPACK_HINT, Limits, Staging, is_ignored, read_chunks, split_name
 
 ArchiveKind = Literal["zip", "tar", "tar.gz"]
 
@@ -238,5 +238,5 @@ class _Counted:
         chunk = self._file.read(size)
         self._left_bytes -= len(chunk)
         if self._left_bytes < 0:
-            raise TooLarge("the archive unpacks to more than its packed size explains")
+            raise TooLarge("the archive unpacks to more than its packed size explains", hint=UNPACK_HINT)
         return chunk

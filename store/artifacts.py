@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -270,8 +270,23 @@ class ArtifactStore:
 
 def _file_sources(path: Path, data: Sequence[str]) -> list[_Source]:
     """A model's file, and the data files that it refers to."""
-    beside = [_Source(name, partial(open_beneath, path.parent, name)) for name in data]
+    beside = [_Source(name, partial(_open_data, path, name)) for name in data]
     return [_Source(path.name, partial(open_file, path)), *beside]
+
+
+@contextmanager
+def _open_data(model: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a data file of a model's.
+
+    :raises ArtifactError: it is not there, or not to be read
+    """
+    if not os.path.lexists(model.parent / name):
+        raise ArtifactError(
+            f"the model {model.name} keeps weights in {quoted(name)}, which is missing in {model.parent}",
+            hint="copy it there, as it was exported: a model and the files of its weights go together",
+        )
+    with open_beneath(model.parent, name) as file:
+        yield file
 
 
 class _Halves:

@@ -26,6 +26,8 @@ _ROOM_CHECK_BYTES = 64 << 20
 # What editors, file managers and interpreters leave lying about: no part of a model.
 IGNORED_NAMES = frozenset({".git", ".hg", ".svn", ".DS_Store", "__MACOSX", "__pycache__"})
 
+UNPACK_HINT = "where it is to be trusted, unpack it and deploy the folder, which may be as large as it is"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -231,9 +233,13 @@ class Staging:
             )
 
     def _too_large(self) -> TooLarge:
+        most = size_text(self._max_bytes)
+        if self._max_bytes < self._limits.max_bytes:
+            times = f"{self._limits.max_ratio} times its packed size"
+            return TooLarge(f"the archive unpacks to more than {most}, {times}", hint=UNPACK_HINT)
         return TooLarge(
-            f"more than {self._max_bytes} bytes of files; an artifact may have {self._limits.max_bytes}, "
-            f"and an archive at most {self._limits.max_ratio} times its packed size"
+            f"more than {most} of files; an artifact may have no more",
+            hint="give the model's own file or folder, without its data",
         )
 
 

@@ -266,6 +266,14 @@ class TestApply:
         assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
         assert [request[1] for request in api.requests] == ["/api/v1/plan"]
 
+    def test_an_archive_that_is_too_large_fails_as_an_apply_that_is_kept(
+        self, api: ApiServer, deployments: Path
+    ) -> None:
+        api.plan_failure = {**FAILED, "code": "too_large"}
+        api.events = [FAILED]
+        assert run(["apply", "-f", "deployments.yaml", "--yes"]) == 1
+        assert [request[1] for request in api.requests] == ["/api/v1/plan", "/api/v1/apply"]
+
     @pytest.mark.parametrize("when", ["planning", "events"])
     def test_a_fetch_shows_its_progress_on_a_terminal_only(
         self, api: ApiServer, deployments: Path, when: str, capsys: pytest.CaptureFixture[str]

@@ -374,6 +374,14 @@ def test_a_port_in_use_is_an_error_in_words(shared: Live) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_an_address_that_this_machine_does_not_have_is_an_error_in_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mdslite", "up", "--host", "192.0.2.1", "--insecure", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: cannot listen on 192.0.2.1:0: Cannot assign requested address" in done.stderr
+    assert "hint: give an address of this machine with --host" in done.stderr
+
+
 def test_a_mistake_in_the_file_ends_up_with_its_place(folder: Path) -> None:
     (folder / "deployments.yaml").write_text(DEPLOYMENTS.replace("100", "ten"))
     command = [sys.executable, "-m", "mdslite", "up", "deployments.yaml", "--port", "0"]

@@ -11,6 +11,7 @@ from typing import Any
 import models
 import numpy as np
 import odd_models
+import onnx
 import pytest
 from computed import array_of
 
@@ -26,6 +27,44 @@ DEADLINE_S = 30.0
 
 def open_model(path: Path, **settings: Any) -> OnnxSession:
     return OnnxRuntime().open(path, LoadOptions(settings=settings))
+
+
+# Models that are refused
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"op": "Frobnicate"}, "export it with operators that ONNX has"),
+        ({"domain": "com.acme"}, "export it with operators that ONNX has"),
+        ({"opset": 99}, "export it for an older one (opset_version=17"),
+        ({"ir_version": 99}, "export it for an older one (a lower ir_version)"),
+    ],
+)
+def test_what_a_refused_model_lacks_is_told_with_what_mends_it(
+    tmp_path: Path, change: dict[str, Any], hint: str
+) -> None:
+    asked: dict[str, Any] = {"op": "Relu", "domain": "", "opset": 17, "ir_version": 8, **change}
+    helper = onnx.helper
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 3]) for name in "xy")
+    node = helper.make_node(asked["op"], ["x"], ["y"], domain=asked["domain"])
+    opsets = [helper.make_opsetid("", asked["opset"])]
+    if asked["domain"]:
+        opsets.append(helper.make_opsetid(asked["domain"], 1))
+    model = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=opsets)
+    model.ir_version = asked["ir_version"]
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(LoadFailed) as refused:
+        open_model(tmp_path / "m.onnx")
+    assert (refused.value.hint or "").startswith(hint)
+
+
+def test_a_model_that_is_cut_off_is_to_be_exported_again(tmp_path: Path) -> None:
+    whole = models.identity(tmp_path / "m.onnx").read_bytes()
+    (tmp_path / "m.onnx").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LoadFailed) as refused:
+        open_model(tmp_path / "m.onnx")
+    assert "exporting it again" in (refused.value.hint or "")
 
 
 # Runs that fail

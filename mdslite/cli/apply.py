@@ -29,7 +29,8 @@ _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _DEPLOYMENTS = re.compile(rb"^(?:\{\s*)?[\"']?deployments[\"']?\s*:", re.MULTILINE)
 _READ_MOST, _READ_BYTES = 50, 1 << 16  # files of a folder, and of each, that are looked at
 _INIT_HINT = "mdslite init MODEL writes one for a model"
-_KEPT = {errors.ArtifactError.code, errors.LoadFailed.code}  # what an apply that fails so is kept for
+# What an apply that fails so is kept for.
+_KEPT = {errors.ArtifactError.code, errors.LoadFailed.code, errors.TooLarge.code}
 
 
 @click.command(

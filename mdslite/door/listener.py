@@ -82,9 +82,13 @@ def open_sockets(host: str, port: int, *, backlog: int) -> list[socket.socket]:
 
 
 def unheard(exc: OSError, place: str, *, hint: str) -> MdsliteError:
-    """Why nobody can listen at a place."""
+    """Why nobody can listen at a place; `hint` says what to do where it is its port that cannot be had."""
     reason = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
     kind = AddressInUse if exc.errno == errno.EADDRINUSE else InvalidRequest
+    if isinstance(exc, socket.gaierror):
+        hint = "check the name, or give an address of this machine with --host"
+    elif exc.errno == errno.EADDRNOTAVAIL:
+        hint = "give an address of this machine with --host (ip address lists them); 0.0.0.0 is all of them"
     return kind(f"cannot listen on {place}: {reason}", hint=hint)
 
 

@@ -18,10 +18,11 @@ from mdslite.asks import Lines
 from mdslite.deploy.plan import Wanted, make_plan, to_plain
 from mdslite.spec import ServiceInfo, Spec
 from mdslite.tui.app import DashApp
+from mdslite.tui.changes import diff_lines
 from mdslite.tui.deployments import table_lines
 from mdslite.tui.gpu import pane_lines
 from mdslite.tui.lines import cells, cut_middle, line_width, plain
-from mdslite.tui.plan_dialog import PlanDialog
+from mdslite.tui.plan_dialog import PlanDialog, plan_lines
 from mdslite.tui.snapshot import Json, Snapshot
 from mdslite.tui.wrapping import wrap
 
@@ -68,6 +69,26 @@ def test_a_version_that_refuses_much_says_so_beside_its_errors(width: int) -> No
     head, first, *_ = table_lines(width, 10, busy, cursor=1)
     assert plain(head).index("REF%") < plain(head).index("ERR%")
     assert ("  97.3", "bad") in [(text, role.removesuffix(" bold")) for text, role in first]
+
+
+def test_a_plan_and_a_revision_name_what_they_change_and_count_the_rest() -> None:
+    def state(weight: float) -> dict[tuple[str, str], dict[str, Wanted]]:
+        weights = {"changed": weight} | {f"m{number:02}": 5 for number in range(26)}
+        return {
+            ("p", name): {
+                "v1": Wanted(
+                    Spec(uri="a.onnx", service_info=ServiceInfo(weight=one)), digest="sha256:1", size_bytes=1
+                )
+            }
+            for name, one in weights.items()
+        }
+
+    plan = to_plain(make_plan(state(1), state(2), prune=False))
+    asked = [plain(line) for line in plan_lines(plan, 78)]
+    assert asked[0] == "PROJECT: p MODEL: changed" and len(asked) == 6
+    assert asked[4:] == ["", "26 models stay as they are"]
+    told = [plain(line) for line in diff_lines({"id": 3, "state": "applied", "diff": plan}, 78)]
+    assert told[-1] == "26 models stayed as they were" and len(told) < 10
 
 
 def test_all_versions_are_reached_on_the_screen_of_devices() -> None:

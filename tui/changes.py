@@ -4,13 +4,14 @@ to it. Owns which one is chosen; older ones come page by page.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 from textual import events
 from textual.binding import Binding, BindingType
 
 from mdslite import calls, errors
-from mdslite.planning import head_lines, planned_rows, why_text
+from mdslite.planning import head_lines, kept_text, planned_rows, tense_of, told_apart, why_text
 from mdslite.tui import figures
 from mdslite.tui.canvas import Pane
 from mdslite.tui.clean import clean
@@ -253,15 +254,19 @@ def diff_lines(revision: Json, width: int) -> list[Line]:
     for text, role in ((revision.get("reason"), ""), (revision.get("error"), "bad")):
         if text:
             lines += [[(part, role)] for part in wrap(clean(text), width)]
-    diff = revision.get("diff") or {}
-    for model in diff.get("models") or ():
+    diff: Json = {"models": (), **(revision.get("diff") or {})}
+    told, kept = told_apart(diff)
+    for model in told:
         lines += [[], *_model_diff(model, width)]
-    if not diff.get("models"):
+    if kept:
+        text = kept_text(kept, tense_of(str(revision.get("state"))))
+        lines += [[], *([(one, "dim")] for one in wrap(clean(text), width))]
+    if not diff["models"]:
         lines += [[], [("nothing was changed", "dim")]]
     return lines
 
 
-def _model_diff(model: Json, width: int) -> list[Line]:
+def _model_diff(model: Mapping[str, Any], width: int) -> list[Line]:
     """What a plan does to a model, coloured by what that is."""
     name, *counts = head_lines(model, width=width)
     lines: list[Line] = [

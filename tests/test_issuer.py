@@ -180,6 +180,7 @@ def test_books_that_cannot_be_kept_fail_nobody(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         asyncio.run(test())
     assert [record.message for record in caplog.records] == [
-        "a call of the token ci (apply) could not be kept: no room",
-        "a call of the token ci (apply) could not be kept: the registry is closed",
+        "the entry of mdslite audit for a call of the token ci (apply) could not be kept: no room",
+        "the entry of mdslite audit for a call of the token ci (apply) could not be kept: "
+        "the registry is closed",
     ]

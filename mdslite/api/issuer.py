@@ -97,7 +97,7 @@ class Issuer:
             act = replace(act, remark=f"{act.remark} ({self._unrecorded} like it before are not listed)")
             self._unrecorded = 0
         self._acts.append(act)
-        self._ask_to_write(f"a call of {act.who} ({act.what})")
+        self._ask_to_write(f"the entry of mdslite audit for a call of {act.who} ({act.what})")
 
     def save_uses(self) -> None:
         """Keep when tokens were last used, without waiting for it."""
@@ -126,7 +126,7 @@ class Issuer:
     def _write_late(self) -> None:
         """Try again to write down the acts for which there was no room."""
         if self._acts:
-            self._ask_to_write("calls for which the disk had no room")
+            self._ask_to_write("entries of mdslite audit for which the disk had no room")
 
     def _ask_to_write(self, what: str) -> None:
         if not self._writing:

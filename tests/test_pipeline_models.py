@@ -95,7 +95,7 @@ class TestDeployedModels:
             digits = tensor_lane("demo/digits v1", FakeSession(), Codec(DOUBLER))
             routes = router(FakeServed("demo/digits@v1", digits))
             lane = pipeline_lane(pipeline(model("a", "demo/digits")), {}, routes=routes)
-            with pytest.raises(InvalidTensor, match=r'^node a: input "x"'):
+            with pytest.raises(InvalidTensor, match=r'^node a: instances\[0\]: input "x"'):
                 submit(lane, Request("no numbers"))
             with pytest.raises(UnsupportedMedia, match=r"^node a: demo/digits takes JSON instances"):
                 submit(lane, Request(mds.Body(b"\x89PNG", "image/png")))
@@ -104,7 +104,7 @@ class TestDeployedModels:
             )
             request = Request("no numbers")
             submit(behind, request)
-            with pytest.raises(ModelError, match=r'^node a: input "x"'):
+            with pytest.raises(ModelError, match=r'^node a: instances\[0\]: input "x"'):
                 await request.answer()
             assert lane._courses == behind._courses == {}
             digits.close()

@@ -169,7 +169,13 @@ def _name(artifact: Artifact) -> str:
 
 
 def _check_log(store_dir: Path) -> Iterator[Finding]:
-    hours = list_hours(store_dir / LOG_NAME)
+    try:
+        hours = list_hours(store_dir / LOG_NAME)
+    except StoreError as exc:
+        yield Finding(
+            "error", f"request log: {exc.message}", exc.hint or "predictions go on; nothing is logged"
+        )
+        return
     left_bytes = _CHECKED_LOG_BYTES
     checked = 0
     for hour in reversed(hours):

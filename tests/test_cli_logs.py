@@ -123,6 +123,20 @@ class TestLogs:
         assert run(["logs", "--limit", "0"]) == 0
         assert capsys.readouterr().err == ""
 
+    def test_says_why_the_latest_are_not_there(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.rows = []
+        api.status["log_trouble"] = (
+            "it is not written just now (its disk is full); 42,141 rows wait in memory"
+        )
+        assert run(["logs"]) == 0
+        assert capsys.readouterr().err == (
+            "no request was logged yet\n"
+            "of the latest requests the log says nothing: it is not written just now (its disk is full); "
+            "42,141 rows wait in memory\n"
+        )
+
     def test_says_when_there_is_nothing(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
         api.rows = []
         assert run(["logs"]) == 0

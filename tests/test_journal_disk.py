@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from applying import V1, apply
+from box import Box, Caller
 from journals import count, ids, sql
 from log_rows import HOUR_S, NOON, Clock, files, row, running, wanted
 
@@ -35,6 +38,34 @@ def test_a_folder_that_cannot_be_used_is_waited_for(tmp_path: Path) -> None:
         log.mkdir()
         assert journal.flush()
         assert len(ids(log)) == 1
+
+
+@pytest.mark.anyio
+async def test_status_and_doctor_say_what_waits_for_a_log_that_cannot_be_written(
+    box: Box, folder: Path
+) -> None:
+    await apply(box, folder, V1)
+    log = box.settings.store / "log"
+    assert (await Caller(box.app).get("/api/v1/status")).json["log_trouble"] is None
+    assert await asyncio.to_thread(box.journal.flush)
+    box.journal.close()
+    with running(log) as journal:
+        box.journal = journal
+        log.rename(log.with_name("away"))
+        log.write_text("in the way")
+        journal.append(row())
+        assert not await asyncio.to_thread(journal.flush)
+        said = (await Caller(box.app).get("/api/v1/status")).json["log_trouble"]
+        assert said.startswith("it is not written just now (")
+        assert said.endswith("); 1 row waits in memory")
+        heard = await Caller(box.app).get("/api/v1/doctor")
+        assert heard.status == 200, heard.body
+        last = heard.json[-1]
+        assert (last["level"], last["what"]) == ("error", f"request log: {said}")
+        log.unlink()
+        log.with_name("away").rename(log)
+        assert await asyncio.to_thread(journal.flush)
+        assert (await Caller(box.app).get("/api/v1/status")).json["log_trouble"] is None
 
 
 def append_until_full(journal: Journal, *, rounds: int = 400) -> int:

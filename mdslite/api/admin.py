@@ -180,7 +180,12 @@ async def backup(parts: Parts, call: Call[Nothing, Nothing, BackupBody]) -> Back
 
 async def doctor(parts: Parts, call: Call[Nothing, Nothing, Nothing]) -> list[FindingInfo]:
     """What is wrong with this machine and the store, and how to mend it"""
-    return await asyncio.to_thread(_examine, parts.settings.store)
+    findings = await asyncio.to_thread(_examine, parts.settings.store)
+    trouble = views.log_trouble(parts)
+    if trouble is not None:
+        hint = "mend that, and they are written; those that find no room in memory are lost and counted"
+        findings.append(FindingInfo(level="error", what=f"request log: {trouble}", hint=hint))
+    return findings
 
 
 def make_operations() -> list[Operation]:

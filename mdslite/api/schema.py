@@ -120,6 +120,12 @@ class Status(Value, frozen=True, kw_only=True):
     ready: bool
     draining: bool
     needs_token: bool
+    log_trouble: Annotated[
+        str | None,
+        Meta(
+            description="why the request log is not written just now, and how many of its rows wait in memory"
+        ),
+    ]
 
 
 class Health(Value, frozen=True, kw_only=True):

@@ -72,7 +72,17 @@ def status_of(parts: Parts, revision: int, grant: Grant) -> Status:
         ready=is_ready(parts),
         draining=parts.draining,
         needs_token=parts.issuer.access.required,
+        log_trouble=log_trouble(parts) if is_all else None,
     )
+
+
+def log_trouble(parts: Parts) -> str | None:
+    """Why the request log is not written just now, and what waits for that; None while it is."""
+    found = parts.journal.statistics()
+    if found.trouble is None:
+        return None
+    waiting = "1 row waits" if found.pending == 1 else f"{found.pending:,} rows wait"
+    return f"it is not written just now ({found.trouble}); {waiting} in memory"
 
 
 def is_ready(parts: Parts) -> bool:

@@ -109,6 +109,7 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
         found, skipped = _newest(client, wanted, most, bodies=as_json)
         if most and not found:
             refuse_unknown(client, wanted)
+        trouble = None if as_json else client.status().get("log_trouble")
         rows = sorted(found, key=lambda row: row["time"])  # ids follow the answers
     if as_json:
         for row in rows:
@@ -123,6 +124,8 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
             layout.write_row(_cells(row))
     elif most and not skipped:
         output.note(f"no logged request matches {filter!r}" if filter else "no request was logged yet")
+    if trouble is not None:
+        output.note(f"of the latest requests the log says nothing: {trouble}")
     return 0
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 from mdslite.deploy.edition import alone, guess, merge
 from mdslite.deploy.events import Progress
@@ -43,14 +44,15 @@ class Drafter:
         self._registry = intake.registry
         self._worker = intake.worker
         self._fleet = fleet
-        self._drafts: set[asyncio.Task[Draft]] = set()
+        self._limits: set[asyncio.Timeout] = set()  # of the drafts under way
         self._ended = False
 
     def end(self) -> None:
         """Give up the drafts under way, and make no more."""
         self._ended = True
-        for draft in self._drafts:
-            draft.cancel()
+        now = asyncio.get_running_loop().time()
+        while self._limits:
+            self._limits.pop().reschedule(now)
 
     async def draft(
         self,
@@ -71,54 +73,47 @@ class Drafter:
         :raises ArtifactError, LoadFailed: a version could not be served
         :raises DraftEnded: `end` was called
         """
+        async with self._until_ended():
+            if isinstance(source, RevisionSource):
+                wanted = state_of(
+                    await self._worker.call(self._registry.at_revision, revision_number(source, latest))
+                )
+                plan = _revived(make_plan(current, wanted, prune=True), self._fleet)
+                sketched(plan)
+                await self._check_stored(plan)
+            elif isinstance(source, WeightsSource):
+                plan = make_plan(current, reweigh(current, source), prune=False)
+            else:
+                assert parsed is not None
+                asked = alone(parsed, source)
+                admitted: dict[tuple[str, str], dict[str, Wanted]] = {}
+                try:
+                    await self._intake.admit(
+                        asked, progress, turns=self._turns, found=admitted, planned=planned
+                    )
+                except MdsliteError:
+                    sketched(self._compare(current, parsed, guess(current, asked, admitted), source))
+                    raise
+                plan = self._compare(current, parsed, admitted, source)
+            sketched(plan)
+            await self._check_fit(plan, current)
+            return Draft(latest, current, plan)
+
+    @asynccontextmanager
+    async def _until_ended(self) -> AsyncIterator[None]:
         if self._ended:
             raise DraftEnded(_ENDED)
-        work = self._make(source, latest, current, parsed, progress, planned=planned, sketched=sketched)
-        draft = asyncio.get_running_loop().create_task(work, name="draft")
-        self._drafts.add(draft)
         try:
-            return await draft
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._ended and task is not None and not task.cancelling():
-                raise DraftEnded(_ENDED) from None
-            raise
-        finally:
-            self._drafts.discard(draft)
-
-    async def _make(
-        self,
-        source: Source,
-        latest: int,
-        current: State,
-        parsed: Deployments | None,
-        progress: Progress,
-        *,
-        planned: Mapping[str, str],
-        sketched: Callable[[Plan], None],
-    ) -> Draft:
-        if isinstance(source, RevisionSource):
-            wanted = state_of(
-                await self._worker.call(self._registry.at_revision, revision_number(source, latest))
-            )
-            plan = _revived(make_plan(current, wanted, prune=True), self._fleet)
-            sketched(plan)
-            await self._check_stored(plan)
-        elif isinstance(source, WeightsSource):
-            plan = make_plan(current, reweigh(current, source), prune=False)
-        else:
-            assert parsed is not None
-            asked = alone(parsed, source)
-            admitted: dict[tuple[str, str], dict[str, Wanted]] = {}
-            try:
-                await self._intake.admit(asked, progress, turns=self._turns, found=admitted, planned=planned)
-            except MdsliteError:
-                sketched(self._compare(current, parsed, guess(current, asked, admitted), source))
+            async with asyncio.timeout(None) as limit:
+                self._limits.add(limit)
+                try:
+                    yield
+                finally:
+                    self._limits.discard(limit)
+        except TimeoutError as exc:
+            if not limit.expired():
                 raise
-            plan = self._compare(current, parsed, admitted, source)
-        sketched(plan)
-        await self._check_fit(plan, current)
-        return Draft(latest, current, plan)
+            raise DraftEnded(_ENDED) from exc
 
     def _compare(self, current: State, parsed: Deployments, admitted: State, source: Source) -> Plan:
         prune = isinstance(source, FileSource) and source.prune

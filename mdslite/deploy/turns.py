@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 from mdslite.errors import Conflict
 
@@ -44,36 +44,28 @@ class Turns:
         finally:
             self.preparing -= 1
 
-    @asynccontextmanager
-    async def adding(self) -> AsyncIterator[None]:
+    def adding(self) -> AbstractAsyncContextManager[None]:
         """Have nobody else read models from this machine's disks.
 
         :raises Conflict: somebody has been at it for too long
         """
-        what = f"another plan or apply has been reading models for more than {self._wait_s:g} s"
-        async with self._taken(self._adding, what, hint=_HINT):
-            yield
+        return self._taken(self._adding, "another plan or apply has been reading models", hint=_HINT)
 
-    @asynccontextmanager
-    async def fetching(self) -> AsyncIterator[None]:
+    def fetching(self) -> AbstractAsyncContextManager[None]:
         """Have nobody else fetch or try models.
 
         :raises Conflict: somebody has been at it for too long
         """
-        what = f"another plan or apply has been fetching or trying models for more than {self._wait_s:g} s"
-        async with self._taken(self._fetching, what, hint=_HINT):
-            yield
+        what = "another plan or apply has been fetching or trying models"
+        return self._taken(self._fetching, what, hint=_HINT)
 
-    @asynccontextmanager
-    async def changing(self) -> AsyncIterator[None]:
+    def changing(self) -> AbstractAsyncContextManager[None]:
         """Have nobody else change what is deployed or loaded.
 
         :raises Conflict: somebody has been at it for too long
         """
-        what = f"another apply has been running for more than {self._wait_s:g} s"
         hint = "mdslite history shows when it has ended; then try again"
-        async with self._taken(self._changing, what, hint=hint):
-            yield
+        return self._taken(self._changing, "another apply has been running", hint=hint)
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -87,7 +79,7 @@ class Turns:
             async with asyncio.timeout(self._wait_s):
                 await lock.acquire()
         except TimeoutError as exc:
-            raise Conflict(what, hint=hint) from exc
+            raise Conflict(f"{what} for more than {self._wait_s:g} s", hint=hint) from exc
         self.stay_awake()
         try:
             yield

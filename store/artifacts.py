@@ -22,7 +22,7 @@ from mdslite.store.disk import storage_errors
 from mdslite.store.external import external_locations, may_refer
 from mdslite.store.memos import Origins
 from mdslite.store.shelf import FILES_NAME, Artifact, Shelf, folder_digest
-from mdslite.store.sources import list_folder, open_beneath, open_file, read_source
+from mdslite.store.sources import is_url, list_folder, open_beneath, open_file, read_source
 from mdslite.store.staging import Entry, Limits, Progress, Staging, split_name
 
 __all__ = ["Artifact", "ArtifactStore"]
@@ -59,7 +59,7 @@ class ArtifactStore:
         check: Callable[[], None] = lambda: None,
     ) -> Artifact:
         """Store what a version's `uri` names: a URL, or an absolute path."""
-        if uri.lower().startswith(("http://", "https://")):
+        if is_url(uri):
             return self.add_url(uri, allow=allow, planned=planned, progress=progress, check=check)
         return self.add_path(Path(uri), progress=progress)
 

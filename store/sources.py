@@ -20,6 +20,11 @@ _EMPTY_HINT = "put the model's files there; hidden files and folders do not coun
 _LINK_ERRNOS = {errno.ELOOP, errno.ENOTDIR}
 
 
+def is_url(uri: str) -> bool:
+    """Is what a version's `uri` names to be fetched, and not read on this machine?"""
+    return uri.lower().startswith(("http://", "https://"))
+
+
 def list_folder(top: Path, *, limits: Limits, own: bool = False) -> list[str]:
     """List the files under `top`, relative and sorted, without what `is_ignored`.
 

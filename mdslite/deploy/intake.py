@@ -37,6 +37,7 @@ from mdslite.runtimes.kinds import PIPELINE, Kind, detect, probe_engine, require
 from mdslite.runtimes.protocol import DATA_SIGNATURE, LoadOptions, ProbeReport, Trial
 from mdslite.serving.declared import check_tensors
 from mdslite.spec import Spec
+from mdslite.store.sources import is_url
 from mdslite.uris import SERVED_HINT
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Intake:
         if spec.service_info.endpoints_infos:
             return Wanted(spec=spec, digest=REMOTE, size_bytes=0)
         if spec.uri not in fetched:
-            far = spec.uri.lower().startswith(("http://", "https://")) and planned is None
+            far = is_url(spec.uri) and planned is None
             async with turns.fetching() if far else turns.adding():
                 fetched[spec.uri] = await self._fetch(spec.uri, progress, planned)
         artifact = fetched[spec.uri]

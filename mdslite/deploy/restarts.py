@@ -17,9 +17,9 @@ from mdslite.deploy.plan import Action, Plan, State, Step, Wanted, make_plan
 from mdslite.errors import ArtifactError, MdsliteError
 from mdslite.fields import UNKNOWN_DIGEST
 from mdslite.spec import Spec
+from mdslite.store.sources import is_url
 
 _NAMED_MOST = 3
-_URLS = ("http://", "https://")
 
 
 class Restart:
@@ -85,7 +85,7 @@ class Restart:
         known = UNKNOWN_DIGEST if before is None else before.digest
         if spec.service_info.endpoints_infos:
             return REMOTE
-        if spec.uri.lower().startswith(_URLS):
+        if is_url(spec.uri):
             return known
         try:
             return self._artifacts.digest(Path(spec.uri), check=self._check)

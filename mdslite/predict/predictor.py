@@ -144,11 +144,8 @@ class Predictor:
                 body = encode(call)
             else:
                 body = call.form.write(call, gather(call))
-        except MdsliteError as exc:
-            self._send_error(call, exc)
-        except Exception:
-            logger.exception("request %s: the answer could not be encoded", call.request_id)
-            self._send_error(call, MdsliteError("the model's answer could not be encoded"))
+        except Exception as exc:
+            self._send_unwritten(call, exc)
         else:
             self._answer(call, body)
 
@@ -160,13 +157,17 @@ class Predictor:
                 if len(part) > _PART_BYTES:
                     asyncio.get_running_loop().call_soon(self._write_on, call, parts, written)
                     return
-        except MdsliteError as exc:
-            self._send_error(call, exc)
-        except Exception:
-            logger.exception("request %s: the answer could not be encoded", call.request_id)
-            self._send_error(call, MdsliteError("the model's answer could not be encoded"))
+        except Exception as exc:
+            self._send_unwritten(call, exc)
         else:
             self._answer(call, b"".join(written))
+
+    def _send_unwritten(self, call: Call, error: Exception) -> None:
+        """Say why there is no answer. In the error's handler."""
+        if not isinstance(error, MdsliteError):
+            logger.exception("request %s: the answer could not be encoded", call.request_id)
+            error = MdsliteError("the model's answer could not be encoded")
+        self._send_error(call, error)
 
     def _answer(self, call: Call, body: bytes) -> None:
         if call.coding and len(body) >= LEAST_BYTES:

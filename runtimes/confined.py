@@ -8,7 +8,7 @@ run ends the process.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from mdslite.errors import MdsliteError
 from mdslite.runtimes.channel import OpenModel
 from mdslite.runtimes.crossing import pack_feeds, unpack_outputs
-from mdslite.runtimes.dialogue import Dialogue
+from mdslite.runtimes.dialogue import DialogueSession
 from mdslite.runtimes.frames import Frame
 from mdslite.runtimes.machine import memory_bytes
 from mdslite.runtimes.protocol import LoadOptions, Outputs, RunHandle, Signature
@@ -44,7 +44,7 @@ class ConfinedRuntime:
         return session
 
 
-class ConfinedSession:
+class ConfinedSession(DialogueSession):
     """One model in one process. See `protocol.Session` for the contract."""
 
     signature: Signature
@@ -52,8 +52,7 @@ class ConfinedSession:
     threads: int
 
     def __init__(self, options: LoadOptions) -> None:
-        self.device = options.device
-        self._dialogue = Dialogue(options, python=sys.executable)
+        super().__init__(options, python=sys.executable)
 
     def open(self, order: OpenModel) -> None:
         serves = self._dialogue.process.open_model(order, limit_s=LOAD_TIMEOUT_S)
@@ -61,26 +60,9 @@ class ConfinedSession:
         self.provider = f"{serves.provider} in its own process"
         self._dialogue.begin()
 
-    @property
-    def pid(self) -> int:
-        return self._dialogue.process.child.pid
-
-    def handle(self) -> RunHandle:
-        return self._dialogue.handle()
-
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], handle: RunHandle | None = None) -> Outputs:
         with self._dialogue.turn(handle):
             answers = self._dialogue.exchange(Frame(pack_feeds(feeds)))
             if len(answers) == 1 and isinstance(answers[0], MdsliteError):
                 raise answers[0]
             return unpack_outputs(answers, self.signature)
-
-    def output(self) -> str:
-        return self._dialogue.output()
-
-    def watch(self, on_exit: Callable[[str], None]) -> None:
-        self._dialogue.watch(on_exit)
-
-    def close(self) -> None:
-        """Have the process end, soon and without waiting for it. A run under way fails."""
-        self._dialogue.close()

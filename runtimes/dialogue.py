@@ -29,6 +29,31 @@ LATE = "was killed, since it did not answer in time"
 WILD = "was killed, since what it sent is no answer"
 
 
+class DialogueSession:
+    """What every session has whose process is spoken with."""
+
+    def __init__(self, options: LoadOptions, *, python: str) -> None:
+        self.device = options.device
+        self._dialogue = Dialogue(options, python=python)
+
+    @property
+    def pid(self) -> int:
+        return self._dialogue.process.child.pid
+
+    def handle(self) -> RunHandle:
+        return self._dialogue.handle()
+
+    def output(self) -> str:
+        return self._dialogue.output()
+
+    def watch(self, on_exit: Callable[[str], None]) -> None:
+        self._dialogue.watch(on_exit)
+
+    def close(self) -> None:
+        """Have the process end, soon and without waiting for it. A run under way fails."""
+        self._dialogue.close()
+
+
 class Dialogue:
     """One process and the blocks that it shares. Those who speak with it wait for each other."""
 

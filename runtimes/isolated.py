@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from mdslite.errors import Unavailable
 from mdslite.runtimes.channel import Check, Checked
-from mdslite.runtimes.dialogue import Dialogue, Emit, extend
+from mdslite.runtimes.dialogue import DialogueSession, Emit, extend
 from mdslite.runtimes.frames import BadFrame, Frame, find_refused, make_frames, with_refused
 from mdslite.runtimes.protocol import DATA_SIGNATURE, Answers, DataFeeds, LoadOptions, RunHandle
 
 
-class IsolatedSession:
+class IsolatedSession(DialogueSession):
     """One class in one process. `run`, `stream` and `check` wait for each other."""
 
     signature = DATA_SIGNATURE
     provider = "process"
 
     def __init__(self, options: LoadOptions, *, python: str = sys.executable) -> None:
-        self.device = options.device
+        super().__init__(options, python=python)
         self.threads = options.threads or 1
         self.has_check = False
-        self._dialogue = Dialogue(options, python=python)
 
     def open(self, path: Path, *, handler: str | None, limit_s: float) -> None:
         """Start the process and have it build the class.
@@ -33,13 +31,6 @@ class IsolatedSession:
         opened = self._dialogue.process.open(path, handler=handler, build=True, limit_s=limit_s)
         self.has_check = opened.report.has_check
         self._dialogue.begin()
-
-    @property
-    def pid(self) -> int:
-        return self._dialogue.process.child.pid
-
-    def handle(self) -> RunHandle:
-        return self._dialogue.handle()
 
     def run(self, feeds: DataFeeds, handle: RunHandle | None = None) -> list[Answers]:
         data = feeds["data"]
@@ -67,16 +58,6 @@ class IsolatedSession:
                 raise BadFrame(f"a {type(reply).__name__} for what a check found")
         if reply.problem is not None:
             raise Unavailable(reply.problem)
-
-    def output(self) -> str:
-        return self._dialogue.output()
-
-    def watch(self, on_exit: Callable[[str], None]) -> None:
-        self._dialogue.watch(on_exit)
-
-    def close(self) -> None:
-        """Have the process end, soon and without waiting for it. A run under way fails."""
-        self._dialogue.close()
 
     def _exchange(self, frame: Frame, feeds: DataFeeds, emit: Emit | None) -> Answers:
         answers = self._dialogue.exchange(

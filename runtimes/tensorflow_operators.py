@@ -8,6 +8,7 @@ pictures, what is not known. Left out are also operators that few models have.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, Final
 
 _TIMED = """
@@ -57,6 +58,8 @@ _UNSETTLED: Final = frozenset(
      "StatefulPartitionedCall", "VarHandleOp", "VariableV2"}
 )  # fmt: skip
 
+_functions = attrgetter("library.function")  # of a graph
+
 
 def is_timed(saved: Any) -> bool:
     """Is the time of a run a function of its inputs' shapes? `saved` is a SavedModel message."""
@@ -67,7 +70,7 @@ def graphs(saved: Any) -> Iterator[Iterable[Any]]:
     """The nodes of each graph and function of a SavedModel message."""
     for meta in saved.meta_graphs:
         yield meta.graph_def.node
-        for function in meta.graph_def.library.function:
+        for function in _functions(meta.graph_def):
             yield function.node_def
 
 

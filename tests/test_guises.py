@@ -50,7 +50,7 @@ def what_is(tmp_path: Path, content: bytes | str) -> str | None:
         ("\ufeff \n<html lang='en'>", "an HTML page"),
         ("<!-- saved from an address -->\n<HTML>", "an HTML page"),
         (b"%PDF-1.4\n", "a PDF"),
-        (gzip.compress(b"m"), "packed with gzip"),
+        (gzip.compress(b"m", mtime=0), "packed with gzip"),
         (bz2.compress(b"m"), "packed with bzip2"),
         (lzma.compress(b"m"), "packed with xz"),
         (pickle.dumps([1]), "a pickle, which can run any code and is never loaded"),

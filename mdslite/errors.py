@@ -100,7 +100,8 @@ class InvalidJson(InvalidRequest):
 
 
 class InvalidTensor(InvalidRequest):
-    """`at` are the indices of the value that was wrong, in the lists that were to be a tensor."""
+    """`at` are the indices of the value that was wrong, in the lists that were to be a tensor; `part` what of
+    the tensor was (`shape`), or of those of a request (`inputs[0].shape`)."""
 
     code = "invalid_tensor"
 
@@ -112,9 +113,11 @@ class InvalidTensor(InvalidRequest):
         hint: str | None = None,
         retry_after_s: float | None = None,
         at: tuple[int, ...] = (),
+        part: str = "",
     ) -> None:
         super().__init__(message, field=field, hint=hint, retry_after_s=retry_after_s)
         self.at = at
+        self.part = part
 
 
 class Unauthorized(MdsliteError):

@@ -222,7 +222,9 @@ def check_shape(
         size is not None and size != given for given, size in zip(found, wanted, strict=True)
     ):
         raise InvalidTensor(
-            f'input "{spec.name}": {of}shape {show_shape(found)}, expected {show_shape(wanted)}', at=at
+            f'input "{spec.name}": {of}shape {show_shape(found)}, expected {show_shape(wanted)}',
+            at=at,
+            part="shape",
         )
 
 

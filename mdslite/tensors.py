@@ -267,7 +267,7 @@ class Codec:
         if name in self._names:
             return self._inputs[self._names[name]]
         if name not in self._shared:
-            raise InvalidTensor(f'unknown input "{clip(name)}": expected {self._wanted()}')
+            raise InvalidTensor(f'unknown input "{clip(name)}": expected {self._wanted()}', part="name")
         return self._shared[name]
 
     def shape_of(self, spec: TensorSpec) -> tuple[int | None, ...]:

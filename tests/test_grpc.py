@@ -187,13 +187,19 @@ def test_what_is_wrong_with_a_request_is_said(
 def test_tensors_that_do_not_fit_are_refused(channel: Any) -> None:
     short = typed_request("fp32", "FP32", "fp32_contents", [1, 2])
     short.inputs[0].shape[1] = 3
-    assert refusal(channel, short)[0] is grpc.StatusCode.INVALID_ARGUMENT
+    code, details, _ = refusal(channel, short)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith('inputs[0].shape: input "x": shape [1,3]')
     two = typed_request("fp32", "FP32", "fp32_contents", [])
     two.inputs[0].ClearField("contents")
     two.raw_input_contents.extend([b"1", b"2"])
-    assert "one for each" in refusal(channel, two)[1]
+    assert refusal(channel, two)[1].startswith("raw_input_contents: 2 of them, expected one for each")
     half = typed_request("fp16", "FP16", "fp32_contents", [1, 2])
-    assert "raw_input_contents" in refusal(channel, half)[1]
+    said = refusal(channel, half)[1]
+    assert (said.startswith("inputs[0].datatype: "), "expected it in raw_input_contents" in said) == (
+        True,
+        True,
+    )
     shared = typed_request("fp32", "FP32", "fp32_contents", [1, 2])
     shared.inputs[0].parameters["shared_memory_region"].string_param = "region"
     assert "shared memory is not served" in refusal(channel, shared)[1]

@@ -22,68 +22,134 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("message", "says"),
+    ("message", "field", "says"),
     [
-        ([], "expected an object"),
-        ({}, 'inputs: expected a list of tensors, got no key "inputs"'),
-        ({"inputs": None}, "inputs: expected a list of tensors, got null"),
-        ({"inputs": {}}, "inputs: expected a list of tensors, got an object"),
-        ({"inputs": [GOOD, 5]}, r"inputs\[1\]: expected an object"),
-        ({"inputs": []}, 'missing input "x"'),
-        ({"inputs": [GOOD, GOOD]}, 'input "x" is given twice'),
-        ({"inputs": [GOOD], "id": 5}, '"id": expected a text'),
-        ({"inputs": [GOOD], "parameters": 5}, 'expected "parameters" as an object'),
-        ({"inputs": [GOOD], "parameters": {"binary_data_output": 1}}, "expected true or false"),
-        ({"inputs": [GOOD], "parameters": {"timeout": -1}}, "expected whole microseconds"),
-        ({"inputs": [GOOD], "parameters": {"timeout": "1"}}, "expected whole microseconds"),
-        ({"inputs": [GOOD], "outputs": {}}, '"outputs": expected a list'),
-        ({"inputs": [GOOD], "outputs": ["y"]}, "output 0: expected an object"),
-        ({"inputs": [GOOD], "outputs": [{"name": "z"}]}, 'unknown output "z": expected "y"'),
-        ({"inputs": [GOOD], "outputs": [{"name": "y"}] * 2}, 'output "y": asked for twice'),
+        ([], None, 'expected an object with "inputs", got a list'),
+        ({}, "inputs", 'expected a list of tensors, got no key "inputs"'),
+        ({"inputs": None}, "inputs", "expected a list of tensors, got null"),
+        ({"inputs": {}}, "inputs", "expected a list of tensors, got an object"),
+        ({"inputs": [GOOD, 5]}, "inputs[1]", "expected an object"),
+        ({"inputs": []}, "inputs", 'missing input "x"'),
+        ({"inputs": [GOOD, GOOD]}, "inputs[1].name", 'input "x" is given twice'),
+        ({"inputs": [GOOD], "id": 5}, "id", "expected a text"),
+        ({"inputs": [GOOD], "parameters": 5}, "parameters", "expected an object"),
+        (
+            {"inputs": [GOOD], "parameters": {"binary_data_output": 1}},
+            "parameters.binary_data_output",
+            "expected true or false",
+        ),
+        (
+            {"inputs": [GOOD], "parameters": {"timeout": -1}},
+            "parameters.timeout",
+            "expected whole microseconds",
+        ),
+        (
+            {"inputs": [GOOD], "parameters": {"timeout": "1"}},
+            "parameters.timeout",
+            "expected whole microseconds",
+        ),
+        ({"inputs": [GOOD], "outputs": {}}, "outputs", "expected a list"),
+        ({"inputs": [GOOD], "outputs": ["y"]}, "outputs[0]", "expected an object"),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "z"}]},
+            "outputs[0].name",
+            'unknown output "z": expected "y"',
+        ),
+        ({"inputs": [GOOD], "outputs": [{"name": "y"}] * 2}, "outputs[1]", 'output "y": asked for twice'),
+        (
+            {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": []}]},
+            "outputs[0].parameters",
+            'output "y": expected an object, got a list',
+        ),
         (
             {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"classification": -1}}]},
-            '"classification": expected a number from 0 on',
+            "outputs[0].parameters.classification",
+            'output "y": expected a whole number from 0 on',
         ),
         (
             {"inputs": [GOOD], "outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
+            "outputs[0].parameters.shared_memory_region",
             'output "y": shared memory is not served',
         ),
-        (changed(name=5), r"inputs\[0\]: expected a text as its name, got the number 5"),
-        (changed(name=...), r'inputs\[0\]: expected a text as its name, got no key "name"'),
-        (changed(name="z"), 'unknown input "z": expected "x"'),
-        (changed(datatype=...), 'input "x": expected a datatype such as FP32, got no key "datatype"'),
-        (changed(datatype="FP64"), 'input "x": datatype FP64, expected FP32'),
-        (changed(shape=...), 'input "x": expected its shape as a list of integers, got no key "shape"'),
-        (changed(shape=[1, 2.0]), 'input "x": expected its shape'),
-        (changed(shape=[True, 2]), 'input "x": expected its shape'),
-        (changed(shape=[-1, 2]), "none of them negative"),
-        (changed(shape=[1, 2, 1]), r"shape \[1,2,1\], expected \[\?,2\]"),
-        (changed(shape=[1] * 100), "at most 32 dimensions"),
-        (changed(shape=[2**62, 2]), "2 values, but its shape"),
-        (changed(shape=[10**30, 2]), 'input "x": expected its shape'),
-        (changed(data=...), "got none"),
-        (changed(parameters={"binary_data_size": 8}), "got both"),
-        (changed(data=..., parameters={"binary_data_size": -8}), "expected a number from 0 on"),
-        (changed(data=..., parameters={"binary_data_size": 8}), "0 bytes follow the JSON, expected the 8"),
-        (changed(data=..., parameters={"shared_memory_region": "r"}), 'input "x": shared memory'),
-        (changed(data=5), 'expected "data" as a list'),
-        (changed(data=[1]), "1 values, but its shape"),
-        (changed(data=[1, 2, 3]), "3 values, but its shape"),
-        (changed(data=[[1], [2]]), r"data nested as \[2,1\], but its shape is \[1,2\]"),
+        (changed(name=5), "inputs[0].name", "expected a text as its name, got the number 5"),
+        (changed(name=...), "inputs[0].name", 'expected a text as its name, got no key "name"'),
+        (changed(name="z"), "inputs[0].name", 'unknown input "z": expected "x"'),
         (
-            changed(data=[[1, 2], 3]),
-            r'inputs\[0\].data\[1\]: input "x": expected a list of 2, got the number 3',
+            changed(datatype=...),
+            "inputs[0].datatype",
+            'input "x": expected a datatype such as FP32, got no key "datatype"',
         ),
-        (changed(shape=[2, 2], data=[[1, 2], [3, None]]), r"inputs\[0\].data\[1\]\[1\]: .* got null"),
-        (changed(data=[1, None]), r'inputs\[0\].data\[1\]: input "x": expected FP32 values, got null'),
-        (changed(data=[1, True]), "got true"),
+        (changed(datatype="FP64"), "inputs[0].datatype", 'input "x": datatype FP64, expected FP32'),
+        (
+            changed(shape=...),
+            "inputs[0].shape",
+            'input "x": expected its shape as a list of integers, got no key "shape"',
+        ),
+        (changed(shape=[1, 2.0]), "inputs[0].shape", 'input "x": expected its shape'),
+        (changed(shape=[True, 2]), "inputs[0].shape", 'input "x": expected its shape'),
+        (changed(shape=[-1, 2]), "inputs[0].shape", 'input "x": shape [-1,2], expected at most 32'),
+        (changed(shape=[1, 2, 1]), "inputs[0].shape", 'input "x": shape [1,2,1], expected [?,2]'),
+        (changed(shape=[1] * 100), "inputs[0].shape", 'input "x": shape [1,1,'),
+        (changed(shape=[2**62, 2]), "inputs[0].data", 'input "x": 2 values, but its shape'),
+        (changed(shape=[10**30, 2]), "inputs[0].shape", 'input "x": expected its shape'),
+        (changed(data=...), "inputs[0]", 'input "x": expected either "data" or the parameter'),
+        (changed(parameters={"binary_data_size": 8}), "inputs[0]", 'input "x": expected either "data" or'),
+        (
+            changed(data=..., parameters={"binary_data_size": -8}),
+            "inputs[0].parameters.binary_data_size",
+            'input "x": expected a whole number from 0 on',
+        ),
+        (
+            changed(data=..., parameters={"binary_data_size": 8}),
+            "inputs",
+            "0 bytes follow the JSON, expected the 8",
+        ),
+        (
+            changed(data=..., parameters={"shared_memory_region": "r"}),
+            "inputs[0].parameters.shared_memory_region",
+            'input "x": shared memory',
+        ),
+        (changed(data=5), "inputs[0].data", 'input "x": expected a list'),
+        (changed(data=[1]), "inputs[0].data", 'input "x": 1 values, but its shape'),
+        (changed(data=[1, 2, 3]), "inputs[0].data", 'input "x": 3 values, but its shape'),
+        (
+            changed(data=[[1], [2]]),
+            "inputs[0].data",
+            'input "x": data nested as [2,1], but its shape is [1,2]',
+        ),
+        (changed(data=[[1, 2], 3]), "inputs[0].data[1]", 'input "x": expected a list of 2, got the number 3'),
+        (
+            changed(shape=[2, 2], data=[[1, 2], [3, None]]),
+            "inputs[0].data[1][1]",
+            'input "x": expected FP32 values, got null',
+        ),
+        (changed(data=[1, None]), "inputs[0].data[1]", 'input "x": expected FP32 values, got null'),
+        (changed(data=[1, True]), "inputs[0].data[1]", 'input "x": expected FP32 values, got true'),
     ],
 )
-def test_what_is_wrong_with_a_message_is_named(message: Any, says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says):
+def test_what_is_wrong_with_a_message_is_named_with_its_place(
+    message: Any, field: str | None, says: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
         Model(X2).ask(json.dumps(message).encode())
+    assert caught.value.field == field
+    assert caught.value.message.startswith(says if field is None else f"{field}: {says}")
 
 
+def test_a_mistake_in_another_input_than_the_first_is_told_with_its_number() -> None:
+    both = Model(X2, TensorSpec("z", "INT64", (None, 1)))
+    good = tensor("z", "INT64", [1, 1], data=[7])
+    for wrong, field in (
+        (good | {"shape": [1, 2]}, "inputs[1].shape"),
+        (good | {"data": [2.5]}, "inputs[1].data[0]"),
+        (good | {"shape": [2, 1], "data": [7, 7]}, "inputs"),
+    ):
+        with pytest.raises(InvalidTensor) as caught:
+            both.send(inputs=[GOOD, wrong])
+        assert caught.value.field == field
+
+
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize(
     ("datatype", "shape", "raw", "says"),
     [
@@ -98,11 +164,23 @@ def test_what_is_wrong_with_a_message_is_named(message: Any, says: str) -> None:
         ("BYTES", [1, 2], strings(b"a", b"\xff"), "string 1 is not valid UTF-8"),
     ],
 )
-def test_what_is_wrong_with_the_bytes_is_named(
-    datatype: Any, shape: list[int], raw: bytes, says: str
+def test_what_is_wrong_with_the_bytes_is_named_after_good_ones_too(
+    datatype: Any, shape: list[int], raw: bytes, says: str, times: int
 ) -> None:
-    with pytest.raises(InvalidTensor, match=says):
-        Model(TensorSpec("x", datatype, (None, 2))).send(raw, inputs=[binary("x", datatype, shape, len(raw))])
+    model = Model(TensorSpec("x", datatype, (None, 2)))
+    inputs = [binary("x", datatype, shape, len(raw))]
+    if times == 2 and (good := _good_bytes(datatype, len(raw))):
+        model.send(good, inputs=inputs)
+    with pytest.raises(InvalidTensor, match=says) as caught:
+        model.send(raw, inputs=inputs)
+    assert caught.value.field == "inputs[0]"
+
+
+def _good_bytes(datatype: str, size_bytes: int) -> bytes | None:
+    """So many bytes that are two values."""
+    if datatype == "BOOL":
+        return bytes(size_bytes)
+    return strings(b"", bytes(size_bytes - 8)) if datatype == "BYTES" and size_bytes >= 8 else None
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -117,8 +195,9 @@ def test_missing_and_surplus_bytes_are_refused_the_second_time_too(raw: bytes, s
 
 
 def test_a_header_longer_than_the_body_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="is 100, but the body has 10"):
+    with pytest.raises(InvalidRequest, match="100 bytes, but the body has 10") as caught:
         Model(X2).ask(b"0123456789", 100)
+    assert caught.value.field == "inference-header-content-length"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a": ' + b"9" * 10_000 + b"}"])

@@ -120,6 +120,8 @@ def test_a_refusal_names_what_helps(
     [
         ({**BYTES, "mdslite_dtype": "float33"}, "mdslite-dtype"),
         ({**BYTES, "mdslite_shape": "1x2"}, "mdslite-shape"),
+        ({**BYTES, "mdslite_dtype": "float64"}, "mdslite-dtype"),
+        ({**BYTES, "mdslite_shape": "1,3"}, "mdslite-shape"),
         ({**BYTES, "accept": "application/x-npy", "mdslite_output": "z"}, "mdslite-output"),
     ],
 )
@@ -153,3 +155,22 @@ def test_a_model_of_several_inputs_takes_no_bare_arrays_and_names_none(
     assert said["hint"] == "/v2/models/PROJECT.MODEL/infer takes the bytes of several inputs"
     for kind in ("application/x-npy", "application/octet-stream"):
         assert runner.run(ask(site, f"{TWO}:predict", bytes(8), content_type=kind))["status"] == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "field"),
+    [
+        (infer(inputs=5), {}, "inputs"),
+        (infer(inputs=[INPUT | {"shape": [1, 3]}]), {}, "inputs[0].shape"),
+        (infer(inputs=[INPUT | {"data": [1, None]}]), {}, "inputs[0].data[1]"),
+        (infer(outputs=[{"name": "z"}]), {}, "outputs[0].name"),
+        (infer(), {"inference_header_content_length": "9999"}, "inference-header-content-length"),
+        (b"[]", {}, None),
+    ],
+)
+def test_what_is_wrong_in_an_infer_request_is_the_field_of_its_refusal(
+    site: Site, runner: asyncio.Runner, body: bytes, headers: dict[str, str], field: str | None
+) -> None:
+    said = runner.run(ask(site, "/v2/models/p.one/infer", body, **headers))
+    assert (said["status"], said.get("field")) == (400, field)
+    assert said["error"].startswith(f"{field}: " if field else "expected an object")

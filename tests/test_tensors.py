@@ -188,8 +188,9 @@ def test_a_number_too_large_for_the_input_is_refused_whichever_way_it_came(
     ):
         with pytest.raises(InvalidTensor, match=place + refusal):
             codec.decode(json.dumps(message).encode())
-    with pytest.raises(InvalidTensor, match=r"inputs\[0\].data\[2\]" + refusal):
+    with pytest.raises(InvalidTensor, match=refusal.removeprefix(": ")) as caught:
         take_inputs(codec, [InputTensor("x", datatype, (1, 4), data=row)])
+    assert caught.value.part == "inputs[0].data[2]"
     assert arrays_of(codec, decode(codec, {"instances": [[0, 1, 1, fits]]}))["x"].shape == (1, 4)
 
 

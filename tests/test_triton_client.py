@@ -210,9 +210,9 @@ def test_a_body_may_be_made_and_read_apart_from_the_client(appliance: str) -> No
     [
         ("p.nobody", X, r"\[404\] no model p/nobody is deployed"),
         ("nobody", X, r"\[404\].*PROJECT.MODEL"),
-        ("p.fp64", X, r'\[400\] input "x": datatype FP32, expected FP64'),
-        ("p.fp32", X[:, :1], r'\[400\] input "x": shape \[2,1\], expected \[\?,2\]'),
-        ("p.add", X, r'\[400\] unknown input "x": expected "a", "b"'),
+        ("p.fp64", X, r'\[400\] inputs\[0\].datatype: input "x": datatype FP32, expected FP64'),
+        ("p.fp32", X[:, :1], r'\[400\] inputs\[0\].shape: input "x": shape \[2,1\], expected \[\?,2\]'),
+        ("p.add", X, r'\[400\] inputs\[0\].name: unknown input "x": expected "a", "b"'),
     ],
 )
 def test_what_is_wrong_is_said(client: Any, model: str, array: Any, says: str) -> None:

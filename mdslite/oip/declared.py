@@ -15,7 +15,7 @@ import orjson
 
 from mdslite.data import DataCodec
 from mdslite.errors import InvalidRequest, InvalidTensor, ModelError, clip
-from mdslite.oip.inputs import InputTensor, check_rank, read_column
+from mdslite.oip.inputs import InputTensor, check_rank, given_twice, part_of, read_column
 from mdslite.oip.message import PREDICT_HINT, Messages
 from mdslite.oip.outputs import OutputTensor
 from mdslite.oip.wire import Buffer
@@ -44,9 +44,13 @@ class DeclaredMessages(Messages):
             )
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         for number, tensor in enumerate(tensors):
-            if tensor.name in arrays:
-                raise InvalidTensor(f'input "{clip(tensor.name)}" is given twice, expected it once')
-            arrays[tensor.name] = self._read(tensor, number)
+            try:
+                if tensor.name in arrays:
+                    raise given_twice(tensor)
+                arrays[tensor.name] = self._read(tensor)
+            except InvalidTensor as exc:
+                exc.part = part_of(number, exc)
+                raise
         for spec in self._inputs.values():
             if spec.name not in arrays and not spec.optional:
                 raise InvalidTensor(f'missing input "{spec.name}"')
@@ -60,18 +64,19 @@ class DeclaredMessages(Messages):
     def bare(self, body: Buffer) -> InputTensor:
         raise InvalidRequest("expected the JSON that says what the bytes are")
 
-    def _read(self, tensor: InputTensor, number: int) -> np.ndarray[Any, Any]:
+    def _read(self, tensor: InputTensor) -> np.ndarray[Any, Any]:
         spec = self._inputs.get(tensor.name)
         if spec is None:
             known = ", ".join(f'"{name}"' for name in self._inputs)
-            raise InvalidTensor(f'unknown input "{clip(tensor.name)}": expected {known}')
+            raise InvalidTensor(f'unknown input "{clip(tensor.name)}": expected {known}', part="name")
         if tensor.datatype != spec.datatype:
             raise InvalidTensor(
-                f'input "{spec.name}": datatype {clip(tensor.datatype)}, expected {spec.datatype}'
+                f'input "{spec.name}": datatype {clip(tensor.datatype)}, expected {spec.datatype}',
+                part="datatype",
             )
         check_rank(spec, tensor.shape)
         check_shape(spec, tensor.shape, spec.shape)
-        column = read_column(spec, tensor, number)
+        column = read_column(spec, tensor)
         if isinstance(column, list):
             found = np.empty(len(column), object)
             found[:] = column

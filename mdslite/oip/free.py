@@ -16,7 +16,7 @@ import orjson
 from mdslite.data import DataCodec, read_text
 from mdslite.errors import InvalidRequest, InvalidTensor, clip
 from mdslite.npy import MAX_RANK
-from mdslite.oip.inputs import InputTensor, check_rank, read_column
+from mdslite.oip.inputs import InputTensor, check_rank, part_of, read_column
 from mdslite.oip.message import PREDICT_HINT, Messages
 from mdslite.oip.outputs import OutputTensor
 from mdslite.oip.wire import Buffer
@@ -64,15 +64,23 @@ def take_data(codec: DataCodec, tensors: Sequence[InputTensor], *, streamed: boo
     if [tensor.name for tensor in tensors] != [INPUT]:
         came = ", ".join(f'"{clip(tensor.name)}"' for tensor in tensors[:5]) or "none"
         raise InvalidTensor(f'expected one input "{INPUT}", got {came}')
-    tensor = tensors[0]
+    try:
+        return codec.take(_data_of(tensors[0]))
+    except InvalidTensor as exc:
+        exc.part = part_of(0, exc)
+        raise
+
+
+def _data_of(tensor: InputTensor) -> list[Datum]:
     spec = _spec_of(tensor)
     check_rank(spec, tensor.shape)
-    column = read_column(spec, tensor, 0)
+    column = read_column(spec, tensor)
     if isinstance(column, list):
-        return codec.take([_read(text, number) for number, text in enumerate(column)])
+        part = "data" if tensor.raw is None else ""
+        return [_read(text, number, part) for number, text in enumerate(column)]
     array: Any = np.frombuffer(column, NUMPY_DTYPES[tensor.datatype]).reshape(tensor.shape)
     rows: list[Datum] = list(from_bfloat16(array) if tensor.datatype == "BF16" else array)
-    return codec.take([np.asarray(row) for row in rows])
+    return [np.asarray(row) for row in rows]
 
 
 def give_answers(outputs: Outputs) -> list[OutputTensor]:
@@ -92,22 +100,26 @@ def give_answers(outputs: Outputs) -> list[OutputTensor]:
 def _spec_of(tensor: InputTensor) -> TensorSpec:
     if tensor.datatype not in NUMPY_DTYPES:
         raise InvalidTensor(
-            f'input "{INPUT}": datatype {clip(tensor.datatype)}, expected BYTES that hold JSON, or numbers'
+            f'input "{INPUT}": datatype {clip(tensor.datatype)}, expected BYTES that hold JSON, or numbers',
+            part="datatype",
         )
     if not tensor.shape or len(tensor.shape) > MAX_RANK:
-        raise InvalidTensor(f'input "{INPUT}": expected a shape whose first dimension counts rows')
+        raise InvalidTensor(
+            f'input "{INPUT}": expected a shape whose first dimension counts rows', part="shape"
+        )
     datatype: Any = tensor.datatype
     return TensorSpec(INPUT, datatype, tensor.shape, any_bytes=True)
 
 
-def _read(text: str | bytes, number: int) -> bytes:
+def _read(text: str | bytes, number: int, part: str) -> bytes:
     data = text.encode() if isinstance(text, str) else text
     try:
         return read_text(data)
     except InvalidRequest as exc:
         raise InvalidTensor(
             f'input "{INPUT}": element {number} is no JSON, expected the JSON text of a value (a text has '
-            "quotes of its own)"
+            "quotes of its own)",
+            part=part,
         ) from exc
 
 

@@ -31,16 +31,34 @@ class InputTensor:
 def take_inputs(codec: Codec, tensors: Sequence[InputTensor]) -> Columns:
     """Check a request's inputs against the signature and pack them.
 
-    :raises InvalidTensor: naming the input, what came and what was expected
+    :raises InvalidTensor: naming the input, what came and what was expected, with the part that was wrong
     """
     named: dict[str, tuple[Column, tuple[int, ...]]] = {}
     for number, tensor in enumerate(tensors):
-        spec = expect(codec, tensor)
-        if tensor.name in named:
-            raise InvalidTensor(f'input "{tensor.name}" is given twice, expected it once')
-        column = read_column(spec, tensor, number)
+        try:
+            spec = expect(codec, tensor)
+            if tensor.name in named:
+                raise given_twice(tensor)
+            column = read_column(spec, tensor)
+        except InvalidTensor as exc:
+            exc.part = part_of(number, exc)
+            raise
         named[tensor.name] = column, tensor.shape
     return codec.assemble(named)
+
+
+def part_of(number: int, error: InvalidTensor) -> str:
+    """What of a request was wrong, where that is known of one of its inputs; `number` counts those."""
+    return f"inputs[{number}].{error.part}".removesuffix(".")
+
+
+def locate(error: InvalidTensor) -> None:
+    """Say where in a message a tensor stands that was taken from it."""
+    error.locate(error.part or "inputs")
+
+
+def given_twice(tensor: InputTensor) -> InvalidTensor:
+    return InvalidTensor(f'input "{clip(tensor.name)}" is given twice, expected it once', part="name")
 
 
 def expect(codec: Codec, tensor: InputTensor) -> TensorSpec:
@@ -51,7 +69,8 @@ def expect(codec: Codec, tensor: InputTensor) -> TensorSpec:
     spec = codec.input(tensor.name)
     if tensor.datatype != spec.datatype:
         raise InvalidTensor(
-            f'input "{spec.name}": datatype {clip(tensor.datatype)}, expected {spec.datatype}'
+            f'input "{spec.name}": datatype {clip(tensor.datatype)}, expected {spec.datatype}',
+            part="datatype",
         )
     check_rank(spec, tensor.shape)
     check_shape(spec, tensor.shape, codec.shape_of(spec))
@@ -66,7 +85,8 @@ def check_rank(spec: TensorSpec, shape: Sequence[int]) -> None:
     if len(shape) > MAX_RANK or any(size < 0 for size in shape):
         raise InvalidTensor(
             f'input "{spec.name}": shape {clip(show_shape(shape))}, expected at most {MAX_RANK} '
-            "dimensions, none of them negative"
+            "dimensions, none of them negative",
+            part="shape",
         )
 
 
@@ -85,9 +105,8 @@ def check_size(spec: TensorSpec, shape: Sequence[int], size_bytes: int) -> None:
         )
 
 
-def read_column(spec: TensorSpec, tensor: InputTensor, number: int) -> Column:
-    """An input's elements, however they came; its rank is known to be fine. `number` counts the request's
-    inputs.
+def read_column(spec: TensorSpec, tensor: InputTensor) -> Column:
+    """An input's elements, however they came; its rank is known to be fine.
 
     :raises InvalidTensor: as many as its shape asks for are not there, or are no such values
     """
@@ -95,8 +114,7 @@ def read_column(spec: TensorSpec, tensor: InputTensor, number: int) -> Column:
         try:
             return _pack(spec, tensor.data or [], tensor.shape)
         except InvalidTensor as exc:
-            if exc.at:
-                exc.locate(f"inputs[{number}].data{show_place(exc.at)}")
+            exc.part = f"data{show_place(exc.at)}"
             raise
     check_size(spec, tensor.shape, len(tensor.raw))
     return read_raw(spec, tensor.raw, math.prod(tensor.shape))

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from mdslite.errors import InvalidRequest, InvalidTensor, clip
-from mdslite.oip.inputs import InputTensor, read_raw
+from mdslite.oip.inputs import InputTensor, locate, read_raw
 from mdslite.oip.outputs import OutputTensor, classify, empty_outputs
 from mdslite.oip.request import InferRequest, Wanted, parse_request
 from mdslite.oip.wire import Buffer
@@ -25,6 +25,7 @@ from mdslite.runtimes.protocol import Outputs, Signature, TensorSpec
 from mdslite.tensors import SHARED_BYTES, Columns, Key
 
 PLANS_MAX = 256
+HEAD_FIELD = "inference-header-content-length"  # how much of a body is JSON; absent: all
 HEAD_HINT = "it counts the bytes of the JSON, which the tensors follow"
 PREDICT_HINT = "that is /projects/PROJECT/models/MODEL:predict"
 PLAN_BYTES_MAX = 4096  # of JSON that is worth remembering
@@ -123,8 +124,8 @@ class Messages:
             head_bytes = len(body)
         elif head_bytes > len(body):
             raise InvalidRequest(
-                f"Inference-Header-Content-Length is {clip(str(head_bytes))}, but the body has "
-                f"{len(body)} bytes",
+                f"{clip(str(head_bytes))} bytes, but the body has {len(body)}",
+                field=HEAD_FIELD,
                 hint=HEAD_HINT,
             )
         elif not head_bytes:
@@ -138,7 +139,10 @@ class Messages:
             raise _wrong_size(len(body) - head_bytes, places.size_bytes)
         if plan.places_plain and body.__class__ is bytes:
             return plan, Columns(places.rows, (body[head_bytes:],), places.key, "inputs")
-        return plan, _cut(places, body, head_bytes)
+        try:
+            return plan, _cut(places, body, head_bytes)
+        except InvalidTensor:
+            return self._read_new(head, body)  # which knows whereabouts
 
     def _read_new(self, head: bytes, body: Buffer) -> tuple[Plan, Columns]:
         request = parse_request(head)
@@ -157,7 +161,11 @@ class Messages:
             )
             for given, stop in zip(request.inputs, stops, strict=True)
         ]
-        columns = self.take(tensors)
+        try:
+            columns = self.take(tensors)
+        except InvalidTensor as exc:
+            locate(exc)
+            raise
         is_binary = all(given.size_bytes is not None for given in request.inputs)
         if is_binary and columns.rows and request.id is None and len(head) <= PLAN_BYTES_MAX:
             plan.places = self.places(tensors, [stop - len(head) for stop in stops])
@@ -185,14 +193,19 @@ class Messages:
         if request.outputs is None:
             picked = tuple((at, Wanted(request.binary)) for at in range(len(outputs)))
         else:
-            for name in request.outputs:
+            for number, name in enumerate(request.outputs):
                 if name not in places:
                     known = ", ".join(f'"{known}"' for known in places)
-                    raise InvalidRequest(f'unknown output "{clip(name)}": expected {known}')
+                    raise InvalidRequest(
+                        f'unknown output "{clip(name)}": expected {known}', field=f"outputs[{number}].name"
+                    )
             picked = tuple((places[name], wanted) for name, wanted in request.outputs.items())
-        for at, wanted in picked:
+        for number, (at, wanted) in enumerate(picked):
             if wanted.classes and outputs[at].datatype in ("BYTES", "OBJECT", "BOOL"):
-                raise InvalidRequest(f'output "{outputs[at].name}" holds no numbers to take the greatest of')
+                raise InvalidRequest(
+                    f'output "{outputs[at].name}" holds no numbers to take the greatest of',
+                    field=f"outputs[{number}].parameters.classification",
+                )
         plain = self.direct and all(
             wanted.binary and not wanted.classes and outputs[at].datatype not in ("BYTES", "OBJECT")
             for at, wanted in picked
@@ -265,6 +278,7 @@ def _wrong_size(found_bytes: int, expected_bytes: int) -> InvalidTensor:
     if not found_bytes:
         hint = "the header Inference-Header-Content-Length says where the JSON ends and the bytes begin"
     return InvalidTensor(
-        f"{found_bytes} bytes follow the JSON, expected the {clip(str(expected_bytes))} that its inputs say",
+        f"{found_bytes} bytes follow the JSON, expected the {clip(str(expected_bytes))} that these say",
+        field="inputs",
         hint=hint,
     )

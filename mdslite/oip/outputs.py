@@ -49,7 +49,8 @@ class OutputTensor:
             return value.decode() if isinstance(value, bytes) else str(value)
         except UnicodeDecodeError as exc:
             raise InvalidRequest(
-                f'output "{self.name}" holds bytes that are no UTF-8: expected binary_data for it'
+                f'output "{self.name}" holds bytes that are no UTF-8: expected binary_data for it',
+                field="outputs",
             ) from exc
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mdslite.errors import InvalidRequest, TooLarge, quoted
 from mdslite.http.deflate import choose_coding
-from mdslite.oip.message import HEAD_HINT
+from mdslite.oip.message import HEAD_FIELD, HEAD_HINT
 from mdslite.runtimes.protocol import Outputs
 from mdslite.serving.fleet import Served
 from mdslite.tensors import Columns
@@ -14,7 +14,7 @@ from mdslite.tensors import Columns
 if TYPE_CHECKING:
     from mdslite.predict.call import Call
 
-HEAD_BYTES = b"inference-header-content-length"  # how much of a body is JSON; absent: all
+HEAD_BYTES = HEAD_FIELD.encode()
 _BINARY_LINES = "content-type: application/octet-stream\r\ninference-header-content-length: "
 
 
@@ -61,7 +61,7 @@ def read_length(value: bytes | None) -> int | None:
     if not text.isdigit() or len(text) > 18:
         raise InvalidRequest(
             f"expected a number of bytes, got {quoted(text.decode('latin-1'))}",
-            field="inference-header-content-length",
+            field=HEAD_FIELD,
             hint=HEAD_HINT,
         )
     return int(text)

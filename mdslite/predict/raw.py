@@ -5,7 +5,8 @@ stand in the header. Knows the header's fields; what fits a model is for its cod
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,7 @@ _DATATYPES: dict[str, str] = {
     **{dtype.name: name for name, dtype in NUMPY_DTYPES.items() if name not in ("BF16", "BYTES")},
     "bfloat16": "BF16",
 }
+_HEADERS = {"datatype": DTYPE, "shape": SHAPE}  # by the part of a tensor that they say
 _NOTE_BYTES = 256  # of a header's fields that are worth remembering
 _JSON_WISHES = frozenset({b"*/*", b"application/json"})
 
@@ -65,17 +67,31 @@ def read_tensor(served: Served, body: Buffer, fields: Mapping[bytes, bytes]) -> 
                 field=SHAPE.decode(),
                 hint="without mdslite-dtype the body is one datum",
             )
-        return take_data(codec, [InputTensor(INPUT, datatype, shape, raw=body)])
+        with _located(fields):
+            return take_data(codec, [InputTensor(INPUT, datatype, shape, raw=body)])
     inputs = codec.signature.inputs
     if len(inputs) != 1:
         raise InvalidRequest(f"a body of bytes holds one tensor: this model has {len(inputs)} inputs")
     spec = inputs[0]
     if shape is None:
         shape = infer_shape(codec, spec, len(body))
-    columns = take_inputs(codec, [InputTensor(spec.name, datatype or spec.datatype, shape, raw=body)])
+    with _located(fields):
+        columns = take_inputs(codec, [InputTensor(spec.name, datatype or spec.datatype, shape, raw=body)])
     if columns.rows and spec.datatype not in ("BYTES", "BOOL"):
         _remember(known, key, Columns(columns.rows, (), columns.key, "inputs"))
     return columns
+
+
+@contextmanager
+def _located(fields: Mapping[bytes, bytes]) -> Iterator[None]:
+    """Have what is wrong with a tensor say which field of the header said so."""
+    try:
+        yield
+    except InvalidTensor as exc:
+        header = _HEADERS.get(exc.part.rpartition(".")[2])
+        if header is not None and header in fields:
+            exc.locate(header.decode())
+        raise
 
 
 class RawForm:

@@ -18,10 +18,10 @@ import numpy as np
 from mdslite.data import DataCodec
 from mdslite.errors import InvalidRequest, InvalidTensor, clip
 from mdslite.oip.free import OUTPUT, take_data
-from mdslite.oip.inputs import InputTensor, read_raw
+from mdslite.oip.inputs import InputTensor, locate, read_raw
 from mdslite.oip.message import Plan
 from mdslite.oip.outputs import OutputTensor, classify, empty_outputs
-from mdslite.oip.request import InferRequest, check_place, read_outputs, read_timeout
+from mdslite.oip.request import InferRequest, check_place, input_place, read_outputs, read_timeout
 from mdslite.oip.wire import Buffer, pack_strings
 from mdslite.predict.infer import InferForm
 from mdslite.rpc.schema import Schema, parse
@@ -143,22 +143,27 @@ class RpcForm(InferForm):
             for at, wanted in plan.picked
         )
         fitted = Fitted(plan, plain)
-        codec = served.codec
-        if not codec.streams or not isinstance(codec, DataCodec):
-            columns = served.messages.take(tensors)
-        elif self._streamed:
-            columns = take_data(codec, tensors, streamed=True)
-        else:
-            raise InvalidRequest(
-                "this model streams its answer: expected ModelStreamInfer",
-                hint="it gives one answer a piece",
-            )
+        try:
+            columns = self._take(served, tensors)
+        except InvalidTensor as exc:
+            locate(exc)
+            raise
         if memorable and columns.rows:
             places = served.messages.places(tensors, [len(tensors[0].raw or b"")])
             if places is not None and places.plain:
                 fitted.template = Columns(columns.rows, (), columns.key, "inputs")
                 fitted.spec = places.spans[0].spec if places.spans[0] is not None else None
         return fitted, columns
+
+    def _take(self, served: Served, tensors: list[InputTensor]) -> Columns:
+        codec = served.codec
+        if not codec.streams or not isinstance(codec, DataCodec):
+            return served.messages.take(tensors)
+        if self._streamed:
+            return take_data(codec, tensors, streamed=True)
+        raise InvalidRequest(
+            "this model streams its answer: expected ModelStreamInfer", hint="it gives one answer a piece"
+        )
 
     def write(self, call: Call, outputs: Outputs | None) -> bytes:
         served, fitted = call.served, call.plan
@@ -255,17 +260,20 @@ def read_tensors(message: Any) -> list[InputTensor]:
     :raises InvalidTensor: they are not as many as they should be, or have no such datatype
     """
     inputs, raws = message.inputs, message.raw_input_contents
-    for one in inputs:
-        check_place(_parameters(one), f'input "{clip(one.name)}": ')
+    for number, one in enumerate(inputs):
+        check_place(_parameters(one), input_place(number, one.name))
     if not raws:
-        return [_spelled_out(one) for one in inputs]
+        return [_spelled_out(one, number) for number, one in enumerate(inputs)]
     if any(one.HasField("contents") for one in inputs):
         raise InvalidRequest(
-            "expected the tensors in raw_input_contents or in contents, got both", hint="leave one out"
+            "expected the tensors here or in contents, got both",
+            field="raw_input_contents",
+            hint="leave one out",
         )
     if len(raws) != len(inputs):
         raise InvalidTensor(
-            f"{len(raws)} raw_input_contents, expected one for each of the {len(inputs)} inputs"
+            f"{len(raws)} of them, expected one for each of the {len(inputs)} inputs",
+            field="raw_input_contents",
         )
     return [
         InputTensor(one.name, one.datatype, tuple(one.shape), raw=raw)
@@ -273,14 +281,15 @@ def read_tensors(message: Any) -> list[InputTensor]:
     ]
 
 
-def _spelled_out(tensor: Any) -> InputTensor:
+def _spelled_out(tensor: Any, number: int) -> InputTensor:
     name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
     if datatype == "BYTES":
         return InputTensor(name, datatype, shape, raw=pack_strings(tensor.contents.bytes_contents))
     if datatype not in _CONTENTS:
         raise InvalidTensor(
             f'input "{clip(name)}": datatype {clip(datatype)} is not spelled out in contents: expected it in '
-            "raw_input_contents"
+            "raw_input_contents",
+            field=f"inputs[{number}].datatype",
         )
     field, dtype = _CONTENTS[datatype]
     values = getattr(tensor.contents, field)

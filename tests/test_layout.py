@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -170,14 +171,26 @@ def test_an_import_that_points_down_is_fine(tmp_path: Path, place: str, line: st
     assert (found.returncode, found.stdout) == (0, "")
 
 
-def test_the_rooms_of_the_architecture_are_those_that_there_are() -> None:
+def rows_of_rooms() -> list[set[str]]:
+    """The rooms that each row of the architecture's table names, from its first row to its last."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    rooms = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
-    named = {
-        re.sub(r"^mdslite/|\.py$|/$", "", name) for room in rooms for name in re.findall(r"`(.+?)`", room)
-    }
+    (section,) = re.findall(r"^## Rooms\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    return [{name.removesuffix("/") for name in re.findall(r"`(.+?)`", row)} for row in rows]
+
+
+def test_the_rooms_of_the_architecture_are_those_that_there_are() -> None:
+    named = [name for row in rows_of_rooms() for name in row]
     there = {path.stem for path in (ROOT / "mdslite").glob("[!_]*") if path.suffix in ("", ".py")}
-    assert named == there | {"runtimes", "store", "tui"}
+    assert sorted(named) == sorted(there | {"runtimes", "store", "tui"})
+
+
+def test_each_room_of_the_architecture_imports_from_rows_above_its_own() -> None:
+    place = {name: at for at, row in enumerate(rows_of_rooms()) for name in row}
+    place["runtimes.protocol"] = place["runtimes"]
+    allowed = runpy.run_path(str(RULES))["ROOMS"]
+    below = [(room, one) for room, found in allowed.items() for one in found if place[one] > place[room]]
+    assert below == []
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in DOCS)])

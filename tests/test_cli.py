@@ -299,6 +299,19 @@ class TestLs:
             "nothing is deployed yet: the appliance is still loading, or stopping\n"
         )
 
+    def test_names_no_other_model_while_the_one_may_be_loading(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        api.status["ready"] = False
+        assert run(["ls", "demo/digit"]) == 1
+        assert capsys.readouterr().err == (
+            "error: demo/digit is not here yet: mdslite was just started, and is still loading what it "
+            "serves\nhint: mdslite ls shows what is there\n"
+        )
+        api.status["draining"] = True
+        assert run(["ls", "demo/digit"]) == 1
+        assert "did you mean demo/digits?" in capsys.readouterr().err
+
     def test_marks_states_by_symbol_and_lets_no_escape_through_on_a_terminal(self, api: ApiServer) -> None:
         api.models[0]["versions"][0]["version"] = "v1\x1b[2J[red]"
         code, printed = on_a_terminal(["ls"], MDSLITE_URL=api.url, NO_COLOR="1")

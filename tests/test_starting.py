@@ -19,6 +19,15 @@ from mdslite.hosts import SOCKET_NAME
 grpcclient = pytest.importorskip("tritonclient.grpc")
 from tritonclient.utils import InferenceServerException  # noqa: E402
 
+MODEL = "/api/v1/projects/p/models/slow"
+KNOWN_LATER = (
+    MODEL,
+    f"{MODEL}/versions/v1",
+    f"{MODEL}/versions/v1/output",
+    f"{MODEL}/weights",
+    f"{MODEL}/labeling",
+    f"{MODEL}/comparison?first=v1&second=v2",
+)
 URLS = (
     "/projects/p/models/slow:predict",
     "/projects/p/models/slow/versions/v1:predict",
@@ -84,6 +93,10 @@ def test_who_comes_before_all_is_loaded_is_told_so_until_it_is(tmp_path: Path) -
                 assert (reply.status, reply.json["ready"]) == (503, False)
             for target in ("/v2/models/p.slow", "/v2/models/p.slow/config", "/v2/models/p.slow/stats"):
                 assert ask(request(target=target)).code == "still_loading"
+            for target in KNOWN_LATER:
+                said = ask(request(target=target))
+                found = said.status, said.code, said.headers.get("retry-after")
+                assert found == (503, "still_loading", "1"), said.body
             accepted = predict(["x"], target=URLS[0], headers=[("Prefer", "respond-async")])
             assert ask(accepted).code == "still_loading"
             hold_on(lambda: _reaches(port))
@@ -97,6 +110,8 @@ def test_who_comes_before_all_is_loaded_is_told_so_until_it_is(tmp_path: Path) -
             told = ask_all()
             assert told[:3] == [(200, False, None)] * 2 + [(404, "not_found", None)]
             assert ask(request(target="/readyz?model=p/none")).status == 404
+            assert [ask(request(target=one)).status for one in KNOWN_LATER] == [200] * 5 + [404]
+            assert ask(request(target="/api/v1/projects/p/models/none")).code == "not_found"
             assert client.is_model_ready("p.slow")
     finally:
         os.close(opened)

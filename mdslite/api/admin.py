@@ -99,6 +99,7 @@ async def get_output(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) ->
     path = call.path
     served = parts.fleet.find(path.project, path.model, path.version)
     if served is None:
+        parts.fleet.router.require_started(path.project, path.model, path.version)
         known = await versions_of(parts, path.project, path.model)
         raise NotFound.version(path.project, path.model, path.version, known)
     return views.printed_of(served)
@@ -242,6 +243,7 @@ def _model(parts: Parts, path: ModelPath, rows: list[VersionRow]) -> ModelInfo:
     for model in views.models_of(parts, rows, project=path.project):
         if model.model == path.model:
             return model
+    parts.fleet.router.require_started(path.project, path.model)
     raise NotFound(f"no model {path.project}/{path.model} is deployed", hint="mdslite ls")
 
 

@@ -191,6 +191,8 @@ async def _refuse_unknown(parts: Parts, path: ModelPath, silent: list[str]) -> N
     """:raises NotFound: a version of which the log knows nothing is not deployed either"""
     known = await versions_of(parts, path.project, path.model) if silent else []
     for version in silent:
+        if version not in known:
+            parts.fleet.router.require_started(path.project, path.model, version)
         if not known:
             raise NotFound.version(path.project, path.model, version, known)
         if version not in known:

@@ -196,6 +196,8 @@ async def choose_baseline(parts: Parts, call: Call[ModelPath, Nothing, BaselineB
     """Compare a model's versions with this time from now on"""
     path, body, now = call.path, call.body, time()
     versions = {one.version for one in parts.fleet.all() if one.key[:2] == (path.project, path.model)}
+    if not versions or body.version not in (None, *versions):
+        parts.fleet.router.require_started(path.project, path.model, body.version)
     if not versions:
         raise NotFound(f"no model {path.project}/{path.model} is deployed", hint="mdslite ls")
     if body.version is not None and body.version not in versions:

@@ -13,6 +13,9 @@ async def versions_of(parts: Parts, project: str, model: str) -> list[str]:
 
 
 async def require_model(parts: Parts, project: str, model: str) -> None:
-    """:raises NotFound: no such model is deployed"""
+    """:raises NotFound: no such model is deployed
+    :raises StillLoading: that is not known yet
+    """
     if not await versions_of(parts, project, model):
+        parts.fleet.router.require_started(project, model)
         raise NotFound(f"no model {project}/{model} is deployed", hint="mdslite ls")

@@ -30,6 +30,7 @@ _GROUPS = {
 # Any request can be malformed, or come by a foreign host's name; any code can have a mistake.
 _ALWAYS = (400, 403, 500)
 _WITH_TOKEN = (401, 429)
+_OF_A_MODEL = (503,)  # while it may be among what is still being loaded
 _WITH_BODY = (408, 413, 415)
 _TAGS = {
     "type": "string",
@@ -102,7 +103,10 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
             *_header_parameters(operation),
         ],
     }
-    errors = {*_ALWAYS, *operation.errors} - {200, *operation.same}
+    errors = {*_ALWAYS, *operation.errors}
+    if 404 in errors and "{model}" in operation.url:
+        errors |= {*_OF_A_MODEL}
+    errors -= {200, *operation.same}
     if operation.tagged:
         errors |= {412}
     if operation.scope is not None:

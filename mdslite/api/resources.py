@@ -94,6 +94,7 @@ async def get_weights(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> 
     rows = rows_of(await parts.worker.call(parts.registry.current), call.path.project, call.path.model)
     tag = tag_of(rows)
     if tag is None:
+        parts.fleet.router.require_started(call.path.project, call.path.model)
         raise NotFound(f"no model {call.path.project}/{call.path.model} is deployed", hint="mdslite ls")
     weights = {row.version: from_plain(dict(row.spec)).service_info.weight for row in rows}
     return tagged(weights, tag, call.headers)
@@ -146,11 +147,14 @@ async def _change(
 
 
 def _resource(parts: Parts, path: VersionPath, rows: list[VersionRow]) -> VersionResource:
-    """:raises NotFound: it is neither served nor deployed"""
+    """:raises NotFound: it is neither served nor deployed
+    :raises StillLoading: that is not known yet
+    """
     models = views.models_of(parts, rows, project=path.project)
     versions = next((one.versions for one in models if one.model == path.model), [])
     info = next((one for one in versions if one.version == path.version), None)
     if info is None:
+        parts.fleet.router.require_started(path.project, path.model, path.version)
         raise NotFound.version(path.project, path.model, path.version, [one.version for one in versions])
     spec = next((dict(row.spec) for row in _mine(rows, path)), {})  # none where it is only draining yet
     fields = {field: getattr(info, field) for field in VersionInfo.__struct_fields__}

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from mdslite.cli import output
+from mdslite.cli.target import is_loading
 from mdslite.errors import NotFound
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def find_absence(client: Client, filter: str) -> NotFound | None:
         return None
     terms = " ".join(f"{name}={value}" for name, value in named.items())
     logged = client.logs(terms, limit=1, bodies=False)
-    if logged["rows"] or logged.get("skipped"):
-        return None  # it was deployed and is asked for, or may have been
+    if logged["rows"] or logged.get("skipped") or is_loading(client):
+        return None  # it was deployed and is asked for, or may have been, or may be soon
     label = ", ".join(f"{name} {value}" for name, value in named.items())
     better = _nearest(models, named)
     said = f"nothing is deployed as {label}, and the log has no request of it"

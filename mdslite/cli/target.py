@@ -88,10 +88,16 @@ def require_scope(client: Client, scope: Scope) -> list[dict[str, Any]]:
     """The models that the scope names.
 
     :raises NotFound: there is none
+    :raises StillLoading: that is not known yet
     """
     found = [one for one in client.models(scope.project) if scope.model in (None, one["model"])]
     if found:
         return found
+    if is_loading(client):
+        raise errors.StillLoading(
+            f"{scope} is not here yet: mdslite was just started, and is still loading what it serves",
+            hint="mdslite ls shows what is there",
+        )
     said = f"nothing is deployed as {scope}"
     names = [f"{one['project']}/{one['model']}" for one in client.models()]
     meant = [name for name in names if name.partition("/")[2] == str(scope)]  # a model, without its project
@@ -101,6 +107,12 @@ def require_scope(client: Client, scope: Scope) -> list[dict[str, Any]]:
     if not meant:
         raise errors.NotFound(said, hint="mdslite ls")
     raise errors.NotFound(f"{said}: did you mean {' or '.join(meant)}?", hint=f"mdslite ls {meant[0]}")
+
+
+def is_loading(client: Client) -> bool:
+    """Is what the appliance serves from its start on still being loaded?"""
+    status = client.status()
+    return not (status["ready"] or status["draining"])
 
 
 def parse_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

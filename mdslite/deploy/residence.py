@@ -54,5 +54,6 @@ async def _load(deployer: Deployer, fleet: Fleet, project: str, model: str) -> N
 def _versions(fleet: Fleet, project: str, model: str) -> list[Served]:
     found = [one for one in fleet.all() if one.key[:2] == (project, model) and one.state != "draining"]
     if not found:
+        fleet.router.require_started(project, model)
         raise NotFound(f"no model {project}/{model} is deployed", hint="mdslite ls")
     return found

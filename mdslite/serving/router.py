@@ -146,21 +146,29 @@ class Router(Generic[T]):
         route = self._routes.get(make_url(project, model, version).encode())
         if route is not None:
             return route
-        name = f"{project}/{model}"
-        if self.starting:
-            label = name if version is None else f"{name} {version}"
-            raise StillLoading(
-                f"{label} is not here yet: mdslite was just started, and is still loading what it serves",
-                hint="/readyz answers 200 when it is done",
-                retry_after_s=1,
-            )
+        self.require_started(project, model, version)
         siblings = [one for one in self._routes.values() if (one.project, one.model) == (project, model)]
         if siblings:
             versions = {one.version for one in siblings if one.version}
             raise NotFound.version(project, model, str(version), versions)
         models = sorted({f"{one.project}/{one.model}" for one in self._routes.values()})
         known = ", ".join(models[:5]) + (", …" if len(models) > 5 else "")
-        raise NotFound(f"no model {name} is deployed: there is {known or 'none'}", hint="mdslite ls")
+        raise NotFound(
+            f"no model {project}/{model} is deployed: there is {known or 'none'}", hint="mdslite ls"
+        )
+
+    def require_started(self, project: str, model: str, version: str | None = None) -> None:
+        """Let nobody say yet that something is not deployed which may be among what is still being loaded.
+
+        :raises StillLoading: so it may
+        """
+        if self.starting:
+            label = f"{project}/{model}" if version is None else f"{project}/{model} {version}"
+            raise StillLoading(
+                f"{label} is not here yet: mdslite was just started, and is still loading what it serves",
+                hint="/readyz answers 200 when it is done",
+                retry_after_s=1,
+            )
 
 
 def predict_url(project: str, model: str, version: str | None = None) -> str:

@@ -105,6 +105,10 @@ BAD: list[tuple[Asked, int]] = [
     (infer(gzipped(b"{}")[:-1], ("content-encoding", "gzip")), 400),
     (infer(zlib.compress(b"{}") * 2, ("content-encoding", "deflate")), 400),
     (infer(b"{}", ("content-encoding", "br")), 415),
+    (infer(flat(X), ("x", "y" * 17_000)), 431),
+    (post({"instances": X.tolist()}, ("x", "y" * 17_000)), 431),
+    (post({"instances": X.tolist()}, *[(f"x-{number}", "y") for number in range(100)]), 431),
+    (post({"instances": X.tolist()}, ("x", "y" * 17_000), target="/projects/p/models/nobody:predict"), 404),
     # places
     (infer(flat(X), target="/v2/models/p.nobody/infer"), 404),
     (infer(flat(X), target="/v2/models/p.m/versions/v9/infer"), 404),

@@ -57,6 +57,7 @@ from mdslite.http.access import NOBODY
 from mdslite.http.budget import BODIES, Claim
 from mdslite.http.guard import AllowList, Errors, Guard, RequestIds
 from mdslite.http.paths import is_prediction
+from mdslite.http.request import REFUSED
 from mdslite.media import OCTETS
 from mdslite.npy import NPY
 from mdslite.predict.deferred import Deferrals, wants_later
@@ -151,7 +152,7 @@ class PredictEndpoint:
         target, fields = scope["raw_path"], dict(scope["headers"])
         limit_bytes = predictor.reader.body_limit(target, fields)
         body = b""
-        error: MdsliteError | None = predictor.access.stranger(
+        error: MdsliteError | None = scope["extensions"].get(REFUSED) or predictor.access.stranger(
             header(scope, b"authorization").encode("latin-1")
         )
         try:

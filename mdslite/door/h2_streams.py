@@ -44,7 +44,8 @@ from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup
 from starlette.types import ASGIApp, Message, Scope
 
 from mdslite.door.h2_exchange import Exchange, Send, error_reply
-from mdslite.errors import InvalidRequest, MdsliteError, RequestTimeout, TooLarge
+from mdslite.errors import HeadTooLong, InvalidRequest, MdsliteError, RequestTimeout, TooLarge
+from mdslite.http.paths import is_prediction
 from mdslite.http.policing import (
     CANCEL,
     INTERNAL_ERROR,
@@ -55,7 +56,7 @@ from mdslite.http.policing import (
     Meter,
     Reason,
 )
-from mdslite.http.request import HEAD_LIST_BYTES, NO_PATH, is_long, long_head
+from mdslite.http.request import HEAD_LIST_BYTES, NO_PATH, REFUSED, is_long, long_head
 
 # The search of hpack's encoder is linear in its table, and the client may ask for one of any size.
 _ENCODER_TABLE_BYTES = 4096
@@ -119,6 +120,7 @@ class Streams(H2Protocol):
         self._link = link
         self._exchanges: dict[int, Exchange] = {}
         self._opening = 0  # the stream whose application spawn_app is to start
+        self._refusal: MdsliteError | None = None  # that it is to answer with, if any
         self._running = 0
         self._waiting: dict[int, tuple[float, int]] = {}  # since when, and at how many bytes sent
         self.connection.decoder.max_header_list_size = link.limits.max_block_bytes
@@ -181,6 +183,8 @@ class Streams(H2Protocol):
     ) -> Callable[[Message], Awaitable[None]]:
         """Hypercorn's way to start the application for a request."""
         scope["extensions"].update(self._link.extensions)
+        if self._refusal is not None:
+            scope["extensions"][REFUSED] = self._refusal
         exchange = Exchange(send, partial(self._take_read, self._opening))
         self._exchanges[self._opening] = exchange
         self._running += 1
@@ -222,10 +226,11 @@ class Streams(H2Protocol):
             await self._end(event.stream_id, PROTOCOL_ERROR)
             return
         error = _malformed(event)
-        if error is not None:
+        # A prediction is refused by the application, which logs it.
+        if error is not None and not (isinstance(error, HeadTooLong) and _asks_prediction(event)):
             await self._refuse(event.stream_id, error)
             return
-        self._opening = event.stream_id
+        self._opening, self._refusal = event.stream_id, error
         await self._create_stream(event)
 
     async def _take(self, event: DataReceived) -> None:
@@ -375,13 +380,18 @@ def _malformed(event: RequestReceived) -> MdsliteError | None:
     headers = event.headers or []
     pseudo = {name: value for name, value in headers if name.startswith(b":")}
     method, target = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
-    # HTTP/1.1 has the authority among its fields, too.
-    if is_long(target, [field for field in headers if field[0] == b":authority" or field[0] not in pseudo]):
-        return long_head()
     if not _METHOD.fullmatch(method):
         return InvalidRequest("this method is not served")
     if not _TARGET.fullmatch(target):
         return InvalidRequest(NO_PATH)
     if _CONTROL.search(target):
         return InvalidRequest("the request's target holds a control character")
+    # HTTP/1.1 has the authority among its fields, too.
+    if is_long(target, [field for field in headers if field[0] == b":authority" or field[0] not in pseudo]):
+        return long_head()
     return None
+
+
+def _asks_prediction(event: RequestReceived) -> bool:
+    fields = dict(event.headers or [])
+    return fields[b":method"] == b"POST" and is_prediction(fields[b":path"])

@@ -19,6 +19,7 @@ HEAD_LIST_BYTES = HEAD_BYTES + 32 * HEADERS_MAX  # the same as RFC 9113 counts
 # What is unpacked of a longer one, so as to refuse it alone: only who has read it can read what follows on
 # its connection. One that is longer still ends that.
 UNPACKED_BYTES = 2 * HEAD_BYTES
+REFUSED = "mdslite.refused"  # among a scope's extensions: why what it asks is not to be done
 
 NO_PATH = "expected a path as the request's target, such as /healthz"
 

@@ -152,9 +152,8 @@ class PredictEndpoint:
         target, fields = scope["raw_path"], dict(scope["headers"])
         limit_bytes = predictor.reader.body_limit(target, fields)
         body = b""
-        error: MdsliteError | None = scope["extensions"].get(REFUSED) or predictor.access.stranger(
-            header(scope, b"authorization").encode("latin-1")
-        )
+        error: MdsliteError | None = scope.get("extensions", {}).get(REFUSED)
+        error = error or predictor.access.stranger(header(scope, b"authorization").encode("latin-1"))
         try:
             if error is None:
                 body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True, claim=claim)

@@ -348,13 +348,41 @@ def test_over_tls_what_it_suggests_works_too(folder: Path, file: str) -> None:
         assert len(json.loads(done.stdout)["predictions"]) == 1
 
 
-def test_up_on_a_port_that_another_appliance_has_says_which(shared: Live, tmp_path: Path) -> None:
-    port = shared.url.rpartition(":")[2]
-    command = [sys.executable, "-m", "mdslite", "up", "--port", port, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+def _hint_on_the_port_of(live: Live, folder: Path) -> str:
+    command = [sys.executable, "-m", "mdslite", "up", "--port", live.url.rpartition(":")[2], "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=folder)
     failure = json.loads(done.stdout)
     assert (done.returncode, failure["code"]) == (1, "address_in_use")
-    assert f"(process {shared.process.pid}): stop it first, or choose another with --port" in failure["hint"]
+    return str(failure["hint"])
+
+
+def test_up_on_a_port_that_another_appliance_has_says_which(shared: Live, tmp_path: Path) -> None:
+    which = f"(process {shared.process.pid}): stop it first, or choose another with --port"
+    assert which in _hint_on_the_port_of(shared, tmp_path)
+
+
+def test_up_says_which_appliance_has_its_port_over_tls_and_with_tokens_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    with up("--tls-self-signed", "--store", "tls", cwd=folder) as live:
+        assert f"{folder / 'tls'} (process {live.process.pid}): stop it" in _hint_on_the_port_of(
+            live, tmp_path
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "mdslite",
+            "token",
+            "create",
+            "anna",
+            "--store",
+            "tls",
+            "--scope",
+            "read",
+        ]
+        subprocess.run(command, check=True, capture_output=True, timeout=30, cwd=folder)
+        hint = _hint_on_the_port_of(live, tmp_path)
+        assert hint.startswith("an appliance serves there already: stop it first, or choose another")
 
 
 def test_a_second_up_on_the_same_store_says_who_holds_it(shared: Live) -> None:

@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -190,19 +191,32 @@ def up(
 def _appliance_at(host: str, port: int, error: errors.AddressInUse) -> str | None:
     """What there is to say of the one that has the port, where it is an appliance; None where that cannot be
     learnt."""
-    from mdslite.client import Client, Retries
-
     if f"{host}:{port}:" not in error.message:  # but the one for gRPC
         return None
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    try:
-        with Client(url, token=read_token(), timeout_s=_ASK_S, retries=Retries(count=0)) as client:
-            found = client.status()
-    except errors.MdsliteError:
+    place = f"{f'[{host}]' if ':' in host else host}:{port}"
+    found = _ask(f"http://{place}", token=read_token())
+    if not found and (told := _ask(f"https://{place}", token=None)) is not None:
+        found = told
+    if found is None:
         return None
     store, pid = found.get("store"), found.get("pid")
-    place = f", on the store {store} (process {pid})" if store and pid else ""
-    return f"an appliance serves there already{place}: stop it first" if "revision" in found else None
+    where = f", on the store {store} (process {pid})" if store and pid else ""
+    return f"an appliance serves there already{where}: stop it first"
+
+
+def _ask(url: str, *, token: str | None) -> Mapping[str, Any] | None:
+    """What an appliance says of itself, nothing where it asks for a token; None where there is no appliance.
+    Whoever that is may show any certificate: nothing is told it but the token, if that is given."""
+    import httpx2
+
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    try:
+        with httpx2.Client(verify=False, trust_env=False, timeout=_ASK_S) as client:
+            reply = client.get(f"{url}/api/v1/status", headers=headers)
+            found = reply.json() if reply.status_code == 200 else {}
+    except (httpx2.HTTPError, ValueError):
+        return None
+    return found if "mdslite-request-id" in reply.headers and isinstance(found, dict) else None
 
 
 def _path(text: str | None) -> Path | None:

@@ -40,9 +40,9 @@ def doctor(store: str | None, as_json: bool, url: str) -> int:
     else:
         for finding in findings:
             what = output.with_local_times(output.escape(finding["what"]))
-            output.write(f"{_SYMBOLS.get(finding['level'], '?')} {what}")
+            output.write_prose(f"{_SYMBOLS.get(finding['level'], '?')} {what}")
             if finding.get("hint") and finding["level"] != "ok":
-                output.write(f"  hint: {output.escape(finding['hint'])}")
+                output.write_prose(f"  hint: {output.escape(finding['hint'])}")
     return 1 if any(finding["level"] == "error" for finding in findings) else 0
 
 

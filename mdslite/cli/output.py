@@ -28,6 +28,15 @@ _UNSAFE_IN_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x09\x0
 
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 
+# What the lines below the first are set in by, and what is copied: a command, up to its last argument.
+_LABEL = re.compile(r" *(?:(?:error|hint|note|next): |[✓!✖?] )?")
+_COMMAND = re.compile(
+    r"\b(?:mdslite|export|pip|curl) (?:[^\s;,()]+ )*"
+    r"(?:[-/@.~'\"\d][^\s;,()]*|[^\s;,()]+[/=.]\w[^\s;,()]*|[A-Z_]{2,})"
+)
+_OF_A_FILE = re.compile(r" *\d+ \| ")  # in front of its line's text
+_GLUE = "\x00"  # in place of a blank; `escape` leaves none
+
 # How a version's state looks on a terminal: a symbol as well as a colour.
 _STATES = {
     "ready": ("●", "green"),
@@ -72,9 +81,14 @@ def write(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def write_prose(text: str) -> None:
+    """Print sentences on stdout, on a terminal broken between words."""
+    write(fitted(escape_lines(text), sys.stdout))
+
+
 def note(text: str, *, end: str = "\n") -> None:
-    """Print progress on stderr."""
-    sys.stderr.write(escape_lines(text) + end)
+    """Print progress on stderr, on a terminal broken between words."""
+    sys.stderr.write(fitted(escape_lines(text), sys.stderr) + end)
     sys.stderr.flush()
 
 
@@ -175,6 +189,28 @@ class Layout:
         return max(found, key=lambda place: self._widths[place], default=None)
 
 
+def fitted(text: str, stream: TextIO) -> str:
+    """Lines that are too long for a terminal, broken between words, not within a command, which is copied:
+    one that has no line's room is left to the terminal, as a file's lines are. Other streams get them as
+    they are."""
+    width = width_of(stream)
+    if width is None or len(text) <= width:
+        return text
+    lines = text.split("\n")
+    return "\n".join(
+        line if len(line) <= width or _OF_A_FILE.match(line) else _broken(line, width) for line in lines
+    )
+
+
+def _broken(line: str, width: int) -> str:
+    found = _LABEL.match(line)
+    head = found[0] if found is not None else ""
+    whole = line[len(head) :].rstrip()
+    glued = _COMMAND.sub(lambda command: command[0].replace(" ", _GLUE), whole)
+    pieces = _wrapped(glued, width, first=head, rest=" " * len(head))
+    return "\n".join(pieces).replace(_GLUE, " ") + line[len(head) + len(whole) :]
+
+
 def cut_middle(text: str, width: int) -> str:
     """What fits of a text, with the more telling ends of it left."""
     if len(text) <= width:
@@ -240,7 +276,14 @@ def _aligned(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[i
 
 
 def _wrapped(text: str, width: int, *, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _titled_lines(columns: Sequence[Column], row: Sequence[str], width: int) -> list[str]:

@@ -308,7 +308,8 @@ class Announcer:
 
 def _print(line: str, stream: TextIO) -> None:
     try:
-        stream.write(output.escape(line) + "\n")
+        shown = output.escape(line)
+        stream.write((output.fitted(shown, stream) if stream is sys.stderr else shown) + "\n")
         stream.flush()
     except OSError:
         output.discard(stream)

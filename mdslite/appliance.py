@@ -84,6 +84,8 @@ class Appliance(Assembly):
         await self.deferrals.start()
         if self.settings.log:
             await self.alarms.start()
+        else:
+            await self.alarms.recover()
 
     async def _open_traces(self) -> None:
         """Start to export traces where they are asked for.

@@ -124,7 +124,7 @@ class ApiServer:
         ]
         self.plan: dict[str, Any] = PLAN
         self.events: list[dict[str, Any]] = [*STEPS, APPLIED]
-        self.status: dict[str, Any] = {"version": "0", "ready": True, "draining": False}
+        self.status: dict[str, Any] = {"version": "0", "ready": True, "draining": False, "keeps_log": True}
         self.hangs = False  # after the events, an apply neither ends nor goes on
         self.revisions: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []  # of the request log, newest first

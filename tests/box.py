@@ -58,6 +58,7 @@ class BoxSettings:
     store: Path
     host: str = "127.0.0.1"
     allow_hosts: tuple[str, ...] = ()
+    log: bool = True
 
 
 class Box:

@@ -14,7 +14,7 @@ from live import Live, up
 from mdslite.cli import output, run
 from mdslite.drift.baseline import Baseline, Finding
 from mdslite.drift.watch import Signal
-from mdslite.store.drift import Alert, DriftStore, Key, Record, read_wishes
+from mdslite.store.drift import Alert, DriftStore, Key, Record, Wishes, read_wishes, write_wishes
 
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 TEXT = "median 52.1, usual is 39.8"
@@ -130,3 +130,23 @@ def test_the_appliance_says_it_on_its_log_and_in_its_metrics(live: tuple[Path, L
     assert f'mdslite_drift_signal_firing{{{labels},signal="input.age"}} 1' in text
     _, err = live[1].stop()
     assert f"drift of input.age in default/m v1 firing: {TEXT}" in err
+
+
+def test_without_a_log_the_webhook_is_shown_and_that_nothing_is_raised(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = "no request log is kept (mdslite up --no-log), so "
+    write_wishes(tmp_path / ".mdslite" / "drift", Wishes(webhook="http://8.8.8.8/hook"))
+    models.mlp(tmp_path / "m.onnx")
+    with up("m.onnx", "--no-log", cwd=tmp_path) as started:
+        monkeypatch.setenv("MDSLITE_URL", started.url)
+        assert run(["alerts"]) == 0
+        raised = f"{none}no alerts are raised\n"
+        told = f"no alerts\nalerts are posted to http://8.8.8.8/hook\n{raised}"
+        assert capsys.readouterr() == ("", told)
+        assert run(["alerts", "--webhook", "http://8.8.8.8/other"]) == 0
+        assert capsys.readouterr().err.endswith(raised)
+        assert run(["drift", "default/m"]) == 0
+        assert capsys.readouterr() == ("", f"{none}nothing is watched for drift\n")
+        assert run(["logs"]) == 0
+        assert capsys.readouterr().err.startswith(f"{none}requests are not added to what there is\n")

@@ -57,8 +57,9 @@ class TestLogs:
         assert run(["logs", "shadow", "-f", "--limit", "2"]) == 1
         shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
         assert shown == ["r-1", "r-0", "r-new"]
-        assert "follow=true" in api.requests[0][1]
-        assert "filter=shadow" in api.requests[0][1]
+        following = api.requests[1][1]
+        assert "follow=true" in following
+        assert "filter=shadow" in following
 
     @pytest.mark.parametrize("columns", [80, 120])
     def test_on_a_terminal_what_follows_stands_below_what_was_there_and_long_values_are_cut(

@@ -69,7 +69,7 @@ class Alarms:
         self._tell_delays_s = tuple(tell_delays_s)
         self._clock = clock
         self._wishes = Wishes()
-        self._recovered = False  # with a log from the start on, without one once something is wished
+        self._recovered = False
         self._writing = asyncio.Lock()
         self._last = 0  # the alert that was passed on last
         self._stamp: tuple[int, ...] = ()
@@ -79,8 +79,8 @@ class Alarms:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Once all that is deployed is known."""
-        await self._recover()
+        """Once all that is deployed is known. Without a log nothing is watched: then `recover` alone."""
+        await self.recover()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._look_often(), name="alarms"),
@@ -107,7 +107,7 @@ class Alarms:
 
         :raises StoreError: it cannot be written
         """
-        await self._recover()
+        await self.recover()
         others = {name: one for name, one in self._wishes.chosen.items() if name != f"{project}/{model}"}
         if chosen is not None:
             others[f"{project}/{model}"] = chosen
@@ -123,7 +123,7 @@ class Alarms:
             await asyncio.to_thread(self._webhooks.check, url)
         await self._wish(webhook=url)
 
-    async def _recover(self) -> None:
+    async def recover(self) -> None:
         """Go on with what was wished before this process began; said once where that is lost.
 
         :raises StoreError: it can neither be read nor set aside
@@ -149,7 +149,7 @@ class Alarms:
                 self._last = newest.id
 
     async def _wish(self, **changes: Any) -> None:
-        await self._recover()
+        await self.recover()
         async with self._writing:
             wishes = msgspec.structs.replace(self._wishes, **changes)
             if wishes != self._wishes:

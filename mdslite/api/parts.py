@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Settings(Protocol):
-    """Where the appliance listens and what it answers to."""
+    """Where the appliance listens, what it answers to, and whether it keeps a request log."""
 
     @property
     def host(self) -> str: ...
@@ -39,6 +39,8 @@ class Settings(Protocol):
     def store(self) -> Path: ...
     @property
     def allow_hosts(self) -> Sequence[str]: ...
+    @property
+    def log(self) -> bool: ...
 
 
 class Parts(Protocol):

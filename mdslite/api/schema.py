@@ -120,6 +120,10 @@ class Status(Value, frozen=True, kw_only=True):
     ready: bool
     draining: bool
     needs_token: bool
+    keeps_log: Annotated[
+        bool,
+        Meta(description="whether requests are logged, counted and watched for drift: not with --no-log"),
+    ]
     log_trouble: Annotated[
         str | None,
         Meta(

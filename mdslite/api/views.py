@@ -72,6 +72,7 @@ def status_of(parts: Parts, revision: int, grant: Grant) -> Status:
         ready=is_ready(parts),
         draining=parts.draining,
         needs_token=parts.issuer.access.required,
+        keeps_log=parts.settings.log,
         log_trouble=log_trouble(parts) if is_all else None,
     )
 

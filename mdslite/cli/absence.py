@@ -33,6 +33,14 @@ def tell_skipped(skipped: Sequence[str]) -> None:
         )
 
 
+def tell_no_log(client: Client, so: str) -> bool:
+    """Say what follows where no request log is kept; whether one is."""
+    keeps_log: bool = client.status()["keeps_log"]
+    if not keeps_log:
+        output.note(f"no request log is kept (mdslite up --no-log), so {so}")
+    return keeps_log
+
+
 def refuse_unknown(client: Client, filter: str) -> None:
     """:raises NotFound: nothing passes the filter, as what it names is neither deployed nor in the log"""
     error = find_absence(client, filter)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from mdslite.cli import output
+from mdslite.cli.absence import tell_no_log
 from mdslite.cli.logs import parse_since
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.cli.target import Scope, Target, parse_scope, parse_target, require_scope
 from mdslite.cli.usage import refuse_ignored
+from mdslite.errors import Forbidden
 
 Json = Mapping[str, Any]
 
@@ -90,9 +93,10 @@ def drift(
         found = [one for one in found if target.version in (None, one["version"])]
         if not found and target.version is not None:
             client.version(target.project, target.model, target.version)  # or says which there are
+        is_watched = as_json or tell_no_log(client, "nothing is watched for drift")
     if as_json:
         output.write_json(found)
-    elif not found:
+    elif not found and is_watched:
         output.note(f"nothing is known of {target} yet: it is watched from its first request on")
     for place, one in enumerate(() if as_json else found):
         if place:
@@ -141,17 +145,24 @@ def alerts(
                 output.note(
                     f"✓ alerts are posted to {told['url']}" if told["url"] else "✓ alerts are posted nowhere"
                 )
+                if told["url"]:
+                    tell_no_log(client, "no alerts are raised")
             return 0
         project, model = (None, None) if scope is None else (scope.project, scope.model)
         found = client.alerts(project, model, since=since, limit=limit)
         if not found and scope is not None:
             require_scope(client, scope)
-    if as_json:
-        output.write_json(found)
-    elif not found:
-        output.note("no alerts")
-    else:
-        output.write_table(_ALERTS, [_alert_row(one) for one in found])
+        if as_json:
+            output.write_json(found)
+            return 0
+        if found:
+            output.write_table(_ALERTS, [_alert_row(one) for one in found])
+        else:
+            output.note("no alerts")
+        with suppress(Forbidden):  # it may hold a secret, and is for those who may change it
+            if (told_at := client.alert_webhook()["url"]) is not None:
+                output.note(f"alerts are posted to {told_at}")
+        tell_no_log(client, "no alerts are raised")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mdslite.cli import output
-from mdslite.cli.absence import find_absence, refuse_unknown, tell_skipped
+from mdslite.cli.absence import find_absence, refuse_unknown, tell_no_log, tell_skipped
 from mdslite.cli.options import connect, json_option, url_option
 from mdslite.cli.usage import refuse_ignored
 from mdslite.errors import InvalidRequest, Unavailable
@@ -100,6 +100,8 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
     if limit == 0 and view is not None:
         raise InvalidRequest(f"--limit 0 leaves --{view} nothing", hint="give it 1 or more, or leave it out")
     with connect(url) as client:
+        if not as_json:
+            tell_no_log(client, "requests are not added to what there is")
         if view is not None:
             _show(client, wanted, limit, as_json=as_json, **shown)
             return 0

@@ -109,7 +109,7 @@ Stops on Ctrl-C, SIGTERM or SIGHUP (its terminal is closed) after finishing what
     "--body-budget", "body_budget_bytes", callback=read_size, metavar="SIZE",
     help="What large bodies under way may take of memory, all together; else a quarter of it, at most 4Gi.",
 )  # fmt: skip
-@click.option("--no-log", is_flag=True, help="Keep no request log, and so no request metrics.")
+@click.option("--no-log", is_flag=True, help="Keep no request log, and so no request metrics and no alerts.")
 @click.option(
     "--log-days", "log_age_s", type=click.FloatRange(min=0, min_open=True), callback=read_days,
     metavar="DAYS", help="How long requests are kept; else 7.",

@@ -345,6 +345,20 @@ class TestShow:
         assert "output y  FP32 [?,3]" in out
         assert f"try    mdslite predict demo/digits@v1 --curl --url {api.url}" in out
 
+    def test_lists_inputs_and_outputs_as_a_table(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        longer = {"name": "probabilities", "datatype": "INT64", "shape": [None]}
+        signature = api.models[0]["versions"][0]["signature"]
+        api.models[0]["versions"][0]["signature"] = signature | {"outputs": [*signature["outputs"], longer]}
+        assert run(["show", "demo/digits@v1"]) == 0
+        table = (
+            "  input  x              FP32  [?,4]\n"
+            "  output y              FP32  [?,3]\n"
+            "  output probabilities  INT64 [?]\n"
+        )
+        assert table in capsys.readouterr().out
+
     def test_of_a_project_leads_to_what_is_in_it(
         self, api: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -90,3 +90,14 @@ def test_doctor_breaks_no_word_on_a_terminal(api: ApiServer) -> None:
         "  hint: install another one, and start it again",
         "        after that",
     ]
+
+
+def test_a_long_value_goes_on_below_where_it_began(api: ApiServer) -> None:
+    digest = f"sha256:{'5f41995932ccd0d1' * 4}"
+    api.models[0]["versions"][0]["digest"] = digest
+    code, printed = on_a_terminal(["show", "demo/digits@v1"], MDSLITE_URL=api.url, COLUMNS="60")
+    lines = printed.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  digest"))
+    first, second = lines[at : at + 2]
+    assert (code, first.split()[0], len(first)) == (0, "digest", 60)
+    assert second == f"{' ' * first.index('sha256')}{digest[len(first.split()[1]) :]}"

@@ -207,7 +207,14 @@ def _broken(line: str, width: int) -> str:
     head = found[0] if found is not None else ""
     whole = line[len(head) :].rstrip()
     glued = _COMMAND.sub(lambda command: command[0].replace(" ", _GLUE), whole)
-    pieces = _wrapped(glued, width, first=head, rest=" " * len(head))
+    pieces = textwrap.wrap(
+        glued,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
     return "\n".join(pieces).replace(_GLUE, " ") + line[len(head) + len(whole) :]
 
 
@@ -276,14 +283,7 @@ def _aligned(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[i
 
 
 def _wrapped(text: str, width: int, *, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_on_hyphens=False,
-        break_long_words=False,
-    )
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def _titled_lines(columns: Sequence[Column], row: Sequence[str], width: int) -> list[str]:

@@ -229,12 +229,14 @@ def _write_endpoints(endpoints: Sequence[Json]) -> None:
 
 
 def _write_signature(signature: Json) -> None:
-    for kind in ("inputs", "outputs"):
-        for tensor in signature[kind]:
-            optional = "  optional" if tensor.get("optional") else ""
-            shape = ",".join("?" if size in (None, -1) else str(size) for size in tensor["shape"])
-            name = output.escape(tensor["name"])
-            output.write(f"  {kind[:-1]:<6} {name}  {tensor['datatype']} [{shape}]{optional}")
+    tensors = [(kind[:-1], tensor) for kind in ("inputs", "outputs") for tensor in signature[kind]]
+    names = [output.escape(tensor["name"]) for _, tensor in tensors]
+    width = max(map(len, names), default=0)
+    types = max((len(tensor["datatype"]) for _, tensor in tensors), default=0)
+    for (kind, tensor), name in zip(tensors, names, strict=True):
+        optional = "  optional" if tensor.get("optional") else ""
+        shape = ",".join("?" if size in (None, -1) else str(size) for size in tensor["shape"])
+        output.write(f"  {kind:<6} {name:<{width}}  {tensor['datatype']:<{types}} [{shape}]{optional}")
 
 
 def _write_pipeline(pipeline: Json) -> None:

@@ -79,7 +79,24 @@ class TestLogs:
         assert [line[at:].split()[0] for line in coming[:4]] == ["VER", "v1", "v1", "-"]
         assert (request_id in there[1]) == (columns == 120)
         assert there[1].endswith(request_id[-4:]) and coming[3].startswith(there[1][:5])
-        assert re.search("  /proj[^ ]*…[^ ]*dict  ", coming[3])
+        assert re.search(r"  demo/[^ ]*…[^ ]*me\?  ", coming[3])
+
+    def test_names_the_model_that_a_request_asked_for_and_did_not_reach(
+        self, api: ApiServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        urls = {
+            "/projects/demo/models/nope/versions/v1:predict": "demo/nope?",
+            "/projects/demo/models/nope:predict?x=1": "demo/nope?",
+            "/v2/models/demo.nope/versions/v1/infer": "demo/nope?",
+            "/v2/models/nope/infer": "/v2/models/nope/infer",
+        }
+        api.rows = [
+            {**api.rows[0], "id": number, "project": None, "model": None, "version": None, "url": url}
+            for number, url in enumerate(urls)
+        ]
+        assert run(["logs", "--limit", "4"]) == 0
+        shown = [word for word in capsys.readouterr().out.split() if "nope" in word]
+        assert sorted(shown) == sorted(urls.values())
 
     @pytest.mark.parametrize("columns", [20, 40])
     def test_on_a_very_narrow_terminal_each_cell_stands_behind_its_title(

@@ -43,6 +43,7 @@ _MODES = {
 }
 _VIEWS = ("histogram", "top", "percentiles", "export")
 _LIMIT = 20  # rows, or values, where nobody says how many
+_ASKED = re.compile(r"/projects/([^/]+)/models/([^/:?]+)|/v2/models/([^/.]+)\.([^/?]+)/")
 _CLOCK = re.compile(r"\d\d?:\d\d(:\d\d)?")
 _MOMENT = re.compile(r"""(?<!\S)(since|until)\s*=\s*("[^"]*"|'[^']*'|[^\s"']+)""")
 
@@ -265,7 +266,7 @@ def _tell_skipped(skipped: Sequence[str], *, as_json: bool) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    model = f"{row['project']}/{row['model']}" if row.get("project") and row.get("model") else row.get("url")
+    model = f"{row['project']}/{row['model']}" if row.get("project") and row.get("model") else _asked(row)
     code = f"{row['status']}" if not row.get("code") else f"{row['status']} {row['code']}"
     confidence = row.get("confidence")
     return [
@@ -278,6 +279,13 @@ def _cells(row: Row) -> list[str]:
         "S" if row.get("shadow") else "",
         str(row.get("request_id") or "-"),
     ]
+
+
+def _asked(row: Row) -> str:
+    """Which model a request was for that reached none, as a question, or its URL."""
+    url = row.get("url") or ""
+    found = _ASKED.match(url)
+    return url if found is None else f"{found[1] or found[3]}/{found[2] or found[4]}?"
 
 
 def _time(value: Any) -> str:

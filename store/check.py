@@ -16,9 +16,10 @@ from mdslite.store.database import connect_reader, first_fault, size_fault, sqli
 from mdslite.store.disk import READ_ONLY_HINT, free_bytes, is_read_only
 from mdslite.store.drift import SET_AGAIN, read_wishes, wishes_set_aside
 from mdslite.store.hours import list_hours
-from mdslite.store.lock import StoreLock, is_locked
+from mdslite.store.lock import LOCK_NAME, StoreLock, is_locked
 from mdslite.store.recovery import (
     ARTIFACTS_NAME,
+    BACKUPS_NAME,
     DRIFT_NAME,
     LOG_NAME,
     MARKER_NAME,
@@ -30,6 +31,7 @@ from mdslite.store.recovery import (
 )
 from mdslite.store.shelf import Artifact, Shelf
 
+_PARTS = (LOCK_NAME, REGISTRY_NAME, MARKER_NAME, ARTIFACTS_NAME, LOG_NAME, BACKUPS_NAME, DRIFT_NAME)
 _LOW_BYTES = 1 << 30
 _EMPTY_BYTES = 64 << 20
 _SHOWN_IDLE = 3
@@ -38,12 +40,20 @@ _OLD_BACKUP_S = 14 * 86_400
 _CHECKED_LOG_BYTES = 1 << 30
 
 
-def check_store(store_dir: Path, *, clock: Callable[[], float] = time.time) -> list[Finding]:
+def check_store(
+    store_dir: Path, *, expected: bool = False, clock: Callable[[], float] = time.time
+) -> list[Finding]:
     """Examine the registry and the databases beside it, every stored artifact's bytes, the request log's
-    files, backups and the disk."""
+    files, backups and the disk. Where a store is `expected`, none is worth a warning."""
     store_dir = store_dir.absolute()
-    if not store_dir.is_dir():
-        return [Finding("ok", f"no store at {store_dir} yet", "mdslite up makes it")]
+    if store_dir.exists() and not store_dir.is_dir():
+        return [Finding("error", f"{store_dir} is a file: expected a store's folder")]
+    if not any((store_dir / name).exists() for name in _PARTS):
+        level: Level = "warning" if expected else "ok"
+        if not store_dir.exists():
+            return [Finding(level, f"no store at {store_dir} yet", "mdslite up makes it")]
+        what = f"no store at {store_dir} yet: nothing in that folder is a store's"
+        return [Finding(level, what, "mdslite up makes it"), *_check_disk(store_dir)]
     return [
         *_check_lock(store_dir),
         *_check_registry(store_dir),

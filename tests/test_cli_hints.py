@@ -292,8 +292,8 @@ def test_a_command_that_failed_on_a_store_names_it_in_its_hint(
 
 
 def test_doctor_names_the_store_in_its_hints(folder: Path, capsys: Captured) -> None:
-    (folder / "s").mkdir()
-    (folder / ".mdslite").mkdir()
+    for store in ("s", ".mdslite"):
+        (folder / store / "log").mkdir(parents=True)
     for command, store in (
         (["doctor", "--store", "s"], "s"),
         (["doctor", "--url", "http://127.0.0.1:9"], "./.mdslite"),

@@ -77,10 +77,19 @@ def test_a_folder_that_is_no_store_yet_is_no_trouble_and_stays_so(tmp_path: Path
     assert trouble(check_store(tmp_path / "none")) == []
     assert not (tmp_path / "none").exists()
     (tmp_path / "empty").mkdir()
-    assert [finding.what for finding in trouble(check_store(tmp_path / "empty"))] == [
-        "no backup in the store's folder of backups"
-    ]
+    assert trouble(check_store(tmp_path / "empty")) == []
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_where_a_store_is_expected_another_folder_and_a_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = {name: trouble(check_store(tmp_path / name, expected=True)) for name in ("none", ".", "file")}
+    assert {name: [(one.level, one.what) for one in findings] for name, findings in found.items()} == {
+        "none": [("warning", f"no store at {tmp_path / 'none'} yet")],
+        ".": [("warning", f"no store at {tmp_path} yet: nothing in that folder is a store's")],
+        "file": [("error", f"{tmp_path / 'file'} is a file: expected a store's folder")],
+    }
+    assert trouble(check_store(tmp_path / "file")) == found["file"]
 
 
 def test_who_serves_the_store_is_named(store: Path) -> None:

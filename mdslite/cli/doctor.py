@@ -34,7 +34,7 @@ def doctor(store: str | None, as_json: bool, url: str) -> int:
     """Say what is wrong with this machine's GPU, drivers and store, and how to mend it."""
     if store is not None:
         refuse_typed("beside --store", "url")
-    findings = _ask_or_check(url) if store is None else _check(store)
+    findings = _ask_or_check(url) if store is None else _check(store, expected=True)
     if as_json:
         output.write_json(findings)
     else:
@@ -60,12 +60,12 @@ def _ask_or_check(url: str) -> list[Finding]:
     return [{"level": "ok", "what": f"an appliance serves at {url}", "hint": None}, *there]
 
 
-def _check(store: str) -> list[Finding]:
+def _check(store: str, *, expected: bool = False) -> list[Finding]:
     """What this process finds by itself; commands in hints are about the store that was looked at."""
     from mdslite.runtimes.check import check_machine
     from mdslite.store.check import check_store
 
     return [
         {"level": one.level, "what": one.what, "hint": one.hint and placed_in(store, one.hint)}
-        for one in (*check_machine(), *check_store(Path(store)))
+        for one in (*check_machine(), *check_store(Path(store), expected=expected))
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import shlex
 import ssl
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from mdslite.hosts import SOCKET_NAME, UNIX, short_path, socket_path, start_hint
 from mdslite.replies import ELSEWHERE
 
 DEFAULT_URL = "http://127.0.0.1:8500"
+_PLACE = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:]+\])(?::\d+)?/?")  # HOST:PORT without a scheme
 _STRANGER = f"is that an appliance? {ELSEWHERE}"
 _POOL = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
 
@@ -137,7 +139,7 @@ def _context(ca_file: str | None, cert_file: str | None) -> ssl.SSLContext:
 def _bad_url(url: str) -> errors.InvalidRequest:
     return errors.InvalidRequest(
         f"{url!r} is not the URL of an appliance: expected http://HOST:PORT or https://HOST:PORT",
-        hint=f"export MDSLITE_URL={DEFAULT_URL}",
+        hint=f"did you mean http://{url}?" if _PLACE.fullmatch(url) else f"export MDSLITE_URL={DEFAULT_URL}",
     )
 
 

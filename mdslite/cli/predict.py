@@ -154,6 +154,11 @@ def _read(data: str, target: Target) -> str:
 
 def _body(client: Client, target: Target, text: str) -> bytes:
     """The predict body for data as typed; numbers go out exactly as they were written."""
+    if not text.strip():
+        raise errors.InvalidJson(
+            "the data is empty: expected JSON",
+            hint=f"mdslite predict {target} --curl prints a request to start from",
+        )
     try:
         data = json.loads(text, object_pairs_hook=_refuse_repeats)
     except (ValueError, RecursionError) as exc:

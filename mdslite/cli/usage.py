@@ -31,6 +31,9 @@ def explain(error: click.ClickException, typed: Sequence[str], *, command: str |
     if not isinstance(error, click.UsageError):
         return InvalidRequest(_on_one_line(error.format_message()), hint="mdslite --help")
     message = error.format_message()
+    if isinstance(error, click.NoSuchOption) and error.possibilities == ["--help"]:
+        # Every command has that one, and it is a little like many.
+        message = message if error.option_name.startswith("--h") else error.message
     wanted = error.param.type if isinstance(error, click.BadParameter) and error.param is not None else None
     if isinstance(wanted, click.IntRange | click.FloatRange) and (no := _NO_NUMBER.match(error.message)):
         words = f"expected {_number_words(wanted)}, got {no['value'].strip(chr(39))}"

@@ -50,6 +50,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
             f"hint: to serve it: {COMMAND} does",
             ["hint: to serve it:", f"      {COMMAND}", "      does"],
         ),
+        (
+            "hint: export MDSLITE_TOKEN=TOKEN, or as its owner: --url unix:DIR",
+            ["hint: export MDSLITE_TOKEN=TOKEN, or as its owner:", "      --url unix:DIR"],
+        ),
         ("12 | " + "spec: " * 20, ["12 | " + "spec: " * 20]),
         (f"none\n{'x ' * 30}[y/N] ", ["none", ("x " * 25).rstrip(), "x x x x x [y/N] "]),
     ],

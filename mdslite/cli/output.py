@@ -28,11 +28,13 @@ _UNSAFE_IN_LINES = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x09\x0
 
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 
-# What the lines below the first are set in by, and what is copied: a command, up to its last argument.
+# What the lines below the first are set in by; what is copied: a command, up to its last argument, or an
+# option with its value.
 _LABEL = re.compile(r" *(?:(?:error|hint|note|next): |[✓!✖?] )?")
 _COMMAND = re.compile(
     r"\b(?:mdslite|export|pip|curl) (?:[^\s;,()]+ )*"
     r"(?:[-/@.~'\"\d][^\s;,()]*|[^\s;,()]+[/=.]\w[^\s;,()]*|[A-Z_]{2,})"
+    r"|(?<!\S)--[a-z-]+ [^\s;,()]+"
 )
 _OF_A_FILE = re.compile(r" *\d+ \| ")  # in front of its line's text
 _GLUE = "\x00"  # in place of a blank; `escape` leaves none

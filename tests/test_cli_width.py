@@ -13,6 +13,7 @@ import pytest
 from api_server import ApiServer, on_a_terminal
 
 from mdslite.cli.output import fitted
+from mdslite.cli.up import Announcer
 
 COMMAND = "mdslite up --store /srv/a-folder-whose-name/is-long --port 8501"
 LONG = "error: demo/digits v1: deployments.yaml is a YAML text, and no model that could be served"
@@ -105,3 +106,19 @@ def test_a_long_value_goes_on_below_where_it_began(api: ApiServer) -> None:
     first, second = lines[at : at + 2]
     assert (code, first.split()[0], len(first)) == (0, "digest", 60)
     assert second == f"{' ' * first.index('sha256')}{digest[len(first.split()[1]) :]}"
+
+
+def test_what_up_suggests_stands_in_a_line_each_where_one_has_no_room(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        announcer = Announcer(None, "no-such-store", None, as_json=False)
+        announcer(f"serving on {api.url}   docs /docs")
+        announcer.close()
+    printed = os.read(ours, 4096).decode().splitlines()
+    os.close(ours)
+    assert printed[0] == f"serving on {api.url}   docs /docs"
+    assert [line[:20] for line in printed[1:]] == ["next: mdslite predic", "      mdslite dash -"]

@@ -12,6 +12,7 @@ from mdslite import errors
 from mdslite.cli.examples import example_curl, instance_depth
 from mdslite.cli.options import DEFAULT_URL, connect
 
+BETWEEN = "   |   "  # two commands
 _SAMPLE_FILES = 20
 _SAMPLE_BYTES = 64 * 1024
 _SPEC_SUFFIXES = (".yaml", ".yml", ".json")
@@ -37,7 +38,7 @@ def suggest(url: str, *, file: str | None, tls_cert: str | None, ask: str | None
     sample = find_sample(Path(file).parent, signature) if file is not None else None
     data = "--curl" if sample is None else f"-d {shlex.quote(f'@{sample}')}"
     predict = command_line(f"predict {name} {data}", url, tls_cert=tls_cert)
-    return f"{predict}   |   {command_line('dash', url, tls_cert=tls_cert)}"
+    return f"{predict}{BETWEEN}{command_line('dash', url, tls_cert=tls_cert)}"
 
 
 def find_sample(folder: Path, signature: Json) -> Path | None:

@@ -22,7 +22,7 @@ from mdslite import errors
 from mdslite.cli import output
 from mdslite.cli.files import similar
 from mdslite.cli.options import DEFAULT_STORE, addressed_to, json_option, read_token, starting
-from mdslite.cli.suggestions import suggest
+from mdslite.cli.suggestions import BETWEEN, suggest
 from mdslite.cli.usage import refuse_typed
 from mdslite.fields import parse_memory
 
@@ -47,6 +47,7 @@ def read_days(context: click.Context, option: click.Parameter, days: float | Non
 
 _SERVING = re.compile(r"serving on (?P<url>https?://\S+)")
 _GRPC = re.compile(r"gRPC (?P<place>\S+)")
+_NEXT = "next: "
 _JOIN_WAIT_S = 5.0
 _ASK_S = 2.0
 
@@ -302,8 +303,11 @@ class Announcer:
             self._thread.join(_JOIN_WAIT_S)
 
     def _suggest(self, url: str) -> None:
-        line = suggest(url, file=self._file, tls_cert=self._tls_cert, ask=f"unix:{self._store}")
-        _print(f"next: {line}", sys.stdout)
+        found = suggest(url, file=self._file, tls_cert=self._tls_cert, ask=f"unix:{self._store}")
+        width = output.width_of(sys.stdout)
+        fits = width is None or len(found) + len(_NEXT) <= width
+        for number, line in enumerate([found] if fits else found.split(BETWEEN)):
+            _print((" " * len(_NEXT) if number else _NEXT) + line, sys.stdout)
 
 
 def _print(line: str, stream: TextIO) -> None:

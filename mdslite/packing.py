@@ -68,8 +68,7 @@ def pack_column(
             check_shape(spec, found[1:], shape[1:], of=each, at=(0,))  # all have it, or they were ragged
         return pack_flat(spec, flat, found), found[1:]
     except InvalidTensor as exc:
-        if exc.at:
-            exc.locate(_place(head, tail, exc.at))
+        exc.locate(_place(head, tail, exc.at) if exc.at else head)
         raise
 
 
@@ -94,8 +93,8 @@ def pack_shared(
         try:
             found.append(_share(spec, [instance[name] for instance in instances]))
         except InvalidTensor as exc:
-            if exc.at:  # a bare number has no place of its own
-                exc.locate(f"{_place(head, tail, exc.at[:1])}.{name}")
+            # A bare number has no place of its own.
+            exc.locate(f"{_place(head, tail, exc.at[:1])}.{name}" if exc.at or tail is None else head)
             raise
     return tuple(found)
 

@@ -130,7 +130,9 @@ class Codec:
         name = message.get("signature_name")
         if name is not None and not isinstance(name, str):
             raise InvalidRequest(
-                f'"signature_name": expected a text, got {kind_of(name)}', hint="leave it out: there is one"
+                f"expected a text, got {kind_of(name)}",
+                field="signature_name",
+                hint="leave it out: there is one",
             )
         if ("instances" in message) == ("inputs" in message):
             got = "both" if "inputs" in message else "neither"
@@ -188,7 +190,7 @@ class Codec:
                 wrong = f"expected an object with {self._wanted()}, got {kind_of(inputs)}"
                 raise InvalidRequest(wrong, field="inputs")
             inputs = {self._inputs[0].name: inputs}
-        self._check_names(inputs.keys())
+        self._check_names(inputs.keys(), "inputs")
         columns: list[tuple[Column | None, RowShape | None]] = []
         rows: int | None = None
         for spec in self._inputs:
@@ -205,7 +207,8 @@ class Codec:
                 raise InvalidTensor(f'input "{spec.name}": {wrong}', field=place)
             if rows is not None and len(value) != rows:
                 raise InvalidTensor(
-                    f'input "{spec.name}": {len(value)} rows, but "{self._inputs[0].name}" has {rows}'
+                    f'input "{spec.name}": {len(value)} rows, but "{self._inputs[0].name}" has {rows}',
+                    field=place,
                 )
             rows = len(value)
             columns.append(pack_column(spec, value, self.shape_of(spec), place) if value else (None, None))

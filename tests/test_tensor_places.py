@@ -100,3 +100,23 @@ def test_a_body_without_the_keys_is_told_which_were_expected() -> None:
             decode(message, X4)
         says = f'expected one of the keys "instances" and "inputs" in the body, got {got}'
         assert caught.value.message == says
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message", "says"),
+    [
+        ([X4], {"instances": [GOOD], "signature_name": 5}, "signature_name: expected a text, got the"),
+        ([X4], {"inputs": [[1]]}, 'inputs: input "x": shape [1,1], expected [?,4]'),
+        ([X4], {"inputs": {"y": [GOOD]}}, 'inputs: unknown input "y": expected "x"'),
+        ([A, B], {"inputs": {"a": [[1, 2]]}}, 'inputs: missing input "b"'),
+        ([A, B], {"inputs": {"a": [[1, 2]], "b": []}}, 'inputs.b: input "b": 0 rows, but "a" has 1'),
+        ([A, B], {"inputs": {"a": [[1, 2]], "b": [[1]]}}, 'inputs.b: input "b": shape [1,1], expected [?,2]'),
+    ],
+)
+def test_a_mistake_in_a_whole_body_or_input_is_told_with_its_place(
+    inputs: list[TensorSpec], message: Any, says: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(message, *inputs)
+    assert caught.value.message.startswith(says)
+    assert caught.value.field == says.partition(":")[0]

@@ -126,7 +126,7 @@ class FakeJob(Job):
 
     def __init__(self, rows: list[list[float]], *, deadline: float = 1e12) -> None:
         array = np.array(rows, dtype=np.float32)
-        self.columns = Columns(len(rows), (array.tobytes(),), (array.shape[1:],), "instances")
+        super().__init__(Columns(len(rows), (array.tobytes(),), (array.shape[1:],), "instances"))
         self.deadline = deadline
         self.times_resolved = 0
         self._done = asyncio.Event()

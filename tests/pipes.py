@@ -95,7 +95,7 @@ class Request(Job):
 
     def __init__(self, *instances: Any, deadline: float = 1e12) -> None:
         data: list[Datum] = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in instances]
-        self.columns = DataCodec().from_data(data)
+        super().__init__(DataCodec().from_data(data))
         self.deadline = deadline
         self.times_resolved = 0
         self._done = asyncio.Event()

@@ -16,7 +16,9 @@ from mdslite.serving.queue import BEHIND_ROWS
 
 
 class BehindJob(FakeJob):
-    behind = True
+    def __init__(self, rows: list[list[float]], *, deadline: float = 1e12) -> None:
+        super().__init__(rows, deadline=deadline)
+        self.behind = True
 
 
 def test_what_is_behind_runs_when_nothing_else_waits() -> None:

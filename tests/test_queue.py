@@ -16,13 +16,17 @@ class Waiting(Job):
     looks = 0
 
     def __init__(self, at: float, *, shape: int, rows: int = 1) -> None:
-        self.columns = Columns(rows, (b"",), ((shape,),), "instances")
         self.at = at
+        super().__init__(Columns(rows, (b"",), ((shape,),), "instances"))
 
     @property
-    def queued_at(self) -> float:  # type: ignore[override]
+    def queued_at(self) -> float:
         Waiting.looks += 1
         return self.at
+
+    @queued_at.setter
+    def queued_at(self, at: float) -> None:
+        """It waits since when it was made."""
 
 
 @pytest.fixture(autouse=True)

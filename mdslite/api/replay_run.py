@@ -17,7 +17,7 @@ from mdslite.api.side_by_side import Answered, SideBySide
 from mdslite.errors import InvalidRequest, MdsliteError, Unavailable, quoted, unknown_error, without_frames
 from mdslite.predict.allowance import HANDLING_S, Allowance
 from mdslite.predict.answers import encode
-from mdslite.predict.call import Call
+from mdslite.predict.call import Call, answer_nobody
 from mdslite.predict.predictor import Predictor
 from mdslite.serving.classes import read_answer
 from mdslite.serving.fleet import Fleet, Served
@@ -70,23 +70,20 @@ class ReplayCall(Call):
     """A logged request on its way to a version; `done` is told when it was answered."""
 
     shadow = True
-    behind = True
 
     def __init__(
         self, sent: Sendable, served: Served, *, client: str, done: Callable[[ReplayCall], None]
     ) -> None:
+        url = f"/projects/{served.project}/models/{served.model}/versions/{served.version}:predict"
+        if sent.is_oip:
+            url = f"/v2/models/{served.project}.{served.model}/versions/{served.version}/infer"
+        super().__init__(url.encode(), sent.body, sent.media_type, b"", None, perf_counter(), answer_nobody)
         self.sent_row = sent.row
         self.served = served
-        self.url = f"/projects/{served.project}/models/{served.model}/versions/{served.version}:predict"
-        if sent.is_oip:
-            self.url = f"/v2/models/{served.project}.{served.model}/versions/{served.version}/infer"
-        self.target = self.url.encode()
-        self.body = sent.body
-        self.media_type = sent.media_type
-        self.encoding = b""
+        self.url = url
         self.request_id = sent.row.request_id
         self.client = client
-        self.arrived_at = perf_counter()
+        self.behind = True
         self._done = done
 
     def resolved(self) -> None:

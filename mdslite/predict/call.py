@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mdslite.errors import ClientClosed
@@ -15,7 +16,6 @@ from mdslite.serving.fleet import Served
 from mdslite.serving.queue import Job
 from mdslite.serving.router import Route
 from mdslite.serving.samples import Samples
-from mdslite.tensors import Columns
 
 if TYPE_CHECKING:
     from mdslite.predict.predictor import Predictor
@@ -27,6 +27,9 @@ LOGGED_EVENTS_BYTES = 4096
 # What a reply's head says of its body, as it goes over the wire.
 JSON_LINES = "content-type: application/json\r\n"
 EVENT_LINES = "content-type: text/event-stream\r\ncache-control: no-store\r\n"
+
+
+_NO_FIELDS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class Form(Protocol):
@@ -50,28 +53,24 @@ class Reply:
     pieces: Pieces | None = None  # instead of the body, where the answer is a stream of events
 
 
+def answer_nobody(call: Call, status: int, body: bytes) -> None:
+    """The `reply` of a call that is made for another purpose than its answer."""
+
+
 class Call(Job):
     """One predict request. Whoever makes it fills the request part and calls `Predictor.start`."""
 
-    columns = Columns(0, (), (), "instances")
-    authorization = b""  # set where somebody asks for it
-    client: str | None = None  # whose token that was
-    admitted = False  # who sent it has been let in before
-    route: Route[Served] | None = None
+    __slots__ = (
+        "admitted", "authorization", "body", "client", "coding", "encoding", "fields", "form", "kept",
+        "media_type", "on_piece", "plan", "predictor", "reply", "reply_lines", "request_id", "route", "sent",
+        "served", "target", "timeout_s", "url",
+    )  # fmt: skip
+
     shadow = False
-    served: Served | None = None
-    url = ""
-    predictor: Predictor
-    fields: Mapping[bytes, bytes] = {}  # the request's header
-    form: Form | None = None  # of the answer, where it is not the predict URLs' JSON
-    plan: Any = None  # what the form remembers of the request
-    timeout_s = math.inf  # that the caller gave it
-    coding = ""  # that the caller wishes for the answer's body
-    reply_lines = JSON_LINES
     describe = "GET /v2/models/{}"  # what tells its caller of a model's inputs
+
     on_piece: Callable[[Call, bytes], None]  # set by whoever can send an answer in pieces
-    sent = b""  # the first of the pieces, for the log
-    kept = False  # its bodies are in the log, if there is room for them
+    predictor: Predictor
 
     def __init__(
         self,
@@ -83,6 +82,7 @@ class Call(Job):
         arrived_at: float,
         reply: Callable[[Call, int, bytes], None],
     ) -> None:
+        Job.__init__(self)  # `super()` costs as much again
         self.target = target
         self.body: Any = body  # bytes; or, of a large one that is no JSON, a view of them
         self.media_type = media_type
@@ -90,6 +90,20 @@ class Call(Job):
         self.request_id = make_request_id(request_id)
         self.arrived_at = arrived_at
         self.reply = reply
+        self.fields: Mapping[bytes, bytes] = _NO_FIELDS  # the request's header
+        self.authorization = b""  # set where somebody asks for it
+        self.client: str | None = None  # whose token that was
+        self.admitted = False  # who sent it has been let in before
+        self.route: Route[Served] | None = None
+        self.served: Served | None = None
+        self.url = ""
+        self.form: Form | None = None  # of the answer, where it is not the predict URLs' JSON
+        self.plan: Any = None  # what the form remembers of the request
+        self.timeout_s = math.inf  # that the caller gave it
+        self.coding = ""  # that the caller wishes for the answer's body
+        self.reply_lines = JSON_LINES
+        self.sent = b""  # the first of the pieces, for the log
+        self.kept = False  # its bodies are in the log, if there is room for them
 
     def resolved(self) -> None:
         self.predictor.finish(self)

@@ -19,7 +19,7 @@ from mdslite.errors import MdsliteError, without_frames
 from mdslite.predict.allowance import HANDLING_S, Allowance
 from mdslite.predict.answers import encode
 from mdslite.predict.books import Books
-from mdslite.predict.call import Call
+from mdslite.predict.call import Call, answer_nobody
 from mdslite.predict.reading import Reader
 from mdslite.serving.fleet import Served
 from mdslite.serving.samples import Samples
@@ -49,19 +49,18 @@ class ShadowCall(Call):
         *,
         finished: Callable[[ShadowCall], None],
     ) -> None:
+        # Its body is inflated by now.
+        super().__init__(
+            primary.target, primary.body, primary.media_type, b"", None, perf_counter(), answer_nobody
+        )
         self.primary = primary
         self.primary_status = primary_status
         self.served = served
         self.url = primary.url
-        self.target = primary.target
-        self.body = primary.body
-        self.media_type = primary.media_type
-        self.encoding = b""  # it is inflated by now
         self.fields = primary.fields
         self.form = primary.form
         self.request_id = primary.request_id  # what links the two in the log
         self.trace = None if primary.trace is None else primary.trace.child()
-        self.arrived_at = perf_counter()
         self._finished = finished
 
     def resolved(self) -> None:

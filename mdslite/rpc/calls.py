@@ -25,6 +25,8 @@ _NOWHERE = b"/v2/models//infer"  # the target of what does not say which model i
 class RpcCall(Call):
     """An infer request over gRPC. `answers` is where its answers go, in a stream."""
 
+    __slots__ = ("answers", "envelope", "exchange")
+
     describe = "ModelMetadata of {}"
     exchange: Exchange
     envelope: Envelope

@@ -37,7 +37,10 @@ Rows = Sequence[int]  # of a group, ascending
 class Visit(NodeJob):
     """The rows of one group that run at one node."""
 
+    __slots__ = ("at", "group", "rows")
+
     def __init__(self, group: Group, at: int, rows: Rows) -> None:
+        super().__init__()
         self.group = group
         self.at = at
         self.rows = rows

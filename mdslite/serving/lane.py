@@ -118,12 +118,14 @@ class Lane:
         job.lane = self
         job.left = rows
         job.queued_at = now
-        self._queue.push(job)
-        if not job.behind:
-            waiting = self._queue.rows
+        queue = self._queue
+        if job.behind:
+            queue.push_behind(job)
+        else:
+            queue.push(job)
+            waiting = queue.rows
             if waiting - rows < self._half <= waiting:
                 self._ripe = True
-            self._tempo.arrived(rows)
         if job.deadline < self._expiry.at:
             self._expiry.set(job.deadline)
         if not self._pumping:
@@ -160,8 +162,10 @@ class Lane:
         :raises Overloaded, TooLarge: as `submit`
         """
         most = self.knobs.queue_rows - rows
-        if self.queue_rows <= most:
-            return
+        if (self._crew.flight.batches or self._queue.rows > most) and self.queue_rows > most:
+            self._find_room(rows, most)
+
+    def _find_room(self, rows: int, most: int) -> None:
         # An overloaded loop has a thousand requests to read before it hears of a finished batch: look here.
         self.collect()
         if self.queue_rows <= most:
@@ -193,7 +197,12 @@ class Lane:
                     self._settle()
                     return
                 limit = job.queued_at + self.knobs.batch_timeout_s
-                if not full and self._crew.rotation.idle and self._tempo.holds_back(key, rows, limit=limit):
+                arrived = self._queue.pushed_rows
+                if (
+                    not full
+                    and self._crew.rotation.idle
+                    and self._tempo.holds_back(key, rows, limit=limit, arrived=arrived)
+                ):
                     return
             if not (self._crew.admit(behind=behind) or (full and self._crew.run_ahead())):
                 return

@@ -24,8 +24,12 @@ from mdslite.serving.router import Router
 class NodeJob(Job):
     """Rows of one request on their way through one node."""
 
-    version: str | None = None  # what answers: the handler's, or the deployed model's
-    codec: Any = None  # of what answers
+    __slots__ = ("codec", "version")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.version: str | None = None  # what answers: the handler's, or the deployed model's
+        self.codec: Any = None  # of what answers
 
 
 class Work(Protocol):

@@ -17,6 +17,7 @@ from mdslite.tensors import Columns, Key
 Slice = tuple["Job", int, int]
 
 _STALE_MAX = 64  # entries that say nothing any more, beside twice the groups
+NO_ROWS = Columns(0, (), (), "instances")
 BEHIND_ROWS = 8  # of one batch: who comes meanwhile waits for no more
 
 
@@ -27,28 +28,55 @@ class Job:
     holds the outputs in row order (one entry where the job ran in one batch).
     """
 
-    # Defaults live on the class: a job sets what it needs, and making one costs little.
-    columns: Columns
-    deadline = 0.0
-    arrived_at = 0.0  # when its request came; 0.0 where it is part of another job
-    queued_at = 0.0
-    started_at = 0.0  # when its first batch began to run; 0.0 if none did
-    compute_s = 0.0
-    upstream_ms: float | None = None  # what a remote endpoint took, where one answered
-    batch_rows = 0  # rows of the batch that it ran in
-    replica = ""
-    confidence: float | None = None  # the least of its rows
-    taken = 0  # rows already handed to batches
-    left = 0  # rows not answered yet
-    pieces: Sequence[tuple[int, Any]] = ()
-    error: MdsliteError | None = None
-    finished = False
-    lane: Any = None
-    stream: Stream | None = None  # while it runs, where a lane answers in pieces
-    within: tuple[str, ...] = ()  # the pipelines that it comes through, the outermost first
-    spans: str | None = None  # what each node of a pipeline did, as JSON
-    trace: Trace | None = None  # that its caller is in, or that begins here
-    behind = False  # it waits until a lane has nothing else to compute, as nobody waits for its answer
+    # One stands for each request, with some forty attributes of which most are looked at: slots take half the
+    # time for that which a dict for each and defaults on the class take.
+    __slots__ = (
+        "__weakref__",
+        "arrived_at",
+        "batch_rows",
+        "behind",
+        "columns",
+        "compute_s",
+        "confidence",
+        "deadline",
+        "error",
+        "finished",
+        "lane",
+        "left",
+        "pieces",
+        "queued_at",
+        "replica",
+        "spans",
+        "started_at",
+        "stream",
+        "taken",
+        "trace",
+        "upstream_ms",
+        "within",
+    )
+
+    def __init__(self, columns: Columns = NO_ROWS) -> None:
+        self.columns = columns
+        self.deadline = 0.0
+        self.arrived_at = 0.0  # when its request came; 0.0 where it is part of another job
+        self.queued_at = 0.0
+        self.started_at = 0.0  # when its first batch began to run; 0.0 if none did
+        self.compute_s = 0.0
+        self.upstream_ms: float | None = None  # what a remote endpoint took, where one answered
+        self.batch_rows = 0  # rows of the batch that it ran in
+        self.replica = ""
+        self.confidence: float | None = None  # the least of its rows
+        self.taken = 0  # rows already handed to batches
+        self.left = 0  # rows not answered yet
+        self.pieces: Sequence[tuple[int, Any]] = ()
+        self.error: MdsliteError | None = None
+        self.finished = False
+        self.lane: Any = None
+        self.stream: Stream | None = None  # while it runs, where a lane answers in pieces
+        self.within: tuple[str, ...] = ()  # the pipelines that it comes through, the outermost first
+        self.spans: str | None = None  # what each node of a pipeline did, as JSON
+        self.trace: Trace | None = None  # that its caller is in, or that begins here
+        self.behind = False  # it waits until a lane has nothing else to compute: nobody waits for its answer
 
     @property
     def allowed_s(self) -> float:
@@ -58,6 +86,12 @@ class Job:
     def resolved(self) -> None:
         """Called once, on the event loop, when the job has its answer or its error."""
         raise NotImplementedError
+
+    @classmethod
+    def resolve_all(cls, jobs: Sequence[Any]) -> None:
+        """As `resolved` of each of these, which are all of this class and have their answers of one batch."""
+        for job in jobs:
+            job.resolved()
 
     def emitted(self, piece: bytes) -> None:
         """Called on the event loop for each piece of an answer that comes in pieces, before `resolved`."""
@@ -89,6 +123,7 @@ class RowQueue:
 
     def __init__(self) -> None:
         self.rows = 0  # those put back do not count
+        self.pushed_rows = 0  # since it was made
         self._groups: dict[Key, _Group] = {}
         # Groups by their oldest job, lazily: an entry that is no longer its group's says nothing.
         self._order: list[tuple[float, int, Key]] = []
@@ -107,8 +142,10 @@ class RowQueue:
             self._list(columns.key, group, job)
         else:
             group.jobs.append(job)
-        group.rows += columns.rows
-        self.rows += columns.rows
+        rows = columns.rows
+        group.rows += rows
+        self.rows += rows
+        self.pushed_rows += rows
 
     def oldest(self) -> tuple[Key, Job] | None:
         """The job that has waited longest, with its shape."""
@@ -237,11 +274,9 @@ class TieredQueue(RowQueue):
         """Whether nothing but what is behind waits."""
         return not (self.rows or self._back)
 
-    def push(self, job: Job) -> None:
-        if job.behind:
-            self._behind.push(job)
-        else:
-            RowQueue.push(self, job)  # `super()` costs as much again
+    def push_behind(self, job: Job) -> None:
+        """Queue a job that is `behind`; `push` takes the others."""
+        self._behind.push(job)
 
     def put_back(self, key: Key, slices: list[Slice]) -> None:
         if slices[0][0].behind:

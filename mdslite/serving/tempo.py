@@ -52,7 +52,8 @@ class Tempo:
         self._loop = loop
         self._shapes: dict[Key, tuple[tuple[int, ...], Bucket]] = {}
         self._arrivals = ArrivalRate()
-        self._arrived = 0  # rows not told to `_arrivals` yet
+        self._arrived = 0  # rows of which `_arrivals` was told
+        self._looked_at = 0  # rows that had arrived at the last look
         self._crowd = 0.0  # about the most rows that were present at once lately
         self._barred_until = 0.0  # nothing runs on the loop before
         self._until = 0.0  # how long the present wait lasts; each arrival asks for a new decision
@@ -66,10 +67,6 @@ class Tempo:
                 self._shapes.clear()
             known = self._shapes[key] = (self._codec.row_sizes(key), self._codec.bucket(key))
         return known
-
-    def arrived(self, rows: int) -> None:
-        self._arrived += rows
-        self._until = 0.0
 
     def runs_inline(self, key: Key, rows: int, *, full: bool, queued: int, crew: Crew) -> bool:
         """Whether the event loop itself is to run `rows` of the `queued` rows now; `full`: no batch may have
@@ -124,14 +121,19 @@ class Tempo:
         half_s, whole_s = self._curve.floor(shape, rows), self._curve.floor(shape, 2 * rows)
         return half_s > 0.0 and 2 * half_s - whole_s < rows * _LOOP_S
 
-    def holds_back(self, key: Key, rows: int, *, limit: float) -> bool:
-        """Whether to wait for more than `rows` rows, up to the time `limit`; if so, the lane is woken."""
+    def holds_back(self, key: Key, rows: int, *, limit: float, arrived: int) -> bool:
+        """Whether to wait for more than `rows` rows, up to the time `limit`; if so, the lane is woken.
+
+        `arrived` counts all rows that ever came.
+        """
         now = perf_counter()
+        if arrived != self._looked_at:
+            self._looked_at, self._until = arrived, 0.0
         if now >= limit:
             return False
         if not self._until:
-            self._arrivals.add(self._arrived, now)
-            self._arrived = 0
+            self._arrivals.add(arrived - self._arrived, now)
+            self._arrived = arrived
             gap = worth_waiting_s(self._curve, self.shape(key)[1], rows, self._arrivals.per_second(now))
             if not gap:
                 return False

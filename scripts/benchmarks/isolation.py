@@ -256,10 +256,9 @@ class _Burst:
 
 
 class _BurstJob(Job):
-    deadline = math.inf
-
     def __init__(self, columns: Columns, burst: _Burst) -> None:
-        self.columns = columns
+        super().__init__(columns)
+        self.deadline = math.inf
         self._burst = burst
 
     def resolved(self) -> None:

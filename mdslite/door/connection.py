@@ -20,7 +20,7 @@ from mdslite.door.backlog import Backlog
 from mdslite.door.events import EventWriter
 from mdslite.door.heads import KnownHead
 from mdslite.door.receiver import Receiver
-from mdslite.door.replies import STATUS_LINES, reply_head
+from mdslite.door.replies import STATUS_LINES, DoorCall, reply_head
 from mdslite.errors import MdsliteError, Overloaded, RequestTimeout, Unavailable
 from mdslite.http.guard import error_body, error_headers, error_lines, make_request_id
 from mdslite.http.paths import is_prediction
@@ -210,7 +210,7 @@ class Connection(Receiver):
         """Have a request answered by the predict function; `request` may be one that came before with the
         same head."""
         door, fields = self._door, request.fields
-        call = self._call = Call(
+        call = self._call = DoorCall(
             request.target,
             body,
             fields.get(b"content-type", b""),
@@ -257,7 +257,7 @@ class Connection(Receiver):
                 f"mdslite-request-id: {call.request_id}\r\n{version}"
                 f"server-timing: {call.timing(now)}\r\n{more}content-length: {len(body)}\r\n\r\n"
             )
-            self.transport.write(head.encode() + body)
+            self._predictor.outbox.send(self.transport, head.encode() + body)
             self._request = None
             if status == Overloaded.status and self._writable and self._door.pace.hold(self, now):
                 self._hold()

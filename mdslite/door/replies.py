@@ -1,16 +1,28 @@
-"""Heads of replies over HTTP/1.1. Owns no connection; the common reply to a prediction is written by the
-connection itself, at once.
+"""Predictions as the door asks for them, and heads of replies over HTTP/1.1. Owns no connection; the common
+reply to a prediction is put by the connection itself, in one go.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from mdslite.http.request import Headers, Request
+from mdslite.predict.call import Call
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 # Fields that frame a reply or belong to the connection: the door writes its own.
 _OURS = frozenset({b"date", b"connection", b"keep-alive", b"transfer-encoding", b"content-length"})
+
+
+class DoorCall(Call):
+    """A call of a connection's, which is answered with the others of its batch."""
+
+    __slots__ = ()
+
+    @classmethod
+    def resolve_all(cls, jobs: Sequence[Call]) -> None:
+        jobs[0].predictor.finish_all(jobs)
 
 
 def reply_head(request: Request, status: int, headers: Headers, *, date: str, keep_alive: bool) -> bytes:

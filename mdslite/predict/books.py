@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter, time
 from typing import Protocol
 
@@ -45,6 +45,7 @@ class Books:
         self._append = append
         self._append_run = append_run
         self._runs: dict[str | None, Run] = {}  # of the batch that is being answered, by client
+        self._latest: Run | None = None  # of these
         self._refusals: Run | None = None  # of this turn of the loop, by one version
         self._refused_by: Served | None = None
         self._strays = strays or Samples()  # of requests that named no version
@@ -99,6 +100,26 @@ class Books:
         else:
             self._append(row, samples.keeping)
 
+    def record_all(self, answered: Sequence[tuple[Call, bytes]]) -> None:
+        """As `record` of calls with their answers, which came of one batch."""
+        now = perf_counter()
+        run: Run | None = None
+        for call, body in answered:
+            if (
+                run is not None
+                and run.started is call.started_at
+                and run.url is call.url
+                and run.labels.client is call.client
+                and call.spans is None
+                and call.served is not None
+                and call.served.samples.passes(now)
+            ):
+                self._ended += 1
+                run.calls.append(_entry(call, now))
+            else:
+                self.record(call, 200, None, body)
+                run = self._latest
+
     @staticmethod
     def _make_row(
         call: Call, now: float, status: int, code: str | None, request: bytes | None, reply: bytes | None
@@ -148,17 +169,8 @@ class Books:
                 batch_rows=call.batch_rows,
                 clock_to_unix=time() - now,
             )
-        run.calls.append(
-            (
-                call.request_id,
-                call.arrived_at,
-                call.queued_at,
-                now,
-                call.confidence,
-                call.columns.rows,
-                None if call.trace is None else call.trace.trace_id,
-            )
-        )
+            self._latest = None if call.shadow or self.tracer is not None else run
+        run.calls.append(_entry(call, now))
 
     def _record_refusal(self, call: Call, now: float) -> None:
         """Log a request that found no room together with the others of this turn of the loop."""
@@ -188,7 +200,7 @@ class Books:
         )
 
     def _close_runs(self) -> None:
-        runs, self._runs = self._runs, {}
+        runs, self._runs, self._latest = self._runs, {}, None
         for run in runs.values():
             if self._append_run is not None:
                 self._append_run(run)
@@ -197,3 +209,17 @@ class Books:
         run, self._refusals = self._refusals, None
         if run is not None and self._append_run is not None:
             self._append_run(run)
+
+
+def _entry(call: Call, now: float) -> tuple[str, float, float, float, float | None, int, bytes | None]:
+    """A good answer in its batch's run."""
+    trace = call.trace
+    return (
+        call.request_id,
+        call.arrived_at,
+        call.queued_at,
+        now,
+        call.confidence,
+        call.columns.rows,
+        None if trace is None else trace.trace_id,
+    )

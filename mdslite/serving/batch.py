@@ -147,12 +147,13 @@ class Batch:
         return session.stream(feeds, self.handle, stream.emit)  # type: ignore[no-any-return]
 
     def answer(self, replica: str, fail: Callable[[Job, MdsliteError], None]) -> None:
-        """Hand the outputs to the jobs: those that have all their rows are resolved, and `fail` is called for
-        those with a row that failed."""
+        """Hand the outputs to the jobs: `fail` is called for those with a row that failed, then those are
+        resolved that have all their rows."""
         counted = self.codec.signature.rows != "none"
         confidences = self.confidences
         errors = self.row_errors
         only = self.outputs[0] if counted and len(self.outputs) == 1 else None
+        complete: list[Job] = []
         at = 0
         for job, start, stop in self.slices:
             rows = stop - start
@@ -176,8 +177,11 @@ class Batch:
                     job.left -= rows
                     if not job.left:
                         job.finished = True
-                        job.resolved()
+                        complete.append(job)
             at = after
+        kinds: dict[type[Job], None] = dict.fromkeys(map(type, complete))
+        for kind in kinds:
+            kind.resolve_all(complete if len(kinds) == 1 else [job for job in complete if type(job) is kind])
 
     def let_go(self) -> None:
         """It is over: nothing that came of it is to keep its jobs, and their bodies, for the collector."""

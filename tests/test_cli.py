@@ -345,6 +345,14 @@ class TestShow:
         assert "output y  FP32 [?,3]" in out
         assert f"try    mdslite predict demo/digits@v1 --curl --url {api.url}" in out
 
+    def test_tells_of_traffic_what_there_is(self, api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+        shown = api.models[0]["versions"][0]
+        assert run(["show", "demo/digits@v1"]) == 0
+        assert "12.5/s  p50 1.2 ms  p99 4.0 ms  errors 0.50%\n" in capsys.readouterr().out
+        shown |= {"p50_ms": None, "p99_ms": None, "error_rate": None, "refused": 744}
+        assert run(["show", "demo/digits@v1"]) == 0
+        assert "  12.5/s  refused 744\n" in capsys.readouterr().out
+
     def test_lists_inputs_and_outputs_as_a_table(
         self, api: ApiServer, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -267,10 +267,15 @@ def _write_printed(printed: Json) -> None:
 def _traffic(version: Json) -> str:
     if not version.get("rps"):
         return "no requests"
-    p50, p99 = (output.number_text(version.get(name)) for name in ("p50_ms", "p99_ms"))
-    errors_text = _percent(version.get("error_rate"), digits=2)
-    told = f"{_rate(version['rps'])}/s  p50 {p50} ms  p99 {p99} ms  errors {errors_text}"
-    return f"{told}  refused {version['refused']}" if version.get("refused") else told
+    told = [f"{_rate(version['rps'])}/s"]
+    for name in ("p50", "p99"):  # of good answers, if there were any
+        if (latency_ms := version.get(f"{name}_ms")) is not None:
+            told.append(f"{name} {output.number_text(latency_ms)} ms")
+    if version.get("error_rate") is not None:
+        told.append(f"errors {_percent(version['error_rate'], digits=2)}")
+    if version.get("refused"):
+        told.append(f"refused {version['refused']}")
+    return "  ".join(told)
 
 
 def _window(version: Json) -> str:

@@ -122,6 +122,13 @@ def test_a_model_that_is_not_there_is_an_error(line: str, capsys: Captured) -> N
     assert hint == "hint: mdslite ls"
 
 
+def test_a_comparison_without_requests_leads_to_what_is_deployed(capsys: Captured) -> None:
+    assert run(["compare", "default/m", "v1", "v7"]) == 1
+    said, hint = capsys.readouterr().err.splitlines()
+    assert "default/m has no version v7, and none answered anything then: it has v1" in said
+    assert hint == "hint: mdslite show default/m says what is deployed; --since goes further back"
+
+
 def test_a_store_that_nobody_serves_says_the_same(tmp_path: Path, capsys: Captured) -> None:
     assert run(["token", "create", "--scope", "read", "--rate", "fast", "--store", str(tmp_path / "s")]) == 1
     assert capsys.readouterr().err == (

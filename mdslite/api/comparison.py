@@ -35,6 +35,7 @@ from mdslite.store.evidence import Evidence
 from mdslite.store.moments import parse_moment, time_text
 
 WINDOW_S = 3600.0
+_FURTHER = "mdslite show {}/{} says what is deployed; --since goes further back"
 
 
 class Figure(Value, frozen=True, kw_only=True):
@@ -173,7 +174,7 @@ async def make_comparison(
     if not first.requests and not second.requests:
         raise NotFound(
             f"neither {versions[0]} nor {versions[1]} of {path.project}/{path.model} answered anything then",
-            hint="mdslite show says what is deployed; --since goes further back",
+            hint=_FURTHER.format(path.project, path.model),
         )
     agreement: Agreement | None = None
     disagreements: list[DisagreementInfo] = []
@@ -199,7 +200,7 @@ async def _refuse_unknown(parts: Parts, path: ModelPath, silent: list[str]) -> N
             raise NotFound(
                 f"{path.project}/{path.model} has no version {version}, and none answered anything then: "
                 f"it has {', '.join(known)}",
-                hint="mdslite show says what is deployed; --since goes further back",
+                hint=_FURTHER.format(path.project, path.model),
             )
 
 

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import pytest
 from api_server import ApiServer, on_a_terminal
+from packages import class_text, write_package
 
 from mdslite.cli.output import fitted
 from mdslite.cli.up import Announcer
@@ -122,3 +124,15 @@ def test_what_up_suggests_stands_in_a_line_each_where_one_has_no_room(
     os.close(ours)
     assert printed[0] == f"serving on {api.url}   docs /docs"
     assert [line[:20] for line in printed[1:]] == ["next: mdslite predic", "      mdslite dash -"]
+
+
+def test_what_a_report_says_of_a_step_is_set_in_below_it(tmp_path: Path) -> None:
+    methods = "    @mds.predict\n    def answer(self, data):\n        return data\n"
+    write_package(tmp_path / "package", {"model.py": class_text(methods)})
+    code, printed = on_a_terminal(["verify", str(tmp_path / "package")], COLUMNS="80")
+    lines = printed.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("✓ POST /predict"))
+    assert code == 0
+    assert max(map(len, lines)) <= 80
+    assert lines[at + 1][:32] == " " * 32
+    assert lines[at + 1][32] != " "

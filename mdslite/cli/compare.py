@@ -94,7 +94,7 @@ def write_comparison(found: Json) -> None:
     _write_agreement(found.get("agreement"))
     output.write()
     for line in found["verdict"]:
-        output.write(f"· {output.with_local_times(line)}")
+        output.write_prose(f"· {output.with_local_times(line)}")
     for one in found["disagreements"]:
         output.write()
         output.write(f"✖ {output.time_text(one['time'])}  {one['request_id']}")

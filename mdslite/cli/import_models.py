@@ -64,7 +64,7 @@ def triton(repository: Path, project: str, target: Path, as_json: bool) -> int:
         versions = ", ".join(version["version"] for version in model["versions"])
         output.write(f"✓ {model['project']}/{model['model']}  {versions}")
     for name, note in done.notes:
-        output.write(f"! {name}: {note}")
+        output.write_prose(f"! {name}: {note}")
     output.note(f"wrote {file}")
     output.note(f"next: mdslite up {file}")
     return 0

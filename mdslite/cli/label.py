@@ -254,7 +254,7 @@ def _write_accuracy(found: Json, *, as_json: bool) -> None:
     output.write_table(_SCORES, rows)
     output.write()
     for note in found["notes"]:
-        output.write(f"· {note}")
+        output.write_prose(f"· {note}")
 
 
 def _share(figure: Json | None) -> str:

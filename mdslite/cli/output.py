@@ -30,7 +30,7 @@ _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 
 # What the lines below the first are set in by; what is copied: a command, up to its last argument, or an
 # option with its value.
-_LABEL = re.compile(r" *(?:(?:error|hint|note|next): |[✓!✖?] )?")
+_LABEL = re.compile(r" *(?:(?:error|hint|note|next): |[✓!✖?·] )?")
 _COMMAND = re.compile(
     r"\b(?:mdslite|export|pip|curl) (?:[^\s;,()]+ )*"
     r"(?:[-/@.~'\"\d][^\s;,()]*|[^\s;,()]+[/=.]\w[^\s;,()]*|[A-Z_]{2,})"
@@ -83,9 +83,10 @@ def write(text: str = "") -> None:
     sys.stdout.flush()
 
 
-def write_prose(text: str) -> None:
-    """Print sentences on stdout, on a terminal broken between words."""
-    write(fitted(escape_lines(text), sys.stdout))
+def write_prose(text: str, *, head: str = "") -> None:
+    """Print sentences on stdout, on a terminal broken between words and set in by what stands before them."""
+    before = escape(head)
+    write(fitted(before + escape_lines(text), sys.stdout, head_length=len(before)))
 
 
 def note(text: str, *, end: str = "\n") -> None:
@@ -191,7 +192,7 @@ class Layout:
         return max(found, key=lambda place: self._widths[place], default=None)
 
 
-def fitted(text: str, stream: TextIO) -> str:
+def fitted(text: str, stream: TextIO, *, head_length: int = 0) -> str:
     """Lines that are too long for a terminal, broken between words, not within a command, which is copied:
     one that has no line's room is left to the terminal, as a file's lines are. Other streams get them as
     they are."""
@@ -200,13 +201,14 @@ def fitted(text: str, stream: TextIO) -> str:
         return text
     lines = text.split("\n")
     return "\n".join(
-        line if len(line) <= width or _OF_A_FILE.match(line) else _broken(line, width) for line in lines
+        line if len(line) <= width or _OF_A_FILE.match(line) else _broken(line, width, head_length)
+        for line in lines
     )
 
 
-def _broken(line: str, width: int) -> str:
+def _broken(line: str, width: int, head_length: int) -> str:
     found = _LABEL.match(line)
-    head = found[0] if found is not None else ""
+    head = line[:head_length] if head_length or found is None else found[0]
     whole = line[len(head) :].rstrip()
     glued = _COMMAND.sub(lambda command: command[0].replace(" ", _GLUE), whole)
     pieces = textwrap.wrap(

@@ -147,4 +147,4 @@ def _write(found: Json) -> None:
         output.write(f"{_SIGNS[one['state']] if one else '◌'} {gate}  {one['text'] if one else ''}".rstrip())
     output.write()
     for note in found["notes"][-10:]:
-        output.write(f"{output.time_text(note['time'])}  {note['what']}")
+        output.write_prose(note["what"], head=f"{output.time_text(note['time'])}  ")

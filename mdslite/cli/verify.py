@@ -95,7 +95,7 @@ def read_data(data: str) -> tuple[bytes, str, str]:
 def _show_step(step: Any) -> None:
     mark = "✓" if step.fine else "✖"
     said = step.said if step.fine else "failed"  # why is said below
-    output.write(f"{mark} {output.escape(step.name):<18} {_time_text(step.seconds):>9}  {said}")
+    output.write_prose(said, head=f"{mark} {output.escape(step.name):<18} {_time_text(step.seconds):>9}  ")
     if step.drawing:
         output.write("\n".join(f"  {line}".rstrip() for line in step.drawing.splitlines()))
 

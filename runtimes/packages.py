@@ -131,7 +131,7 @@ def _load_failed(exc: BaseException, source: PackageSource) -> LoadFailed:
         return LoadFailed(str(exc))
     write_traceback(exc)
     line = find_line(exc, source.folder) or source.place
-    hint = _missing_hint(exc) if isinstance(exc, ModuleNotFoundError) else None
+    hint = _missing_hint(exc, source.folder) if isinstance(exc, ModuleNotFoundError) else None
     return LoadFailed(f"{line}: {exception_text(exc)}", hint=hint)
 
 
@@ -148,8 +148,12 @@ def _unreadable(place: str) -> LoadFailed:
     )
 
 
-def _missing_hint(exc: ModuleNotFoundError) -> str:
+def _missing_hint(exc: ModuleNotFoundError, folder: Path) -> str:
     name = (exc.name or "").partition(".")[0]
+    within = next((one.name for one in sorted(folder.iterdir()) if (one / f"{name}.py").is_file()), None)
+    if within is not None:
+        or_else = f"write from {within} import {name}"
+        return f"{name}.py stands in {within}/: give that folder as the package, or {or_else}"
     for library in LIBRARIES.values():
         if library.module == name and library.extra is not None:
             return f"run: pip install 'mdslite[{library.extra}]', or write @mds.requirements([\"{name}\"])"

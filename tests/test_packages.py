@@ -193,6 +193,16 @@ class TestWhatIsRefused:
         assert error.hint is not None
         assert '@mds.requirements(["nothing_like_it"])' in error.hint
 
+    def test_a_module_beside_it_in_a_folder_of_the_package_is_pointed_to(self, tmp_path: Path) -> None:
+        text = "from words import find\n" + class_text()
+        write_package(tmp_path, {"spam/model.py": text, "spam/words.py": "find = None\n"})
+        error = refusal(tmp_path)
+        assert "spam/model.py:1: ModuleNotFoundError: No module named 'words'" in error.message
+        assert error.hint == (
+            "words.py stands in spam/: give that folder as the package, or write from spam import words"
+        )
+        assert load(tmp_path / "spam").__name__ == "Model"
+
     @pytest.mark.parametrize("name", ["tensorflow", "pytorch"])
     def test_a_library_that_the_machine_lacks(
         self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

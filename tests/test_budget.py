@@ -11,6 +11,7 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+from alike import ask_http1, ask_http2, post
 from doors import Deployed, Site, open_site, run
 from h1_client import PREDICT, chunked, request
 from lanes import FakeData, GivenRuntime
@@ -104,6 +105,25 @@ def test_a_body_counts_as_it_comes_and_is_refused_where_the_memory_ends(tmp_path
 
     run(test(body_of(3 * MIB), []))
     run(test(in_chunks(body_of(3 * MIB), MIB), []))
+
+
+def test_a_refused_body_is_logged_over_both_kinds_of_http(tmp_path: Path) -> None:
+    async def test() -> None:
+        path = models.identity(tmp_path / "m.onnx", shape=("N", "L"))
+        async with open_site(tmp_path, Deployed(path)) as site:
+            other = claim_body(7 * MIB)
+            assert other is not None
+            other.grow(7 * MIB)
+            for ask in (ask_http1, ask_http2):
+                site.rows.clear()
+                answered = (await ask(site, post(bytes(3 * MIB), media_type=HEADERS[0]))).status
+                assert (answered, [(row["status"], row["model"]) for row in site.logged]) == (
+                    503,
+                    [(503, "m")],
+                )
+            other.close()
+
+    run(test())
 
 
 def test_grpc_messages_give_back_what_they_took() -> None:

@@ -51,7 +51,15 @@ from mdslite.api.schema import (
     ReadyQuery,
     VersionPath,
 )
-from mdslite.errors import InvalidRequest, MdsliteError, TooLarge, Unauthorized, quoted
+from mdslite.errors import (
+    InvalidRequest,
+    MdsliteError,
+    RequestTimeout,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    quoted,
+)
 from mdslite.exposition import OPEN_METRICS, TEXT, wants_open_metrics
 from mdslite.http.access import NOBODY
 from mdslite.http.budget import BODIES, Claim
@@ -159,6 +167,8 @@ class PredictEndpoint:
                 body = await read_body(scope, receive, limit_bytes=limit_bytes, compressed=True, claim=claim)
         except TooLarge:
             error = predictor.reader.too_large(target, fields)
+        except (RequestTimeout, Unavailable) as exc:
+            error = exc  # which is logged, as at the door
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         if error is None and wants_later(fields):

@@ -260,7 +260,8 @@ def make_lane(
     return Lane(
         "p/m v1",
         codec=options.pop("codec", None) or Codec(DOUBLER),
-        replicas=[
+        replicas=options.pop("replicas", None)
+        or [
             Replica(session, name=f"local/{at}", gate=gate, loop=loop) for at, session in enumerate(sessions)
         ],
         knobs=knobs,

@@ -66,7 +66,7 @@ def test_a_model_that_refuses_made_up_inputs_is_served_without_a_curve(clock: Cl
     def refuse(rows: np.ndarray[Any, Any]) -> None:
         raise ModelError("index out of range")
 
-    warm = open_fitting(lambda threads: FakeSession(fail=refuse), signature=DOUBLER, rows_max=8)
+    warm = open_fitting(lambda threads: FakeSession(fail=refuse), signature=DOUBLER, rows_max=8, twice=False)
     assert warm.sample is None
     assert warm.curve.estimate(BUCKET, 1) == 0.0
     assert not warm.session.closed  # type: ignore[attr-defined]
@@ -115,7 +115,7 @@ def test_a_quick_model_gets_as_many_threads_as_pay(
     clock: Clock, row_s: float, several: int, speed_up: float, threads: int, tries: int
 ) -> None:
     opener = Threads(clock, row_s=row_s, speed_up=speed_up, several=several)
-    warm = open_fitting(opener, signature=DOUBLER, rows_max=32)
+    warm = open_fitting(opener, signature=DOUBLER, rows_max=32, twice=False)
     assert warm.session.threads == threads
     assert len(opener.opened) == tries
     assert [session.closed for session in opener.opened] == [
@@ -136,7 +136,7 @@ def test_more_threads_are_not_given_up_while_others_take_their_cores(
 ) -> None:
     others_take(monkeypatch, clock, taken, cores=cores)
     opener = Threads(clock, row_s=25e-6, speed_up=1.0)
-    assert open_fitting(opener, signature=DOUBLER, rows_max=32).session.threads == threads
+    assert open_fitting(opener, signature=DOUBLER, rows_max=32, twice=False).session.threads == threads
 
 
 @pytest.mark.parametrize(("busy_s", "threads"), [(0.25, 2), (10.0, 1)])
@@ -150,7 +150,7 @@ def test_more_threads_may_try_for_a_while_when_the_cores_are_taken_at_first(
 
         return TimedSession(clock, seconds, threads=threads or 2)
 
-    assert open_fitting(open_session, signature=DOUBLER, rows_max=32).session.threads == threads
+    assert open_fitting(open_session, signature=DOUBLER, rows_max=32, twice=False).session.threads == threads
 
 
 def test_the_first_session_is_closed_when_the_second_cannot_be_opened(clock: Clock) -> None:
@@ -162,5 +162,26 @@ def test_the_first_session_is_closed_when_the_second_cannot_be_opened(clock: Clo
         return opener(threads)
 
     with pytest.raises(LoadFailed):
-        open_fitting(open_session, signature=DOUBLER, rows_max=32)
+        open_fitting(open_session, signature=DOUBLER, rows_max=32, twice=False)
     assert opener.opened[0].closed
+
+
+@pytest.mark.parametrize(
+    ("several", "speed_up", "kept"),
+    [
+        pytest.param(2, 1.9, (2, 1), id="all of few cores, and one beside a loop that is busy"),
+        pytest.param(2, 1.1, (1, None), id="where a second thread hardly helps, one"),
+        pytest.param(4, 3.0, (4, None), id="of many, the loop needs a small part"),
+    ],
+)
+def test_a_small_model_is_kept_twice_where_cores_are_few_and_pay(
+    clock: Clock, several: int, speed_up: float, kept: tuple[int, int | None]
+) -> None:
+    opener = Threads(clock, row_s=25e-6, speed_up=speed_up, several=several)
+    warm = open_fitting(opener, signature=DOUBLER, rows_max=32, twice=True)
+    assert (warm.session.threads, warm.beside and warm.beside.threads) == kept
+    held = [one for one in opener.opened if one is warm.session or one is warm.beside]
+    assert [one.closed for one in opener.opened] == [one not in held for one in opener.opened]
+    assert len(held) == len([one for one in kept if one])
+    used = 25e-6 if kept == (1, None) else 25e-6 / speed_up
+    assert warm.curve.estimate(BUCKET, 16) == pytest.approx(used * 16)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from lanes import FakeJob, FakeSession, Known, entered, make_lane, submit
+from waiting import until
 
 from mdslite.serving.gate import Gate, Priority
 from mdslite.serving.lane import Lane
+from mdslite.serving.replica import Replica
 from mdslite.serving.tempo import ALONE_S, BESIDE_S, QUICK_S, WIDE_S
 
 LEAST, QUICK, LONGER, LONG = (
@@ -87,6 +89,28 @@ def test_full_batches_that_would_take_the_loops_core_run_on_it(
         lane = run_of(LONG, width=width, gate=gate, batch_size=4)
         assert await answered(lane, 12) == inline
         lane.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(4, [4]), (7, [4, 3]), (12, [])])
+def test_all_cores_are_for_few_and_one_is_for_batches_beside_a_loop_that_is_busy(
+    rows: int, sizes: list[int]
+) -> None:
+    """A replica with two sessions: where two full batches are present, the loop has enough to do."""
+
+    async def test() -> None:
+        beside, wide = FakeSession(), FakeSession()
+        loop, gate = asyncio.get_running_loop(), Gate(slots=CORES, with_loop=True)
+        replica = Replica(wide, name="local/0", gate=gate, loop=loop, beside=beside)
+        lane = make_lane(
+            curve=Known(LONG), inline=True, width=CORES, twofold=True, batch_size=4, replicas=[replica]
+        )
+        await answered(lane, rows)
+        assert wide.sizes == sizes
+        assert sum(beside.sizes) == rows - sum(sizes)
+        lane.close()
+        await until(lambda: beside.closed and wide.closed)
 
     asyncio.run(test())
 

@@ -58,6 +58,7 @@ class Batch:
         "error",
         "expected_s",
         "handle",
+        "in_crowd",
         "key",
         "outputs",
         "read_confidence",
@@ -92,6 +93,7 @@ class Batch:
         self.read_confidence = read_confidence
         self.expected_s = expected_s  # what a run should take; 0.0 if that is not known
         self.behind = False  # handed to a replica that was not done with another one
+        self.in_crowd = False  # it runs while the event loop has much to do for its lane
         self.rows_gone = 0  # rows of it whose callers left while it waited behind another
         self.begun = threading.Lock()  # released when the computing begins
         self.begun.acquire()

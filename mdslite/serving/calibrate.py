@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter, process_time
 
@@ -20,6 +20,7 @@ from mdslite.runtimes.kinds import runtime_settings
 from mdslite.runtimes.machine import cores, idle_s
 from mdslite.runtimes.protocol import Device, LoadOptions, Outputs, Session, Signature
 from mdslite.runtimes.warmup import make_inputs
+from mdslite.serving.crew import CROWDED
 from mdslite.serving.curve import LatencyCurve
 from mdslite.spec import Spec
 from mdslite.tensors import Codec, Key
@@ -71,6 +72,7 @@ class Warm:
     curve: LatencyCurve
     sample: Outputs | None
     seconds: Mapping[int, float]  # the least that a run took, by its rows
+    beside: Session | None = None  # the same model with one thread, for when the event loop is busy
 
 
 def open_warm(open_session: Callable[[], Session], *, signature: Signature, rows_max: int) -> Warm:
@@ -87,9 +89,12 @@ def open_warm(open_session: Callable[[], Session], *, signature: Signature, rows
 
 
 def open_fitting(
-    open_session: Callable[[int | None], Session], *, signature: Signature, rows_max: int
+    open_session: Callable[[int | None], Session], *, signature: Signature, rows_max: int, twice: bool
 ) -> Warm:
     """As `open_warm`, with the threads that the runtime chooses (None) or with one, if more hardly pay.
+
+    Where they pay, a machine has few cores and the model may be kept `twice`, it is kept with both: all cores
+    are best while the event loop has nothing else to do, and one is best beside a loop that is busy itself.
 
     Each further thread takes a core from other models and from the event loop, which has to read and answer
     what the model computes. Only quick models are tried twice; both then run the largest batch in turns, so
@@ -102,8 +107,11 @@ def open_fitting(
         opened.callback(many.session.close)
         one = open_warm(partial(open_session, 1), signature=signature, rows_max=rows_max)
         opened.callback(one.session.close)
-        kept, left = (many, one) if _pay(many, one, signature) else (one, many)
+        pays = _pay(many, one, signature)
         opened.pop_all()
+    if pays and twice and many.session.threads <= CROWDED:
+        return replace(many, beside=one.session)
+    kept, left = (many, one) if pays else (one, many)
     left.session.close()
     return kept
 

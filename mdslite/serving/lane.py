@@ -35,6 +35,7 @@ _MANY_ROWS = 8  # it takes the loop a good while to write as many answers
 class Lane:
     """Batches jobs of one version onto its replicas.
 
+    `width`: cores that a run keeps busy; `twofold`: but one, where the replicas can do that, in a crowd.
     `inline`: a run's time follows from its size, so that a quick one may run on the event loop.
     `costly_stop`: stopping a run ends the session, so it is not done for a caller that leaves (see `Flight`).
     """
@@ -49,6 +50,7 @@ class Lane:
         curve: LatencyCurve,
         read_confidence: Confidence,
         width: int = 1,
+        twofold: bool = False,
         inline: bool = False,
         costly_stop: bool = False,
         priority: Priority = Priority.PRIMARY,
@@ -67,6 +69,7 @@ class Lane:
         self._crew = Crew(
             replicas,
             width=width,
+            twofold=twofold,
             priority=priority,
             costly_stop=costly_stop,
             form=self._form,
@@ -244,6 +247,7 @@ class Lane:
                     read_confidence=self.read_confidence,
                     expected_s=self.curve.estimate(bucket, rows),
                 )
+                batch.in_crowd = self._tempo.is_crowded(self.knobs.batch_size)
                 if self.codec.streams:
                     job = kept[0][0]
                     job.stream = Stream(job, limit_s=self.knobs.prediction_s, loop=self._loop)

@@ -37,6 +37,9 @@ from mdslite.serving.station import OpenSession, Station
 from mdslite.spec import Batch, Spec
 from mdslite.tensors import Codec
 
+# Of a model that may be open twice where that pays: see `open_fitting`.
+TWICE_BYTES = 64 * 1024 * 1024
+
 AnyCodec: TypeAlias = Codec | DataCodec
 AnyLane: TypeAlias = Lane | PipelineLane | RemoteLane
 
@@ -136,9 +139,12 @@ class Loader:
     async def _load_tensors(self, request: LoadRequest, places: Sequence[Device]) -> Loaded:
         report, confined = request.report, is_confined(request)
         sessions: list[Session] = []
+        beside: Session | None = None
+        on_loop = self.inline and report.bounded and not confined
         try:
-            warm = await asyncio.to_thread(self._open_first, request, places[0])
-            first = warm.session
+            twice = on_loop and len(places) == 1 and report.memory_bytes <= TWICE_BYTES
+            warm = await asyncio.to_thread(self._open_first, request, places[0], twice=twice)
+            first, beside = warm.session, warm.beside
             sessions.append(first)
             open_session = self._opener(request, threads=first.threads)
             for device in places[1:]:
@@ -157,16 +163,17 @@ class Loader:
                 sample=warm.sample,
                 gate=self.gate,
                 width=first.threads if on_cpu else 1,
-                inline=self.inline and on_cpu and report.bounded and not confined,
+                inline=on_loop and on_cpu,
+                beside=beside,
                 costly_stop=confined,
             )
         except BaseException:
-            for session in sessions:
+            for session in sessions if beside is None else (*sessions, beside):
                 session.close()
             raise
         return Loaded(codec, station.lane, (station,), first.provider, _labels(sessions), warm.sample)
 
-    def _open_first(self, request: LoadRequest, device: Device) -> Warm:
+    def _open_first(self, request: LoadRequest, device: Device, *, twice: bool) -> Warm:
         signature, rows_max = request.report.signature, make_knobs(request.spec, request.report).batch_size
         # How many threads pay shows in this process's own time, where a confined model takes none.
         fits = request.spec.resource.cpu is None and not is_confined(request)
@@ -175,6 +182,7 @@ class Loader:
                 lambda threads: self._opener(request, threads=threads)(device),
                 signature=signature,
                 rows_max=rows_max,
+                twice=twice,
             )
         return open_warm(partial(self._opener(request), device), signature=signature, rows_max=rows_max)
 
@@ -259,6 +267,7 @@ class Loader:
         gate: Callable[[Device], Gate],
         width: int = 1,
         inline: bool = False,
+        beside: Session | None = None,
         costly_stop: bool = False,
     ) -> None:
         knobs, read_confidence = behaviour(request.spec, request.report, sample)
@@ -268,7 +277,11 @@ class Loader:
             codec=codec,
             replicas=[
                 station.make_replica(
-                    session, name=f"{request.node or 'local'}/{number}", gate=gate(session.device), loop=loop
+                    session,
+                    name=f"{request.node or 'local'}/{number}",
+                    gate=gate(session.device),
+                    loop=loop,
+                    beside=beside,
                 )
                 for number, session in enumerate(sessions)
             ],
@@ -276,6 +289,7 @@ class Loader:
             curve=curve,
             read_confidence=read_confidence,
             width=width,
+            twofold=beside is not None,
             inline=inline,
             costly_stop=costly_stop,
             on_lost=station.lost,

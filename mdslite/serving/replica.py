@@ -22,15 +22,23 @@ Work = Callable[[Any], Callable[[], None]]
 
 
 class Replica:
-    """A session with a thread of its own, which does one thing at a time.
+    """A session with a thread of its own, which does one thing at a time. `beside` is another one of the same
+    model, which takes fewer cores from an event loop that is busy.
 
     The thread is a daemon: a run that will not end must not hold up the process's exit.
     """
 
     def __init__(
-        self, session: AnySession, *, name: str, gate: Gate, loop: asyncio.AbstractEventLoop
+        self,
+        session: AnySession,
+        *,
+        name: str,
+        gate: Gate,
+        loop: asyncio.AbstractEventLoop,
+        beside: AnySession | None = None,
     ) -> None:
         self.session = session
+        self.beside = beside
         self.name = name
         self.gate = gate  # of the device that the session computes on
         self._loop = loop
@@ -48,7 +56,7 @@ class Replica:
 
         def work(session: AnySession) -> Callable[[], None]:
             batch.revoked = batch.revoked or self._broken
-            batch.run(session)
+            batch.run(self.beside if batch.in_crowd and self.beside is not None else session)
             self._broken = self._broken or ends_session(batch.error)
             done.append(batch)
             return collect
@@ -69,7 +77,12 @@ class Replica:
         if self._started:
             self._inbox.put(None)
         else:
-            self.session.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.session.close()
+        if self.beside is not None:
+            self.beside.close()
 
     def _hand_over(self, work: Work) -> None:
         if not self._started:
@@ -85,7 +98,7 @@ class Replica:
                 self._loop.call_soon_threadsafe(after)
             except RuntimeError:  # the loop was closed while this ran: nobody waits any more
                 break
-        self.session.close()
+        self._close()
 
 
 class _Check:

@@ -54,10 +54,16 @@ class Station:
         return sorted((one for one in found if one is not None), key=lambda one: one.replica)
 
     def make_replica(
-        self, session: Any, *, name: str, gate: Gate, loop: asyncio.AbstractEventLoop
+        self,
+        session: Any,
+        *,
+        name: str,
+        gate: Gate,
+        loop: asyncio.AbstractEventLoop,
+        beside: Any = None,
     ) -> Replica:
         """A replica around a session; one that can end by itself while idle is watched."""
-        replica = Replica(session, name=name, gate=gate, loop=loop)
+        replica = Replica(session, name=name, gate=gate, loop=loop, beside=beside)
         watch = getattr(session, "watch", None)
         if watch is not None:
             watch(partial(_tell, loop, self, replica))

@@ -30,6 +30,7 @@ WIDE_S = 2e-3
 STALL_S = 10e-3  # a run on the loop that takes longer was mistaken for a quick one
 _STALL_SHARE = 1000  # of a version's time, one part at most goes to such runs
 _CROWD_DECAY = 0.98  # a look: a tenth is left after a hundred
+_CROWD_BATCHES = 2  # that keep the loop busy while a replica computes one of them
 _SHAPES_MAX = 1024
 
 
@@ -80,7 +81,12 @@ class Tempo:
         present = queued + crew.flight.rows
         self._crowd = max(present, self._crowd * _CROWD_DECAY)
         is_most = rows == present and 2 * rows >= self._crowd
-        return self._within(key, rows, self._inline_s(crew, best=is_most or (full and crew.is_in_the_way)))
+        in_the_way = crew.is_in_the_way and not (crew.is_twofold and queued >= _CROWD_BATCHES * rows)
+        return self._within(key, rows, self._inline_s(crew, best=is_most or (full and in_the_way)))
+
+    def is_crowded(self, most: int) -> bool:
+        """Whether so many rows were present lately that batches of `most` keep the loop busy, too."""
+        return self._crowd >= _CROWD_BATCHES * most
 
     def _inline_s(self, crew: Crew, *, best: bool) -> float:
         """How long the loop may run rows itself; `best`: it can do nothing better meanwhile, be it that they

@@ -3,20 +3,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytest
-from lanes import DOUBLER, FakeJob, FakeSession
+from lanes import DOUBLER, FakeJob, FakeSession, lane_of
 from waiting import until
 
 from mdslite.errors import LoadFailed, Unavailable
 from mdslite.runtimes.devices import Devices
-from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Session
+from mdslite.runtimes.protocol import LoadOptions, ProbeReport, Session, Signature
+from mdslite.serving.calibrate import Warm, open_warm
 from mdslite.serving.fleet import Fleet, Served
-from mdslite.serving.loader import LoadRequest
+from mdslite.serving.loader import TWICE_BYTES, LoadRequest
 from mdslite.spec import Batch, Compare, Confidence, Resource, ServiceInfo, Spec
 
 Test = Callable[[Fleet, "FakeRuntime"], Coroutine[Any, Any, None]]
@@ -49,11 +51,15 @@ def run(test: Test) -> None:
 
 
 @asynccontextmanager
-async def a_fleet() -> AsyncIterator[tuple[Fleet, FakeRuntime]]:
+async def a_fleet(*, inline: bool = False) -> AsyncIterator[tuple[Fleet, FakeRuntime]]:
     runtime = FakeRuntime()
     devices = Devices(reason="tests compute on the CPU")
     fleet = Fleet(
-        runtimes={"ONNXRUNTIME": runtime}, devices=devices, cores=2, inline=False, rebuild_delays_s=(0.0,) * 5
+        runtimes={"ONNXRUNTIME": runtime},
+        devices=devices,
+        cores=2,
+        inline=inline,
+        rebuild_delays_s=(0.0,) * 5,
     )
     try:
         yield fleet, runtime
@@ -61,7 +67,7 @@ async def a_fleet() -> AsyncIterator[tuple[Fleet, FakeRuntime]]:
         await fleet.close(grace_s=10)
 
 
-def request(version: str = "v1", *, spec: Spec | None = None) -> LoadRequest:
+def request(version: str = "v1", *, spec: Spec | None = None, memory_bytes: int = 0) -> LoadRequest:
     return LoadRequest(
         project="p",
         model="m",
@@ -69,7 +75,7 @@ def request(version: str = "v1", *, spec: Spec | None = None) -> LoadRequest:
         spec=spec or Spec(uri="/model.onnx"),
         digest=f"sha256:{version}",
         path=Path("/model.onnx"),
-        report=ProbeReport(signature=DOUBLER, memory_bytes=0, load_s=0.0, bounded=True),
+        report=ProbeReport(signature=DOUBLER, memory_bytes=memory_bytes, load_s=0.0, bounded=True),
     )
 
 
@@ -218,6 +224,38 @@ def test_a_failed_load_closes_what_it_had_opened() -> None:
         assert [session.closed for session in runtime.sessions] == [True, True]
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "replicas", "inline", "twice"),
+    [
+        pytest.param(TWICE_BYTES, 1, True, True, id="small and alone"),
+        pytest.param(TWICE_BYTES + 1, 1, True, False, id="too large"),
+        pytest.param(0, 2, True, False, id="of two replicas each has a session"),
+        pytest.param(0, 1, False, False, id="nothing runs on the loop"),
+    ],
+)
+def test_only_a_small_model_that_the_loop_may_run_is_open_twice(
+    memory_bytes: int, replicas: int, inline: bool, twice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_fitting(
+        open_session: Callable[[int | None], Session], *, signature: Signature, rows_max: int, twice: bool
+    ) -> Warm:
+        warm = open_warm(lambda: open_session(None), signature=signature, rows_max=rows_max)
+        return replace(warm, beside=open_session(1)) if twice else warm
+
+    monkeypatch.setattr("mdslite.serving.loader.open_fitting", open_fitting)
+
+    async def test() -> None:
+        async with a_fleet(inline=inline) as (fleet, runtime):
+            spec = weighted(1, replicas=replicas)
+            served = await fleet.load(request(spec=spec, memory_bytes=memory_bytes))
+            fleet.switch(added=[served])
+            assert [one.beside is not None for one in lane_of(served).replicas] == [twice] * replicas
+            assert len(runtime.sessions) == replicas + twice
+        assert all(session.closed for session in runtime.sessions)
+
+    asyncio.run(test())
 
 
 def test_a_version_that_could_not_be_loaded_is_listed_with_its_reason_and_answers_503() -> None:

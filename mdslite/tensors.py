@@ -52,8 +52,8 @@ SHARED_BYTES = 64 * 1024
 
 _STRUCT_CODES = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT8": "B", "INT8": "b"}
 _U, _L = b"ul"  # as integers: found four times as fast as bytes are
-PREDICTIONS = b'{"predictions":'
-NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+_PREDICTIONS = b'{"predictions":'
+_NUMPY_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 class Columns:
@@ -81,7 +81,7 @@ class Codec:
         self._names = {spec.name: index for index, spec in enumerate(signature.inputs)}
         self._shared = {spec.name: spec for spec in signature.shared}
         self._fast = self._fast_pack()
-        self.is_plain = (  # it answers with one array of numbers
+        self._plain_output = (
             len(signature.outputs) == 1
             and self.counted
             and signature.outputs[0].datatype not in ("BYTES", "BF16", "OBJECT")
@@ -366,20 +366,20 @@ class Codec:
 
     def encode(self, outputs: Outputs, form: Form) -> bytes:
         """Encode rows of outputs as the reply to a request of `form`. NaN and infinities become null."""
-        if self.is_plain and form == "instances":
-            return PREDICTIONS + orjson.dumps(outputs[0], option=NUMPY_JSON) + b"}"
+        if self._plain_output and form == "instances":
+            return _PREDICTIONS + orjson.dumps(outputs[0], option=_NUMPY_JSON) + b"}"
         specs = self.signature.outputs
         values = [plain_values(spec, output) for spec, output in zip(specs, outputs, strict=True)]
         if form == "inputs":
             return orjson.dumps(
                 {"outputs": {spec.name: value for spec, value in zip(specs, values, strict=True)}},
-                option=NUMPY_JSON,
+                option=_NUMPY_JSON,
             )
         if len(values) == 1:
-            return PREDICTIONS + orjson.dumps(values[0], option=NUMPY_JSON) + b"}"
+            return _PREDICTIONS + orjson.dumps(values[0], option=_NUMPY_JSON) + b"}"
         names = [spec.name for spec in specs]
         rows = [dict(zip(names, row, strict=True)) for row in zip(*map(plain_rows, values), strict=True)]
-        return orjson.dumps({"predictions": rows}, option=NUMPY_JSON)
+        return orjson.dumps({"predictions": rows}, option=_NUMPY_JSON)
 
     def encode_whole(self, answers: Sequence[Outputs], form: Form) -> bytes:
         """Encode the answers of a model without rows: one whole set of outputs an instance."""
@@ -389,9 +389,9 @@ class Codec:
             for outputs in answers
         ]
         if form == "inputs":
-            return orjson.dumps({"outputs": rows[0]}, option=NUMPY_JSON)
+            return orjson.dumps({"outputs": rows[0]}, option=_NUMPY_JSON)
         values = [row[specs[0].name] for row in rows] if len(specs) == 1 else rows
-        return orjson.dumps({"predictions": values}, option=NUMPY_JSON)
+        return orjson.dumps({"predictions": values}, option=_NUMPY_JSON)
 
     def encode_empty(self, form: Form) -> bytes:
         if form == "instances":

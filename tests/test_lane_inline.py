@@ -103,9 +103,7 @@ def test_all_cores_are_for_few_and_one_is_for_batches_beside_a_loop_that_is_busy
         beside, wide = FakeSession(), FakeSession()
         loop, gate = asyncio.get_running_loop(), Gate(slots=CORES, with_loop=True)
         replica = Replica(wide, name="local/0", gate=gate, loop=loop, beside=beside)
-        lane = make_lane(
-            curve=Known(LONG), inline=True, width=CORES, twofold=True, batch_size=4, replicas=[replica]
-        )
+        lane = make_lane(curve=Known(LONG), inline=True, width=CORES, batch_size=4, replicas=[replica])
         await answered(lane, rows)
         assert wide.sizes == sizes
         assert sum(beside.sizes) == rows - sum(sizes)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import orjson
-
 from mdslite.predict.call import Call
 from mdslite.runtimes.protocol import Outputs
-from mdslite.serving.answers import LONG_VALUES, encode_answer, encode_parts, is_long, join_pieces
+from mdslite.serving.answers import encode_answer, encode_parts, is_long, join_pieces
 from mdslite.serving.fleet import Served
-from mdslite.tensors import NUMPY_JSON, PREDICTIONS, Codec
+from mdslite.tensors import Codec
 
 
 def encode_empty(call: Call, served: Served) -> bytes:
@@ -27,16 +24,12 @@ def encode(call: Call) -> bytes:
     return encode_answer(call.served.codec, call.pieces, call.columns.form)
 
 
-def encode_short(call: Call) -> bytes | None:
-    """The same where that is a plain codec's common answer: numbers of one output from one batch, and few.
-    None where it is any other."""
+def encode_short(codec: Codec, call: Call) -> bytes | None:
+    """The same where the codec's rows count and the answer came of one batch and is not long; else None."""
     pieces = call.pieces
-    if len(pieces) != 1 or call.columns.form != "instances":
+    if len(pieces) != 1 or is_long(pieces):
         return None
-    output = pieces[0][1][0]
-    if output.__class__ is not np.ndarray or output.size > LONG_VALUES:
-        return None
-    return PREDICTIONS + orjson.dumps(output, option=NUMPY_JSON) + b"}"
+    return codec.encode(pieces[0][1], call.columns.form)
 
 
 def encode_long(call: Call) -> Iterator[bytes] | None:

@@ -45,7 +45,6 @@ class Books:
         self._append = append
         self._append_run = append_run
         self._runs: dict[str | None, Run] = {}  # of the batch that is being answered, by client
-        self._latest: Run | None = None  # of these
         self._refusals: Run | None = None  # of this turn of the loop, by one version
         self._refused_by: Served | None = None
         self._strays = strays or Samples()  # of requests that named no version
@@ -118,7 +117,7 @@ class Books:
                 run.calls.append(_entry(call, now))
             else:
                 self.record(call, 200, None, body)
-                run = self._latest
+                run = self._runs.get(call.client) if self.tracer is None else None
 
     @staticmethod
     def _make_row(
@@ -169,7 +168,6 @@ class Books:
                 batch_rows=call.batch_rows,
                 clock_to_unix=time() - now,
             )
-            self._latest = None if call.shadow or self.tracer is not None else run
         run.calls.append(_entry(call, now))
 
     def _record_refusal(self, call: Call, now: float) -> None:
@@ -200,7 +198,7 @@ class Books:
         )
 
     def _close_runs(self) -> None:
-        runs, self._runs, self._latest = self._runs, {}, None
+        runs, self._runs = self._runs, {}
         for run in runs.values():
             if self._append_run is not None:
                 self._append_run(run)

@@ -166,10 +166,16 @@ class Predictor:
     def _finish_some(self, calls: Sequence[Call]) -> list[tuple[Call, bytes]]:
         """Those that have the common answer, which is sent but not logged; the others are finished."""
         codec = calls[0].lane.codec
-        is_plain = isinstance(codec, Codec) and codec.is_plain
+        counted = codec if isinstance(codec, Codec) and codec.counted else None
         answered: list[tuple[Call, bytes]] = []
         for call in calls:
-            body = encode_short(call) if is_plain and call.form is None and not call.coding else None
+            body = None
+            if counted is not None and call.form is None and not call.coding:
+                try:
+                    body = encode_short(counted, call)
+                except Exception as exc:
+                    self._send_unwritten(call, exc)
+                    continue
             if body is None:
                 self.finish(call)
             else:

@@ -40,7 +40,6 @@ class Crew:
         replicas: Sequence[Replica],
         *,
         width: int,
-        twofold: bool,
         priority: Priority,
         costly_stop: bool,
         form: Callable[[float], Batch | None],
@@ -57,7 +56,7 @@ class Crew:
         self._seats = {gate: Seat(width=width, start=partial(self._start_on, gate)) for gate in gates}
         self.is_wide = all(width >= gate.slots for gate in gates)  # a batch takes all of its device's slots
         self.is_in_the_way = self.is_wide and all(gate.with_loop and gate.slots <= CROWDED for gate in gates)
-        self.is_twofold = twofold  # but one of them in a crowd
+        self.is_twofold = any(one.beside is not None for one in replicas)  # but one of them in a crowd
         self._form = form
         self._give_back = give_back
         self._collect = collect

@@ -35,7 +35,7 @@ _MANY_ROWS = 8  # it takes the loop a good while to write as many answers
 class Lane:
     """Batches jobs of one version onto its replicas.
 
-    `width`: cores that a run keeps busy; `twofold`: but one, where the replicas can do that, in a crowd.
+    `width`: cores that a run keeps busy; in a crowd but one, where a replica can do that.
     `inline`: a run's time follows from its size, so that a quick one may run on the event loop.
     `costly_stop`: stopping a run ends the session, so it is not done for a caller that leaves (see `Flight`).
     """
@@ -50,7 +50,6 @@ class Lane:
         curve: LatencyCurve,
         read_confidence: Confidence,
         width: int = 1,
-        twofold: bool = False,
         inline: bool = False,
         costly_stop: bool = False,
         priority: Priority = Priority.PRIMARY,
@@ -69,7 +68,6 @@ class Lane:
         self._crew = Crew(
             replicas,
             width=width,
-            twofold=twofold,
             priority=priority,
             costly_stop=costly_stop,
             form=self._form,
@@ -165,10 +163,8 @@ class Lane:
         :raises Overloaded, TooLarge: as `submit`
         """
         most = self.knobs.queue_rows - rows
-        if (self._crew.flight.batches or self._queue.rows > most) and self.queue_rows > most:
-            self._find_room(rows, most)
-
-    def _find_room(self, rows: int, most: int) -> None:
+        if self.queue_rows <= most:
+            return
         # An overloaded loop has a thousand requests to read before it hears of a finished batch: look here.
         self.collect()
         if self.queue_rows <= most:

@@ -289,7 +289,6 @@ class Loader:
             curve=curve,
             read_confidence=read_confidence,
             width=width,
-            twofold=beside is not None,
             inline=inline,
             costly_stop=costly_stop,
             on_lost=station.lost,

@@ -50,7 +50,7 @@ from mdslite.deploy.drafting import DraftEnded
 from mdslite.deploy.events import Event, Feed
 from mdslite.deploy.orders import FileSource, Outcome, RevisionSource, Source, VersionSource, WeightsSource
 from mdslite.deploy.plan import Plan
-from mdslite.errors import BODY_HINT, Conflict, InvalidRequest, MdsliteError, NotFound, quoted
+from mdslite.errors import BODY_HINT, Conflict, InvalidRequest, MdsliteError, quoted
 from mdslite.http.access import Grant
 from mdslite.store.registry import Revision, VersionRow
 
@@ -99,9 +99,8 @@ async def get_output(parts: Parts, call: Call[VersionPath, Nothing, Nothing]) ->
     path = call.path
     served = parts.fleet.find(path.project, path.model, path.version)
     if served is None:
-        parts.fleet.router.require_started(path.project, path.model, path.version)
         known = await versions_of(parts, path.project, path.model)
-        raise NotFound.version(path.project, path.model, path.version, known)
+        raise parts.fleet.router.unknown(path.project, path.model, path.version, known)
     return views.printed_of(served)
 
 
@@ -243,8 +242,7 @@ def _model(parts: Parts, path: ModelPath, rows: list[VersionRow]) -> ModelInfo:
     for model in views.models_of(parts, rows, project=path.project):
         if model.model == path.model:
             return model
-    parts.fleet.router.require_started(path.project, path.model)
-    raise NotFound(f"no model {path.project}/{path.model} is deployed", hint="mdslite ls")
+    raise parts.fleet.router.unknown(path.project, path.model)
 
 
 async def _revision_at(parts: Parts, unix_s: float) -> Revision | None:

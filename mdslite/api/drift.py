@@ -17,7 +17,7 @@ from mdslite.api.schema import Given, Limit, ModelPath, Time, Value
 from mdslite.drift.baseline import figures_of
 from mdslite.drift.schedule import DAY_S, HOUR_S
 from mdslite.drift.watch import Signal
-from mdslite.errors import InvalidRequest, NotFound
+from mdslite.errors import InvalidRequest
 from mdslite.store.drift import KEPT_S, Alert, Chosen, Watched
 from mdslite.store.moments import parse_moment, time_text
 
@@ -197,11 +197,7 @@ async def choose_baseline(parts: Parts, call: Call[ModelPath, Nothing, BaselineB
     path, body, now = call.path, call.body, time()
     versions = {one.version for one in parts.fleet.all() if one.key[:2] == (path.project, path.model)}
     if not versions or body.version not in (None, *versions):
-        parts.fleet.router.require_started(path.project, path.model, body.version)
-    if not versions:
-        raise NotFound(f"no model {path.project}/{path.model} is deployed", hint="mdslite ls")
-    if body.version is not None and body.version not in versions:
-        raise NotFound.version(path.project, path.model, body.version, versions)
+        raise parts.fleet.router.unknown(path.project, path.model, body.version, versions)
     since = parse_moment(body.since, now=now, field="since")
     until = now if body.until is None else parse_moment(body.until, now=now, field="until")
     if not since < until:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mdslite.api.parts import Parts
-from mdslite.errors import NotFound
 
 
 async def versions_of(parts: Parts, project: str, model: str) -> list[str]:
@@ -17,5 +16,4 @@ async def require_model(parts: Parts, project: str, model: str) -> None:
     :raises StillLoading: that is not known yet
     """
     if not await versions_of(parts, project, model):
-        parts.fleet.router.require_started(project, model)
-        raise NotFound(f"no model {project}/{model} is deployed", hint="mdslite ls")
+        raise parts.fleet.router.unknown(project, model)

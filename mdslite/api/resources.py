@@ -16,7 +16,7 @@ from mdslite.api.parts import Parts
 from mdslite.api.plan_schema import ApplyReply, WeightValue
 from mdslite.api.schema import Given, ModelPath, VersionInfo, VersionPath
 from mdslite.deploy.orders import Source, VersionSource, WeightsSource
-from mdslite.errors import InvalidRequest, NotFound, quoted
+from mdslite.errors import InvalidRequest, quoted
 from mdslite.spec import Spec, from_plain
 from mdslite.store.registry import VersionRow
 
@@ -94,8 +94,7 @@ async def get_weights(parts: Parts, call: Call[ModelPath, Nothing, Nothing]) -> 
     rows = rows_of(await parts.worker.call(parts.registry.current), call.path.project, call.path.model)
     tag = tag_of(rows)
     if tag is None:
-        parts.fleet.router.require_started(call.path.project, call.path.model)
-        raise NotFound(f"no model {call.path.project}/{call.path.model} is deployed", hint="mdslite ls")
+        raise parts.fleet.router.unknown(call.path.project, call.path.model)
     weights = {row.version: from_plain(dict(row.spec)).service_info.weight for row in rows}
     return tagged(weights, tag, call.headers)
 
@@ -154,8 +153,8 @@ def _resource(parts: Parts, path: VersionPath, rows: list[VersionRow]) -> Versio
     versions = next((one.versions for one in models if one.model == path.model), [])
     info = next((one for one in versions if one.version == path.version), None)
     if info is None:
-        parts.fleet.router.require_started(path.project, path.model, path.version)
-        raise NotFound.version(path.project, path.model, path.version, [one.version for one in versions])
+        known = [one.version for one in versions]
+        raise parts.fleet.router.unknown(path.project, path.model, path.version, known)
     spec = next((dict(row.spec) for row in _mine(rows, path)), {})  # none where it is only draining yet
     fields = {field: getattr(info, field) for field in VersionInfo.__struct_fields__}
     return VersionResource(**fields, project=path.project, name=path.model, spec=spec)

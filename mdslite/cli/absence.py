@@ -33,9 +33,9 @@ def tell_skipped(skipped: Sequence[str]) -> None:
         )
 
 
-def tell_no_log(client: Client, so: str) -> bool:
-    """Say what follows where no request log is kept; whether one is."""
-    keeps_log: bool = client.status()["keeps_log"]
+def tell_no_log(status: Mapping[str, Any], so: str) -> bool:
+    """Say what follows where an appliance of this status keeps no request log; whether it keeps one."""
+    keeps_log: bool = status["keeps_log"]
     if not keeps_log:
         output.note(f"no request log is kept (mdslite up --no-log), so {so}")
     return keeps_log

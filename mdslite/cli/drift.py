@@ -93,7 +93,7 @@ def drift(
         found = [one for one in found if target.version in (None, one["version"])]
         if not found and target.version is not None:
             client.version(target.project, target.model, target.version)  # or says which there are
-        is_watched = as_json or tell_no_log(client, "nothing is watched for drift")
+        is_watched = as_json or tell_no_log(client.status(), "nothing is watched for drift")
     if as_json:
         output.write_json(found)
     elif not found and is_watched:
@@ -146,7 +146,7 @@ def alerts(
                     f"✓ alerts are posted to {told['url']}" if told["url"] else "✓ alerts are posted nowhere"
                 )
                 if told["url"]:
-                    tell_no_log(client, "no alerts are raised")
+                    tell_no_log(client.status(), "no alerts are raised")
             return 0
         project, model = (None, None) if scope is None else (scope.project, scope.model)
         found = client.alerts(project, model, since=since, limit=limit)
@@ -162,7 +162,7 @@ def alerts(
         with suppress(Forbidden):  # it may hold a secret, and is for those who may change it
             if (told_at := client.alert_webhook()["url"]) is not None:
                 output.note(f"alerts are posted to {told_at}")
-        tell_no_log(client, "no alerts are raised")
+        tell_no_log(client.status(), "no alerts are raised")
     return 0
 
 

@@ -101,8 +101,9 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
     if limit == 0 and view is not None:
         raise InvalidRequest(f"--limit 0 leaves --{view} nothing", hint="give it 1 or more, or leave it out")
     with connect(url) as client:
-        if not as_json:
-            tell_no_log(client, "requests are not added to what there is")
+        status = None if as_json else client.status()
+        if status is not None:
+            tell_no_log(status, "requests are not added to what there is")
         if view is not None:
             _show(client, wanted, limit, as_json=as_json, **shown)
             return 0
@@ -112,7 +113,7 @@ def logs(filter: str, follow: bool, limit: int | None, as_json: bool, url: str, 
         found, skipped = _newest(client, wanted, most, bodies=as_json)
         if most and not found:
             refuse_unknown(client, wanted)
-        trouble = None if as_json else client.status().get("log_trouble")
+        trouble = None if status is None else status.get("log_trouble")
         rows = sorted(found, key=lambda row: row["time"])  # ids follow the answers
     if as_json:
         for row in rows:

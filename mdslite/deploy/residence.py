@@ -10,7 +10,6 @@ import asyncio
 
 from mdslite.deploy.apply import Deployer
 from mdslite.deploy.plan import Wanted
-from mdslite.errors import NotFound
 from mdslite.serving.fleet import Fleet, Served
 
 
@@ -54,6 +53,5 @@ async def _load(deployer: Deployer, fleet: Fleet, project: str, model: str) -> N
 def _versions(fleet: Fleet, project: str, model: str) -> list[Served]:
     found = [one for one in fleet.all() if one.key[:2] == (project, model) and one.state != "draining"]
     if not found:
-        fleet.router.require_started(project, model)
-        raise NotFound(f"no model {project}/{model} is deployed", hint="mdslite ls")
+        raise fleet.router.unknown(project, model)
     return found

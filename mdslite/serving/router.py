@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import gcd
 from types import MappingProxyType
@@ -156,6 +156,16 @@ class Router(Generic[T]):
         raise NotFound(
             f"no model {project}/{model} is deployed: there is {known or 'none'}", hint="mdslite ls"
         )
+
+    def unknown(
+        self, project: str, model: str, version: str | None = None, known: Iterable[str] = ()
+    ) -> NotFound:
+        """What to say of a version or a whole model that is not deployed; `known` are the model's that are.
+
+        :raises StillLoading: that is not known yet
+        """
+        self.require_started(project, model, version)
+        return NotFound.version(project, model, version or "", known)
 
     def require_started(self, project: str, model: str, version: str | None = None) -> None:
         """Let nobody say yet that something is not deployed which may be among what is still being loaded.
